@@ -1,0 +1,44 @@
+# Each target sets up what it needs: on a fresh machine start with any of them.
+#
+#   make setup                 .venv with mUFS in it, and the system packages that are lacking
+#   make demo [IMAGE=FILE]     two hosts on this machine read an image that is sent once
+#   make test [TESTS=NAME]     the tests, or those of one module, class or method
+#   make lint                  ruff and mypy
+#   make clean                 remove all that the others made
+
+PYTHON = python3
+IMAGE =
+TESTS = mufs
+
+BIN = .venv/bin
+INSTALLED = .venv/installed
+
+.PHONY: setup system demo test lint clean
+
+setup: $(INSTALLED)
+
+# editable_mode=compat: twistd does not find the plugins of an editable install without it.
+$(INSTALLED): setup.cfg pyproject.toml | system
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or \
+	    sys.exit("mUFS needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@
+
+system:
+	@.ci/system-packages $(PYTHON)
+
+demo: setup
+	@$(BIN)/python -m mufs.demo $(if $(IMAGE),'$(IMAGE)')
+
+test: setup
+	$(BIN)/trial $(TESTS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist mufs.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -f twisted/plugins/dropin.cache
+	find mufs twisted -name __pycache__ -prune -exec rm -rf {} +

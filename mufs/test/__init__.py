@@ -1,0 +1,1 @@
+"""The tests of mUFS, for trial."""
