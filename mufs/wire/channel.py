@@ -1,0 +1,267 @@
+"""
+Packets of the request channel (TCP): table I of the paper, and the fixed structs in it.
+
+Every packet is a type (1 byte), an offset (4 bytes), a size (4 bytes), then C{size} bytes of
+data, 128 KiB at most; network byte order. docs/protocol.md section 2 states each type.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+
+from attrs import frozen
+
+HEADER = Struct("!BII")
+MAX_DATA = 128 * 1024
+
+
+class Type(IntEnum):
+    """The types of packets: below 128 from client to server, from 128 on the other way."""
+
+    HELLO = 1
+    GETATTR = 2
+    READDIR = 3
+    READLINK = 4
+    OPEN = 5
+    CLOSE = 6
+    STATFS = 7
+    READ = 8
+    REPAIR = 9
+    PING = 10
+    WELCOME = 129
+    REPLY = 130
+    MORE = 131
+    ERROR = 132
+    SENT = 133
+    DATA = 134
+    SEGMENTS = 135
+    GONE = 136
+    PONG = 137
+
+
+class Priority(IntEnum):
+    """How urgent a read is: somebody waits for it; somebody soon will; nobody does."""
+
+    BLOCKED = 0
+    AHEAD = 1
+    BACKGROUND = 2
+
+
+class ProtocolError(Exception):
+    """What came from the other side is not of the protocol; the text says what."""
+
+
+def pack(kind: int, data: bytes = b"", offset: int = 0) -> bytes:
+    """
+    One packet as bytes.
+
+    @param offset: a byte offset; its low 32 bits go into the header.
+    """
+    if len(data) > MAX_DATA:
+        raise ValueError(f"{len(data)} bytes of data in one packet")
+    return HEADER.pack(kind, offset & 0xFFFFFFFF, len(data)) + data
+
+
+class Framer:
+    """
+    Cuts the bytes of a connection into packets, whatever their types.
+
+    It keeps no more than one packet's bytes besides what the last C{feed} brought.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, received: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """
+        Take in what the connection brought.
+
+        @return: the packets now complete: type, offset as in the header, data.
+        @raise ProtocolError: when a header tells of more than 128 KiB of data.
+        """
+        buffer = self._buffer
+        buffer += received
+        position = 0
+        try:
+            while len(buffer) - position >= HEADER.size:
+                kind, offset, size = HEADER.unpack_from(buffer, position)
+                if size > MAX_DATA:
+                    raise ProtocolError(f"packet of type {kind} with {size} bytes of data")
+                start = position + HEADER.size
+                if len(buffer) - start < size:
+                    break
+                position = start + size
+                yield kind, offset, bytes(memoryview(buffer)[start:position])
+        finally:
+            del buffer[:position]
+
+
+_READ = Struct("!IIIIB")
+_SENT = Struct("!IIQIIB")
+_DATA = Struct("!II")
+_REPAIR = Struct("!IQB")
+_GONE = Struct("!IQ")
+_TAG = Struct("!I")
+
+OVER_TCP = 0x80
+"""Flag beside the priority of a READ: answer in DATA packets, not by multicast."""
+
+MAX_READ = 16 * 1024 * 1024
+"""The longest range, in bytes, that one READ may ask for."""
+
+MAX_PAYLOAD = MAX_DATA - _DATA.size
+"""The most file bytes that one DATA packet carries."""
+
+
+def _unpack(form: Struct, data: bytes, exact: bool = True) -> tuple[int, ...]:
+    if len(data) < form.size or (exact and len(data) > form.size):
+        raise ProtocolError(f"{len(data)} bytes where {form.size} belong")
+    return form.unpack_from(data)
+
+
+@frozen
+class Read:
+    """A request for C{length} bytes of an open image from C{offset} on."""
+
+    tag: int
+    handle: int
+    offset: int
+    length: int
+    priority: Priority
+    over_tcp: bool = False
+
+    def encode(self) -> bytes:
+        """The packet."""
+        flags = self.priority | (OVER_TCP if self.over_tcp else 0)
+        data = _READ.pack(self.tag, self.handle, self.offset >> 32, self.length, flags)
+        return pack(Type.READ, data, self.offset)
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Read":
+        """@raise ProtocolError: when the fields are not those of a READ."""
+        tag, handle, high, length, flags = _unpack(_READ, data)
+        if not 0 < length <= MAX_READ:
+            raise ProtocolError(f"READ of {length} bytes")
+        try:
+            priority = Priority(flags & ~OVER_TCP)
+        except ValueError:
+            raise ProtocolError(f"READ with flags {flags:#x}") from None
+        return cls(tag, handle, high << 32 | offset, length, priority, bool(flags & OVER_TCP))
+
+
+class Occasion(IntEnum):
+    """
+    Why a SENT is sent: the transfer went out just now; its repair did; it had gone out before
+    the request came; its repair went out over TCP.
+    """
+
+    NOW = 0
+    REPAIR = 1
+    BEFORE = 2
+    TCP = 3
+
+
+@frozen
+class Sent:
+    """Which transfer carried (a part of) what the READ of C{tag} asked for."""
+
+    tag: int
+    transfer: int
+    first: int
+    offset: int
+    length: int
+    occasion: Occasion = Occasion.NOW
+
+    def encode(self) -> bytes:
+        """The packet."""
+        data = _SENT.pack(
+            self.tag, self.offset >> 32, self.transfer, self.first, self.length, self.occasion
+        )
+        return pack(Type.SENT, data, self.offset)
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Sent":
+        """@raise ProtocolError: when the fields are not those of a SENT."""
+        tag, high, transfer, first, length, occasion = _unpack(_SENT, data)
+        if not 0 < length <= MAX_DATA or occasion > Occasion.TCP:
+            raise ProtocolError(f"SENT of {length} bytes on occasion {occasion}")
+        return cls(tag, transfer, first, high << 32 | offset, length, Occasion(occasion))
+
+
+@frozen
+class Data:
+    """File bytes over TCP, a part of what the READ of C{tag} asked for."""
+
+    tag: int
+    offset: int
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The packet."""
+        return pack(
+            Type.DATA, _DATA.pack(self.tag, self.offset >> 32) + self.payload, self.offset
+        )
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Data":
+        """@raise ProtocolError: when the fields are not those of a DATA."""
+        tag, high = _unpack(_DATA, data, exact=False)
+        return cls(tag, high << 32 | offset, data[_DATA.size :])
+
+
+@frozen
+class Repair:
+    """
+    A request for the segments of a transfer that did not come.
+
+    @ivar tag: that of the READ, or 0 when nobody asked and the transfer was overheard.
+    @ivar attempt: 1 asks for multicast, 2 for TCP.
+    @ivar missing: one bit for each segment, bit 0 for the first.
+    """
+
+    tag: int
+    transfer: int
+    attempt: int
+    missing: int
+
+    def encode(self) -> bytes:
+        """The packet."""
+        bitmap = self.missing.to_bytes((self.missing.bit_length() + 7) // 8, "little")
+        return pack(Type.REPAIR, _REPAIR.pack(self.tag, self.transfer, self.attempt) + bitmap)
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Repair":
+        """@raise ProtocolError: when the fields are not those of a REPAIR."""
+        tag, transfer, attempt = _unpack(_REPAIR, data, exact=False)
+        bitmap = data[_REPAIR.size :]
+        if attempt not in (1, 2) or len(bitmap) > MAX_DATA // 64:
+            raise ProtocolError(f"REPAIR, attempt {attempt}, bitmap of {len(bitmap)} bytes")
+        return cls(tag, transfer, attempt, int.from_bytes(bitmap, "little"))
+
+
+@frozen
+class Gone:
+    """The transfer is no longer held: what is lacking has to be read anew."""
+
+    tag: int
+    transfer: int
+
+    def encode(self) -> bytes:
+        """The packet."""
+        return pack(Type.GONE, _GONE.pack(self.tag, self.transfer))
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Gone":
+        """@raise ProtocolError: when the fields are not those of a GONE."""
+        return cls(*_unpack(_GONE, data))
+
+
+def pack_tagged(kind: int, tag: int, body: bytes) -> bytes:
+    """A metadata packet: the tag that joins request and reply, then the encoded body."""
+    return pack(kind, _TAG.pack(tag) + body)
+
+
+def parse_tagged(data: bytes) -> tuple[int, bytes]:
+    """@raise ProtocolError: when not even a tag is there."""
+    (tag,) = _unpack(_TAG, data, exact=False)
+    return tag, data[_TAG.size :]

@@ -1,0 +1,175 @@
+"""
+What travels encoded in the data of TCP packets: the first exchange, attributes, names, errors.
+
+The encoding is MessagePack; each value is decoded into the class that belongs there, and
+checked against its types and bounds before anybody sees it. Times are nanoseconds since the
+epoch, names and paths are bytes as the server's file system has them.
+"""
+
+import errno
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from attrs import frozen
+from msgspec import Meta
+
+from mufs.wire.channel import ProtocolError
+
+VERSION = 1
+
+U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
+U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
+Name = Annotated[bytes, Meta(min_length=1, max_length=255)]
+Path = Annotated[bytes, Meta(max_length=65536)]
+Text = Annotated[str, Meta(max_length=255)]
+
+
+@frozen
+class Hello:
+    """The client's first packet."""
+
+    version: int
+    name: Text
+
+
+@frozen
+class Welcome:
+    """
+    The server's answer: all that a client must know of the multicast side.
+
+    @ivar group: address of the multicast group, or empty when this client gets none.
+    @ivar port: UDP port that the group's datagrams go to.
+    @ivar source: address and port that they come from; others are dropped.
+    @ivar segment: the most data bytes in one segment.
+    """
+
+    version: int
+    group: Text
+    port: Annotated[int, Meta(ge=0, lt=65536)]
+    source: tuple[Text, Annotated[int, Meta(ge=0, lt=65536)]]
+    segment: Annotated[int, Meta(ge=64, le=1400)]
+
+
+@frozen
+class Attributes:
+    """What stat(2) tells of a file; C{blocks} of 512 bytes."""
+
+    mode: U32
+    ino: U64
+    nlink: U64
+    uid: U32
+    gid: U32
+    rdev: U64
+    size: U64
+    blocks: U64
+    atime: int
+    mtime: int
+    ctime: int
+
+
+@frozen
+class At:
+    """A request about the file at C{path}: names joined by slashes, empty for the root."""
+
+    path: Path
+
+
+@frozen
+class Link:
+    """Where a symbolic link points."""
+
+    target: Path
+
+
+@frozen
+class Names:
+    """A part of a directory's listing, with the attributes of each file."""
+
+    entries: list[tuple[Name, Attributes]]
+
+
+@frozen
+class Opened:
+    """
+    An open image.
+
+    @ivar handle: what READ and CLOSE name it by, on this connection.
+    @ivar image: which file it is; the same for all generations of it.
+    @ivar generation: which content: device, inode, size, mtime and ctime as one number.
+    @ivar key: opens the transfers of this generation.
+    """
+
+    handle: U32
+    image: U64
+    generation: U64
+    key: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    attributes: Attributes
+
+
+@frozen
+class Close:
+    """The client no longer needs a handle."""
+
+    handle: U32
+
+
+@frozen
+class Statistics:
+    """What statvfs(2) tells of the file system that the images lie on."""
+
+    bsize: U64
+    frsize: U64
+    blocks: U64
+    bfree: U64
+    bavail: U64
+    files: U64
+    ffree: U64
+    favail: U64
+    namemax: U64
+
+
+@frozen
+class Failure:
+    """Why a request failed: the name of an errno, and a text for a person."""
+
+    errno: Text
+    text: Text = ""
+
+    @classmethod
+    def of(cls, error: OSError) -> "Failure":
+        """What C{error} tells of itself, without the paths of this host."""
+        number = error.errno or errno.EIO
+        return cls(errno.errorcode.get(number, "EIO"), (error.strerror or str(error))[:255])
+
+    def error(self) -> OSError:
+        """The C{OSError} that it stands for here; EIO where this system has no such errno."""
+        number = getattr(errno, self.errno, None) if self.errno in _ERRNO_NAMES else None
+        return OSError(number or errno.EIO, self.text or self.errno)
+
+
+_ERRNO_NAMES = frozenset(errno.errorcode.values())
+
+T = TypeVar("T")
+_decoders: dict[Any, "msgspec.msgpack.Decoder[Any]"] = {}
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(value: object) -> bytes:
+    """One of the classes above as bytes."""
+    return _encoder.encode(value)
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """
+    The reverse of L{encode}.
+
+    @raise ProtocolError: when the bytes are not a C{kind}.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        value: T = decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"not a {kind.__name__}: {error}") from None
+    return value

@@ -1,0 +1,154 @@
+"""
+Packets of the multicast group (UDP): table II of the paper, and the descriptor in them.
+
+Every packet is a phase, a number of bytes and a number (4 bytes each, network byte order),
+then data: a descriptor in an announcement or completion, file data in a segment. Each tells
+its own length, so several may lie back to back in one datagram, as the kernel hands over
+what it received together (UDP_GRO). docs/protocol.md section 3.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Any
+
+import numpy
+from attrs import frozen
+
+from mufs.wire.pages import BLOCK
+
+HEADER = Struct("!III")
+SEGMENT = 1400
+ANNOUNCEMENT, TRANSMISSION, COMPLETION = 1, 2, 3
+TAG_SIZE = 16
+_DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
+_BOUND = Struct("!QIQQQI")
+
+
+class MalformedSegment(Exception):
+    """A datagram that is not of the protocol."""
+
+
+def segment_count(total: int, size: int) -> int:
+    """How many segments of C{size} bytes a transfer of C{total} bytes has."""
+    return -(-total // size)
+
+
+@frozen
+class Descriptor:
+    """
+    What a transfer carries and under which numbers.
+
+    @ivar transfer: counts the transfers of a server's run; also the nonce.
+    @ivar first: number of its first segment, mod 2**32.
+    @ivar image: the file, and C{generation} its content (see C{Opened}).
+    @ivar offset: of its first byte in the image.
+    @ivar total: how many bytes it carries, within one block.
+    @ivar tag: authentication tag of the sealed bytes.
+    """
+
+    transfer: int
+    first: int
+    image: int
+    generation: int
+    offset: int
+    total: int
+    tag: bytes = b"\0" * TAG_SIZE
+
+    def bound(self) -> bytes:
+        """The associated data: all of it but the tag."""
+        return _BOUND.pack(
+            self.transfer, self.first, self.image, self.generation, self.offset, self.total
+        )
+
+    def encode(self, phase: int, segment: int) -> bytes:
+        """The announcement or completion that carries it."""
+        return HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
+            _DESCRIPTOR.pack(
+                self.transfer, self.first, self.image, self.generation, self.offset, self.tag
+            )
+        )
+
+
+CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size
+
+
+def cut(first: int, sealed: bytes, size: int = SEGMENT) -> "numpy.ndarray[Any, Any]":
+    """
+    The segments of a transfer, ready to send.
+
+    @return: bytes in rows, one a segment with its header; the last row is padded, and its
+        header tells how much of it counts.
+    """
+    count = segment_count(len(sealed), size)
+    rows = numpy.zeros((count, HEADER.size + size), numpy.uint8)
+    header = rows[:, : HEADER.size].view(">u4")
+    header[:, 0] = TRANSMISSION
+    header[:, 1] = size
+    header[:, 2] = (first + numpy.arange(count, dtype=numpy.uint64)) & 0xFFFFFFFF
+    whole = len(sealed) // size
+    data = numpy.frombuffer(sealed, numpy.uint8)
+    rows[:whole, HEADER.size :] = data[: whole * size].reshape(whole, size)
+    if whole < count:
+        rest = len(sealed) - whole * size
+        header[whole, 1] = rest
+        rows[whole, HEADER.size : HEADER.size + rest] = data[whole * size :]
+    return rows
+
+
+Run = tuple[int, int, "numpy.ndarray[Any, Any]"]
+"""Segments with consecutive numbers: the first number, bytes in each, their data in rows."""
+
+
+def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, Descriptor]"]:
+    """
+    The packets of a datagram.
+
+    @param size: the segment size of the server, which no segment may exceed.
+    @return: for a control packet its phase and descriptor; segments of one size with
+        consecutive numbers come together, as number of the first, bytes in each, and their
+        data (a view of C{datagram}, one row a segment).
+    @raise MalformedSegment: at the first byte that is not of the protocol.
+    """
+    position, end = 0, len(datagram)
+    while position < end:
+        if end - position < HEADER.size:
+            raise MalformedSegment(f"{end - position} bytes where a header belongs")
+        phase, length, number = HEADER.unpack_from(datagram, position)
+        if phase == TRANSMISSION:
+            stride = HEADER.size + length
+            if not 0 < length <= size or end - position < stride:
+                raise MalformedSegment(f"segment {number} of {length} bytes")
+            # Only whole segments travel in trains: the last of a transfer is alone.
+            rows = (end - position) // stride if length == size else 1
+            train = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
+            train = train.reshape(rows, stride)
+            if rows > 1:
+                rows = _alike(train)
+            yield number, length, train[:rows, HEADER.size :]
+            position += rows * stride
+        elif phase in (ANNOUNCEMENT, COMPLETION):
+            if end - position < CONTROL_SIZE:
+                raise MalformedSegment(f"{end - position} bytes of a packet of phase {phase}")
+            yield phase, _descriptor(datagram, position, length, number, size)
+            position += CONTROL_SIZE
+        else:
+            raise MalformedSegment(f"phase {phase}")
+
+
+def _alike(train: "numpy.ndarray[Any, Any]") -> int:
+    """How many rows, from the first on, are segments of its size that follow one another."""
+    header = train[:, : HEADER.size].view(">u4").astype(numpy.uint32)
+    expected = header[0] + numpy.outer(
+        numpy.arange(len(train), dtype=numpy.uint32), numpy.array([0, 0, 1], numpy.uint32)
+    ).astype(numpy.uint32)
+    same = (header == expected).all(axis=1)
+    return len(train) if same.all() else int(same.argmin())
+
+
+def _descriptor(datagram: bytes, position: int, total: int, count: int, size: int) -> Descriptor:
+    transfer, first, image, generation, offset, tag = _DESCRIPTOR.unpack_from(
+        datagram, position + HEADER.size
+    )
+    if not 0 < total <= BLOCK - offset % BLOCK or count != segment_count(total, size):
+        raise MalformedSegment(f"{total} bytes in {count} segments at offset {offset}")
+    return Descriptor(transfer, first, image, generation, offset, total, tag)
