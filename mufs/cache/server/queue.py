@@ -1,0 +1,172 @@
+"""
+The multicast queue: what clients miss, one entry for a range (paper, section 4, steps 3 and 4).
+
+A request joins the entries that already cover what it asks for, queued or on their way; only
+the rest becomes entries of its own. So any number of clients in lockstep cost one transfer.
+"""
+
+from collections import OrderedDict, deque
+
+from attrs import define, field
+
+from mufs.cache.server.sent import BlockKey, IReader, SentTransfer, SentWindow
+from mufs.interfaces import IImage
+from mufs.wire.channel import Occasion, Priority
+from mufs.wire.pages import pieces, runs
+
+
+@define(eq=False)
+class Entry:
+    """
+    A run of pages of one block to be read, sealed and sent.
+
+    @ivar readers: who waits for it, each with the tags of its requests.
+    @ivar queued: the priority it is queued at, C{None} once it was taken.
+    """
+
+    image: IImage
+    block: int
+    first: int
+    count: int
+    queued: Priority | None
+    readers: dict[IReader, list[int]] = field(factory=dict)
+
+    @property
+    def pages(self) -> int:
+        """The run as a set of pages."""
+        return ((1 << self.count) - 1) << self.first
+
+    @property
+    def key(self) -> BlockKey:
+        """The block that it is a part of."""
+        return self.image.image, self.image.generation, self.block
+
+
+@define(eq=False)
+class Resend:
+    """Segments of a transfer to be sent again: all that its readers miss, each once."""
+
+    transfer: SentTransfer
+    missing: int
+    queued: Priority | None
+    readers: dict[IReader, list[int]] = field(factory=dict)
+
+
+class MulticastQueue:
+    """
+    What is to be sent. Blocked readers come first, then read-ahead, then background; within
+    each the clients take turns, and each client's are in its order.
+
+    @ivar requests: how many came.
+    @ivar merged: how many of them caused no entry of their own.
+    """
+
+    def __init__(self, window: SentWindow) -> None:
+        self._window = window
+        self._lines: dict[Priority, OrderedDict[IReader, deque[Entry | Resend]]] = {
+            priority: OrderedDict() for priority in Priority
+        }
+        self._entries: dict[BlockKey, list[Entry]] = {}
+        self._resends: dict[int, Resend] = {}
+        self.requests = 0
+        self.merged = 0
+
+    def request(
+        self,
+        reader: IReader,
+        tag: int,
+        image: IImage,
+        offset: int,
+        length: int,
+        priority: Priority,
+    ) -> None:
+        """
+        Queue what nobody else caused to be sent yet, and tell the reader what was sent already.
+
+        @param offset: in bytes; with C{length} within the image.
+        """
+        self.requests += 1
+        merged = True
+        for block, wanted in pieces(offset, length):
+            key = (image.image, image.generation, block)
+            for entry in self._entries.get(key, ()):
+                if wanted & entry.pages:
+                    wanted &= ~entry.pages
+                    self._join(entry, reader, tag, priority)
+            for transfer in self._window.of_block(key):
+                if wanted & transfer.pages:
+                    wanted &= ~transfer.pages
+                    reader.sent(tag, transfer, Occasion.BEFORE)
+            for first, count in runs(wanted):
+                merged = False
+                entry = Entry(image, block, first, count, priority, {reader: [tag]})
+                self._entries.setdefault(key, []).append(entry)
+                self._put(entry, reader, priority)
+        self.merged += merged
+
+    def repair(
+        self, reader: IReader, tag: int, transfer: SentTransfer, missing: int, priority: Priority
+    ) -> None:
+        """Queue the segments in the bitmap C{missing}, with those that others miss of it."""
+        missing &= (1 << len(transfer.rows)) - 1
+        if not missing:
+            return
+        number = transfer.descriptor.transfer
+        resend = self._resends.get(number)
+        if resend is None:
+            resend = self._resends[number] = Resend(transfer, 0, priority)
+            self._put(resend, reader, priority)
+        resend.missing |= missing
+        self._join(resend, reader, tag, priority)
+
+    def take(self) -> Entry | Resend | None:
+        """
+        The next to be sent. An entry stays open to be joined until L{done} is told of it.
+        """
+        for priority, line in self._lines.items():
+            while line:
+                reader, items = line.popitem(last=False)
+                item = items.popleft()
+                if items:
+                    line[reader] = items
+                if item.queued != priority:
+                    continue
+                item.queued = None
+                if isinstance(item, Resend):
+                    del self._resends[item.transfer.descriptor.transfer]
+                elif not item.readers:
+                    self.done(item)
+                if item.readers:
+                    return item
+        return None
+
+    def done(self, entry: Entry) -> None:
+        """Close an entry: it was sent, or cannot be."""
+        same = self._entries[entry.key]
+        same.remove(entry)
+        if not same:
+            del self._entries[entry.key]
+
+    def forget(self, reader: IReader) -> None:
+        """The client has gone: what it alone waited for is not sent."""
+        for entries in self._entries.values():
+            for entry in entries:
+                entry.readers.pop(reader, None)
+        for resend in self._resends.values():
+            resend.readers.pop(reader, None)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._entries.values())) + len(self._resends)
+
+    def _join(
+        self, item: Entry | Resend, reader: IReader, tag: int, priority: Priority
+    ) -> None:
+        tags = item.readers.setdefault(reader, [])
+        if tag not in tags:
+            tags.append(tag)
+        if item.queued is not None and priority < item.queued:
+            item.queued = priority
+            self._put(item, reader, priority)
+
+    def _put(self, item: Entry | Resend, reader: IReader, priority: Priority) -> None:
+        self._lines[priority].setdefault(reader, deque()).append(item)

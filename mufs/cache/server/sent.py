@@ -1,0 +1,83 @@
+"""The transfers sent last, kept as they were sent, for repair and for those who ask late."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+from attrs import define, field
+from zope.interface import Interface
+
+from mufs.wire.channel import Occasion
+from mufs.wire.pages import BLOCK, mask_of
+from mufs.wire.segments import Descriptor
+
+BlockKey = tuple[int, int, int]
+"""Image, generation, and number of the block."""
+
+
+class IReader(Interface):
+    """A client, as the server's queue and controller see it: somebody to be told."""
+
+    def sent(tag: int, transfer: "SentTransfer", occasion: Occasion) -> None:
+        """A transfer carried what the read of C{tag} asked for, or a part of it."""
+
+    def failed(tag: int, error: OSError) -> None:
+        """The read of C{tag} cannot be answered."""
+
+
+@define(eq=False)
+class SentTransfer:
+    """
+    A transfer as it goes out.
+
+    @ivar rows: its segments, one a row, the last one padded (see C{segments.cut}).
+    @ivar audience: the clients that waited for it when it was sent.
+    """
+
+    descriptor: Descriptor
+    rows: "numpy.ndarray[Any, Any]" = field(repr=False)
+    audience: set[IReader] = field(factory=set, repr=False)
+
+    @property
+    def block(self) -> BlockKey:
+        """The block that it carries a part of."""
+        d = self.descriptor
+        return d.image, d.generation, d.offset // BLOCK
+
+    @property
+    def pages(self) -> int:
+        """The pages that it carries."""
+        start = self.descriptor.offset % BLOCK
+        return mask_of(start, start + self.descriptor.total)
+
+
+class SentWindow:
+    """The last transfers, by number and by block, bounded in bytes: the oldest go."""
+
+    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._transfers: OrderedDict[int, SentTransfer] = OrderedDict()
+        self._blocks: dict[BlockKey, list[SentTransfer]] = {}
+
+    def add(self, transfer: SentTransfer) -> None:
+        """Keep a transfer that was just sent."""
+        self._transfers[transfer.descriptor.transfer] = transfer
+        self._blocks.setdefault(transfer.block, []).append(transfer)
+        self._bytes += transfer.rows.nbytes
+        while self._bytes > self._limit:
+            _, oldest = self._transfers.popitem(last=False)
+            self._bytes -= oldest.rows.nbytes
+            same = self._blocks[oldest.block]
+            same.remove(oldest)
+            if not same:
+                del self._blocks[oldest.block]
+
+    def get(self, number: int) -> SentTransfer | None:
+        """The transfer of that number, or C{None} when it is no longer held."""
+        return self._transfers.get(number)
+
+    def of_block(self, block: BlockKey) -> Iterator[SentTransfer]:
+        """The transfers held that carried something of a block, the newest first."""
+        return reversed(self._blocks.get(block, ()))
