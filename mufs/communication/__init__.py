@@ -1,0 +1,1 @@
+"""The communication module: the request channel over TCP, and data by UDP multicast."""

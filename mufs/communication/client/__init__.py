@@ -1,0 +1,1 @@
+"""Client part of communication: the request channel's client, the receiver, repair requests."""

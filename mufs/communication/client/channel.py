@@ -1,0 +1,224 @@
+"""The client's end of the request channel (docs/protocol.md section 2)."""
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure as Error
+from zope.interface import Interface
+
+from mufs.wire.channel import (
+    Data,
+    Framer,
+    Gone,
+    ProtocolError,
+    Sent,
+    Type,
+    pack_tagged,
+    parse_tagged,
+)
+from mufs.wire.metadata import VERSION, Failure, Hello, Names, Welcome, decode, encode
+
+SILENCE = 10.0
+"""Seconds that a server may leave requests without any answer before it is taken for dead."""
+
+T = TypeVar("T")
+
+
+class ChannelLost(Exception):
+    """The connection ended before the answer came."""
+
+
+class Refused(Exception):
+    """The server will not serve this client; the text says why."""
+
+
+class IChannelUser(Interface):
+    """Whom a channel tells what the server says."""
+
+    def connected(channel: "ClientChannel", welcome: Welcome) -> None:
+        """The server answered HELLO; requests may be made."""
+
+    def refused(reason: Refused) -> None:
+        """The server answered HELLO with an error."""
+
+    def disconnected() -> None:
+        """The connection that was announced has ended; another will come."""
+
+    def sent(sent: Sent) -> None:
+        """A transfer carried what a read asked for."""
+
+    def data(data: Data) -> None:
+        """File bytes came over TCP."""
+
+    def segments(packets: bytes) -> None:
+        """Packets of the group came over TCP."""
+
+    def gone(tag: int) -> None:
+        """What a repair asked for is no longer held."""
+
+    def failed(tag: int, error: OSError) -> None:
+        """A read cannot be answered."""
+
+
+class ClientChannel(Protocol):
+    """One connection to the server."""
+
+    _log = Logger()
+    transport: ITCPTransport
+
+    def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
+        """@param name: what the server shall call this host."""
+        self._user = user
+        self._clock = clock
+        self._name = name
+        self._framer = Framer()
+        self._welcomed = False
+        self._asked: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
+        self._last_tag = 0
+        self._heard = 0.0
+        self._ending = False
+
+    def connectionMade(self) -> None:
+        """Say HELLO."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._heard = self._clock.seconds()
+        self._watch = self._clock.callLater(SILENCE / 2, self._look)
+        self.send(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, self._name))))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Carry out each packet; end the connection at the first that is not one."""
+        self._heard = self._clock.seconds()
+        try:
+            for kind, offset, body in self._framer.feed(data):
+                self._packet(kind, offset, body)
+                if self._ending:
+                    return
+        except ProtocolError as error:
+            self._log.warn("closing the connection: {error}", error=error)
+            self._end()
+
+    def connectionLost(self, reason: Error = Error(ChannelLost())) -> None:  # noqa: B008
+        """Fail what was asked for."""
+        if self._watch.active():
+            self._watch.cancel()
+        asked, self._asked = self._asked, {}
+        for _, answer, _ in asked.values():
+            answer.errback(ChannelLost())
+        if self._welcomed:
+            self._welcomed = False
+            self._user.disconnected()
+
+    def new_tag(self) -> int:
+        """A tag that no request in flight has; never 0."""
+        self._last_tag = self._last_tag % 0xFFFFFFFF + 1
+        return self._last_tag
+
+    def send(self, packet: bytes) -> None:
+        """Write a packet."""
+        if self.connected:
+            self.transport.write(packet)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.transport.abortConnection()
+
+    def ask(self, kind: Type, body: object, answer: type[T]) -> "Deferred[T]":
+        """
+        Make a request about metadata.
+
+        @param answer: the class of the answer.
+        @return: fails with C{OSError} as the server says, or with L{ChannelLost}.
+        """
+        tag = self.new_tag()
+
+        def forget(_: object) -> None:
+            self._asked.pop(tag, None)
+
+        waiting: Deferred[T] = Deferred(forget)
+        self._asked[tag] = answer, waiting, []
+        self.send(pack_tagged(kind, tag, encode(body)))
+        return waiting
+
+    def _packet(self, kind: int, offset: int, body: bytes) -> None:
+        if kind == Type.SENT:
+            self._user.sent(Sent.parse(offset, body))
+        elif kind == Type.DATA:
+            self._user.data(Data.parse(offset, body))
+        elif kind == Type.SEGMENTS:
+            self._user.segments(parse_tagged(body)[1])
+        elif kind == Type.GONE:
+            self._user.gone(Gone.parse(offset, body).tag)
+        else:
+            tag, rest = parse_tagged(body)
+            if not self._welcomed:
+                self._greeted(kind, rest)
+            elif kind == Type.REPLY:
+                self._reply(tag, rest)
+            elif kind == Type.MORE:
+                if tag in self._asked:
+                    self._asked[tag][2].extend(decode(Names, rest).entries)
+            elif kind == Type.ERROR:
+                self._error(tag, decode(Failure, rest).error())
+            elif kind != Type.PONG:
+                raise ProtocolError(f"packet of unknown type {kind}")
+
+    def _greeted(self, kind: int, body: bytes) -> None:
+        if kind == Type.ERROR:
+            self._user.refused(Refused(decode(Failure, body).text))
+            self._end()
+        elif kind == Type.WELCOME:
+            welcome = decode(Welcome, body)
+            self._welcomed = True
+            self._user.connected(self, welcome)
+        else:
+            raise ProtocolError(f"packet of type {kind} before WELCOME")
+
+    def _reply(self, tag: int, body: bytes) -> None:
+        if tag not in self._asked:
+            return
+        kind, waiting, parts = self._asked[tag]
+        value: Any = decode(kind, body)
+        if isinstance(value, Names):
+            value = Names(parts + value.entries)
+        del self._asked[tag]
+        waiting.callback(value)
+
+    def _error(self, tag: int, error: OSError) -> None:
+        if tag in self._asked:
+            self._asked.pop(tag)[1].errback(error)
+        else:
+            self._user.failed(tag, error)
+
+    def _end(self) -> None:
+        self._ending = True
+        self.transport.loseConnection()
+
+    def _look(self) -> None:
+        """Ask for a sign of life when none came for a while; give up when none comes at all."""
+        silent = self._clock.seconds() - self._heard
+        if silent >= SILENCE:
+            self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
+            self.transport.abortConnection()
+            return
+        if silent >= SILENCE / 2 and self._welcomed:
+            self.send(pack_tagged(Type.PING, self.new_tag(), b""))
+        self._watch = self._clock.callLater(SILENCE / 2, self._look)
+
+
+class ClientChannelFactory(Factory):
+    """Makes the channel of each connection."""
+
+    noisy = False
+
+    def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
+        self._user = user
+        self._clock = clock
+        self._name = name
+
+    def buildProtocol(self, addr: object) -> ClientChannel:
+        """The next channel."""
+        return ClientChannel(self._user, self._clock, self._name)

@@ -1,0 +1,157 @@
+"""Puts the segments of transfers together again, in whatever order they come (section 5.3)."""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from typing import Any
+
+import numpy
+
+from mufs.wire.segments import Descriptor, Run, segment_count
+
+MAX_PARTIAL = 128
+"""Transfers with segments missing that are kept: 16 MiB at the most."""
+
+MAX_KNOWN = 2048
+"""Transfers remembered at all, so that late and doubled segments of them are known for it."""
+
+MAX_ORPHANS = 512
+"""Segments kept whose announcement has not come: the completion may tell what they are."""
+
+
+class _Transfer:
+    """One transfer; C{buffer} is C{None} when its segments are of no use (any longer)."""
+
+    __slots__ = ("buffer", "count", "descriptor", "first", "have", "size")
+
+    def __init__(self, descriptor: Descriptor, first: int, size: int, wanted: bool) -> None:
+        self.descriptor = descriptor
+        self.first = first
+        self.size = size
+        self.have = 0
+        self.count = segment_count(descriptor.total, size)
+        self.buffer: bytearray | None = None
+        if wanted:
+            self.buffer = bytearray(descriptor.total) + descriptor.tag
+
+    @property
+    def missing(self) -> int:
+        return ((1 << self.count) - 1) & ~self.have
+
+    def put(self, index: int, length: int, rows: "numpy.ndarray[Any, Any]") -> bool:
+        """Take segments in from C{index} on; C{True} when the last one missing came."""
+        if self.buffer is None:
+            return False
+        start = index * self.size
+        stop = start + (len(rows) - 1) * self.size + length
+        if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
+            return False
+        numpy.frombuffer(self.buffer, numpy.uint8)[start:stop] = rows.reshape(-1)
+        self.have |= ((1 << len(rows)) - 1) << index
+        return not self.missing
+
+
+class Reassembly:
+    """
+    The transfers that are coming in, by number and by the numbers of their segments.
+
+    Bounded in all directions: transfers known, transfers held with segments missing, segments
+    whose transfer is not known yet; the oldest go.
+    """
+
+    def __init__(self, size: int) -> None:
+        """@param size: data bytes of a whole segment."""
+        self._size = size
+        self._transfers: dict[int, _Transfer] = {}
+        self._partial: dict[int, _Transfer] = {}
+        self._in_order: list[_Transfer] = []
+        self._newest: int | None = None
+        self._orphans: deque[Run] = deque()
+        self._orphan_count = 0
+
+    def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
+        """
+        Learn what a transfer carries, from its announcement or its completion.
+
+        @param wanted: whether its bytes are of use here; else its segments are passed over.
+        @return: as L{segments}: those that came before may be all of it.
+        """
+        if descriptor.transfer in self._transfers:
+            return []
+        first = self._unwrap(descriptor.first)
+        transfer = _Transfer(descriptor, first, self._size, wanted)
+        self._transfers[descriptor.transfer] = transfer
+        place = bisect_right(self._in_order, first, key=lambda each: each.first)
+        self._in_order.insert(place, transfer)
+        if wanted:
+            self._partial[descriptor.transfer] = transfer
+            if len(self._partial) > MAX_PARTIAL:
+                oldest = self._partial.pop(next(iter(self._partial)))
+                oldest.buffer = None
+        if len(self._transfers) > MAX_KNOWN:
+            self.forget(next(iter(self._transfers)))
+        orphans, self._orphans, self._orphan_count = self._orphans, deque(), 0
+        return [done for run in orphans for done in self.segments(run)]
+
+    def segments(self, run: Run) -> list[tuple[Descriptor, bytearray]]:
+        """
+        Take segments in.
+
+        @return: the transfers whose last missing segments these were, each with its sealed
+            bytes and tag; they count as done from then on.
+        """
+        number, length, rows = run
+        done = []
+        while len(rows):
+            first = self._unwrap(number)
+            place = bisect_right(self._in_order, first, key=lambda each: each.first) - 1
+            transfer = self._in_order[place] if place >= 0 else None
+            index = first - transfer.first if transfer is not None else 0
+            if transfer is None or index >= transfer.count:
+                self._keep((number, length, rows))
+                break
+            here = rows[: transfer.count - index]
+            if transfer.put(index, length, here) and transfer.buffer is not None:
+                done.append((transfer.descriptor, transfer.buffer))
+                transfer.buffer = None
+                del self._partial[transfer.descriptor.transfer]
+            rows = rows[len(here) :]
+            number = (number + len(here)) & 0xFFFFFFFF
+        return done
+
+    def missing(self, number: int, total: int) -> int:
+        """
+        Bitmap of the segments of a transfer of C{total} bytes that are not here: of one that is
+        not known, or done, all.
+        """
+        transfer = self._partial.get(number)
+        return (1 << segment_count(total, self._size)) - 1 if transfer is None else transfer.missing
+
+    def is_partial(self, number: int) -> bool:
+        """Whether a transfer is being received and lacks segments."""
+        return number in self._partial
+
+    def forget(self, number: int) -> None:
+        """Know nothing of a transfer any longer, so that it can come anew."""
+        transfer = self._transfers.pop(number, None)
+        if transfer is None:
+            return
+        self._partial.pop(number, None)
+        place = bisect_left(self._in_order, transfer.first, key=lambda each: each.first)
+        while self._in_order[place] is not transfer:
+            place += 1
+        del self._in_order[place]
+
+    def _keep(self, run: Run) -> None:
+        self._orphans.append(run)
+        self._orphan_count += len(run[2])
+        while self._orphan_count > MAX_ORPHANS:
+            self._orphan_count -= len(self._orphans.popleft()[2])
+
+    def _unwrap(self, number: int) -> int:
+        """A segment number without its wrapping at 2**32 (serial number arithmetic, RFC 1982)."""
+        if self._newest is None:
+            self._newest = (1 << 32) + number
+        distance = (number - self._newest + (1 << 31)) % (1 << 32) - (1 << 31)
+        number = self._newest + distance
+        self._newest = max(self._newest, number)
+        return number

@@ -1,0 +1,125 @@
+"""The client's end of the multicast group: datagrams in, opened transfers out."""
+
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from select import select
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from mufs.communication.client.reassembly import Reassembly
+from mufs.communication.client.reception import Reception
+from mufs.communication.multicast import UDP_GRO, MulticastProtocol
+from mufs.wire.sealing import unseal
+from mufs.wire.segments import COMPLETION, SEGMENT, Descriptor, MalformedSegment, parse
+
+RECEIVE_BUFFER = 16 * 1024 * 1024
+"""Bytes of datagrams that may wait while this process does something else."""
+
+MAX_KEYS = 4096
+
+Deliver = Callable[[Descriptor, bytes], None]
+
+
+class MulticastReceiver(MulticastProtocol):
+    """
+    Keeps what comes from the server's address, puts transfers together and opens them.
+
+    @ivar segment: data bytes in one segment of the server.
+    @ivar buffer: bytes of the receive buffer that the system granted.
+    @ivar segments_received: segments of the server, also those of no use here.
+    @ivar datagrams_dropped: from elsewhere, or malformed.
+    @ivar transfers_rejected: complete, but not what the server sealed.
+    @ivar lacking: called with a transfer that was completed but lacks segments here.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, reception: Reception, deliver: Deliver) -> None:
+        """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
+        self._clock = clock
+        self._reception = reception
+        self._deliver = deliver
+        self._source: tuple[str, int] | None = None
+        self._ciphers: OrderedDict[tuple[int, int], AESGCM] = OrderedDict()
+        self.segment = SEGMENT
+        self.reassembly = Reassembly(SEGMENT)
+        self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
+        self.buffer = 0
+        self.segments_received = 0
+        self.datagrams_dropped = 0
+        self.transfers_rejected = 0
+
+    def startProtocol(self) -> None:
+        """Set the socket up."""
+        self.buffer = self.grow_receive_buffer(RECEIVE_BUFFER)
+        offload = self._set(socket.SOL_UDP, UDP_GRO, 1)
+        self._log.info(
+            "receive buffer of {buffer} KiB, datagrams received together: {offload}",
+            buffer=self.buffer // 1024,
+            offload="yes" if offload else "no",
+        )
+
+
+
+
+    def has_backlog(self) -> bool:
+        """Whether datagrams lie in the receive buffer that were not taken in yet."""
+        return self.transport is not None and bool(select([self._socket()], [], [], 0)[0])
+
+    def listen_to(self, source: tuple[str, int] | None, segment: int) -> None:
+        """
+        Begin with a server's run: what came before from it or another is forgotten.
+
+        @param source: where its datagrams come from; those from elsewhere are dropped.
+        @param segment: data bytes in one of its segments.
+        """
+        self._source = source
+        self.segment = segment
+        self.reassembly = Reassembly(segment)
+        self._ciphers.clear()
+
+    def add_key(self, image: int, generation: int, key: bytes) -> None:
+        """Keep from now on what comes of a generation of an image."""
+        self._ciphers[image, generation] = AESGCM(key)
+        self._ciphers.move_to_end((image, generation))
+        if len(self._ciphers) > MAX_KEYS:
+            self._ciphers.popitem(last=False)
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Take in a datagram, or several that the kernel put together."""
+        if addr != self._source:
+            self.datagrams_dropped += 1
+            return
+        self._reception.heard()
+        self.take(datagram)
+
+    def take(self, packets: bytes) -> None:
+        """Take in packets of the group, whichever way they came."""
+        try:
+            for packet in parse(packets, self.segment):
+                if len(packet) == 3:
+                    self.segments_received += len(packet[2])
+                    done = self.reassembly.segments(packet)
+                else:
+                    phase, descriptor = packet
+                    wanted = (descriptor.image, descriptor.generation) in self._ciphers
+                    done = self.reassembly.describe(descriptor, wanted)
+                    if phase == COMPLETION and self.reassembly.is_partial(descriptor.transfer):
+                        self.lacking(descriptor)
+                for descriptor, sealed in done:
+                    self._open(descriptor, sealed)
+        except MalformedSegment as error:
+            self.datagrams_dropped += 1
+            self._log.debug("malformed datagram: {error}", error=error)
+
+    def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
+        cipher = self._ciphers.get((descriptor.image, descriptor.generation))
+        data = None if cipher is None else unseal(cipher, descriptor, sealed)
+        if data is None:
+            self.transfers_rejected += 1
+            self.reassembly.forget(descriptor.transfer)
+            return
+        self._deliver(descriptor, data)

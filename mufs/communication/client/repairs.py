@@ -1,0 +1,105 @@
+"""Asks for the segments that did not come (docs/protocol.md section 4)."""
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from mufs.communication.client.receiver import MulticastReceiver
+from mufs.communication.client.reception import Reception
+from mufs.wire.channel import Occasion, Repair, Sent
+from mufs.wire.segments import Descriptor, segment_count
+
+GRACE = 0.01
+"""Seconds that segments may come later than the word over TCP that they were sent."""
+
+PATIENCE = 20
+"""How often the grace is given anew while datagrams wait to be taken in by a busy host."""
+
+OVERHEARD_GRACE = 0.05
+"""The same for transfers that others wait for: their repair may bring what lacks here, too."""
+
+
+class Repairs:
+    """
+    Multicast first, then the missing segments by multicast, then those still missing over TCP,
+    then the range itself over TCP: each step follows on the server's word that the one before
+    was done, so that none needs a timer of its own.
+
+    @ivar segments_lost: segments that had not come when they should have.
+    @ivar repairs_sent: requests for such segments.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        receiver: MulticastReceiver,
+        reception: Reception,
+        send: Callable[[bytes], None],
+        wanted: Callable[[Sent], bool],
+        read_over_tcp: Callable[[int], None],
+    ) -> None:
+        """
+        @param send: writes a packet to the request channel.
+        @param wanted: whether bytes that a transfer carried are still waited for.
+        @param read_over_tcp: asks anew for what is left of the request of that tag.
+        """
+        self._clock = clock
+        self._receiver = receiver
+        self._reception = reception
+        self._send = send
+        self._wanted = wanted
+        self._read_over_tcp = read_over_tcp
+        self.segments_lost = 0
+        self.repairs_sent = 0
+
+    def sent(self, sent: Sent) -> None:
+        """The server says that it sent what this host asked for."""
+        partial = self._receiver.reassembly.is_partial(sent.transfer)
+        if not self._wanted(sent):
+            if sent.occasion is Occasion.NOW:
+                self._reception.result(self._segments(sent.length), 0)
+        elif sent.occasion is Occasion.TCP:
+            self._read_over_tcp(sent.tag)
+        elif sent.occasion is Occasion.BEFORE and not partial:
+            self._ask(sent, 0)
+        else:
+            self._clock.callLater(GRACE, self._ask, sent)
+
+    def lacking(self, descriptor: Descriptor) -> None:
+        """A transfer was completed, and lacks segments here."""
+        self._clock.callLater(OVERHEARD_GRACE, self._ask_overheard, descriptor)
+
+    def _ask(self, sent: Sent, patience: int = PATIENCE) -> None:
+        if not self._wanted(sent):
+            missing = 0
+        elif patience and self._receiver.has_backlog():
+            self._clock.callLater(GRACE, self._ask, sent, patience - 1)
+            return
+        else:
+            missing = self._receiver.reassembly.missing(sent.transfer, sent.length)
+        if sent.occasion is Occasion.NOW:
+            self.segments_lost += missing.bit_count()
+            self._reception.result(self._segments(sent.length), missing.bit_count())
+        if not missing:
+            return
+        if not self._reception.usable():
+            self._read_over_tcp(sent.tag)
+            return
+        if not self._receiver.reassembly.is_partial(sent.transfer):
+            self._receiver.reassembly.forget(sent.transfer)
+        attempt = 2 if sent.occasion is Occasion.REPAIR else 1
+        self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
+
+    def _ask_overheard(self, descriptor: Descriptor) -> None:
+        reassembly = self._receiver.reassembly
+        if reassembly.is_partial(descriptor.transfer):
+            missing = reassembly.missing(descriptor.transfer, descriptor.total)
+            self.segments_lost += missing.bit_count()
+            self._repair(Repair(0, descriptor.transfer, 1, missing))
+
+    def _repair(self, repair: Repair) -> None:
+        self.repairs_sent += 1
+        self._send(repair.encode())
+
+    def _segments(self, total: int) -> int:
+        return segment_count(total, self._receiver.segment)

@@ -1,0 +1,1 @@
+"""Server part of communication: the request channel's server, the multicast controller."""

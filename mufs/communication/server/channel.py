@@ -1,0 +1,337 @@
+"""The server's end of the request channel (docs/protocol.md section 2)."""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure as Error
+from zope.interface import implementer
+
+from mufs.cache.server.sent import IReader, SentTransfer
+from mufs.communication.server.controller import MulticastController, Reading, trains
+from mufs.communication.server.unicast import UnicastReads
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.wire.channel import (
+    Framer,
+    Gone,
+    Occasion,
+    ProtocolError,
+    Read,
+    Repair,
+    Sent,
+    Type,
+    pack_tagged,
+    parse_tagged,
+)
+from mufs.wire.metadata import (
+    VERSION,
+    At,
+    Attributes,
+    Close,
+    Failure,
+    Hello,
+    Link,
+    Names,
+    Opened,
+    Welcome,
+    decode,
+    encode,
+)
+from mufs.wire.sealing import Keys
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION
+
+MAX_HANDLES = 4096
+HELLO_TIMEOUT = 10.0
+"""Seconds that a connection may take for its first packet."""
+
+NAMES_AT_ONCE = 64 * 1024
+"""Bytes of names in one part of a directory listing; attributes come on top."""
+
+
+@implementer(IReader, IPushProducer)
+class ServerChannel(Protocol):
+    """One client."""
+
+    _log = Logger()
+    factory: "ServerChannelFactory"
+    transport: ITCPTransport
+
+    def __init__(self) -> None:
+        self._framer = Framer()
+        self._handles: dict[int, IImage] = {}
+        self._next_handle = 1
+        self.name = ""
+        self.requests = 0
+        self._ending = False
+        self.repairs = 0
+        self.over_tcp = False
+        self.segment_bytes_over_tcp = 0
+        self._asked: dict[int, Callable[[int, bytes], Deferred[None]]] = {
+            Type.GETATTR: self._getattr,
+            Type.READDIR: self._readdir,
+            Type.READLINK: self._readlink,
+            Type.OPEN: self._open,
+            Type.STATFS: self._statfs,
+        }
+        self._told: dict[int, Callable[[int, bytes], None]] = {
+            Type.READ: self._read,
+            Type.REPAIR: self._repair,
+            Type.CLOSE: self._close,
+            Type.PING: self._ping,
+        }
+
+    def connectionMade(self) -> None:
+        """Wait for the client's HELLO."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._unicast = UnicastReads(self.factory.read, self._write, self.failed)
+        self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
+        self._patience = self.factory.clock.callLater(
+            HELLO_TIMEOUT, self._give_up, "no HELLO came"
+        )
+
+    def dataReceived(self, data: bytes) -> None:
+        """Carry out each packet; end the connection at the first that is not one."""
+        try:
+            for kind, offset, body in self._framer.feed(data):
+                self._packet(kind, offset, body)
+                if self._ending:
+                    return
+        except ProtocolError as error:
+            self._give_up(str(error))
+
+    def connectionLost(self, reason: Error = Error(Exception("closed"))) -> None:  # noqa: B008
+        """Forget what this client asked for."""
+        if self._patience.active():
+            self._patience.cancel()
+        self._unicast.stop()
+        self._handles.clear()
+        self.factory.lost(self)
+
+    def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
+        """See L{IReader.sent}."""
+        d = transfer.descriptor
+        self._write(Sent(tag, d.transfer, d.first, d.offset, d.total, occasion).encode())
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IReader.failed}."""
+        self._write(pack_tagged(Type.ERROR, tag, encode(Failure.of(error))))
+
+    def pauseProducing(self) -> None:
+        """The connection's buffer is full."""
+        self._unicast.pause(True)
+
+    def resumeProducing(self) -> None:
+        """It has room again."""
+        self._unicast.pause(False)
+
+    def stopProducing(self) -> None:
+        """The connection is ending."""
+        self._unicast.stop()
+
+    @property
+    def bytes_over_tcp(self) -> int:
+        """File bytes, and segments, that went to this client over TCP."""
+        return self._unicast.bytes_sent + self.segment_bytes_over_tcp
+
+    def _packet(self, kind: int, offset: int, body: bytes) -> None:
+        if not self.name:
+            if kind != Type.HELLO:
+                raise ProtocolError(f"packet of type {kind} before HELLO")
+            self._hello(body)
+        elif kind in self._asked:
+            tag, rest = parse_tagged(body)
+            self.requests += 1
+            try:
+                asked = self._asked[kind](tag, rest)
+            except OSError as error:
+                self.failed(tag, error)
+            else:
+                asked.addErrback(self._asked_in_vain, tag)
+        elif kind in self._told:
+            self._told[kind](offset, body)
+        else:
+            raise ProtocolError(f"packet of unknown type {kind}")
+
+    def _hello(self, body: bytes) -> None:
+        tag, rest = parse_tagged(body)
+        hello = decode(Hello, rest)
+        self._patience.cancel()
+        if hello.version != VERSION:
+            text = f"this server speaks version {VERSION}, the client {hello.version}"
+            self._write(
+                pack_tagged(Type.ERROR, tag, encode(Failure("EPROTONOSUPPORT", text)))
+            )
+            self._give_up(text)
+            return
+        self.name = hello.name or "?"
+        self._reply(self.factory.welcome(self), tag, Type.WELCOME)
+
+    def _getattr(self, tag: int, body: bytes) -> "Deferred[None]":
+        path = decode(At, body).path
+        asked = self.factory.in_thread(self.factory.library.getattr, path)
+        return asked.addCallback(self._reply, tag)
+
+    def _readlink(self, tag: int, body: bytes) -> "Deferred[None]":
+        path = decode(At, body).path
+        asked = self.factory.in_thread(self.factory.library.readlink, path)
+        return asked.addCallback(Link).addCallback(self._reply, tag)
+
+    def _statfs(self, tag: int, body: bytes) -> "Deferred[None]":
+        asked = self.factory.in_thread(self.factory.library.statfs)
+        return asked.addCallback(self._reply, tag)
+
+    def _readdir(self, tag: int, body: bytes) -> "Deferred[None]":
+        path = decode(At, body).path
+        asked = self.factory.in_thread(self.factory.library.readdir, path)
+        return asked.addCallback(self._list, tag)
+
+    def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> None:
+        part: list[tuple[bytes, Attributes]] = []
+        for entry in entries:
+            part.append(entry)
+            if len(part) == 256:
+                self._reply(Names(part), tag, Type.MORE)
+                part = []
+        self._reply(Names(part), tag)
+
+    def _open(self, tag: int, body: bytes) -> "Deferred[None]":
+        path = decode(At, body).path
+        if len(self._handles) >= MAX_HANDLES:
+            raise OSError(errno.EMFILE, "too many open images")
+        asked = self.factory.in_thread(self.factory.library.open, path)
+        return asked.addCallback(self._opened, tag)
+
+    def _opened(self, image: IImage, tag: int) -> None:
+        handle = self._next_handle
+        self._next_handle += 1
+        self._handles[handle] = image
+        key = self.factory.keys.key(image.image, image.generation)
+        self._reply(
+            Opened(handle, image.image, image.generation, key, image.attributes), tag
+        )
+
+    def _close(self, offset: int, body: bytes) -> None:
+        self._handles.pop(decode(Close, body).handle, None)
+
+    def _ping(self, offset: int, body: bytes) -> None:
+        self._write(pack_tagged(Type.PONG, parse_tagged(body)[0], b""))
+
+    def _read(self, offset: int, body: bytes) -> None:
+        read = Read.parse(offset, body)
+        self.requests += 1
+        image = self._handles.get(read.handle)
+        if image is None:
+            self.failed(read.tag, OSError(errno.EBADF, "no such handle"))
+            return
+        if read.offset + read.length > image.attributes.size:
+            self.failed(read.tag, OSError(errno.EINVAL, "read past the end of the image"))
+            return
+        self.over_tcp = read.over_tcp
+        if read.over_tcp or self.factory.controller.output is None:
+            self._unicast.request(image, read)
+        else:
+            self.factory.controller.request(self, image, read)
+
+    def _repair(self, offset: int, body: bytes) -> None:
+        repair = Repair.parse(offset, body)
+        self.repairs += 1
+        transfer = self.factory.controller.repair(self, repair)
+        if transfer is None:
+            self._write(Gone(repair.tag, repair.transfer).encode())
+        elif repair.attempt == 2:
+            self._tunnel(transfer, repair)
+
+    def _tunnel(self, transfer: SentTransfer, repair: Repair) -> None:
+        """Send the packets of a transfer over TCP, as they went to the group."""
+        missing = repair.missing & (1 << len(transfer.rows)) - 1
+        segment = self.factory.controller.segment
+        descriptor = transfer.descriptor
+        packets = [descriptor.encode(ANNOUNCEMENT, segment)]
+        if missing:
+            packets += trains(transfer, missing)
+        packets.append(descriptor.encode(COMPLETION, segment))
+        for each in packets:
+            self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))
+            self.segment_bytes_over_tcp += len(each)
+        self.factory.controller.segments_repaired += missing.bit_count()
+        self.sent(repair.tag, transfer, Occasion.TCP)
+
+    def _reply(self, value: Any, tag: int, kind: int = Type.REPLY) -> None:
+        self._write(pack_tagged(kind, tag, encode(value)))
+
+    def _write(self, packet: bytes) -> None:
+        if self.connected:
+            self.transport.write(packet)
+
+    def _asked_in_vain(self, failure: Error, tag: int) -> None:
+        if isinstance(failure.value, OSError):
+            self.failed(tag, failure.value)
+        else:
+            self._log.failure("request of {name} failed", failure, name=self.name)
+            self.failed(tag, OSError(errno.EIO, "the server failed"))
+
+    def _give_up(self, reason: str) -> None:
+        self._log.warn(
+            "closing the connection of {peer}: {reason}",
+            peer=self.transport.getPeer(),
+            reason=reason,
+        )
+        self._ending = True
+        self.transport.loseConnection()
+
+
+class ServerChannelFactory(Factory):
+    """
+    What all clients of a server share.
+
+    @ivar channels: the clients connected now.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        library: IImageLibrary,
+        controller: MulticastController,
+        keys: Keys,
+        read: Reading,
+        in_thread: Callable[..., "Deferred[Any]"],
+        welcome: Callable[[ServerChannel], Welcome],
+        clock: IReactorTime,
+    ) -> None:
+        """
+        @param in_thread: calls a function of the library outside the reactor's thread.
+        @param welcome: what to tell a client that has said HELLO.
+        """
+        self.library = library
+        self.controller = controller
+        self.keys = keys
+        self.read = read
+        self.in_thread = in_thread
+        self.welcome = welcome
+        self.clock = clock
+        self.channels: set[ServerChannel] = set()
+        self._bytes_over_tcp = 0
+
+    @property
+    def bytes_over_tcp(self) -> int:
+        """What went to all clients over TCP, also to those that have gone."""
+        return self._bytes_over_tcp + sum(channel.bytes_over_tcp for channel in self.channels)
+
+    def buildProtocol(self, addr: object) -> ServerChannel:  # type: ignore[override]
+        """A channel for one more client."""
+        channel = ServerChannel()
+        channel.factory = self
+        self.channels.add(channel)
+        return channel
+
+    def lost(self, channel: ServerChannel) -> None:
+        """A client has gone."""
+        self.channels.discard(channel)
+        self._bytes_over_tcp += channel.bytes_over_tcp
+        self.controller.forget(channel)

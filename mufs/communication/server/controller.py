@@ -1,0 +1,229 @@
+"""The multicast controller: takes from the queue, seals, cuts, paces (paper, section 5.3)."""
+
+from collections import deque
+from collections.abc import Callable
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from mufs.cache.server.queue import Entry, MulticastQueue, Resend
+from mufs.cache.server.sent import IReader, SentTransfer, SentWindow
+from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
+from mufs.communication.server.pacing import Pace
+from mufs.interfaces import IImage
+from mufs.wire.channel import Occasion, Priority, Read, Repair
+from mufs.wire.pages import byte_range
+from mufs.wire.sealing import Keys, seal
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    HEADER,
+    SEGMENT,
+    Descriptor,
+    cut,
+    segment_count,
+)
+
+AHEAD = 4
+"""How many entries are read from disk and sealed while another is sent."""
+
+Reading = Callable[[IImage, int, int], "Deferred[bytes]"]
+
+
+class MulticastController:
+    """
+    Carries what the queue holds to the group, one transfer after the other.
+
+    @ivar output: where to; C{None} as long as nobody could hear it.
+    @ivar transfers: how many went out.
+    @ivar segments_sent: their segments, without those sent again.
+    @ivar segments_repaired: segments sent again, by multicast or over TCP.
+    @ivar bytes_multicast: bytes of all datagrams.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        queue: MulticastQueue,
+        window: SentWindow,
+        keys: Keys,
+        pace: Pace,
+        read: Reading,
+        clock: IReactorTime,
+        segment: int = SEGMENT,
+    ) -> None:
+        """@param read: reads from an image, outside the reactor's thread."""
+        self._queue = queue
+        self._window = window
+        self._keys = keys
+        self._pace = pace
+        self._read = read
+        self._clock = clock
+        self.segment = segment
+        self.output: ISegmentOutput | None = None
+        self._ready: deque[tuple[Entry, Deferred[SentTransfer]]] = deque()
+        self._idle = True
+        self._sending: Deferred[None] = succeed(None)
+        self._next_transfer = 1
+        self._next_segment = 0
+        self.transfers = 0
+        self.segments_sent = 0
+        self.segments_repaired = 0
+        self.bytes_multicast = 0
+
+    def request(self, reader: IReader, image: IImage, read: Read) -> None:
+        """Answer a READ by multicast; its range must lie within the image."""
+        self._queue.request(
+            reader, read.tag, image, read.offset, read.length, read.priority
+        )
+        self._wake()
+
+    def repair(self, reader: IReader, repair: Repair) -> SentTransfer | None:
+        """
+        Answer a REPAIR by multicast, or leave it to TCP.
+
+        @return: the transfer, C{None} when it is no longer held.
+        """
+        transfer = self._window.get(repair.transfer)
+        if transfer is None:
+            return None
+        if repair.attempt == 1:
+            if reader in transfer.audience:
+                transfer.audience.discard(reader)
+                self._pace.lost(reader, repair.missing.bit_count())
+            priority = Priority.BLOCKED if repair.tag else Priority.AHEAD
+            self._queue.repair(reader, repair.tag, transfer, repair.missing, priority)
+            self._wake()
+        return transfer
+
+    def forget(self, reader: IReader) -> None:
+        """The client has gone."""
+        self._queue.forget(reader)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._sending.cancel()
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle = False
+            self._sending = ensureDeferred(self._run())
+            self._sending.addErrback(lambda failure: failure.trap(CancelledError))
+            self._sending.addErrback(lambda failure: self._log.failure("cannot send", failure))
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                resend = self._prepare()
+                if resend is not None:
+                    await self._resend(resend)
+                elif self._ready:
+                    await self._send(*self._ready.popleft())
+                else:
+                    break
+        finally:
+            self._idle = True
+
+    def _prepare(self) -> Resend | None:
+        """Have the next entries read; stop at segments to be sent again, which are ready."""
+        while len(self._ready) < AHEAD:
+            item = self._queue.take()
+            if item is None or isinstance(item, Resend):
+                return item
+            self._ready.append((item, self._seal(item)))
+        return None
+
+    def _seal(self, entry: Entry) -> "Deferred[SentTransfer]":
+        image = entry.image
+        offset, length = byte_range(
+            entry.block, entry.first, entry.count, image.attributes.size
+        )
+        descriptor = Descriptor(
+            self._next_transfer, self._next_segment, image.image, image.generation, offset, length
+        )
+        self._next_transfer += 1
+        self._next_segment = (
+            self._next_segment + segment_count(length, self.segment)
+        ) & 0xFFFFFFFF
+
+        def sealed(data: bytes) -> SentTransfer:
+            return seal_transfer(self._keys, image, descriptor, data, self.segment)
+
+        return self._read(image, offset, length).addCallback(sealed)
+
+    async def _send(self, entry: Entry, ready: "Deferred[SentTransfer]") -> None:
+        try:
+            transfer = await ready
+        except OSError as error:
+            self._queue.done(entry)
+            for reader, tags in entry.readers.items():
+                for tag in tags:
+                    reader.failed(tag, error)
+            return
+        await self._write(transfer, (1 << len(transfer.rows)) - 1)
+        self.transfers += 1
+        self.segments_sent += len(transfer.rows)
+        self._window.add(transfer)
+        self._queue.done(entry)
+        transfer.audience.update(entry.readers)
+        self._pace.sent(transfer.audience, len(transfer.rows))
+        _tell(entry.readers, transfer, Occasion.NOW)
+
+    async def _resend(self, resend: Resend) -> None:
+        await self._write(resend.transfer, resend.missing)
+        self.segments_repaired += resend.missing.bit_count()
+        _tell(resend.readers, resend.transfer, Occasion.REPAIR)
+
+    async def _write(self, transfer: SentTransfer, segments: int) -> None:
+        descriptor = transfer.descriptor
+        await self._out(descriptor.encode(ANNOUNCEMENT, self.segment))
+        for train in trains(transfer, segments):
+            await self._out(train)
+        await self._out(descriptor.encode(COMPLETION, self.segment))
+
+    async def _out(self, packets: bytes) -> None:
+        delay = self._pace.delay(len(packets))
+        if delay > 0:
+            await deferLater(self._clock, delay)
+        while self.output is not None and not self.output.write(packets):
+            self._pace.blocked()
+            await self.output.writable()
+        self.bytes_multicast += len(packets)
+
+
+def seal_transfer(
+    keys: Keys, image: IImage, descriptor: Descriptor, data: bytes, segment: int
+) -> SentTransfer:
+    """Make what was read into a transfer ready to go out."""
+    sealed, tag = seal(keys.cipher(image.image, image.generation), descriptor, data)
+    return SentTransfer(evolve(descriptor, tag=tag), cut(descriptor.first, sealed, segment))
+
+
+def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> "list[bytes]":
+    """
+    The packets of some segments of a transfer, back to back, at most C{most} in each piece.
+
+    @param segments: bitmap of those to send.
+    """
+    rows = transfer.rows
+    count = len(rows)
+    padding = (rows.shape[1] - HEADER.size) * count - transfer.descriptor.total
+    if segments != (1 << count) - 1:
+        chosen = [i for i in range(count) if segments >> i & 1]
+        padding = padding if chosen[-1] == count - 1 else 0
+        rows = rows[chosen]
+    packets = [rows[i : i + most].tobytes() for i in range(0, len(rows), most)]
+    if padding:
+        packets[-1] = packets[-1][:-padding]
+    return packets
+
+
+def _tell(readers: dict[IReader, list[int]], transfer: SentTransfer, occasion: Occasion) -> None:
+    for reader, tags in readers.items():
+        for tag in tags:
+            if tag:
+                reader.sent(tag, transfer, occasion)

@@ -1,0 +1,127 @@
+"""The server's end of the multicast group."""
+
+import errno
+import socket
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFDSet, IWriteDescriptor
+from twisted.logger import Logger
+from zope.interface import Interface, implementer
+
+from mufs.communication.multicast import UDP_SEGMENT, MulticastProtocol
+from mufs.wire.segments import HEADER
+
+SEND_BUFFER = 256 * 1024
+"""Bytes: what may lie before the link, and so delay an answer on the request channel."""
+
+MAX_TRAIN = 45
+"""Datagrams that the kernel cuts from one write: they fill 64 KiB."""
+
+
+class ISegmentOutput(Interface):
+    """Where a server's datagrams go out."""
+
+    def write(packets: bytes) -> bool:
+        """
+        Send packets that lie back to back, cut as datagrams at the segment size.
+
+        @return: C{False} when the send buffer is full and nothing was sent.
+        """
+
+    def writable() -> "Deferred[None]":
+        """Fires when the send buffer has room again."""
+
+
+@implementer(IWriteDescriptor)
+class _Writability:
+    """Watches a socket for room in its send buffer, beside the port that reads from it."""
+
+    def __init__(self, watched: socket.socket, reactor: IReactorFDSet) -> None:
+        # The reactor knows a descriptor by its number, and the port has this one's.
+        self._socket = watched.dup()
+        self._reactor = reactor
+        self._waiting: list[Deferred[None]] = []
+
+    def wait(self) -> "Deferred[None]":
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self._reactor.addWriter(self)
+        return waiting
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        return "mufs-server"
+
+    def doWrite(self) -> None:
+        self._reactor.removeWriter(self)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    def connectionLost(self, reason: object) -> None:
+        self._reactor.removeWriter(self)
+        self._socket.close()
+
+
+@implementer(ISegmentOutput)
+class MulticastOutput(MulticastProtocol):
+    """Sends segments to the group, many in one write where the kernel cuts them (UDP_SEGMENT)."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: IReactorFDSet, group: str, port: int, interface: str, segment: int
+    ) -> None:
+        """@param interface: address of the interface to send on."""
+        self._reactor = reactor
+        self._to = (group, port)
+        self.interface = interface
+        self._stride = HEADER.size + segment
+        self._offload = False
+        self._writability: _Writability | None = None
+
+    def startProtocol(self) -> None:
+        """Set the socket up; raises C{OSError} when the interface cannot send to the group."""
+        self.transport.setOutgoingInterface(self.interface)
+        self.transport.setLoopbackMode(True)
+        self.grow_send_buffer(SEND_BUFFER)
+        self._offload = self._set(socket.SOL_UDP, UDP_SEGMENT, self._stride)
+        self._writability = _Writability(self._socket(), self._reactor)
+
+    def stopProtocol(self) -> None:
+        """Let the socket go."""
+        if self._writability is not None:
+            self._writability.connectionLost(None)
+
+    def write(self, packets: bytes) -> bool:
+        """See L{ISegmentOutput.write}; a packet lost on the way out is left to repair."""
+        if self._offload:
+            return self._write(packets)
+        for start in range(0, len(packets), self._stride):
+            if not self._write(packets[start : start + self._stride]):
+                # Those before it are out: doubled segments do no harm.
+                return False
+        return True
+
+    def writable(self) -> "Deferred[None]":
+        """See L{ISegmentOutput.writable}."""
+        assert self._writability is not None
+        return self._writability.wait()
+
+    def _write(self, packets: bytes) -> bool:
+        try:
+            self.transport.write(packets, self._to)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if self._offload and error.errno in (errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
+                self._log.warn("UDP_SEGMENT is refused here ({error}): cutting", error=error)
+                self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
+                self._offload = False
+                return self.write(packets)
+            if error.errno == errno.ENOBUFS:
+                return False
+            self._log.debug("cannot send to the group: {error}", error=error)
+        return True

@@ -1,0 +1,88 @@
+"""Reads answered over TCP: for a client that multicast does not reach."""
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from mufs.communication.server.controller import Reading
+from mufs.interfaces import IImage
+from mufs.wire.channel import Data, Priority, Read
+from mufs.wire.pages import BLOCK
+
+PIECE = BLOCK // 2
+"""Bytes in one DATA packet: whole pages, so that each can be kept as it comes."""
+
+
+class UnicastReads:
+    """
+    The reads of one client, answered one piece after the other, as fast as it takes them.
+
+    @ivar bytes_sent: file bytes so far.
+    """
+
+    def __init__(
+        self,
+        read: Reading,
+        write: Callable[[bytes], None],
+        failed: Callable[[int, OSError], None],
+    ) -> None:
+        self._read = read
+        self._write = write
+        self._failed = failed
+        self._lines: dict[Priority, deque[tuple[IImage, Read]]] = {p: deque() for p in Priority}
+        self._busy = False
+        self._paused = False
+        self.bytes_sent = 0
+
+    def request(self, image: IImage, read: Read) -> None:
+        """Answer C{read}; its range must lie within the image."""
+        self._lines[read.priority].append((image, read))
+        self._next()
+
+    def pause(self, paused: bool) -> None:
+        """Stop while the connection's buffer is full, go on when it is not."""
+        self._paused = paused
+        if not paused:
+            self._next()
+
+    def stop(self) -> None:
+        """Forget what was asked: the connection is gone."""
+        self._paused = True
+        for line in self._lines.values():
+            line.clear()
+
+    def _next(self) -> None:
+        if self._busy or self._paused:
+            return
+        line = next((line for line in self._lines.values() if line), None)
+        if line is None:
+            return
+        image, read = line.popleft()
+        length = min(read.length, PIECE - read.offset % PIECE)
+        if length < read.length:
+            rest = Read(
+                read.tag, read.handle, read.offset + length, read.length - length, read.priority
+            )
+            line.appendleft((image, rest))
+        self._busy = True
+        reading: Deferred[bytes] = self._read(image, read.offset, length)
+        reading.addCallback(self._send, read)
+        reading.addErrback(self._error, read, line)
+        reading.addBoth(self._done)
+
+    def _send(self, data: bytes, read: Read) -> None:
+        self.bytes_sent += len(data)
+        self._write(Data(read.tag, read.offset, data).encode())
+
+    def _error(self, failure: Failure, read: Read, line: deque[tuple[IImage, Read]]) -> None:
+        failure.trap(OSError)
+        assert isinstance(failure.value, OSError)
+        if line and line[0][1].tag == read.tag:
+            line.popleft()
+        self._failed(read.tag, failure.value)
+
+    def _done(self, _: object) -> None:
+        self._busy = False
+        self._next()
