@@ -1,0 +1,1 @@
+"""The file system module: the mount and its operations; the library of images behind them."""

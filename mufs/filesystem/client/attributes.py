@@ -1,0 +1,40 @@
+"""Attributes known from a moment ago."""
+
+from twisted.internet.interfaces import IReactorTime
+
+from mufs.wire.metadata import Attributes
+
+LIFETIME = 1.0
+"""Seconds that attributes are taken for right, as NFS and FUSE have it."""
+
+MOST = 100_000
+
+
+class AttributeCache:
+    """
+    What a listing or a look told of paths, so that the look that follows asks nobody.
+
+    L{get} may be called from any thread, L{put} from one.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._known: dict[bytes, tuple[float, Attributes]] = {}
+
+    def get(self, path: bytes) -> Attributes | None:
+        """The attributes of the file at C{path}, if they were learnt within C{LIFETIME}."""
+        known = self._known.get(path)
+        if known is None or self._clock.seconds() > known[0]:
+            return None
+        return known[1]
+
+    def last(self, path: bytes) -> Attributes | None:
+        """The attributes last learnt, however old."""
+        known = self._known.get(path)
+        return None if known is None else known[1]
+
+    def put(self, path: bytes, attributes: Attributes) -> None:
+        """Remember what was learnt just now."""
+        if len(self._known) >= MOST and path not in self._known:
+            self._known.clear()
+        self._known[path] = self._clock.seconds() + LIFETIME, attributes

@@ -1,0 +1,348 @@
+"""The way of a read that the cache cannot answer (paper, section 4, steps 2 to 6)."""
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.communication.client.reception import Reception
+from mufs.filesystem.client.readahead import ReadAhead
+from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
+from mufs.wire.metadata import Attributes
+from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, pieces, runs
+from mufs.wire.segments import Descriptor
+
+T = TypeVar("T")
+
+URGENT_AFTER = 0.1
+"""Seconds after which a reader that waits for read-ahead says so."""
+
+
+def stale() -> OSError:
+    """What a read of an image that is no longer what was opened ends with."""
+    return OSError(errno.ESTALE, "the image was changed on the server")
+
+
+@define(eq=False)
+class OpenImage:
+    """
+    An image as one C{open} on this host got it.
+
+    @ivar key: image and generation.
+    @ivar remote: the server's handle, C{None} while there is no connection.
+    @ivar stale: the file on the server is no longer this generation.
+    """
+
+    path: bytes
+    key: ImageKey
+    attributes: Attributes
+    ahead: ReadAhead
+    remote: int | None = None
+    stale: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.attributes.size
+
+
+@define(eq=False)
+class _Request:
+    """A READ that the server has not answered in full; C{pages} are those lacking, by block."""
+
+    tag: int
+    opened: OpenImage
+    priority: Priority
+    over_tcp: bool
+    pages: dict[int, int] = field(factory=dict)
+
+
+@define(eq=False)
+class _Waiting:
+    """A read that somebody waits for; C{pages} are those lacking, by block."""
+
+    opened: OpenImage
+    offset: int
+    buffer: bytearray
+    pages: dict[int, int]
+    done: "Deferred[bytes]"
+
+    def fill(self, offset: int, data: bytes) -> None:
+        """Take over what C{data}, at C{offset} of the image, has of the range."""
+        start = max(offset, self.offset)
+        stop = min(offset + len(data), self.offset + len(self.buffer))
+        if start < stop:
+            self.buffer[start - self.offset : stop - self.offset] = data[
+                start - offset : stop - offset
+            ]
+
+
+class Fetch:
+    """
+    Asks for what is missing, once, and answers each read as soon as its own bytes are there.
+
+    Everything here runs in the reactor's thread.
+
+    @ivar joined: reads that waited for bytes already on their way.
+    @ivar misses: reads that had to ask the server.
+    @ivar bytes_requested: bytes that the server was asked for.
+    @ivar bytes_overheard: bytes that came without having been asked for.
+    @ivar bytes_over_tcp: bytes that came over TCP.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        reception: Reception,
+        clock: IReactorTime,
+        send: Callable[[bytes], None],
+        new_tag: Callable[[], int],
+    ) -> None:
+        """
+        @param send: writes a packet to the request channel.
+        @param new_tag: makes a tag that no other request in flight has.
+        """
+        self._cache = cache
+        self._reception = reception
+        self._clock = clock
+        self._send = send
+        self._new_tag = new_tag
+        self._requests: dict[int, _Request] = {}
+        self._pending: dict[tuple[ImageKey, int], list[_Request]] = {}
+        self._waiting: dict[tuple[ImageKey, int], list[_Waiting]] = {}
+        self.joined = 0
+        self.misses = 0
+        self.bytes_requested = 0
+        self.bytes_overheard = 0
+        self.bytes_over_tcp = 0
+
+    def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
+        """
+        The bytes at C{offset}, fewer at the end of the image.
+
+        @return: fails with C{OSError}; may be cancelled.
+        """
+        length = max(0, min(length, opened.size - offset))
+        done: Deferred[bytes] = Deferred(lambda _: self._remove(waiting))
+        waiting = _Waiting(opened, offset, bytearray(length), {}, done)
+        for block, pages in pieces(offset, length):
+            missing = self._cache.missing(opened.key, block, pages)
+            self._take_cached(waiting, block, pages & ~missing)
+            if missing:
+                waiting.pages[block] = missing
+                self._waiting.setdefault((opened.key, block), []).append(waiting)
+        if not waiting.pages:
+            self.joined += 1
+            done.callback(bytes(waiting.buffer))
+        elif self._ask(opened, waiting.pages, Priority.BLOCKED):
+            self.misses += 1
+        else:
+            self.joined += 1
+            if any(r.priority > Priority.BLOCKED for r in self._requests_of(waiting)):
+                urgent = self._clock.callLater(URGENT_AFTER, self._urge, waiting)
+                done.addBoth(_cancel, urgent)
+        return done
+
+    def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
+        """Ask for a range that will be read soon."""
+        if opened.remote is not None and not opened.stale:
+            self._ask(opened, dict(pieces(offset, length)), Priority.AHEAD)
+
+    def delivered(self, descriptor: Descriptor, data: bytes) -> None:
+        """A transfer of the group was opened."""
+        key = descriptor.image, descriptor.generation
+        block = descriptor.offset // BLOCK
+        if (key, block) not in self._pending:
+            self.bytes_overheard += len(data)
+        self._arrived(key, descriptor.offset, data)
+
+    def data(self, data: Data) -> None:
+        """File bytes came over TCP."""
+        request = self._requests.get(data.tag)
+        self.bytes_over_tcp += len(data.payload)
+        if request is None:
+            return
+        end = data.offset + len(data.payload)
+        if data.offset // BLOCK != (end - 1) // BLOCK or not (
+            data.offset % PAGE == 0 and (end % PAGE == 0 or end == request.opened.size)
+        ):
+            raise ProtocolError(f"DATA of {len(data.payload)} bytes at offset {data.offset}")
+        self._arrived(request.opened.key, data.offset, data.payload)
+
+    def wanted(self, sent: Sent) -> bool:
+        """Whether some of what a transfer carried is still lacking for the request it names."""
+        request = self._requests.get(sent.tag)
+        if request is None:
+            return False
+        return any(
+            request.pages.get(block, 0) & pages
+            for block, pages in pieces(sent.offset, sent.length)
+        )
+
+    def again(self, tag: int, over_tcp: bool) -> None:
+        """Ask anew for what a request still lacks."""
+        request = self._drop(tag)
+        if request is None:
+            return
+        self._ask(request.opened, request.pages, request.priority, over_tcp)
+        # Its handle may be closed by now; whoever waits for the same has one of his own.
+        for waiting in self._waiting_for(request):
+            self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp)
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """The server cannot answer a request."""
+        request = self._drop(tag)
+        if request is None:
+            return
+        if error.errno == errno.ESTALE:
+            request.opened.stale = True
+        for waiting in self._waiting_for(request):
+            self._fail(waiting, error)
+
+    def interrupted(self) -> None:
+        """The connection has gone, and with it what was asked for; reads go on waiting."""
+        self._requests.clear()
+        self._pending.clear()
+
+    def resume(self, opened: OpenImage) -> None:
+        """A connection is there again: ask for what the readers of an image wait for."""
+        for waiting in {w for line in self._waiting.values() for w in line}:
+            if waiting.opened is opened:
+                if opened.stale:
+                    self._fail(waiting, stale())
+                else:
+                    self._ask(opened, waiting.pages, Priority.BLOCKED)
+
+    def _ask(
+        self,
+        opened: OpenImage,
+        wanted: dict[int, int],
+        priority: Priority,
+        over_tcp: bool | None = None,
+    ) -> bool:
+        """Send READs for the pages that are neither here nor asked for; whether any were sent."""
+        if opened.remote is None:
+            return True
+        ranges: list[tuple[int, int]] = []
+        for block, pages in wanted.items():
+            pages = self._cache.missing(opened.key, block, pages)
+            for request in self._pending.get((opened.key, block), ()):
+                pages &= ~request.pages[block]
+            for first, count in runs(pages):
+                offset, length = byte_range(block, first, count, opened.size)
+                if ranges and sum(ranges[-1]) == offset and ranges[-1][1] + length <= MAX_READ:
+                    offset, length = ranges[-1][0], ranges.pop()[1] + length
+                ranges.append((offset, length))
+        for offset, length in ranges:
+            self._request(opened, offset, length, priority, over_tcp)
+        return bool(ranges)
+
+    def _request(
+        self,
+        opened: OpenImage,
+        offset: int,
+        length: int,
+        priority: Priority,
+        over_tcp: bool | None = None,
+    ) -> None:
+        assert opened.remote is not None
+        if over_tcp is None:
+            over_tcp = not self._reception.usable()
+        pages = dict(pieces(offset, length))
+        request = _Request(self._new_tag(), opened, priority, over_tcp, pages)
+        self._requests[request.tag] = request
+        for block in pages:
+            self._pending.setdefault((opened.key, block), []).append(request)
+        self.bytes_requested += length
+        self._send(
+            Read(request.tag, opened.remote, offset, length, priority, over_tcp).encode()
+        )
+
+    def _arrived(self, key: ImageKey, offset: int, data: bytes) -> None:
+        """Whole pages of one block came, from wherever."""
+        block, start = divmod(offset, BLOCK)
+        pages = mask_of(start, start + len(data))
+        self._cache.store(key, offset, data)
+        for request in self._pending.get((key, block), [])[:]:
+            request.pages[block] &= ~pages
+            if not request.pages[block]:
+                self._settle(request, block)
+        for waiting in self._waiting.get((key, block), [])[:]:
+            waiting.fill(offset, data)
+            waiting.pages[block] &= ~pages
+            if not waiting.pages[block]:
+                self._remove(waiting, block)
+                if not waiting.pages:
+                    waiting.done.callback(bytes(waiting.buffer))
+
+    def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> None:
+        for first, count in runs(pages):
+            offset, length = byte_range(block, first, count, waiting.opened.size)
+            data = self._cache.read(waiting.opened.key, offset, length)
+            assert data is not None
+            waiting.fill(offset, data)
+
+    def _requests_of(self, waiting: _Waiting) -> list[_Request]:
+        key = waiting.opened.key
+        return [r for block in waiting.pages for r in self._pending.get((key, block), ())]
+
+    def _waiting_for(self, request: _Request) -> list[_Waiting]:
+        """The reads that wait for something that a request lacks."""
+        key = request.opened.key
+        lines = (self._waiting.get((key, block), ()) for block in request.pages)
+        return list(dict.fromkeys(waiting for line in lines for waiting in line))
+
+    def _urge(self, waiting: _Waiting) -> None:
+        """Let what a reader waits for come before what is only read ahead."""
+        for tag in {r.tag for r in self._requests_of(waiting) if r.priority > Priority.BLOCKED}:
+            request = self._requests[tag]
+            opened = request.opened
+            for block, pages in waiting.pages.items():
+                for first, count in runs(request.pages.get(block, 0) & pages):
+                    if opened.remote is not None:
+                        offset, length = byte_range(block, first, count, opened.size)
+                        self._request(opened, offset, length, Priority.BLOCKED)
+
+    def _settle(self, request: _Request, block: int) -> None:
+        """A request lacks nothing of a block any longer."""
+        del request.pages[block]
+        key = request.opened.key, block
+        same = self._pending[key]
+        same.remove(request)
+        if not same:
+            del self._pending[key]
+        if not request.pages:
+            del self._requests[request.tag]
+
+    def _drop(self, tag: int) -> _Request | None:
+        request = self._requests.pop(tag, None)
+        if request is not None:
+            for block in request.pages:
+                key = request.opened.key, block
+                self._pending[key].remove(request)
+                if not self._pending[key]:
+                    del self._pending[key]
+        return request
+
+    def _remove(self, waiting: _Waiting, block: int | None = None) -> None:
+        for each in list(waiting.pages) if block is None else [block]:
+            del waiting.pages[each]
+            key = waiting.opened.key, each
+            self._waiting[key].remove(waiting)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    def _fail(self, waiting: _Waiting, error: OSError) -> None:
+        self._remove(waiting)
+        if not waiting.done.called:
+            waiting.done.errback(error)
+
+
+def _cancel(result: T, call: IDelayedCall) -> T:
+    if call.active():
+        call.cancel()
+    return result

@@ -1,0 +1,268 @@
+"""The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
+
+import errno
+import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.channel import ChannelLost, ClientChannel, IChannelUser, Refused
+from mufs.communication.client.receiver import MulticastReceiver
+from mufs.communication.client.reception import Reception
+from mufs.communication.client.repairs import Repairs
+from mufs.filesystem.client.attributes import AttributeCache
+from mufs.filesystem.client.fetch import Fetch, OpenImage, stale
+from mufs.filesystem.client.readahead import ReadAhead
+from mufs.wire.channel import Data, Sent, Type, pack
+from mufs.wire.metadata import (
+    At,
+    Attributes,
+    Close,
+    Link,
+    Names,
+    Opened,
+    Statistics,
+    Welcome,
+    encode,
+)
+
+T = TypeVar("T")
+
+
+@implementer(IChannelUser)
+class Files:
+    """
+    What the mount asks for, each operation a Deferred that fails with C{OSError}.
+
+    Without a connection an operation waits for the next one; the caller bounds the wait by
+    cancelling. All of it runs in the reactor's thread, but L{cached_read} and the attribute
+    cache, which any thread may use.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        cache: BlockCache,
+        most_ahead: int,
+        welcomed: Callable[[ClientChannel, Welcome], None],
+        refused: Callable[[Refused], None],
+    ) -> None:
+        """
+        @param most_ahead: bytes to read ahead of a reader at the most.
+        @param welcomed: called at the beginning of each connection, before it is used.
+        @param refused: called when the server will not have this client.
+        """
+        self._clock = clock
+        self._cache = cache
+        self.most_ahead = most_ahead
+        self._welcomed = welcomed
+        self.refused = refused
+        self.attributes = AttributeCache(clock)
+        self.reception = Reception(clock)
+        self.fetch = Fetch(cache, self.reception, clock, self._send, self._new_tag)
+        self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
+        self.repairs = Repairs(
+            clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
+        )
+        self.receiver.lacking = self.repairs.lacking
+        self._channel: ClientChannel | None = None
+        self._for_channel: list[Deferred[ClientChannel]] = []
+        self._open: dict[int, OpenImage] = {}
+        self._next_handle = 1
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be asked now."""
+        return self._channel is not None
+
+    def stop(self) -> None:
+        """End the connection at once, whatever the server still has to take in."""
+        if self._channel is not None:
+            self._channel.abort()
+
+    # What the channel tells.
+
+    def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
+        """See L{IChannelUser.connected}."""
+        self._welcomed(channel, welcome)
+        self._channel = channel
+        for opened in self._open.values():
+            if not opened.stale:
+                ensureDeferred(self._reopen(opened))
+        waiting, self._for_channel = self._for_channel, []
+        for each in waiting:
+            each.callback(channel)
+
+    def disconnected(self) -> None:
+        """See L{IChannelUser.disconnected}."""
+        self._channel = None
+        for opened in self._open.values():
+            opened.remote = None
+        self.fetch.interrupted()
+
+    def sent(self, sent: Sent) -> None:
+        """See L{IChannelUser.sent}."""
+        self.repairs.sent(sent)
+
+    def data(self, data: Data) -> None:
+        """See L{IChannelUser.data}."""
+        self.fetch.data(data)
+
+    def segments(self, packets: bytes) -> None:
+        """See L{IChannelUser.segments}."""
+        self.fetch.bytes_over_tcp += len(packets)
+        self.receiver.take(packets)
+
+    def gone(self, tag: int) -> None:
+        """See L{IChannelUser.gone}."""
+        self.fetch.again(tag, not self.reception.usable())
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IChannelUser.failed}."""
+        self.fetch.failed(tag, error)
+
+    # What the mount asks for.
+
+    def getattr(self, path: bytes, handle: int | None = None) -> "Deferred[Attributes]":
+        """
+        The attributes of the file at C{path}.
+
+        @param handle: of an open image that is asked about: ESTALE when it is no longer
+            what lies at the path.
+        """
+        return ensureDeferred(self._getattr(path, handle))
+
+    def readdir(self, path: bytes) -> "Deferred[list[tuple[bytes, Attributes]]]":
+        """The names in a directory with their attributes, which are known for a while then."""
+        return ensureDeferred(self._readdir(path))
+
+    def readlink(self, path: bytes) -> "Deferred[bytes]":
+        """Where a symbolic link points."""
+        asked = ensureDeferred(self._ask(Type.READLINK, At(path), Link))
+        return asked.addCallback(lambda link: link.target)
+
+    def statfs(self) -> "Deferred[Statistics]":
+        """The figures of the server's file system."""
+        return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
+
+    def open(self, path: bytes) -> "Deferred[tuple[int, OpenImage, bool]]":
+        """
+        The present generation of an image.
+
+        @return: a handle, what it stands for, and whether other generations of the image are
+            still open here, so that no cache below may be shared with them.
+        """
+        return ensureDeferred(self._open_image(path))
+
+    def release(self, handle: int) -> None:
+        """An open image is no longer needed."""
+        opened = self._open.pop(handle, None)
+        if opened is not None and opened.remote is not None:
+            self._send(pack(Type.CLOSE, encode(Close(opened.remote))))
+            opened.remote = None
+
+    def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
+        """What L{cached_read} could not answer."""
+        if opened.stale:
+            raise stale()
+        ahead = opened.ahead.advance(offset, length)
+        done = self.fetch.read(opened, offset, length)
+        if ahead is not None:
+            self.fetch.prefetch(opened, *ahead)
+        return done
+
+    def cached_read(self, opened: OpenImage, offset: int, length: int) -> bytes | None:
+        """The bytes at C{offset} when all of them are in the cache; from any thread."""
+        if opened.stale:
+            raise stale()
+        return self._cache.read(opened.key, offset, max(0, min(length, opened.size - offset)))
+
+    async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
+        while True:
+            channel = self._channel or await self._next_channel()
+            try:
+                return await channel.ask(kind, body, answer)
+            except ChannelLost:
+                continue
+
+    def _next_channel(self) -> "Deferred[ClientChannel]":
+        waiting: Deferred[ClientChannel] = Deferred(self._for_channel.remove)
+        self._for_channel.append(waiting)
+        return waiting
+
+    async def _getattr(self, path: bytes, handle: int | None) -> Attributes:
+        attributes = await self._ask(Type.GETATTR, At(path), Attributes)
+        self._learn(path, attributes)
+        if handle is not None and handle in self._open and self._open[handle].stale:
+            raise stale()
+        return attributes
+
+    async def _readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        names = await self._ask(Type.READDIR, At(path), Names)
+        for name, attributes in names.entries:
+            self._learn(path + b"/" + name if path else name, attributes)
+        return names.entries
+
+    async def _open_image(self, path: bytes) -> tuple[int, OpenImage, bool]:
+        found = await self._ask(Type.OPEN, At(path), Opened)
+        key = found.image, found.generation
+        ahead = ReadAhead(found.attributes.size, self.most_ahead)
+        opened = OpenImage(path, key, found.attributes, ahead, found.handle)
+        self.receiver.add_key(*key, found.key)
+        others = [each for each in self._open.values() if each.path == path and each.key != key]
+        for other in others:
+            other.stale = True
+        self._learn(path, found.attributes)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._open[handle] = opened
+        return handle, opened, bool(others)
+
+    async def _reopen(self, opened: OpenImage) -> None:
+        channel = self._channel
+        assert channel is not None
+        try:
+            found = await channel.ask(Type.OPEN, At(opened.path), Opened)
+        except ChannelLost:
+            return
+        except OSError as error:
+            self._log.warn(
+                "{path} cannot be opened again: {error}", path=opened.path, error=error
+            )
+            opened.stale = True
+        else:
+            opened.stale = opened.key != (found.image, found.generation)
+            opened.remote = found.handle
+            self.receiver.add_key(found.image, found.generation, found.key)
+        self.fetch.resume(opened)
+
+    def _learn(self, path: bytes, attributes: Attributes) -> None:
+        """Remember attributes; images open under that path may prove to be of another day."""
+        self.attributes.put(path, attributes)
+        if stat.S_ISREG(attributes.mode):
+            for opened in self._open.values():
+                if opened.path == path and _content(opened.attributes) != _content(attributes):
+                    opened.stale = True
+
+    def _read_over_tcp(self, tag: int) -> None:
+        self.fetch.again(tag, over_tcp=True)
+
+    def _send(self, packet: bytes) -> None:
+        if self._channel is not None:
+            self._channel.send(packet)
+
+    def _new_tag(self) -> int:
+        if self._channel is None:
+            raise OSError(errno.ENOTCONN, "no connection to the server")
+        return self._channel.new_tag()
+
+
+def _content(attributes: Attributes) -> tuple[int, ...]:
+    return attributes.ino, attributes.size, attributes.mtime, attributes.ctime

@@ -1,0 +1,183 @@
+"""The mount (paper, section 5.2): FUSE's operations; the only module that imports fuse."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar
+
+from fuse import FUSE, fuse_file_info
+from twisted.logger import Logger
+
+from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.fetch import OpenImage
+from mufs.wire.metadata import Attributes
+
+T = TypeVar("T")
+
+ENCODING = "latin-1"
+"""Carries the bytes of any name through fusepy, which wants text."""
+
+_log = Logger()
+
+
+def _operation(method: Callable[..., T]) -> Callable[..., T]:
+    """
+    Make what is not an C{OSError} with an errno into EIO.
+
+    fusepy takes an error without an errno for success, and so for the end of a file.
+    """
+
+    @wraps(method)
+    def operate(*args: Any) -> T:
+        try:
+            return method(*args)
+        except OSError as error:
+            if error.errno:
+                raise
+            _log.failure("{operation} failed", operation=method.__name__)
+        except BaseException:
+            _log.failure("{operation} failed", operation=method.__name__)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return operate
+
+
+def _path(path: str) -> bytes:
+    return path.encode(ENCODING)[1:]
+
+
+def _stat(attributes: Attributes) -> dict[str, int]:
+    return {
+        "st_mode": attributes.mode,
+        "st_ino": attributes.ino,
+        "st_nlink": attributes.nlink,
+        "st_uid": attributes.uid,
+        "st_gid": attributes.gid,
+        "st_rdev": attributes.rdev,
+        "st_size": attributes.size,
+        "st_blocks": attributes.blocks,
+        "st_blksize": 128 * 1024,
+        "st_atime": attributes.atime,
+        "st_mtime": attributes.mtime,
+        "st_ctime": attributes.ctime,
+    }
+
+
+class Operations:
+    """
+    A read-only tree. The kernel itself answers EROFS to whatever would write, for the mount is
+    read-only, and ENOTSUP to extended attributes, for they have no method here.
+    """
+
+    use_ns = True
+
+    def __init__(self, bridge: Bridge, mounted: Callable[[], None]) -> None:
+        """@param mounted: called in the reactor's thread once the kernel has the mount."""
+        self._bridge = bridge
+        self._mounted = mounted
+        self._opened: dict[int, OpenImage] = {}
+
+    def __call__(self, name: str, *args: Any) -> Any:
+        """How fusepy calls an operation."""
+        return getattr(self, name)(*args)
+
+    @_operation
+    def init(self, path: str) -> None:
+        """The kernel has accepted the mount."""
+        self._bridge.tell(self._mounted)
+
+    @_operation
+    def getattr(self, path: str, info: "fuse_file_info | None" = None) -> dict[str, int]:
+        """Attributes of a file, by its path, or of one that is open."""
+        handle = info.fh if info else None
+        return _stat(self._bridge.getattr(_path(path), handle))
+
+    @_operation
+    def readdir(self, path: str, handle: int) -> Iterator[tuple[str, dict[str, int], int]]:
+        """The names in a directory."""
+        names: list[tuple[str, dict[str, int], int]] = [(".", {}, 0), ("..", {}, 0)]
+        for name, attributes in self._bridge.readdir(_path(path)):
+            entry = {"st_ino": attributes.ino, "st_mode": attributes.mode}
+            names.append((name.decode(ENCODING), entry, 0))
+        return iter(names)
+
+    @_operation
+    def readlink(self, path: str) -> str:
+        """Where a symbolic link points."""
+        return self._bridge.readlink(_path(path)).decode(ENCODING)
+
+    @_operation
+    def statfs(self, path: str) -> dict[str, int]:
+        """Figures of the server's file system."""
+        found = self._bridge.statfs()
+        return {
+            "f_bsize": found.bsize,
+            "f_frsize": found.frsize,
+            "f_blocks": found.blocks,
+            "f_bfree": found.bfree,
+            "f_bavail": found.bavail,
+            "f_files": found.files,
+            "f_ffree": found.ffree,
+            "f_favail": found.favail,
+            "f_namemax": found.namemax,
+        }
+
+    @_operation
+    def access(self, path: str, mode: int) -> int:
+        """Whether a file is there; the kernel checks its modes itself."""
+        self._bridge.getattr(_path(path))
+        if mode & os.W_OK:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return 0
+
+    @_operation
+    def open(self, path: str, info: fuse_file_info) -> int:
+        """Open an image for reading."""
+        if info.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        handle, opened, others = self._bridge.open(_path(path))
+        self._opened[handle] = opened
+        info.fh = handle
+        # The kernel's page cache is the path's: it must not carry bytes of this generation to
+        # a reader that still has an older one open.
+        info.direct_io = others
+        return 0
+
+    @_operation
+    def read(self, path: str, size: int, offset: int, info: fuse_file_info) -> bytes:
+        """Bytes of an open image."""
+        return self._bridge.read(self._opened[info.fh], offset, size)
+
+    @_operation
+    def release(self, path: str, info: fuse_file_info) -> int:
+        """An open image is closed for good."""
+        del self._opened[info.fh]
+        self._bridge.release(info.fh)
+        return 0
+
+
+def serve(operations: Operations, directory: str, source: str, allow_other: bool) -> None:
+    """
+    Mount, and answer the kernel until the mount ends; blocks.
+
+    @param source: what mount(8) and df(1) show as the device.
+    @raise RuntimeError: when it cannot be mounted; libfuse says why on standard error.
+    """
+    options: dict[str, Any] = {"allow_other": True} if allow_other else {}
+    FUSE(
+        operations,
+        os.fsencode(directory).decode(ENCODING),
+        raw_fi=True,
+        encoding=ENCODING,
+        foreground=True,
+        ro=True,
+        fsname=source.replace(",", "_"),
+        subtype="mufs",
+        default_permissions=True,
+        auto_unmount=True,
+        use_ino=True,
+        attr_timeout=0,
+        entry_timeout=1,
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""Server part of the file system: the exported directory."""

@@ -1,0 +1,173 @@
+"""The image library: an exported directory, read beneath its root only."""
+
+import errno
+import os
+import stat
+from hashlib import blake2b
+from weakref import WeakValueDictionary, finalize
+
+from zope.interface import implementer
+
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.wire.metadata import Attributes, Statistics
+
+
+def _attributes(found: os.stat_result) -> Attributes:
+    return Attributes(
+        mode=found.st_mode,
+        ino=found.st_ino,
+        nlink=found.st_nlink,
+        uid=found.st_uid,
+        gid=found.st_gid,
+        rdev=found.st_rdev,
+        size=found.st_size,
+        blocks=found.st_blocks,
+        atime=found.st_atime_ns,
+        mtime=found.st_mtime_ns,
+        ctime=found.st_ctime_ns,
+    )
+
+
+def _number(*values: int) -> int:
+    """64 bits that stand for these values, the same in every run of a server."""
+    text = ",".join(map(str, values)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+
+
+def _generation(found: os.stat_result) -> int:
+    return _number(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+@implementer(IImage)
+class Image:
+    """One generation of a file: device, inode, size, mtime and ctime as it was opened with."""
+
+    def __init__(self, fd: int, found: os.stat_result) -> None:
+        """@param fd: open for reading; closed when nobody holds the image any longer."""
+        self._fd = fd
+        self.image = _number(found.st_dev, found.st_ino)
+        self.generation = _generation(found)
+        self.attributes = _attributes(found)
+        finalize(self, os.close, fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See L{IImage.read}."""
+        data = os.pread(self._fd, length, offset)
+        # Looked at after reading: what was changed before the bytes were read shows here.
+        if _generation(os.fstat(self._fd)) != self.generation:
+            raise OSError(errno.ESTALE, "the image was changed on the server")
+        if len(data) < min(length, self.attributes.size - offset):
+            raise OSError(errno.EIO, "the image is shorter than it says")
+        return data
+
+
+@implementer(IImageLibrary)
+class Directory:
+    """
+    A directory and all beneath it. Paths are walked name by name from an open directory, never
+    through a symbolic link, so no path leads out of it, whatever is moved meanwhile.
+    """
+
+    def __init__(self, root: str | bytes) -> None:
+        """@raise OSError: when C{root} is not a directory that can be read."""
+        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._images: WeakValueDictionary[tuple[int, int], Image] = WeakValueDictionary()
+        finalize(self, os.close, self._root)
+
+    def getattr(self, path: bytes) -> Attributes:
+        """See L{IImageLibrary.getattr}."""
+        fd = self._walk(path)
+        try:
+            return _attributes(os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        """See L{IImageLibrary.readdir}."""
+        entries = []
+        fd = self._reopen(self._walk(path), os.O_DIRECTORY)
+        try:
+            with os.scandir(fd) as found:
+                for entry in found:
+                    try:
+                        attributes = _attributes(entry.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        continue
+                    entries.append((os.fsencode(entry.name), attributes))
+        finally:
+            os.close(fd)
+        return entries
+
+    def readlink(self, path: bytes) -> bytes:
+        """See L{IImageLibrary.readlink}."""
+        fd = self._walk(path)
+        try:
+            if not stat.S_ISLNK(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a symbolic link")
+            return os.readlink(b"", dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def open(self, path: bytes) -> Image:
+        """
+        See L{IImageLibrary.open}.
+
+        @raise OSError: EISDIR for a directory, ELOOP for a symbolic link, EACCES for what is
+            neither file nor directory: it is never opened.
+        """
+        fd = self._walk(path)
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(fd)
+            if stat.S_ISDIR(mode):
+                raise OSError(errno.EISDIR, "is a directory")
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, "is a symbolic link")
+            raise OSError(errno.EACCES, "is no regular file")
+        fd = self._reopen(fd, 0)
+        found = os.fstat(fd)
+        key = _number(found.st_dev, found.st_ino), _generation(found)
+        return self._images.setdefault(key, Image(fd, found))
+
+    def statfs(self) -> Statistics:
+        """See L{IImageLibrary.statfs}."""
+        found = os.statvfs(self._root)
+        return Statistics(
+            bsize=found.f_bsize,
+            frsize=found.f_frsize,
+            blocks=found.f_blocks,
+            bfree=found.f_bfree,
+            bavail=found.f_bavail,
+            files=found.f_files,
+            ffree=found.f_ffree,
+            favail=found.f_favail,
+            namemax=found.f_namemax,
+        )
+
+    def _walk(self, path: bytes) -> int:
+        """
+        A descriptor that names the file at C{path}, without opening it (O_PATH).
+
+        @raise OSError: EACCES for a path that could lead elsewhere than down.
+        """
+        names = path.split(b"/") if path else []
+        if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
+            raise OSError(errno.EACCES, "not a path beneath the root")
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.dup(self._root)
+        for left, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
+            try:
+                below = os.open(name, flags | (os.O_DIRECTORY if left else 0), dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _reopen(self, fd: int, flags: int) -> int:
+        """Open for reading what C{fd} names, and close C{fd}."""
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
+        finally:
+            os.close(fd)
