@@ -1,0 +1,255 @@
+"""The client as a service: request channel, receiver, cache and mount put together."""
+
+import os
+import signal
+from typing import Any
+
+from attrs import frozen
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessValue
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
+from mufs.communication.multicast import MAX_DATAGRAM
+from mufs.ending import fail
+from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.files import Files
+from mufs.filesystem.client.mount import Operations, serve
+from mufs.status import status_site
+from mufs.wire.metadata import Welcome
+from mufs.wire.pages import BLOCK
+
+MOST_AHEAD = 2 * 1024 * 1024
+"""Bytes to read ahead of a reader at the most."""
+
+UNMOUNT_TIME = 1.0
+"""Seconds that FUSE may take to end once it is unmounted."""
+
+
+@frozen
+class ClientSettings:
+    """
+    What an operator says of a client.
+
+    @ivar server: the endpoint string, for people.
+    @ivar interface: address of the interface to listen on, or C{None} for that of the route to
+        the server.
+    @ivar cache_size: bytes.
+    @ivar timeout: seconds that an operation may take.
+    """
+
+    server: str
+    directory: str
+    interface: str | None
+    cache_size: int
+    timeout: float
+    allow_other: bool
+    host: str
+
+
+class ClientMount(Service):
+    """Mounts what a server shares."""
+
+    _log = Logger()
+    name = "mufs-client"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ClientSettings,
+        server: IStreamClientEndpoint,
+        status: IStreamServerEndpoint | None,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._status = status
+        self._status_port: IListeningPort | None = None
+        self._group: tuple[str, int] | None = None
+        self._group_port: IListeningPort | None = None
+        self._mounting = False
+        self._unmounted: Deferred[None] | None = None
+        self._stopping = False
+        self._files = Files(
+            reactor, self._make_cache(), settings.cache_size // 4, self._welcomed, self._refused
+        )
+        self._bridge = Bridge(reactor, self._files, settings.timeout)
+        self._connection = ClientService(
+            server,
+            ClientChannelFactory(self._files, reactor, settings.host),
+            retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5),
+            clock=reactor,
+        )
+
+    def _make_cache(self) -> BlockCache:
+        self._cache = BlockCache(self._settings.cache_size)
+        return self._cache
+
+    def startService(self) -> None:
+        """Connect, now or when the server comes, and mount then."""
+        super().startService()
+        if self._status is not None:
+            self._status.listen(status_site(self.figures)).addCallbacks(
+                self._listening, self._cannot_listen
+            )
+        self._connection.startService()
+        self._connection.whenConnected(failAfterFailures=1).addErrback(self._absent)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Fail what waits, unmount, and end the connection."""
+        super().stopService()
+        self._stopping = True
+        self._bridge.stop()
+        if self._unmounted is not None and not self._unmounted.called:
+            yield self._unmount()
+        self._files.stop()
+        for port in (self._group_port, self._status_port):
+            if port is not None:
+                yield port.stopListening()
+        yield self._connection.stopService()
+
+    def figures(self) -> dict[str, object]:
+        """The figures of /status.json (docs/operations.md)."""
+        fetch, receiver, repairs = self._files.fetch, self._files.receiver, self._files.repairs
+        hits = self._bridge.hits
+        reads = hits + fetch.joined + fetch.misses
+        return {
+            "reads": reads,
+            "hits": hits,
+            "joined": fetch.joined,
+            "misses": fetch.misses,
+            "hit_rate": hits / reads if reads else 0.0,
+            "bytes_requested": fetch.bytes_requested,
+            "bytes_overheard": fetch.bytes_overheard,
+            "bytes_over_tcp": fetch.bytes_over_tcp,
+            "cache_bytes": self._cache.held,
+            "evictions": self._cache.evictions,
+            "segments_received": receiver.segments_received,
+            "segments_lost": repairs.segments_lost,
+            "repairs_sent": repairs.repairs_sent,
+            "transfers_rejected": receiver.transfers_rejected,
+            "datagrams_dropped": receiver.datagrams_dropped,
+            "multicast": self._files.reception.state,
+            "connected": self._files.is_connected,
+            "server": self._settings.server,
+            "mount": self._settings.directory,
+        }
+
+    # The connection.
+
+    def _absent(self, failure: Failure) -> None:
+        if not self._stopping:
+            self._log.info(
+                "waiting for the server at {server}: {reason}",
+                server=self._settings.server, reason=failure.getErrorMessage(),
+            )
+
+    def _refused(self, reason: Refused) -> None:
+        fail(self._reactor, self.name, f"the server at {self._settings.server} refused: {reason}")
+
+    def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
+        here = self._settings.interface or getattr(channel.transport.getHost(), "host", None)
+        self._log.info("connected to the server at {server}", server=self._settings.server)
+        source = welcome.source if welcome.group else None
+        self._files.receiver.listen_to(source, welcome.segment)
+        if not welcome.group:
+            self._files.reception.unavailable("the server sends no multicast to this host")
+        elif here is None:
+            self._files.reception.unavailable("no interface is known to listen on")
+        elif self._group == (welcome.group, welcome.port):
+            self._files.reception.available()
+        else:
+            self._listen((welcome.group, welcome.port), here)
+        if not self._mounting:
+            self._mounting = True
+            self._files.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
+
+    def _listen(self, group: tuple[str, int], interface: str) -> None:
+        if self._group_port is not None:
+            self._group_port.stopListening()
+        self._group = group
+        receiver = self._files.receiver
+        try:
+            self._group_port = self._reactor.listenMulticast(
+                group[1], receiver, group[0], maxPacketSize=MAX_DATAGRAM, listenMultiple=True
+            )
+        except (OSError, CannotListenError) as error:
+            self._not_joined(error, interface)
+            return
+        self._files.most_ahead = max(
+            BLOCK, min(MOST_AHEAD, self._settings.cache_size // 4, receiver.buffer // 3)
+        )
+        self._files.reception.available()
+        joining = receiver.transport.joinGroup(group[0], interface)
+        joining.addCallbacks(
+            lambda _: self._log.info(
+                "listening to {group}:{port} on interface {interface}",
+                group=group[0], port=group[1], interface=interface,
+            ),
+            lambda failure: self._not_joined(failure.value, interface),
+        )
+
+    def _not_joined(self, error: Exception, interface: str) -> None:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot listen to the group on interface {interface}: {reason}"
+        if self._settings.interface is not None:
+            fail(self._reactor, self.name, message)
+        self._files.reception.unavailable(message)
+
+    # The mount.
+
+    def _mount(self, _: object) -> None:
+        settings = self._settings
+        operations = Operations(self._bridge, self._mounted)
+        self._unmounted = self._bridge.run(
+            lambda: serve(operations, settings.directory, settings.server, settings.allow_other)
+        )
+        self._unmounted.addBoth(self._ended)
+
+    def _mounted(self) -> None:
+        self._log.info("mounted at {directory}", directory=self._settings.directory)
+
+    def _cannot_mount(self, failure: Failure) -> None:
+        fail(self._reactor, self.name, f"cannot mount: {failure.getErrorMessage()}")
+
+    def _ended(self, result: object) -> None:
+        # libfuse puts the default back, which would end the process at the next broken pipe.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        if self._stopping:
+            return
+        if isinstance(result, Failure):
+            fail(
+                self._reactor, self.name,
+                f"cannot mount at {self._settings.directory} (libfuse says why above)",
+            )
+        else:
+            self._log.info("unmounted: ending")
+            self._reactor.stop()
+
+    @inlineCallbacks
+    def _unmount(self) -> Any:
+        assert self._unmounted is not None
+        yield getProcessValue(
+            "fusermount", ["-u", "-z", "-q", "--", self._settings.directory], os.environ
+        )
+        late = deferLater(self._reactor, UNMOUNT_TIME, lambda: None)
+        yield DeferredList([self._unmounted, late], fireOnOneCallback=True)
+
+    # The status.
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._status_port = port
+
+    def _cannot_listen(self, failure: Failure) -> None:
+        fail(self._reactor, self.name, f"cannot serve the status: {failure.getErrorMessage()}")

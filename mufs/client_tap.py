@@ -1,0 +1,86 @@
+"""C{twistd mufs-client}: its options, and the service they make."""
+
+import socket
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet import reactor as the_reactor
+from twisted.python import usage
+
+from mufs.client import ClientMount, ClientSettings
+from mufs.filesystem.client.mountpoint import Unusable, make_ready
+from mufs.options import Options as CommonOptions
+from mufs.options import (
+    client_endpoint,
+    parse_address,
+    parse_seconds,
+    parse_size,
+    server_endpoint,
+)
+from mufs.wire.pages import BLOCK
+
+SMALLEST_CACHE = 8 * BLOCK
+
+
+def _cache_size(text: str) -> int:
+    size = parse_size(text)
+    if size < SMALLEST_CACHE:
+        raise ValueError("is too small, 1M is the least")
+    return size
+
+
+class Options(CommonOptions):
+    """The command line of the client."""
+
+    name = "mufs-client"
+    synopsis = "[options]"
+    longdesc = "Mount the disk images that an mUFS server shares."
+    optParameters = [
+        ["server", None, None, "Endpoint of the server, as tcp:HOST:7040 (required)"],
+        ["mount", None, None, "Empty directory to mount at (required)"],
+        [
+            "interface", None, None,
+            "Address of the interface to listen on (default: that of the route to the server)",
+        ],
+        ["cache-size", None, "256M", "Most bytes of images to keep in memory"],
+        ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
+        ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
+    ]
+    optFlags = [["allow-other", None, "Let other users than the one who mounts read it, too"]]
+    conversions = {
+        "interface": parse_address,
+        "cache-size": _cache_size,
+        "timeout": parse_seconds,
+    }
+
+    def postOptions(self) -> None:
+        """Check what can be checked before anything starts."""
+        self.require("server", "mount")
+        super().postOptions()
+        client_endpoint(the_reactor, "server", self["server"])
+        if self["status"] is not None:
+            server_endpoint(the_reactor, "status", self["status"])
+        try:
+            self["mount"] = make_ready(self["mount"])
+        except Unusable as error:
+            raise usage.UsageError(f"--mount: {self['mount']}: {error}") from None
+
+
+def makeService(config: Options, reactor: Any = the_reactor) -> IService:
+    """The client that the options describe."""
+    settings = ClientSettings(
+        config["server"],
+        config["mount"],
+        config["interface"],
+        config["cache-size"],
+        config["timeout"],
+        bool(config["allow-other"]),
+        socket.gethostname(),
+    )
+    status = config["status"]
+    return ClientMount(
+        reactor,
+        settings,
+        client_endpoint(reactor, "server", config["server"]),
+        None if status is None else server_endpoint(reactor, "status", status),
+    )

@@ -1,0 +1,28 @@
+"""How a service ends that cannot go on: one clear line, and a status that is not zero."""
+
+import atexit
+import os
+import sys
+from typing import Any
+
+from twisted.logger import Logger
+
+_log = Logger()
+
+
+def fail(reactor: Any, name: str, message: str) -> None:
+    """
+    Say why on standard error and in the log, and stop the process with status 1.
+
+    twistd ends with status 0 whenever the reactor was stopped in an orderly way, so the status
+    is set at the very end of the process.
+    """
+    _log.critical("{message}", message=message)
+    print(f"{name}: {message}", file=sys.__stderr__, flush=True)
+    atexit.register(os._exit, 1)
+    reactor.callWhenRunning(_stop, reactor)
+
+
+def _stop(reactor: Any) -> None:
+    if reactor.running and not reactor._stopped:
+        reactor.stop()

@@ -1,0 +1,97 @@
+"""What the command lines of server and client have in common."""
+
+import re
+import sys
+from ipaddress import IPv4Address
+from typing import Any, ClassVar
+
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python import usage
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B|bit/s)?", re.IGNORECASE)
+_POWER = {"": 0, "K": 1, "M": 2, "G": 3}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: C{256M} is 256 * 1024**2. Raises C{ValueError}."""
+    return _number(text, 1024)
+
+
+def parse_rate(text: str) -> int:
+    """Bits a second: C{100M} is 100 * 1000**2. Raises C{ValueError}."""
+    return _number(text, 1000)
+
+
+def _number(text: str, unit: int) -> int:
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("is not a number, with K, M or G behind it if wanted")
+    return int(float(match[1]) * unit ** _POWER[match[2].upper()])
+
+
+def parse_address(text: str) -> str:
+    """An IPv4 address. Raises C{ValueError}."""
+    return str(IPv4Address(text))
+
+
+def parse_seconds(text: str) -> float:
+    """A positive number of seconds. Raises C{ValueError}."""
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise ValueError("is not a number of seconds above 0")
+    return seconds
+
+
+class Options(usage.Options):
+    """
+    Options whose bad values end the command with one line and status 1.
+
+    C{conversions} tells for each option what makes its text into its value.
+    """
+
+    name: ClassVar[str]
+    conversions: ClassVar[dict[str, Any]] = {}
+
+    def parseOptions(self, options: "list[str] | None" = None) -> None:
+        """Parse the command line, or end with a line that says what is wrong in it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            sys.exit(f"{self.name}: {error}")
+
+    def postOptions(self) -> None:
+        """Convert the values."""
+        for option, convert in self.conversions.items():
+            text = self[option]
+            if text is None:
+                continue
+            try:
+                self[option] = convert(text)
+            except ValueError as error:
+                raise usage.UsageError(f"--{option}: {text!r}: {error}") from None
+
+    def require(self, *options: str) -> None:
+        """@raise UsageError: when one of these options is not given."""
+        for option in options:
+            if self[option] is None:
+                raise usage.UsageError(f"--{option} is required")
+
+
+def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+    """The endpoint to listen on that a string of Twisted's form describes."""
+    endpoint: IStreamServerEndpoint = _endpoint(serverFromString, reactor, option, text)
+    return endpoint
+
+
+def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
+    """The endpoint to connect to that a string of Twisted's form describes."""
+    endpoint: IStreamClientEndpoint = _endpoint(clientFromString, reactor, option, text)
+    return endpoint
+
+
+def _endpoint(make: Any, reactor: Any, option: str, text: str) -> Any:
+    try:
+        return make(reactor, text)
+    except (ValueError, TypeError, IndexError, OSError) as error:
+        raise usage.UsageError(f"--{option}: {text!r} is not an endpoint: {error}") from None

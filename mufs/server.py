@@ -1,0 +1,209 @@
+"""The server as a service: library, queue, controller and request channel put together."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mufs.cache.server.queue import MulticastQueue
+from mufs.cache.server.sent import SentWindow
+from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
+from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.output import MulticastOutput
+from mufs.communication.server.pacing import Pace
+from mufs.ending import fail
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.status import status_site
+from mufs.wire.metadata import VERSION, Welcome
+from mufs.wire.sealing import Keys
+from mufs.wire.segments import SEGMENT
+
+START_RATE = 1e9
+"""Bits a second to begin with; what comes back decides from then on."""
+
+
+@frozen
+class ServerSettings:
+    """
+    What an operator says of a server.
+
+    @ivar interface: address of the interface to send on, or C{None} for that of the route to
+        the first client.
+    @ivar rate_min: bits a second; C{rate_max} likewise.
+    """
+
+    group: str
+    port: int
+    interface: str | None
+    rate_min: int
+    rate_max: int
+
+
+class CountedReads:
+    """
+    Reads image files outside the reactor's thread.
+
+    @ivar image_reads: how often, and C{image_read_bytes} how much, files were read: the read
+        times of table V.
+    """
+
+    def __init__(self, in_thread: Callable[..., "Deferred[Any]"]) -> None:
+        self._in_thread = in_thread
+        self.image_reads = 0
+        self.image_read_bytes = 0
+
+    def __call__(self, image: IImage, offset: int, length: int) -> "Deferred[bytes]":
+        """The bytes at C{offset}; fails with C{OSError}."""
+        return self._in_thread(image.read, offset, length).addCallback(self._count)
+
+    def _count(self, data: bytes) -> bytes:
+        self.image_reads += 1
+        self.image_read_bytes += len(data)
+        return data
+
+
+class ServerService(Service):
+    """Shares a library of images with whoever connects."""
+
+    _log = Logger()
+    name = "mufs-server"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ServerSettings,
+        library: IImageLibrary,
+        secret: bytes,
+        listen: IStreamServerEndpoint,
+        status: IStreamServerEndpoint | None,
+    ) -> None:
+        """@param secret: random bytes of this run, from which the keys derive."""
+        self._reactor = reactor
+        self._settings = settings
+        self._listen = listen
+        self._status = status
+        self._ports: list[IListeningPort] = []
+        self._output: MulticastOutput | None = None
+        self._source = ("", 0)
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        window = SentWindow()
+        self._queue = MulticastQueue(window)
+        self._reads = CountedReads(in_thread)
+        keys = Keys(secret)
+        self._pace = Pace(reactor, settings.rate_min, settings.rate_max, START_RATE)
+        self._controller = MulticastController(
+            self._queue, window, keys, self._pace, self._reads, reactor
+        )
+        self._factory = ServerChannelFactory(
+            library, self._controller, keys, self._reads, in_thread, self._welcome, reactor
+        )
+
+    def startService(self) -> None:
+        """Listen, and send on the interface if one is set; a port that is taken ends it all."""
+        super().startService()
+        if self._settings.interface is not None:
+            self._send_on(self._settings.interface)
+        self._open(self._listen, self._factory, "clients")
+        if self._status is not None:
+            self._open(self._status, status_site(self.figures), "status requests")
+
+    def stopService(self) -> "Deferred[Any]":
+        """Stop listening, and end every connection."""
+        super().stopService()
+        self._controller.stop()
+        for channel in list(self._factory.channels):
+            channel.transport.abortConnection()
+        ports: list[Any] = [*self._ports]
+        if self._output is not None:
+            ports.append(self._output.transport)
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports])
+
+    def figures(self) -> dict[str, object]:
+        """The figures of /status.json (docs/operations.md)."""
+        controller, channels = self._controller, self._factory.channels
+        return {
+            "image_reads": self._reads.image_reads,
+            "image_read_bytes": self._reads.image_read_bytes,
+            "requests": self._queue.requests,
+            "requests_merged": self._queue.merged,
+            "queue": len(self._queue),
+            "transfers": controller.transfers,
+            "segments_sent": controller.segments_sent,
+            "segments_repaired": controller.segments_repaired,
+            "bytes_multicast": controller.bytes_multicast,
+            "bytes_over_tcp": self._factory.bytes_over_tcp,
+            "rate": round(self._pace.rate),
+            "interface": None if self._output is None else self._output.interface,
+            "clients": [
+                {
+                    "name": channel.name,
+                    "address": getattr(channel.transport.getPeer(), "host", ""),
+                    "requests": channel.requests,
+                    "repairs": channel.repairs,
+                    "bytes_over_tcp": channel.bytes_over_tcp,
+                    "over_tcp": channel.over_tcp,
+                }
+                for channel in channels
+                if channel.name
+            ],
+        }
+
+    def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
+        def listening(port: IListeningPort) -> None:
+            self._ports.append(port)
+            self._log.info("listening for {what} on {where}", what=what, where=port.getHost())
+
+        def failed(failure: Failure) -> None:
+            reason: object = failure.value
+            if isinstance(reason, CannotListenError):
+                reason = f"{reason.interface or '*'}:{reason.port}: {reason.socketError}"
+            fail(self._reactor, self.name, f"cannot listen for {what}: {reason}")
+
+        endpoint.listen(factory).addCallbacks(listening, failed)
+
+    def _welcome(self, channel: ServerChannel) -> Welcome:
+        here = getattr(channel.transport.getHost(), "host", None)
+        if self._output is None and self._settings.interface is None and here is not None:
+            self._send_on(here)
+        sending_on = None if self._output is None else self._output.interface
+        if self._settings.interface is None and sending_on not in (None, here):
+            self._log.warn(
+                "{client} came by {here}, and multicast goes out on {interface}: it may have to "
+                "read over TCP (set --interface)",
+                client=channel.name, here=here, interface=sending_on,
+            )
+        self._log.info(
+            "{client} connected from {peer}",
+            client=channel.name, peer=getattr(channel.transport.getPeer(), "host", "?"),
+        )
+        group = "" if self._output is None else self._settings.group
+        return Welcome(VERSION, group, self._settings.port, self._source, SEGMENT)
+
+    def _send_on(self, interface: str) -> None:
+        settings = self._settings
+        output = MulticastOutput(
+            self._reactor, settings.group, settings.port, interface, SEGMENT
+        )
+        try:
+            port = self._reactor.listenMulticast(0, output, interface=interface)
+        except (OSError, CannotListenError) as error:
+            message = f"cannot send multicast on interface {interface}: {error}"
+            if settings.interface is not None:
+                fail(self._reactor, self.name, message)
+            else:
+                self._log.warn("{message}; clients read over TCP", message=message)
+            return
+        self._output = self._controller.output = output
+        self._source = (interface, port.getHost().port)
+        self._log.info(
+            "multicast to {group}:{port} on interface {interface}",
+            group=settings.group, port=settings.port, interface=interface,
+        )

@@ -1,0 +1,84 @@
+"""C{twistd mufs-server}: its options, and the service they make."""
+
+import os
+from ipaddress import IPv4Address
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet import reactor as the_reactor
+from twisted.python import usage
+
+from mufs.filesystem.server.library import Directory
+from mufs.options import Options as CommonOptions
+from mufs.options import parse_address, parse_rate, server_endpoint
+from mufs.server import ServerService, ServerSettings
+
+
+def _group(text: str) -> str:
+    if not IPv4Address(text).is_multicast:
+        raise ValueError("is not a multicast address (224.0.0.0 to 239.255.255.255)")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ValueError("is not a port number")
+    return int(text)
+
+
+class Options(CommonOptions):
+    """The command line of the server."""
+
+    name = "mufs-server"
+    synopsis = "[options]"
+    longdesc = "Share the disk images in a directory with many hosts, by multicast."
+    optParameters = [
+        ["images", None, None, "Directory to share (required)"],
+        ["listen", None, "tcp:7040", "Endpoint to take requests on"],
+        ["group", None, "239.5.5.0", "Multicast group to send to"],
+        ["port", None, "7041", "UDP port to send to"],
+        [
+            "interface", None, None,
+            "Address of the interface to send on (default: that of the route to the first client)",
+        ],
+        ["rate-max", None, "10G", "Ceiling of the rate of sending, in bits a second"],
+        ["rate-min", None, "1M", "Floor of the rate of sending, in bits a second"],
+        ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
+    ]
+    conversions = {
+        "group": _group,
+        "port": _port,
+        "interface": parse_address,
+        "rate-max": parse_rate,
+        "rate-min": parse_rate,
+    }
+
+    def postOptions(self) -> None:
+        """Check what can be checked before anything starts."""
+        self.require("images")
+        super().postOptions()
+        if not 0 < self["rate-min"] <= self["rate-max"]:
+            raise usage.UsageError("--rate-min must be above 0 and at most --rate-max")
+        try:
+            self["library"] = Directory(os.path.abspath(self["images"]))
+        except OSError as error:
+            raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
+        for option in ("listen", "status"):
+            if self[option] is not None:
+                server_endpoint(the_reactor, option, self[option])
+
+
+def makeService(config: Options, reactor: Any = the_reactor) -> IService:
+    """The server that the options describe."""
+    settings = ServerSettings(
+        config["group"], config["port"], config["interface"], config["rate-min"], config["rate-max"]
+    )
+    status = config["status"]
+    return ServerService(
+        reactor,
+        settings,
+        config["library"],
+        os.urandom(32),
+        server_endpoint(reactor, "listen", config["listen"]),
+        None if status is None else server_endpoint(reactor, "status", status),
+    )
