@@ -11,6 +11,8 @@ from struct import Struct
 
 from attrs import frozen
 
+from mufs.wire.pages import BLOCK, PAGE
+
 HEADER = Struct("!BII")
 MAX_DATA = 128 * 1024
 
@@ -98,7 +100,7 @@ class Framer:
 
 _READ = Struct("!IIIIB")
 _SENT = Struct("!IIQIIB")
-_DATA = Struct("!II")
+_DATA = Struct("!IQQ")
 _REPAIR = Struct("!IQB")
 _GONE = Struct("!IQ")
 _TAG = Struct("!I")
@@ -108,9 +110,6 @@ OVER_TCP = 0x80
 
 MAX_READ = 16 * 1024 * 1024
 """The longest range, in bytes, that one READ may ask for."""
-
-MAX_PAYLOAD = MAX_DATA - _DATA.size
-"""The most file bytes that one DATA packet carries."""
 
 
 def _unpack(form: Struct, data: bytes, exact: bool = True) -> tuple[int, ...]:
@@ -190,23 +189,27 @@ class Sent:
 
 @frozen
 class Data:
-    """File bytes over TCP, a part of what the READ of C{tag} asked for."""
+    """File bytes over TCP: whole pages of one block of a generation of an image."""
 
-    tag: int
+    image: int
+    generation: int
     offset: int
     payload: bytes
 
     def encode(self) -> bytes:
         """The packet."""
-        return pack(
-            Type.DATA, _DATA.pack(self.tag, self.offset >> 32) + self.payload, self.offset
-        )
+        head = _DATA.pack(self.offset >> 32, self.image, self.generation)
+        return pack(Type.DATA, head + self.payload, self.offset)
 
     @classmethod
     def parse(cls, offset: int, data: bytes) -> "Data":
         """@raise ProtocolError: when the fields are not those of a DATA."""
-        tag, high = _unpack(_DATA, data, exact=False)
-        return cls(tag, high << 32 | offset, data[_DATA.size :])
+        high, image, generation = _unpack(_DATA, data, exact=False)
+        offset |= high << 32
+        payload = data[_DATA.size :]
+        if offset % PAGE or not 0 < len(payload) <= BLOCK - offset % BLOCK:
+            raise ProtocolError(f"DATA of {len(payload)} bytes at offset {offset}")
+        return cls(image, generation, offset, payload)
 
 
 @frozen

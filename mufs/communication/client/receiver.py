@@ -29,7 +29,7 @@ class MulticastReceiver(MulticastProtocol):
 
     @ivar segment: data bytes in one segment of the server.
     @ivar buffer: bytes of the receive buffer that the system granted.
-    @ivar segments_received: segments of the server, also those of no use here.
+    @ivar segments_received: segments that came from the group, also those of no use here.
     @ivar datagrams_dropped: from elsewhere, or malformed.
     @ivar transfers_rejected: complete, but not what the server sealed.
     @ivar lacking: called with a transfer that was completed but lacks segments here.
@@ -94,14 +94,19 @@ class MulticastReceiver(MulticastProtocol):
             self.datagrams_dropped += 1
             return
         self._reception.heard()
-        self.take(datagram)
+        self.segments_received += self.take(datagram)
 
-    def take(self, packets: bytes) -> None:
-        """Take in packets of the group, whichever way they came."""
+    def take(self, packets: bytes) -> int:
+        """
+        Take in packets of the group, whichever way they came.
+
+        @return: how many segments were among them.
+        """
+        segments = 0
         try:
             for packet in parse(packets, self.segment):
                 if len(packet) == 3:
-                    self.segments_received += len(packet[2])
+                    segments += len(packet[2])
                     done = self.reassembly.segments(packet)
                 else:
                     phase, descriptor = packet
@@ -114,6 +119,7 @@ class MulticastReceiver(MulticastProtocol):
         except MalformedSegment as error:
             self.datagrams_dropped += 1
             self._log.debug("malformed datagram: {error}", error=error)
+        return segments
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         cipher = self._ciphers.get((descriptor.image, descriptor.generation))

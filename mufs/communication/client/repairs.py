@@ -56,8 +56,7 @@ class Repairs:
         """The server says that it sent what this host asked for."""
         partial = self._receiver.reassembly.is_partial(sent.transfer)
         if not self._wanted(sent):
-            if sent.occasion is Occasion.NOW:
-                self._reception.result(self._segments(sent.length), 0)
+            self._came(sent, 0)
         elif sent.occasion is Occasion.TCP:
             self._read_over_tcp(sent.tag)
         elif sent.occasion is Occasion.BEFORE and not partial:
@@ -77,9 +76,7 @@ class Repairs:
             return
         else:
             missing = self._receiver.reassembly.missing(sent.transfer, sent.length)
-        if sent.occasion is Occasion.NOW:
-            self.segments_lost += missing.bit_count()
-            self._reception.result(self._segments(sent.length), missing.bit_count())
+        self._came(sent, missing.bit_count())
         if not missing:
             return
         if not self._reception.usable():
@@ -89,6 +86,13 @@ class Repairs:
             self._receiver.reassembly.forget(sent.transfer)
         attempt = 2 if sent.occasion is Occasion.REPAIR else 1
         self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
+
+    def _came(self, sent: Sent, lost: int) -> None:
+        """So many segments of what was just sent by multicast for this host had not come."""
+        if sent.occasion is Occasion.NOW:
+            self.segments_lost += lost
+        if sent.occasion in (Occasion.NOW, Occasion.REPAIR):
+            self._reception.result(segment_count(sent.length, self._receiver.segment), lost)
 
     def _ask_overheard(self, descriptor: Descriptor) -> None:
         reassembly = self._receiver.reassembly
@@ -100,6 +104,3 @@ class Repairs:
     def _repair(self, repair: Repair) -> None:
         self.repairs_sent += 1
         self._send(repair.encode())
-
-    def _segments(self, total: int) -> int:
-        return segment_count(total, self._receiver.segment)

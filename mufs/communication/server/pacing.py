@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 INTERVAL = 0.1
 """Seconds between two judgements of the rate."""
 
-TOLERATED_LOSS = 0.12
+TOLERATED_LOSS = 0.15
 """Up to this fraction, losses are repaired and not taken for congestion."""
 
 BURST = 0.004
@@ -91,5 +91,9 @@ class Pace:
         self._judged = now
         self._out = 0
         self._held_back = self._blocked = False
-        self._expected.clear()
-        self._lost.clear()
+        # Losses are reported a moment after the sending that they belong to: old ones fade.
+        for counts in (self._expected, self._lost):
+            for client in list(counts):
+                counts[client] //= 2
+                if not counts[client]:
+                    del counts[client]

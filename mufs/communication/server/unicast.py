@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -62,19 +63,17 @@ class UnicastReads:
         image, read = line.popleft()
         length = min(read.length, PIECE - read.offset % PIECE)
         if length < read.length:
-            rest = Read(
-                read.tag, read.handle, read.offset + length, read.length - length, read.priority
-            )
+            rest = evolve(read, offset=read.offset + length, length=read.length - length)
             line.appendleft((image, rest))
         self._busy = True
         reading: Deferred[bytes] = self._read(image, read.offset, length)
-        reading.addCallback(self._send, read)
+        reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, line)
         reading.addBoth(self._done)
 
-    def _send(self, data: bytes, read: Read) -> None:
+    def _send(self, data: bytes, image: IImage, offset: int) -> None:
         self.bytes_sent += len(data)
-        self._write(Data(read.tag, read.offset, data).encode())
+        self._write(Data(image.image, image.generation, offset, data).encode())
 
     def _error(self, failure: Failure, read: Read, line: deque[tuple[IImage, Read]]) -> None:
         failure.trap(OSError)

@@ -8,7 +8,7 @@ rest into the reactor with C{blockingCallFromThread}, never for longer than its 
 import errno
 from collections.abc import Callable
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -123,12 +123,11 @@ class Bridge:
             raise OSError(errno.EIO, "the mount is ending")
         bounded: Callable[..., Deferred[Any]] = self._bounded
         try:
-            result: T = blockingCallFromThread(self._reactor, bounded, function, *args)
+            return cast(T, blockingCallFromThread(self._reactor, bounded, function, *args))
         except CancelledError:
             raise OSError(errno.EIO, "the mount is ending") from None
         except TimeoutError:
             raise OSError(errno.EIO, "no answer from the server in time") from None
-        return result
 
     def _bounded(self, function: "Callable[..., Deferred[T]]", *args: object) -> "Deferred[T]":
         if self._stopped:

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.reception import Reception
 from mufs.filesystem.client.readahead import ReadAhead
-from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
+from mufs.wire.channel import MAX_READ, Data, Priority, Read, Sent
 from mufs.wire.metadata import Attributes
-from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, pieces, runs
+from mufs.wire.pages import BLOCK, byte_range, mask_of, pieces, runs
 from mufs.wire.segments import Descriptor
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class Fetch:
             self.misses += 1
         else:
             self.joined += 1
-            if any(r.priority > Priority.BLOCKED for r in self._requests_of(waiting)):
+            if any(_can_hurry(request) for request in self._requests_of(waiting)):
                 urgent = self._clock.callLater(URGENT_AFTER, self._urge, waiting)
                 done.addBoth(_cancel, urgent)
         return done
@@ -162,16 +162,8 @@ class Fetch:
 
     def data(self, data: Data) -> None:
         """File bytes came over TCP."""
-        request = self._requests.get(data.tag)
         self.bytes_over_tcp += len(data.payload)
-        if request is None:
-            return
-        end = data.offset + len(data.payload)
-        if data.offset // BLOCK != (end - 1) // BLOCK or not (
-            data.offset % PAGE == 0 and (end % PAGE == 0 or end == request.opened.size)
-        ):
-            raise ProtocolError(f"DATA of {len(data.payload)} bytes at offset {data.offset}")
-        self._arrived(request.opened.key, data.offset, data.payload)
+        self._arrived((data.image, data.generation), data.offset, data.payload)
 
     def wanted(self, sent: Sent) -> bool:
         """Whether some of what a transfer carried is still lacking for the request it names."""
@@ -298,8 +290,7 @@ class Fetch:
 
     def _urge(self, waiting: _Waiting) -> None:
         """Let what a reader waits for come before what is only read ahead."""
-        for tag in {r.tag for r in self._requests_of(waiting) if r.priority > Priority.BLOCKED}:
-            request = self._requests[tag]
+        for request in {r.tag: r for r in self._requests_of(waiting) if _can_hurry(r)}.values():
             opened = request.opened
             for block, pages in waiting.pages.items():
                 for first, count in runs(request.pages.get(block, 0) & pages):
@@ -340,6 +331,11 @@ class Fetch:
         self._remove(waiting)
         if not waiting.done.called:
             waiting.done.errback(error)
+
+
+def _can_hurry(request: _Request) -> bool:
+    """Whether to ask again helps: over TCP what was asked for may lie in the connection already."""
+    return request.priority > Priority.BLOCKED and not request.over_tcp
 
 
 def _cancel(result: T, call: IDelayedCall) -> T:
