@@ -8,7 +8,6 @@ from attrs import frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IStreamClientEndpoint,
@@ -80,8 +79,13 @@ class ClientMount(Service):
         self._mounting = False
         self._unmounted: Deferred[None] | None = None
         self._stopping = False
+        self._cache = BlockCache(settings.cache_size)
         self._files = Files(
-            reactor, self._make_cache(), settings.cache_size // 4, self._welcomed, self._refused
+            reactor,
+            self._cache,
+            min(MOST_AHEAD, settings.cache_size // 4),
+            self._welcomed,
+            self._refused,
         )
         self._bridge = Bridge(reactor, self._files, settings.timeout)
         self._connection = ClientService(
@@ -90,10 +94,6 @@ class ClientMount(Service):
             retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5),
             clock=reactor,
         )
-
-    def _make_cache(self) -> BlockCache:
-        self._cache = BlockCache(self._settings.cache_size)
-        return self._cache
 
     def startService(self) -> None:
         """Connect, now or when the server comes, and mount then."""
@@ -170,38 +170,35 @@ class ClientMount(Service):
         elif self._group == (welcome.group, welcome.port):
             self._files.reception.available()
         else:
-            self._listen((welcome.group, welcome.port), here)
+            listening = self._listen((welcome.group, welcome.port), here)
+            listening.addErrback(self._not_joined, here)
         if not self._mounting:
             self._mounting = True
             self._files.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
 
-    def _listen(self, group: tuple[str, int], interface: str) -> None:
+    @inlineCallbacks
+    def _listen(self, group: tuple[str, int], interface: str) -> Any:
+        self._group = None
         if self._group_port is not None:
-            self._group_port.stopListening()
-        self._group = group
+            port, self._group_port = self._group_port, None
+            yield port.stopListening()
         receiver = self._files.receiver
-        try:
-            self._group_port = self._reactor.listenMulticast(
-                group[1], receiver, group[0], maxPacketSize=MAX_DATAGRAM, listenMultiple=True
-            )
-        except (OSError, CannotListenError) as error:
-            self._not_joined(error, interface)
-            return
+        self._group_port = self._reactor.listenMulticast(
+            group[1], receiver, group[0], maxPacketSize=MAX_DATAGRAM, listenMultiple=True
+        )
+        yield receiver.transport.joinGroup(group[0], interface)
+        self._group = group
         self._files.most_ahead = max(
             BLOCK, min(MOST_AHEAD, self._settings.cache_size // 4, receiver.buffer // 3)
         )
         self._files.reception.available()
-        joining = receiver.transport.joinGroup(group[0], interface)
-        joining.addCallbacks(
-            lambda _: self._log.info(
-                "listening to {group}:{port} on interface {interface}",
-                group=group[0], port=group[1], interface=interface,
-            ),
-            lambda failure: self._not_joined(failure.value, interface),
+        self._log.info(
+            "listening to {group}:{port} on interface {interface}",
+            group=group[0], port=group[1], interface=interface,
         )
 
-    def _not_joined(self, error: Exception, interface: str) -> None:
-        reason = getattr(error, "strerror", None) or str(error)
+    def _not_joined(self, failure: Failure, interface: str) -> None:
+        reason = getattr(failure.value, "strerror", None) or failure.getErrorMessage()
         message = f"cannot listen to the group on interface {interface}: {reason}"
         if self._settings.interface is not None:
             fail(self._reactor, self.name, message)

@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -170,7 +171,8 @@ class ServerService(Service):
         endpoint.listen(factory).addCallbacks(listening, failed)
 
     def _welcome(self, channel: ServerChannel) -> Welcome:
-        here = getattr(channel.transport.getHost(), "host", None)
+        address = channel.transport.getHost()
+        here = address.host if isinstance(address, IPv4Address) else None
         if self._output is None and self._settings.interface is None and here is not None:
             self._send_on(here)
         sending_on = None if self._output is None else self._output.interface

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -25,11 +26,16 @@ class StatusPage(Resource):
         return json.dumps(self._figures(), indent=1).encode() + b"\n"
 
 
+class _QuietSite(Site):
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Whoever asks for figures asks every few seconds: that is not worth a line."""
+
+
 def status_site(figures: Figures) -> Site:
     """What to serve at the C{--status} endpoint."""
     root = Resource()
     root.putChild(b"status.json", StatusPage(figures))
-    site = Site(root)
-    site.noisy = False
-    site.displayTracebacks = False
-    return site
+    return _QuietSite(root)

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mufs.wire.segments import TAG_SIZE, Descriptor
 
+MAX_CIPHERS = 4096
+
 
 def derive_key(secret: bytes, image: int, generation: int) -> bytes:
     """The 16 bytes that seal the transfers of one generation of an image."""
@@ -34,6 +36,8 @@ class Keys:
         """What seals them."""
         cipher = self._ciphers.get((image, generation))
         if cipher is None:
+            if len(self._ciphers) >= MAX_CIPHERS:
+                self._ciphers.clear()
             cipher = AESGCM(self.key(image, generation))
             self._ciphers[image, generation] = cipher
         return cipher

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 from attrs import frozen
 
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, PAGE
 
 HEADER = Struct("!III")
 SEGMENT = 1400
@@ -149,6 +149,7 @@ def _descriptor(datagram: bytes, position: int, total: int, count: int, size: in
     transfer, first, image, generation, offset, tag = _DESCRIPTOR.unpack_from(
         datagram, position + HEADER.size
     )
-    if not 0 < total <= BLOCK - offset % BLOCK or count != segment_count(total, size):
+    within = offset % PAGE == 0 and 0 < total <= BLOCK - offset % BLOCK
+    if not within or count != segment_count(total, size):
         raise MalformedSegment(f"{total} bytes in {count} segments at offset {offset}")
     return Descriptor(transfer, first, image, generation, offset, total, tag)

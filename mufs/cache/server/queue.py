@@ -14,13 +14,16 @@ from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority
 from mufs.wire.pages import pieces, runs
 
+Readers = dict[IReader, dict[int, None]]
+"""Clients, and the tags that each asked under, in the order in which they came."""
+
 
 @define(eq=False)
 class Entry:
     """
     A run of pages of one block to be read, sealed and sent.
 
-    @ivar readers: who waits for it, each with the tags of its requests.
+    @ivar readers: who waits for it.
     @ivar queued: the priority it is queued at, C{None} once it was taken.
     """
 
@@ -29,7 +32,7 @@ class Entry:
     first: int
     count: int
     queued: Priority | None
-    readers: dict[IReader, list[int]] = field(factory=dict)
+    readers: Readers = field(factory=dict)
 
     @property
     def pages(self) -> int:
@@ -49,7 +52,7 @@ class Resend:
     transfer: SentTransfer
     missing: int
     queued: Priority | None
-    readers: dict[IReader, list[int]] = field(factory=dict)
+    readers: Readers = field(factory=dict)
 
 
 class MulticastQueue:
@@ -96,10 +99,12 @@ class MulticastQueue:
             for transfer in self._window.of_block(key):
                 if wanted & transfer.pages:
                     wanted &= ~transfer.pages
+                    # It may have had it, and let it go since: what it misses now is no loss.
+                    transfer.audience.discard(reader)
                     reader.sent(tag, transfer, Occasion.BEFORE)
             for first, count in runs(wanted):
                 merged = False
-                entry = Entry(image, block, first, count, priority, {reader: [tag]})
+                entry = Entry(image, block, first, count, priority, {reader: {tag: None}})
                 self._entries.setdefault(key, []).append(entry)
                 self._put(entry, reader, priority)
         self.merged += merged
@@ -161,9 +166,7 @@ class MulticastQueue:
     def _join(
         self, item: Entry | Resend, reader: IReader, tag: int, priority: Priority
     ) -> None:
-        tags = item.readers.setdefault(reader, [])
-        if tag not in tags:
-            tags.append(tag)
+        item.readers.setdefault(reader, {})[tag] = None
         if item.queued is not None and priority < item.queued:
             item.queued = priority
             self._put(item, reader, priority)

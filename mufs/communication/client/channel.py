@@ -105,12 +105,13 @@ class ClientChannel(Protocol):
         """Fail what was asked for."""
         if self._watch.active():
             self._watch.cancel()
-        asked, self._asked = self._asked, {}
-        for _, answer, _ in asked.values():
-            answer.errback(ChannelLost())
         if self._welcomed:
             self._welcomed = False
             self._user.disconnected()
+        # Only now, for who asked may ask again at once, and must find another channel.
+        asked, self._asked = self._asked, {}
+        for _, answer, _ in asked.values():
+            answer.errback(ChannelLost())
 
     def new_tag(self) -> int:
         """A tag that no request in flight has; never 0."""

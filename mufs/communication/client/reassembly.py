@@ -21,13 +21,14 @@ MAX_ORPHANS = 512
 class _Transfer:
     """One transfer; C{buffer} is C{None} when its segments are of no use (any longer)."""
 
-    __slots__ = ("buffer", "count", "descriptor", "first", "have", "size")
+    __slots__ = ("asked", "buffer", "count", "descriptor", "first", "have", "size")
 
     def __init__(self, descriptor: Descriptor, first: int, size: int, wanted: bool) -> None:
         self.descriptor = descriptor
         self.first = first
         self.size = size
         self.have = 0
+        self.asked = False
         self.count = segment_count(descriptor.total, size)
         self.buffer: bytearray | None = None
         if wanted:
@@ -89,8 +90,7 @@ class Reassembly:
                 oldest.buffer = None
         if len(self._transfers) > MAX_KNOWN:
             self.forget(next(iter(self._transfers)))
-        orphans, self._orphans, self._orphan_count = self._orphans, deque(), 0
-        return [done for run in orphans for done in self.segments(run)]
+        return self._adopt(transfer)
 
     def segments(self, run: Run) -> list[tuple[Descriptor, bytearray]]:
         """
@@ -126,6 +126,24 @@ class Reassembly:
         transfer = self._partial.get(number)
         return (1 << segment_count(total, self._size)) - 1 if transfer is None else transfer.missing
 
+    def is_complete(self, number: int) -> bool:
+        """Whether all segments of a transfer came."""
+        transfer = self._transfers.get(number)
+        return transfer is not None and not transfer.missing
+
+    def lacks(self, number: int) -> int:
+        """Bitmap of the segments that a transfer lacks, but only once; 0 from then on."""
+        transfer = self._partial.get(number)
+        if transfer is None or transfer.asked:
+            return 0
+        transfer.asked = True
+        return transfer.missing
+
+    def has_passed(self, number: int) -> bool:
+        """Whether segments with higher numbers than this came already."""
+        newest = self._newest
+        return newest is not None and self._unwrap(number) < newest
+
     def is_partial(self, number: int) -> bool:
         """Whether a transfer is being received and lacks segments."""
         return number in self._partial
@@ -140,6 +158,18 @@ class Reassembly:
         while self._in_order[place] is not transfer:
             place += 1
         del self._in_order[place]
+
+    def _adopt(self, transfer: _Transfer) -> list[tuple[Descriptor, bytearray]]:
+        """Give a transfer the segments that came before it was known."""
+        done, orphans = [], self._orphans
+        self._orphans, self._orphan_count = deque(), 0
+        for run in orphans:
+            index = self._unwrap(run[0]) - transfer.first
+            if -len(run[2]) < index < transfer.count:
+                done += self.segments(run)
+            else:
+                self._keep(run)
+        return done
 
     def _keep(self, run: Run) -> None:
         self._orphans.append(run)

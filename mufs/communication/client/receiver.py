@@ -6,7 +6,6 @@ from collections.abc import Callable
 from select import select
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mufs.communication.client.reassembly import Reassembly
@@ -37,9 +36,8 @@ class MulticastReceiver(MulticastProtocol):
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, reception: Reception, deliver: Deliver) -> None:
+    def __init__(self, reception: Reception, deliver: Deliver) -> None:
         """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
-        self._clock = clock
         self._reception = reception
         self._deliver = deliver
         self._source: tuple[str, int] | None = None
@@ -61,9 +59,6 @@ class MulticastReceiver(MulticastProtocol):
             buffer=self.buffer // 1024,
             offload="yes" if offload else "no",
         )
-
-
-
 
     def has_backlog(self) -> bool:
         """Whether datagrams lie in the receive buffer that were not taken in yet."""

@@ -14,7 +14,7 @@ LOSSY = 0.4
 SAMPLE = 2000
 """Segments over which the loss is judged."""
 
-PROBE = 10.0
+PROBE = 1.0
 """Seconds after which multicast is tried again, doubled each time it fails, up to C{MAX_PROBE}."""
 
 MAX_PROBE = 300.0
@@ -79,12 +79,17 @@ class Reception:
             self._expected = self._lost = 0
             if loss > LOSSY:
                 self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
-            elif self._fault is not Fault.NONE:
+            elif not self.works:
                 self._recover()
 
-    def usable(self) -> bool:
+    @property
+    def works(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self._fault is Fault.NONE
+
+    def use(self) -> bool:
         """Whether to ask for multicast now; sometimes, to find out whether it works again."""
-        if self._fault is Fault.NONE:
+        if self.works:
             return True
         now = self._clock.seconds()
         if self._fault is Fault.UNAVAILABLE or now < self._probe_at:
@@ -94,7 +99,7 @@ class Reception:
         return True
 
     def _recover(self) -> None:
-        if self._fault is not Fault.NONE:
+        if not self.works:
             self._log.info("multicast works again")
         self._fault = Fault.NONE
         self.state = "working"
@@ -102,7 +107,7 @@ class Reception:
         self._expected = self._lost = 0
 
     def _fail(self, fault: Fault, why: str) -> None:
-        if self._fault is Fault.NONE:
+        if self.works:
             self._log.warn("multicast is not working: {why}; reading over TCP", why=why)
             self._probe_at = self._clock.seconds() + self._probe_after
         self._fault = fault

@@ -54,53 +54,58 @@ class Repairs:
 
     def sent(self, sent: Sent) -> None:
         """The server says that it sent what this host asked for."""
-        partial = self._receiver.reassembly.is_partial(sent.transfer)
-        if not self._wanted(sent):
-            self._came(sent, 0)
-        elif sent.occasion is Occasion.TCP:
-            self._read_over_tcp(sent.tag)
-        elif sent.occasion is Occasion.BEFORE and not partial:
-            self._ask(sent, 0)
+        reassembly = self._receiver.reassembly
+        if sent.occasion is Occasion.TCP:
+            if self._wanted(sent):
+                self._read_over_tcp(sent.tag)
+        elif sent.occasion is Occasion.BEFORE and (
+            reassembly.has_passed(sent.first + self._count(sent))
+            and not reassembly.is_partial(sent.transfer)
+        ):
+            self._look(sent)
         else:
-            self._clock.callLater(GRACE, self._ask, sent)
+            self._clock.callLater(GRACE, self._look, sent)
 
     def lacking(self, descriptor: Descriptor) -> None:
         """A transfer was completed, and lacks segments here."""
-        self._clock.callLater(OVERHEARD_GRACE, self._ask_overheard, descriptor)
+        if self._reception.works:
+            self._clock.callLater(OVERHEARD_GRACE, self._look_overheard, descriptor)
 
-    def _ask(self, sent: Sent, patience: int = PATIENCE) -> None:
+    def _look(self, sent: Sent, patience: int = PATIENCE) -> None:
+        """See what came of a transfer, and ask for what did not."""
+        reassembly = self._receiver.reassembly
         if not self._wanted(sent):
-            missing = 0
-        elif patience and self._receiver.has_backlog():
-            self._clock.callLater(GRACE, self._ask, sent, patience - 1)
+            if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
+                self._reception.result(self._count(sent), 0)
             return
-        else:
-            missing = self._receiver.reassembly.missing(sent.transfer, sent.length)
-        self._came(sent, missing.bit_count())
-        if not missing:
+        if patience and self._receiver.has_backlog():
+            self._clock.callLater(GRACE, self._look, sent, patience - 1)
             return
-        if not self._reception.usable():
+        missing = reassembly.missing(sent.transfer, sent.length)
+        lost = missing.bit_count()
+        if sent.occasion is Occasion.NOW:
+            self.segments_lost += lost
+        if sent.occasion is Occasion.NOW or (
+            sent.occasion is Occasion.REPAIR and lost == self._count(sent)
+        ):
+            self._reception.result(self._count(sent), lost)
+        if not self._reception.works:
             self._read_over_tcp(sent.tag)
             return
-        if not self._receiver.reassembly.is_partial(sent.transfer):
-            self._receiver.reassembly.forget(sent.transfer)
+        if not reassembly.is_partial(sent.transfer):
+            reassembly.forget(sent.transfer)
         attempt = 2 if sent.occasion is Occasion.REPAIR else 1
         self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
 
-    def _came(self, sent: Sent, lost: int) -> None:
-        """So many segments of what was just sent by multicast for this host had not come."""
-        if sent.occasion is Occasion.NOW:
-            self.segments_lost += lost
-        if sent.occasion in (Occasion.NOW, Occasion.REPAIR):
-            self._reception.result(segment_count(sent.length, self._receiver.segment), lost)
-
-    def _ask_overheard(self, descriptor: Descriptor) -> None:
-        reassembly = self._receiver.reassembly
-        if reassembly.is_partial(descriptor.transfer):
-            missing = reassembly.missing(descriptor.transfer, descriptor.total)
+    def _look_overheard(self, descriptor: Descriptor) -> None:
+        missing = self._receiver.reassembly.lacks(descriptor.transfer)
+        if missing and self._reception.works:
             self.segments_lost += missing.bit_count()
             self._repair(Repair(0, descriptor.transfer, 1, missing))
 
     def _repair(self, repair: Repair) -> None:
         self.repairs_sent += 1
         self._send(repair.encode())
+
+    def _count(self, sent: Sent) -> int:
+        return segment_count(sent.length, self._receiver.segment)

@@ -48,9 +48,6 @@ MAX_HANDLES = 4096
 HELLO_TIMEOUT = 10.0
 """Seconds that a connection may take for its first packet."""
 
-NAMES_AT_ONCE = 64 * 1024
-"""Bytes of names in one part of a directory listing; attributes come on top."""
-
 
 @implementer(IReader, IPushProducer)
 class ServerChannel(Protocol):
@@ -66,7 +63,7 @@ class ServerChannel(Protocol):
         self._next_handle = 1
         self.name = ""
         self.requests = 0
-        self._ending = False
+        self._ending = self._full = False
         self.repairs = 0
         self.over_tcp = False
         self.segment_bytes_over_tcp = 0
@@ -99,7 +96,7 @@ class ServerChannel(Protocol):
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)
-                if self._ending:
+                if self._ending or self._full:
                     return
         except ProtocolError as error:
             self._give_up(str(error))
@@ -122,12 +119,17 @@ class ServerChannel(Protocol):
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure.of(error))))
 
     def pauseProducing(self) -> None:
-        """The connection's buffer is full."""
+        """The connection's buffer is full: take no more requests until it is not."""
+        self._full = True
+        self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._unicast.pause(True)
 
     def resumeProducing(self) -> None:
         """It has room again."""
+        self._full = False
+        self.transport.resumeProducing()  # type: ignore[attr-defined]
         self._unicast.pause(False)
+        self.dataReceived(b"")
 
     def stopProducing(self) -> None:
         """The connection is ending."""
@@ -282,6 +284,8 @@ class ServerChannel(Protocol):
             reason=reason,
         )
         self._ending = True
+        # Under TLS the connection would wait for the producer to end.
+        self.transport.unregisterProducer()  # type: ignore[attr-defined]
         self.transport.loseConnection()
 
 

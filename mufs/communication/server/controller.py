@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from errno import EIO
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
@@ -9,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mufs.cache.server.queue import Entry, MulticastQueue, Resend
+from mufs.cache.server.queue import Entry, MulticastQueue, Readers, Resend
 from mufs.cache.server.sent import IReader, SentTransfer, SentWindow
 from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
@@ -121,9 +122,9 @@ class MulticastController:
                 resend = self._prepare()
                 if resend is not None:
                     await self._resend(resend)
-                elif self._ready:
+                if self._ready:
                     await self._send(*self._ready.popleft())
-                else:
+                elif resend is None:
                     break
         finally:
             self._idle = True
@@ -158,13 +159,13 @@ class MulticastController:
     async def _send(self, entry: Entry, ready: "Deferred[SentTransfer]") -> None:
         try:
             transfer = await ready
-        except OSError as error:
+            await self._write(transfer, (1 << len(transfer.rows)) - 1)
+        except CancelledError:
+            raise
+        except Exception as error:
             self._queue.done(entry)
-            for reader, tags in entry.readers.items():
-                for tag in tags:
-                    reader.failed(tag, error)
+            self._fail(entry, error)
             return
-        await self._write(transfer, (1 << len(transfer.rows)) - 1)
         self.transfers += 1
         self.segments_sent += len(transfer.rows)
         self._window.add(transfer)
@@ -174,9 +175,23 @@ class MulticastController:
         _tell(entry.readers, transfer, Occasion.NOW)
 
     async def _resend(self, resend: Resend) -> None:
-        await self._write(resend.transfer, resend.missing)
+        try:
+            await self._write(resend.transfer, resend.missing)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._fail(resend, error)
+            return
         self.segments_repaired += resend.missing.bit_count()
         _tell(resend.readers, resend.transfer, Occasion.REPAIR)
+
+    def _fail(self, item: Entry | Resend, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            self._log.failure("cannot send a transfer")
+            error = OSError(EIO, "the server failed")
+        for reader, tags in item.readers.items():
+            for tag in tags:
+                reader.failed(tag, error)
 
     async def _write(self, transfer: SentTransfer, segments: int) -> None:
         descriptor = transfer.descriptor
@@ -189,8 +204,11 @@ class MulticastController:
         delay = self._pace.delay(len(packets))
         if delay > 0:
             await deferLater(self._clock, delay)
-        while self.output is not None and not self.output.write(packets):
-            self._pace.blocked()
+        left = packets
+        while self.output is not None:
+            left = left[self.output.write(left) :]
+            if not left:
+                break
             await self.output.writable()
         self.bytes_multicast += len(packets)
 
@@ -222,7 +240,7 @@ def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> "lis
     return packets
 
 
-def _tell(readers: dict[IReader, list[int]], transfer: SentTransfer, occasion: Occasion) -> None:
+def _tell(readers: Readers, transfer: SentTransfer, occasion: Occasion) -> None:
     for reader, tags in readers.items():
         for tag in tags:
             if tag:

@@ -1,9 +1,10 @@
 """The server's end of the multicast group."""
 
-import errno
 import socket
+from errno import EINVAL, EIO, EOPNOTSUPP
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import MessageLengthError
 from twisted.internet.interfaces import IReactorFDSet, IWriteDescriptor
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
@@ -21,11 +22,11 @@ MAX_TRAIN = 45
 class ISegmentOutput(Interface):
     """Where a server's datagrams go out."""
 
-    def write(packets: bytes) -> bool:
+    def write(packets: bytes) -> int:
         """
         Send packets that lie back to back, cut as datagrams at the segment size.
 
-        @return: C{False} when the send buffer is full and nothing was sent.
+        @return: how many bytes of them are done with; the rest found the send buffer full.
         """
 
     def writable() -> "Deferred[None]":
@@ -83,7 +84,7 @@ class MulticastOutput(MulticastProtocol):
         self._writability: _Writability | None = None
 
     def startProtocol(self) -> None:
-        """Set the socket up; raises C{OSError} when the interface cannot send to the group."""
+        """Set the socket up."""
         self.transport.setOutgoingInterface(self.interface)
         self.transport.setLoopbackMode(True)
         self.grow_send_buffer(SEND_BUFFER)
@@ -95,15 +96,14 @@ class MulticastOutput(MulticastProtocol):
         if self._writability is not None:
             self._writability.connectionLost(None)
 
-    def write(self, packets: bytes) -> bool:
+    def write(self, packets: bytes) -> int:
         """See L{ISegmentOutput.write}; a packet lost on the way out is left to repair."""
         if self._offload:
-            return self._write(packets)
+            return len(packets) if self._write(packets) else 0
         for start in range(0, len(packets), self._stride):
             if not self._write(packets[start : start + self._stride]):
-                # Those before it are out: doubled segments do no harm.
-                return False
-        return True
+                return start
+        return len(packets)
 
     def writable(self) -> "Deferred[None]":
         """See L{ISegmentOutput.writable}."""
@@ -111,17 +111,18 @@ class MulticastOutput(MulticastProtocol):
         return self._writability.wait()
 
     def _write(self, packets: bytes) -> bool:
+        """Hand over to the kernel; C{False} when it must be tried again."""
         try:
             self.transport.write(packets, self._to)
         except BlockingIOError:
             return False
-        except OSError as error:
-            if self._offload and error.errno in (errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
+        except (OSError, MessageLengthError) as error:
+            refused = getattr(error, "errno", None) in (EINVAL, EIO, EOPNOTSUPP, None)
+            if self._offload and refused:
+                # Not for this interface, or not beyond its MTU: the kernel fragments, then.
                 self._log.warn("UDP_SEGMENT is refused here ({error}): cutting", error=error)
                 self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
                 self._offload = False
-                return self.write(packets)
-            if error.errno == errno.ENOBUFS:
                 return False
             self._log.debug("cannot send to the group: {error}", error=error)
         return True

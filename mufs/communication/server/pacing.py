@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from statistics import median
+from statistics import median_low
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -10,7 +10,13 @@ INTERVAL = 0.1
 """Seconds between two judgements of the rate."""
 
 TOLERATED_LOSS = 0.15
-"""Up to this fraction, losses are repaired and not taken for congestion."""
+"""Up to this fraction above the background, losses are repaired and not taken for congestion."""
+
+SAMPLE = 400
+"""Segments that a judgement needs at least."""
+
+SETTLING = 3
+"""Judgements after a cut until its effect shows."""
 
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
@@ -20,9 +26,13 @@ class Pace:
     """
     The rate of sending, in bits a second, between a floor and a ceiling.
 
-    Where the local link is the bottleneck the send buffer fills, and writing waits for it: the
-    rate then follows what got out. Where it is elsewhere the clients' loss tells. The median
-    client counts: one that cannot follow does not slow the others, it is served over TCP.
+    Where the local link is the bottleneck the send buffer fills and writing waits for it, without
+    any of this. Where it is elsewhere the clients' loss tells. The median client counts: one
+    that cannot follow does not slow the others, it is served over TCP.
+
+    Loss that sending slower does not lessen is not congestion: each time that more is lost than
+    tolerated the rate is cut as a trial, and given back when as much is lost as before. That
+    much is taken for the background of the path from then on, until less is lost.
 
     @ivar rate: bits a second, of datagrams as they are written.
     """
@@ -32,15 +42,15 @@ class Pace:
         self._floor = min(floor, ceiling)
         self._ceiling = ceiling
         self.rate = max(self._floor, min(start, ceiling))
-        self._lossy_rate = ceiling
+        self._congested_rate = ceiling
+        self._background = 0.0
+        self._trial: tuple[float, float] | None = None
+        self._settling = 0
         self._credit = 0.0
         self._refilled = self._judged = clock.seconds()
         self._expected: Counter[Hashable] = Counter()
         self._lost: Counter[Hashable] = Counter()
-        self._out = 0
         self._held_back = False
-        self._blocked = False
-        self._settling = False
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
@@ -49,21 +59,17 @@ class Pace:
         self._credit = min(burst, self._credit + (now - self._refilled) * self.rate / 8)
         self._refilled = now
         self._credit -= size
-        self._out += size
         if self._credit >= 0:
             return 0.0
         self._held_back = True
         return -self._credit * 8 / self.rate
 
-    def blocked(self) -> None:
-        """The local send buffer was full."""
-        self._blocked = True
-
     def sent(self, audience: Iterable[Hashable], segments: int) -> None:
         """So many segments went out, and these clients wait for them."""
         for client in audience:
             self._expected[client] += segments
-        if self._clock.seconds() - self._judged >= INTERVAL:
+        enough = max(self._expected.values(), default=0) >= SAMPLE
+        if enough and self._clock.seconds() - self._judged >= INTERVAL:
             self._judge()
 
     def lost(self, client: Hashable, segments: int) -> None:
@@ -72,28 +78,45 @@ class Pace:
 
     def _judge(self) -> None:
         now = self._clock.seconds()
-        achieved = self._out * 8 / (now - self._judged)
-        loss = median(
-            [min(1.0, self._lost[c] / n) for c, n in self._expected.items()] or [0.0]
-        )
-        if loss > TOLERATED_LOSS and not self._settling:
-            self._lossy_rate = self.rate
-            self.rate *= 1 - loss
-            # The next reports still speak of what was sent at the old rate.
-            self._settling = True
-        else:
-            self._settling = False
-            if self._blocked:
-                self.rate = min(self.rate, achieved * 1.25)
-            elif self._held_back and loss <= TOLERATED_LOSS:
-                self.rate *= 1.1 if self.rate < 0.85 * self._lossy_rate else 1.01
+        if self._settling:
+            self._settling -= 1
+            if self._settling == SETTLING - 1:
+                # What came so far speaks of what was sent before the cut.
+                self._expected.clear()
+                self._lost.clear()
+        if not self._settling:
+            self._adapt(self._loss(), min(10.0, (now - self._judged) / INTERVAL))
         self.rate = max(self._floor, min(self.rate, self._ceiling))
         self._judged = now
-        self._out = 0
-        self._held_back = self._blocked = False
+        self._held_back = False
         # Losses are reported a moment after the sending that they belong to: old ones fade.
         for counts in (self._expected, self._lost):
             for client in list(counts):
                 counts[client] //= 2
                 if not counts[client]:
                     del counts[client]
+
+    def _loss(self) -> float:
+        """The fraction that the median client lost; of two, the better one."""
+        return median_low(min(1.0, self._lost[c] / n) for c, n in self._expected.items())
+
+    def _adapt(self, loss: float, intervals: float) -> None:
+        if self._trial is not None:
+            rate, before = self._trial
+            self._trial = None
+            if loss > 0.75 * before:
+                self._background = loss
+                self.rate = rate
+            else:
+                self._congested_rate = rate
+        self._background = min(self._background, loss)
+        excess = (loss - self._background) / (1 - self._background) if loss < 1 else 1.0
+        if excess > TOLERATED_LOSS:
+            self._trial = self.rate, loss
+            self._settling = SETTLING
+            self.rate *= max(0.1, 1 - excess)
+            return
+        self._congested_rate *= 1.02**intervals
+        if self._held_back:
+            growth = 1.1 if self.rate < 0.85 * self._congested_rate else 1.01
+            self.rate *= growth**intervals

@@ -2,9 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable
+from errno import EIO
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.communication.server.controller import Reading
@@ -22,6 +24,8 @@ class UnicastReads:
 
     @ivar bytes_sent: file bytes so far.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -76,11 +80,13 @@ class UnicastReads:
         self._write(Data(image.image, image.generation, offset, data).encode())
 
     def _error(self, failure: Failure, read: Read, line: deque[tuple[IImage, Read]]) -> None:
-        failure.trap(OSError)
-        assert isinstance(failure.value, OSError)
+        error = failure.value
+        if not isinstance(error, OSError):
+            self._log.failure("cannot read an image", failure)
+            error = OSError(EIO, "the server failed")
         if line and line[0][1].tag == read.tag:
             line.popleft()
-        self._failed(read.tag, failure.value)
+        self._failed(read.tag, error)
 
     def _done(self, _: object) -> None:
         self._busy = False

@@ -19,22 +19,29 @@ class AttributeCache:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._known: dict[bytes, tuple[float, Attributes]] = {}
+        self._known: dict[bytes, tuple[float, float, Attributes]] = {}
 
     def get(self, path: bytes) -> Attributes | None:
         """The attributes of the file at C{path}, if they were learnt within C{LIFETIME}."""
         known = self._known.get(path)
         if known is None or self._clock.seconds() > known[0]:
             return None
-        return known[1]
+        return known[2]
 
     def last(self, path: bytes) -> Attributes | None:
         """The attributes last learnt, however old."""
         known = self._known.get(path)
-        return None if known is None else known[1]
+        return None if known is None else known[2]
 
-    def put(self, path: bytes, attributes: Attributes) -> None:
-        """Remember what was learnt just now."""
-        if len(self._known) >= MOST and path not in self._known:
+    def put(self, path: bytes, attributes: Attributes, asked: float) -> None:
+        """
+        Remember what was learnt just now.
+
+        @param asked: when the server was asked; what was asked for later is not forgotten for it.
+        """
+        known = self._known.get(path)
+        if known is not None and known[1] > asked:
+            return
+        if len(self._known) >= MOST and known is None:
             self._known.clear()
-        self._known[path] = self._clock.seconds() + LIFETIME, attributes
+        self._known[path] = self._clock.seconds() + LIFETIME, asked, attributes

@@ -11,15 +11,18 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.reception import Reception
 from mufs.filesystem.client.readahead import ReadAhead
-from mufs.wire.channel import MAX_READ, Data, Priority, Read, Sent
+from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
 from mufs.wire.metadata import Attributes
-from mufs.wire.pages import BLOCK, byte_range, mask_of, pieces, runs
+from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, pieces, runs
 from mufs.wire.segments import Descriptor
 
 T = TypeVar("T")
 
 URGENT_AFTER = 0.1
 """Seconds after which a reader that waits for read-ahead says so."""
+
+TCP_AFTER = 3.0
+"""Seconds after which a reader asks for TCP, whatever multicast does."""
 
 
 def stale() -> OSError:
@@ -70,6 +73,7 @@ class _Waiting:
     buffer: bytearray
     pages: dict[int, int]
     done: "Deferred[bytes]"
+    timer: IDelayedCall | None = None
 
     def fill(self, offset: int, data: bytes) -> None:
         """Take over what C{data}, at C{offset} of the image, has of the range."""
@@ -127,7 +131,7 @@ class Fetch:
         @return: fails with C{OSError}; may be cancelled.
         """
         length = max(0, min(length, opened.size - offset))
-        done: Deferred[bytes] = Deferred(lambda _: self._remove(waiting))
+        done: Deferred[bytes] = Deferred(lambda _: self._give_up(waiting))
         waiting = _Waiting(opened, offset, bytearray(length), {}, done)
         for block, pages in pieces(offset, length):
             missing = self._cache.missing(opened.key, block, pages)
@@ -138,13 +142,13 @@ class Fetch:
         if not waiting.pages:
             self.joined += 1
             done.callback(bytes(waiting.buffer))
-        elif self._ask(opened, waiting.pages, Priority.BLOCKED):
+            return done
+        if self._ask(opened, waiting.pages, Priority.BLOCKED):
             self.misses += 1
         else:
             self.joined += 1
-            if any(_can_hurry(request) for request in self._requests_of(waiting)):
-                urgent = self._clock.callLater(URGENT_AFTER, self._urge, waiting)
-                done.addBoth(_cancel, urgent)
+        waiting.timer = self._clock.callLater(URGENT_AFTER, self._urge, waiting)
+        done.addBoth(_cancel, waiting)
         return done
 
     def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
@@ -163,7 +167,11 @@ class Fetch:
     def data(self, data: Data) -> None:
         """File bytes came over TCP."""
         self.bytes_over_tcp += len(data.payload)
-        self._arrived((data.image, data.generation), data.offset, data.payload)
+        key, end = (data.image, data.generation), data.offset + len(data.payload)
+        for request in self._pending.get((key, data.offset // BLOCK), ())[:1]:
+            if end % PAGE and end != request.opened.size:
+                raise ProtocolError(f"DATA that ends at {end} of {request.opened.size} bytes")
+            self._arrived(key, data.offset, data.payload)
 
     def wanted(self, sent: Sent) -> bool:
         """Whether some of what a transfer carried is still lacking for the request it names."""
@@ -243,7 +251,7 @@ class Fetch:
     ) -> None:
         assert opened.remote is not None
         if over_tcp is None:
-            over_tcp = not self._reception.usable()
+            over_tcp = not self._reception.use()
         pages = dict(pieces(offset, length))
         request = _Request(self._new_tag(), opened, priority, over_tcp, pages)
         self._requests[request.tag] = request
@@ -285,18 +293,41 @@ class Fetch:
     def _waiting_for(self, request: _Request) -> list[_Waiting]:
         """The reads that wait for something that a request lacks."""
         key = request.opened.key
-        lines = (self._waiting.get((key, block), ()) for block in request.pages)
-        return list(dict.fromkeys(waiting for line in lines for waiting in line))
+        return list(
+            dict.fromkeys(
+                waiting
+                for block, pages in request.pages.items()
+                for waiting in self._waiting.get((key, block), ())
+                if waiting.pages[block] & pages
+            )
+        )
 
     def _urge(self, waiting: _Waiting) -> None:
         """Let what a reader waits for come before what is only read ahead."""
-        for request in {r.tag: r for r in self._requests_of(waiting) if _can_hurry(r)}.values():
-            opened = request.opened
-            for block, pages in waiting.pages.items():
-                for first, count in runs(request.pages.get(block, 0) & pages):
-                    if opened.remote is not None:
-                        offset, length = byte_range(block, first, count, opened.size)
-                        self._request(opened, offset, length, Priority.BLOCKED)
+        waiting.timer = self._clock.callLater(TCP_AFTER, self._insist, waiting)
+        requests = self._requests_of(waiting)
+        if any(each.priority > Priority.BLOCKED and not each.over_tcp for each in requests):
+            self._repeat(waiting, None)
+
+    def _insist(self, waiting: _Waiting) -> None:
+        """Have a reader answered over TCP, unless that was asked for already."""
+        waiting.timer = None
+        if not any(request.over_tcp for request in self._requests_of(waiting)):
+            self._repeat(waiting, True)
+
+    def _repeat(self, waiting: _Waiting, over_tcp: bool | None) -> None:
+        """Ask for what a reader lacks although it was asked for before."""
+        opened = waiting.opened
+        for block, pages in list(waiting.pages.items()) if opened.remote is not None else ():
+            for first, count in runs(pages):
+                offset, length = byte_range(block, first, count, opened.size)
+                self._request(opened, offset, length, Priority.BLOCKED, over_tcp)
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        """Forget a read, and what was asked for it in vain: who reads next shall ask anew."""
+        for request in self._requests_of(waiting):
+            self._drop(request.tag)
+        self._remove(waiting)
 
     def _settle(self, request: _Request, block: int) -> None:
         """A request lacks nothing of a block any longer."""
@@ -333,12 +364,7 @@ class Fetch:
             waiting.done.errback(error)
 
 
-def _can_hurry(request: _Request) -> bool:
-    """Whether to ask again helps: over TCP what was asked for may lie in the connection already."""
-    return request.priority > Priority.BLOCKED and not request.over_tcp
-
-
-def _cancel(result: T, call: IDelayedCall) -> T:
-    if call.active():
-        call.cancel()
+def _cancel(result: T, waiting: _Waiting) -> T:
+    if waiting.timer is not None and waiting.timer.active():
+        waiting.timer.cancel()
     return result

@@ -1,7 +1,6 @@
 """The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
 
 import errno
-import stat
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -67,7 +66,7 @@ class Files:
         self.attributes = AttributeCache(clock)
         self.reception = Reception(clock)
         self.fetch = Fetch(cache, self.reception, clock, self._send, self._new_tag)
-        self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
+        self.receiver = MulticastReceiver(self.reception, self.fetch.delivered)
         self.repairs = Repairs(
             clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
         )
@@ -75,6 +74,7 @@ class Files:
         self._channel: ClientChannel | None = None
         self._for_channel: list[Deferred[ClientChannel]] = []
         self._open: dict[int, OpenImage] = {}
+        self._paths: dict[bytes, set[int]] = {}
         self._next_handle = 1
 
     @property
@@ -94,7 +94,9 @@ class Files:
         self._welcomed(channel, welcome)
         self._channel = channel
         for opened in self._open.values():
-            if not opened.stale:
+            if opened.stale:
+                self.fetch.resume(opened)
+            else:
                 ensureDeferred(self._reopen(opened))
         waiting, self._for_channel = self._for_channel, []
         for each in waiting:
@@ -105,6 +107,7 @@ class Files:
         self._channel = None
         for opened in self._open.values():
             opened.remote = None
+            opened.ahead = ReadAhead(opened.size, self.most_ahead)
         self.fetch.interrupted()
 
     def sent(self, sent: Sent) -> None:
@@ -122,7 +125,7 @@ class Files:
 
     def gone(self, tag: int) -> None:
         """See L{IChannelUser.gone}."""
-        self.fetch.again(tag, not self.reception.usable())
+        self.fetch.again(tag, not self.reception.works)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
@@ -163,10 +166,11 @@ class Files:
 
     def release(self, handle: int) -> None:
         """An open image is no longer needed."""
-        opened = self._open.pop(handle, None)
-        if opened is not None and opened.remote is not None:
-            self._send(pack(Type.CLOSE, encode(Close(opened.remote))))
-            opened.remote = None
+        opened = self._open.pop(handle)
+        self._paths[opened.path].discard(handle)
+        if not self._paths[opened.path]:
+            del self._paths[opened.path]
+        self._close(opened)
 
     def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
         """What L{cached_read} could not answer."""
@@ -184,6 +188,11 @@ class Files:
             raise stale()
         return self._cache.read(opened.key, offset, max(0, min(length, opened.size - offset)))
 
+    def _close(self, opened: OpenImage) -> None:
+        if opened.remote is not None:
+            self._send(pack(Type.CLOSE, encode(Close(opened.remote))))
+            opened.remote = None
+
     async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
         while True:
             channel = self._channel or await self._next_channel()
@@ -198,31 +207,36 @@ class Files:
         return waiting
 
     async def _getattr(self, path: bytes, handle: int | None) -> Attributes:
+        now = self._now()
         attributes = await self._ask(Type.GETATTR, At(path), Attributes)
-        self._learn(path, attributes)
+        self._learn(path, attributes, now)
         if handle is not None and handle in self._open and self._open[handle].stale:
             raise stale()
         return attributes
 
     async def _readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        now = self._now()
         names = await self._ask(Type.READDIR, At(path), Names)
         for name, attributes in names.entries:
-            self._learn(path + b"/" + name if path else name, attributes)
+            self._learn(path + b"/" + name if path else name, attributes, now)
         return names.entries
 
     async def _open_image(self, path: bytes) -> tuple[int, OpenImage, bool]:
+        now = self._now()
         found = await self._ask(Type.OPEN, At(path), Opened)
         key = found.image, found.generation
         ahead = ReadAhead(found.attributes.size, self.most_ahead)
         opened = OpenImage(path, key, found.attributes, ahead, found.handle)
         self.receiver.add_key(*key, found.key)
-        others = [each for each in self._open.values() if each.path == path and each.key != key]
+        same = [self._open[handle] for handle in self._paths.get(path, ())]
+        others = [each for each in same if each.key != key]
         for other in others:
             other.stale = True
-        self._learn(path, found.attributes)
+        self._learn(path, found.attributes, now)
         handle = self._next_handle
         self._next_handle += 1
         self._open[handle] = opened
+        self._paths.setdefault(path, set()).add(handle)
         return handle, opened, bool(others)
 
     async def _reopen(self, opened: OpenImage) -> None:
@@ -241,15 +255,22 @@ class Files:
             opened.stale = opened.key != (found.image, found.generation)
             opened.remote = found.handle
             self.receiver.add_key(found.image, found.generation, found.key)
+            if opened not in self._open.values():
+                self._close(opened)
         self.fetch.resume(opened)
 
-    def _learn(self, path: bytes, attributes: Attributes) -> None:
-        """Remember attributes; images open under that path may prove to be of another day."""
-        self.attributes.put(path, attributes)
-        if stat.S_ISREG(attributes.mode):
-            for opened in self._open.values():
-                if opened.path == path and _content(opened.attributes) != _content(attributes):
-                    opened.stale = True
+    def _now(self) -> tuple[float, int]:
+        """When a question was asked: the time, and the handle that the next open gets."""
+        return self._clock.seconds(), self._next_handle
+
+    def _learn(self, path: bytes, attributes: Attributes, asked: tuple[float, int]) -> None:
+        """Remember attributes; images open since before may prove to be of another day."""
+        time, next_handle = asked
+        self.attributes.put(path, attributes, time)
+        for handle in self._paths.get(path, ()):
+            opened = self._open[handle]
+            if handle < next_handle and _content(opened.attributes) != _content(attributes):
+                opened.stale = True
 
     def _read_over_tcp(self, tag: int) -> None:
         self.fetch.again(tag, over_tcp=True)

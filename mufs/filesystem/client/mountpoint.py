@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 
 
@@ -18,7 +19,10 @@ def make_ready(path: str) -> str:
     """
     path = os.path.abspath(path)
     if _is_dead(path):
-        subprocess.run(["fusermount", "-u", "-z", "-q", "--", path], check=False)
+        try:
+            subprocess.run(["fusermount", "-u", "-z", "-q", "--", path], check=False)
+        except OSError as error:
+            raise Unusable(f"a dead mount is left there; fusermount: {error.strerror}") from None
         if _is_dead(path):
             raise Unusable("a dead mount is left there, and cannot be unmounted")
     elif _mounted_type(path) == "fuse.mufs":
@@ -42,10 +46,11 @@ def _is_dead(path: str) -> bool:
 def _mounted_type(path: str) -> str | None:
     """The type of the file system mounted at C{path}, the uppermost if several are."""
     found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             fields = line.split()
-            where = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-            if where == path:
-                found = fields[fields.index("-") + 1]
+            # Blanks in it are written as their octal numbers.
+            where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
+            if where == os.fsencode(path):
+                found = fields[fields.index(b"-") + 1].decode()
     return found
