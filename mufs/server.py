@@ -27,8 +27,8 @@ from mufs.wire.metadata import VERSION, Welcome
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT
 
-START_RATE = 1e9
-"""Bits a second to begin with; what comes back decides from then on."""
+START_RATE = 1e8
+"""Bits a second to begin with; it doubles until what comes back speaks against it."""
 
 
 @frozen

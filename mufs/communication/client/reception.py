@@ -11,8 +11,11 @@ QUIET = 0.5
 LOSSY = 0.4
 """A fraction of segments lost from which on TCP serves better."""
 
-SAMPLE = 2000
-"""Segments over which the loss is judged."""
+SAMPLE = 1000
+"""Segments over which the loss is judged at least."""
+
+SAMPLE_TIME = 2.0
+"""Seconds over which it is judged at least: the server shall have had time to slow down."""
 
 PROBE = 1.0
 """Seconds after which multicast is tried again, doubled each time it fails, up to C{MAX_PROBE}."""
@@ -48,6 +51,7 @@ class Reception:
         self.state = "not used yet"
         self._heard = float("-inf")
         self._expected = self._lost = 0
+        self._since = 0.0
         self._probe_after = PROBE
         self._probe_at = 0.0
 
@@ -72,9 +76,12 @@ class Reception:
         if lost == expected and self._clock.seconds() - self._heard > QUIET:
             self._fail(Fault.SILENT, "nothing arrives, though the server sent it to the group")
             return
+        if not self._expected:
+            self._since = self._clock.seconds()
         self._expected += expected
         self._lost += lost
-        if self._expected >= SAMPLE or (self._fault is Fault.LOSSY and self._expected >= 50):
+        long = self._expected >= SAMPLE and self._clock.seconds() - self._since >= SAMPLE_TIME
+        if long or (self._fault is Fault.LOSSY and self._expected >= 50):
             loss = self._lost / self._expected
             self._expected = self._lost = 0
             if loss > LOSSY:

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from math import inf
 from statistics import median_low
 
 from twisted.internet.interfaces import IReactorTime
 
 INTERVAL = 0.1
 """Seconds between two judgements of the rate."""
+
+START_INTERVAL = 0.025
+"""The same as long as no congestion was met: the rate doubles each time then."""
 
 TOLERATED_LOSS = 0.15
 """Up to this fraction above the background, losses are repaired and not taken for congestion."""
@@ -42,7 +46,7 @@ class Pace:
         self._floor = min(floor, ceiling)
         self._ceiling = ceiling
         self.rate = max(self._floor, min(start, ceiling))
-        self._congested_rate = ceiling
+        self._congested_rate = inf
         self._background = 0.0
         self._trial: tuple[float, float] | None = None
         self._settling = 0
@@ -69,7 +73,8 @@ class Pace:
         for client in audience:
             self._expected[client] += segments
         enough = max(self._expected.values(), default=0) >= SAMPLE
-        if enough and self._clock.seconds() - self._judged >= INTERVAL:
+        interval = START_INTERVAL if self._congested_rate == inf else INTERVAL
+        if enough and self._clock.seconds() - self._judged >= interval:
             self._judge()
 
     def lost(self, client: Hashable, segments: int) -> None:
@@ -117,6 +122,8 @@ class Pace:
             self.rate *= max(0.1, 1 - excess)
             return
         self._congested_rate *= 1.02**intervals
-        if self._held_back:
+        if self._held_back and self._congested_rate == inf:
+            self.rate *= 2
+        elif self._held_back:
             growth = 1.1 if self.rate < 0.85 * self._congested_rate else 1.01
             self.rate *= growth**intervals
