@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -102,6 +103,7 @@ class ClientMount(Service):
             self._status.listen(status_site(self.figures)).addCallbacks(
                 self._listening, self._cannot_listen
             )
+        self._log.info("connecting to the server at {server}", server=self._settings.server)
         self._connection.startService()
         self._connection.whenConnected(failAfterFailures=1).addErrback(self._absent)
 
@@ -159,14 +161,19 @@ class ClientMount(Service):
         fail(self._reactor, self.name, f"the server at {self._settings.server} refused: {reason}")
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
-        here = self._settings.interface or getattr(channel.transport.getHost(), "host", None)
+        address = channel.transport.getHost()
+        here = self._settings.interface
+        if here is None and isinstance(address, IPv4Address):
+            here = address.host
         self._log.info("connected to the server at {server}", server=self._settings.server)
         source = welcome.source if welcome.group else None
         self._files.receiver.listen_to(source, welcome.segment)
         if not welcome.group:
             self._files.reception.unavailable("the server sends no multicast to this host")
         elif here is None:
-            self._files.reception.unavailable("no interface is known to listen on")
+            self._files.reception.unavailable(
+                "the way to the server tells no interface to listen on (set --interface)"
+            )
         elif self._group == (welcome.group, welcome.port):
             self._files.reception.available()
         else:

@@ -173,8 +173,15 @@ class ServerService(Service):
     def _welcome(self, channel: ServerChannel) -> Welcome:
         address = channel.transport.getHost()
         here = address.host if isinstance(address, IPv4Address) else None
-        if self._output is None and self._settings.interface is None and here is not None:
-            self._send_on(here)
+        if self._output is None and self._settings.interface is None:
+            if here is None:
+                self._log.warn(
+                    "{client} came by {address}, which tells no interface to send multicast on: "
+                    "it reads over TCP (set --interface)",
+                    client=channel.name, address=address,
+                )
+            else:
+                self._send_on(here)
         sending_on = None if self._output is None else self._output.interface
         if self._settings.interface is None and sending_on not in (None, here):
             self._log.warn(

@@ -16,6 +16,7 @@ MAX_DATAGRAM = 65535
 class MulticastProtocol(DatagramProtocol):
     """A datagram protocol on a port made by C{listenMulticast}."""
 
+    noisy = False
     transport: IMulticastTransport
 
     def _socket(self) -> socket.socket:

@@ -141,8 +141,7 @@ class Reassembly:
 
     def has_passed(self, number: int) -> bool:
         """Whether segments with higher numbers than this came already."""
-        newest = self._newest
-        return newest is not None and self._unwrap(number) < newest
+        return self._newest is not None and self._distance(number) < 0
 
     def is_partial(self, number: int) -> bool:
         """Whether a transfer is being received and lacks segments."""
@@ -181,7 +180,11 @@ class Reassembly:
         """A segment number without its wrapping at 2**32 (serial number arithmetic, RFC 1982)."""
         if self._newest is None:
             self._newest = (1 << 32) + number
-        distance = (number - self._newest + (1 << 31)) % (1 << 32) - (1 << 31)
-        number = self._newest + distance
+        number = self._newest + self._distance(number)
         self._newest = max(self._newest, number)
         return number
+
+    def _distance(self, number: int) -> int:
+        """How far a segment number is from the newest one."""
+        assert self._newest is not None
+        return (number - self._newest + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -41,6 +41,7 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
+from mufs.wire.pages import PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION
 
@@ -230,8 +231,9 @@ class ServerChannel(Protocol):
         if image is None:
             self.failed(read.tag, OSError(errno.EBADF, "no such handle"))
             return
-        if read.offset + read.length > image.attributes.size:
-            self.failed(read.tag, OSError(errno.EINVAL, "read past the end of the image"))
+        end, size = read.offset + read.length, image.attributes.size
+        if read.offset % PAGE or end > size or (end % PAGE and end != size):
+            self.failed(read.tag, OSError(errno.EINVAL, "not pages of the image"))
             return
         self.over_tcp = read.over_tcp
         if read.over_tcp or self.factory.controller.output is None:

@@ -104,6 +104,7 @@ class Files:
 
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
+        self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
         for opened in self._open.values():
             opened.remote = None

@@ -1,0 +1,336 @@
+"""
+C{python -m mufs.demo [IMAGE]}: two hosts on this machine read an image that is sent once.
+
+Server and clients are processes of their own, with real mounts and sockets, as in service. What
+the demo makes lies in one temporary directory; it and all processes are gone when the demo ends,
+also by Ctrl-C or SIGTERM.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from ctypes.util import find_library
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+HERE = "127.0.0.1"
+HOSTS = 2
+MIB = 1 << 20
+IMAGE_SIZE = 64 * MIB
+FILES_SIZE = 44 * MIB
+"""Bytes of files in the image that the demo makes: the rest is the file system's own."""
+
+STARTING = 20.0
+"""Seconds that a service may take until it can be used."""
+
+ENDING = 5.0
+"""Seconds that it may take to end."""
+
+_signals: list[int] = []
+
+
+class Failed(Exception):
+    """The demo cannot go on; the text says why, in one line or with the end of a log below."""
+
+
+class Interrupted(Exception):
+    """A signal asked the demo to end."""
+
+
+def _note(number: int, frame: object) -> None:
+    # Nothing is raised here: it could come between the start of a process and its entry in the
+    # list of those to be ended, or in the middle of cleaning up.
+    _signals.append(number)
+
+
+def go_on() -> None:
+    """@raise Interrupted: when a signal has come."""
+    if _signals:
+        raise Interrupted
+
+
+@frozen
+class Reading:
+    """What a read of the whole image came to."""
+
+    size: int
+    digest: str
+    seconds: float
+
+
+def read(path: Path) -> Reading:
+    """Read a file from its beginning to its end."""
+    begin = time.monotonic()
+    digest, size = sha256(), 0
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(MIB):
+                go_on()
+                digest.update(data)
+                size += len(data)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+    return Reading(size, digest.hexdigest(), time.monotonic() - begin)
+
+
+class Service:
+    """One mUFS process; in a session of its own, as Ctrl-C is for the demo, which then ends it."""
+
+    def __init__(self, name: str, command: list[str], directory: Path, status: int) -> None:
+        """@param status: TCP port to serve the figures on."""
+        self.name = name
+        self._status = status
+        self._log = directory / f"{name}.log"
+        twistd = os.path.join(os.path.dirname(sys.executable), "twistd")
+        figures = ["--status", f"tcp:{status}:interface={HERE}"]
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [twistd, "-n", "--pidfile=", *command, *figures],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """@raise Failed: when it has ended."""
+        if self._process.poll() is not None:
+            raise Failed(f"{self.name} ended by itself; its log:\n{self.log()}")
+
+    def log(self) -> str:
+        """The last lines that it wrote."""
+        return "".join(self._log.read_text(errors="replace").splitlines(keepends=True)[-20:])
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that the process does soon after its start."""
+        deadline = time.monotonic() + STARTING
+        while not condition():
+            go_on()
+            self.check()
+            if time.monotonic() > deadline:
+                raise Failed(f"{self.name} does not {what}; its log:\n{self.log()}")
+            time.sleep(0.05)
+
+    def listens(self) -> bool:
+        """Whether it serves its figures, which a server does last of all."""
+        with socket.socket() as connection:
+            return connection.connect_ex((HERE, self._status)) == 0
+
+    def figures(self) -> dict[str, Any]:
+        """Its C{/status.json}."""
+        connection = http.client.HTTPConnection(HERE, self._status, timeout=5)
+        try:
+            connection.request("GET", "/status.json")
+            figures: dict[str, Any] = json.load(connection.getresponse())
+        finally:
+            connection.close()
+        return figures
+
+    def end(self) -> None:
+        """Have it end as in service; by force when that takes too long."""
+        self._process.terminate()
+        try:
+            self._process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def unmount(point: Path) -> None:
+    """Take away what a client that could not do it itself left mounted."""
+    subprocess.run(
+        ["fusermount", "-u", "-z", "-q", "--", point],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def make_image(directory: Path) -> Path:
+    """A disk image, an ext4 with files of Python's standard library in it."""
+    library = Path(os.__file__).parent
+    contents = directory / "contents"
+    room = FILES_SIZE
+    for source, directories, files in os.walk(library):
+        directories[:] = sorted(set(directories) - {"site-packages", "dist-packages"})
+        target = contents / os.path.relpath(source, library)
+        target.mkdir(parents=True)
+        for name in files:
+            go_on()
+            room -= -(-os.path.getsize(os.path.join(source, name)) // 4096) * 4096
+            if room >= 0:
+                shutil.copyfile(os.path.join(source, name), target / name)
+    (directory / "images").mkdir()
+    image = directory / "images" / "disk.img"
+    mke2fs = shutil.which("mke2fs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if mke2fs is None:
+        raise Failed("mke2fs is not installed (on Debian: apt-get install e2fsprogs)")
+    command = [mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-d", str(contents), str(image)]
+    made = subprocess.run([*command, f"{IMAGE_SIZE // MIB}M"], capture_output=True, text=True)
+    go_on()
+    if made.returncode:
+        raise Failed(f"mke2fs failed: {made.stderr.strip()}")
+    shutil.rmtree(contents)
+    return image
+
+
+def check_image(path: str) -> Path:
+    """The image of that name, when it can be shared."""
+    try:
+        image = Path(path).resolve(strict=True)
+        found = image.stat()
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        raise Failed(f"{path}: not a file with anything in it")
+    return image
+
+
+def check_machine() -> None:
+    """@raise Failed: when this machine lacks something that a mount needs."""
+    if find_library("fuse") is None:
+        raise Failed("libfuse 2 is not installed (on Debian: apt-get install libfuse2)")
+    if shutil.which("fusermount") is None:
+        raise Failed("fusermount is not installed (on Debian: apt-get install fuse)")
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        raise Failed(f"/dev/fuse: {error.strerror}: nothing can be mounted here") from None
+
+
+def free_ports(*kinds: socket.SocketKind) -> list[int]:
+    """A free port on the loopback interface for each kind of socket."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(type=kind)) for kind in kinds]
+        for each in sockets:
+            each.bind((HERE, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def finish(reads: "Collection[Future[Reading]]", services: list[Service]) -> list[Reading]:
+    """Wait until all these reads have ended."""
+    running: set[Future[Reading]] = set(reads)
+    while running:
+        go_on()
+        for service in services:
+            service.check()
+        running = wait(running, timeout=0.1).not_done
+    return [each.result() for each in reads]
+
+
+def show(original: Reading, hosts: list[Reading], server: Any, clients: list[Any]) -> None:
+    """Print what the reads came to; the figures are those of the services' status."""
+    row = "{:8}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}   {}"
+    print()
+    print(row.format("", "seconds", "MB/s", "hit rate", "hits", "joined", "misses", "SHA-256"))
+    for number, (host, of) in enumerate(zip(hosts, clients, strict=True), 1):
+        speed = f"{host.seconds:.2f}", f"{host.size / host.seconds / 1e6:.1f}"
+        reads = f"{of['hit_rate']:.1%}", of["hits"], of["joined"], of["misses"]
+        verdict = "right" if host.digest == original.digest else "WRONG"
+        print(row.format(f"host {number}", *speed, *reads, verdict))
+    multicast, tcp = server["bytes_multicast"] / 1e6, server["bytes_over_tcp"] / 1e6
+    delivered, taken = sum(host.size for host in hosts) / 1e6, server["image_read_bytes"]
+    print()
+    print(f"delivered to the hosts  {delivered:9.1f} MB")
+    print(f"sent by the server      {multicast + tcp:9.1f} MB: ", end="")
+    print(f"{multicast:.1f} by multicast, {tcp:.1f} over TCP; ", end="")
+    print(f"{(multicast + tcp) / delivered:.2f} of what was delivered")
+    print(f"read from the image     {taken / 1e6:9.1f} MB: ", end="")
+    print(f"each byte {taken / original.size:.2f} times")
+    for number, of in enumerate(clients, 1):
+        if of["multicast"] != "working":
+            print(f"multicast at host {number}: {of['multicast']}")
+
+
+def demonstrate(given: str | None, stack: ExitStack) -> None:
+    """
+    Run the demo.
+
+    @param stack: what undoes all that is done here.
+    @raise Failed: also when the bytes that came were not the image's.
+    """
+    image = None if given is None else check_image(given)
+    check_machine()
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mufs-demo-")))
+    # Its threads end when their mounts do: that is before, for it is undone in reverse.
+    pool = stack.enter_context(ThreadPoolExecutor(HOSTS))
+    *statuses, port, group_port = free_ports(
+        *[socket.SOCK_STREAM] * (HOSTS + 2), socket.SOCK_DGRAM
+    )
+    if image is None:
+        print(f"making a disk image of {IMAGE_SIZE // MIB} MiB")
+        image = make_image(directory)
+        listen, connect = f"tcp:{port}:interface={HERE}", f"tcp:{HERE}:{port}"
+    else:
+        # The directory around it is shared, and the other users of this machine are not to
+        # read in it what they may not: no TCP port, but a socket that they cannot reach.
+        listen = connect = "unix:server.socket"
+    (original,) = finish([pool.submit(read, image)], [])
+
+    print(f"starting one server and {HOSTS} clients for {image.name}, {original.size / 1e6:.1f} MB")
+    command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
+    command += ["--interface", HERE, "--port", str(group_port)]
+    server = Service("server", command, directory, statuses.pop())
+    stack.callback(server.end)
+    server.wait_until(server.listens, "listen")
+    clients, points = [], []
+    for number in range(1, HOSTS + 1):
+        point = directory / f"host{number}"
+        point.mkdir()
+        command = ["mufs-client", "--server", connect, "--interface", HERE, "--mount", str(point)]
+        stack.callback(unmount, point)
+        client = Service(f"client{number}", command, directory, statuses.pop())
+        stack.callback(client.end)
+        clients.append(client)
+        points.append(point)
+    for client, point in zip(clients, points, strict=True):
+        client.wait_until(partial(os.path.ismount, point), "mount")
+
+    print(f"reading the whole image through {HOSTS} mounts at the same moment")
+    reads = [pool.submit(read, point / image.name) for point in points]
+    hosts = finish(reads, [server, *clients])
+    show(original, hosts, server.figures(), [client.figures() for client in clients])
+    if any(host.digest != original.digest for host in hosts):
+        raise Failed("what came is not what was sent")
+
+
+def main() -> int:
+    """Run the demo, and return its exit status."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a real file
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+        print("usage: python -m mufs.demo [IMAGE]", file=sys.stderr)
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _note)
+    try:
+        with ExitStack() as stack:
+            demonstrate(sys.argv[1] if len(sys.argv) > 1 else None, stack)
+    except Failed as reason:
+        print(f"mufs.demo: {reason}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"mufs.demo: {error}", file=sys.stderr)
+        return 1
+    except Interrupted:
+        print("mufs.demo: interrupted", file=sys.stderr)
+        return 128 + _signals[0]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
