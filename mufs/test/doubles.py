@@ -1,0 +1,107 @@
+"""Stand-ins that several tests need."""
+
+import stat
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from mufs.cache.server.sent import IReader, SentTransfer
+from mufs.communication.server.output import ISegmentOutput
+from mufs.interfaces import IImage
+from mufs.wire.channel import Occasion
+from mufs.wire.metadata import Attributes
+from mufs.wire.segments import Descriptor, cut
+
+
+def make_attributes(size: int = 0) -> Attributes:
+    """What stat tells of a regular file of that size."""
+    return Attributes(
+        mode=stat.S_IFREG | 0o644, ino=7, nlink=1, uid=0, gid=0, rdev=0,
+        size=size, blocks=-(-size // 512), atime=0, mtime=0, ctime=0,
+    )
+
+
+@implementer(IImage)
+class ImageInMemory:
+    """An image of some bytes."""
+
+    def __init__(self, content: bytes, image: int = 1, generation: int = 1) -> None:
+        self._content = content
+        self.image = image
+        self.generation = generation
+        self.attributes = make_attributes(len(content))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See L{IImage.read}."""
+        return self._content[offset : offset + length]
+
+
+@implementer(IReader)
+@define(eq=False)
+class RecordingReader:
+    """A client that remembers what it is told."""
+
+    name: str = ""
+    told: list[tuple[int, SentTransfer, Occasion]] = field(factory=list)
+    failures: list[tuple[int, OSError]] = field(factory=list)
+
+    def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
+        """See L{IReader.sent}."""
+        self.told.append((tag, transfer, occasion))
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IReader.failed}."""
+        self.failures.append((tag, error))
+
+    def pages_told(self, tag: int) -> dict[int, int]:
+        """The pages that were sent for a request, by block."""
+        found: dict[int, int] = {}
+        for each, transfer, _ in self.told:
+            if each == tag:
+                block = transfer.block[2]
+                found[block] = found.get(block, 0) | transfer.pages
+        return found
+
+
+def make_sent(
+    number: int, image: IImage, offset: int, length: int, first: int = 0, segment: int = 1400
+) -> SentTransfer:
+    """A transfer of a part of an image, not sealed."""
+    descriptor = Descriptor(number, first, image.image, image.generation, offset, length)
+    return SentTransfer(descriptor, cut(first, image.read(offset, length), segment))
+
+
+@implementer(ISegmentOutput)
+class RecordingOutput:
+    """
+    A group that remembers what is sent to it.
+
+    @ivar room: how many bytes the send buffer takes before it is full; C{None} for any number.
+    """
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.room: int | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    def write(self, packets: bytes) -> int:
+        """See L{ISegmentOutput.write}."""
+        if self.room is not None:
+            packets = packets[: self.room]
+            self.room -= len(packets)
+        if packets:
+            self.written.append(packets)
+        return len(packets)
+
+    def writable(self) -> "Deferred[None]":
+        """See L{ISegmentOutput.writable}."""
+        self._waiting.append(Deferred())
+        return self._waiting[-1]
+
+    def drain(self, room: int | None = None) -> None:
+        """The send buffer has room again, for so many bytes."""
+        self.room = room
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)

@@ -1,0 +1,232 @@
+"""The multicast controller: what goes out, in which order, and who is told."""
+
+from errno import EIO, ESTALE
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.cache.server.queue import MulticastQueue
+from mufs.cache.server.sent import SentWindow
+from mufs.communication.server.controller import MulticastController, seal_transfer, trains
+from mufs.communication.server.pacing import Pace
+from mufs.interfaces import IImage
+from mufs.test.doubles import ImageInMemory, RecordingOutput, RecordingReader, make_sent
+from mufs.test.properties import examples, packets_of
+from mufs.wire.channel import Occasion, Priority, Read, Repair
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.sealing import Keys, unseal
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, HEADER, Descriptor, parse
+
+SIZE = 3 * BLOCK + PAGE + 100
+CONTENT = b"".join(b"%07d\n" % number for number in range(SIZE // 8 + 1))[:SIZE]
+
+
+class TrainTests(SynchronousTestCase):
+    """Segments on their way into datagrams."""
+
+    @examples(100)
+    @given(st.integers(1, 30_000), st.data(), st.integers(1, 50))
+    def test_any_segments(self, total: int, data: st.DataObject, most: int) -> None:
+        """Just the chosen segments go out, whole, in order, not too many at a time."""
+        transfer = make_sent(1, ImageInMemory(CONTENT), 0, total, first=0xFFFFFFF0, segment=100)
+        count = len(transfer.rows)
+        segments = data.draw(st.integers(1, (1 << count) - 1))
+        found = trains(transfer, segments, most)
+        packets = packets_of(transfer.rows)
+        chosen = [packet for i, packet in enumerate(packets) if segments >> i & 1]
+        self.assertEqual(b"".join(found), b"".join(chosen))
+        for train in found[:-1]:
+            self.assertEqual(len(train), most * (HEADER.size + 100))
+        self.assertLessEqual(len(found[-1]), most * (HEADER.size + 100))
+
+
+class ControllerTests(SynchronousTestCase):
+    """A controller with a group that remembers."""
+
+    def setUp(self) -> None:
+        """Have an image, and clients."""
+        self.clock = Clock()
+        self.window, self.keys = SentWindow(), Keys(bytes(32))
+        pace = Pace(self.clock, 1e12, 1e12, 1e12)
+        self.controller = MulticastController(
+            MulticastQueue(self.window), self.window, self.keys, pace, self.read, self.clock
+        )
+        self.output = self.controller.output = RecordingOutput()
+        self.image = ImageInMemory(CONTENT)
+        self.a, self.b = RecordingReader("a"), RecordingReader("b")
+        self.reads: list[tuple[int, int]] = []
+        self.failures: dict[int, Exception] = {}
+
+    def read(self, image: IImage, offset: int, length: int) -> "Deferred[bytes]":
+        """Read at once, and remember it."""
+        self.reads.append((offset, length))
+        if offset in self.failures:
+            return fail(self.failures[offset])
+        return execute(image.read, offset, length)
+
+    def ask(
+        self,
+        reader: RecordingReader,
+        tag: int,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.BLOCKED,
+    ) -> None:
+        """A client reads from the image."""
+        self.controller.request(reader, self.image, Read(tag, 1, offset, length, priority))
+        self.clock.advance(0.001)
+
+    def received(self) -> dict[int, tuple[list[int], list[int], bytes, Descriptor]]:
+        """
+        What went out, by transfer: the phases of its control packets, the numbers of its
+        segments, the bytes of these, and its descriptor.
+        """
+        found: dict[int, tuple[list[int], list[int], bytes, Descriptor]] = {}
+        now = 0
+        for packet in parse(b"".join(self.output.written)):
+            if len(packet) == 2:
+                phase, descriptor = packet
+                now = descriptor.transfer
+                phases, numbers, data, _ = found.get(now, ([], [], b"", descriptor))
+                found[now] = [*phases, phase], numbers, data, descriptor
+            else:
+                first, _, rows = packet
+                phases, numbers, data, descriptor = found[now]
+                numbers = [*numbers, *range(first, first + len(rows))]
+                found[now] = phases, numbers, data + rows.tobytes(), descriptor
+        return found
+
+    def test_transfers(self) -> None:
+        """A range goes out block by block, each announced, numbered on, sealed and completed."""
+        self.ask(self.a, 7, 0, SIZE)
+        content, next_number = b"", 0
+        for number, (phases, numbers, sealed, d) in self.received().items():
+            self.assertEqual(phases, [ANNOUNCEMENT, COMPLETION])
+            self.assertEqual(d.first, next_number)
+            next_number += -(-d.total // 1400)
+            self.assertEqual(numbers, list(range(d.first, next_number)))
+            data = unseal(self.keys.cipher(1, 1), d, sealed + d.tag)
+            assert data is not None
+            self.assertEqual((d.offset, d.total), (len(content), len(data)))
+            content += data
+            self.assertEqual(self.window.get(number), self.a.told[number - 1][1])
+        self.assertEqual(content, CONTENT)
+        self.assertEqual([(tag, why) for tag, _, why in self.a.told], [(7, Occasion.NOW)] * 4)
+        self.assertEqual(self.controller.transfers, 4)
+        self.assertEqual(self.controller.segments_sent, next_number)
+        self.assertEqual(self.controller.bytes_multicast, sum(map(len, self.output.written)))
+
+    def test_lockstep(self) -> None:
+        """Clients that ask while a block is sent, or just after, cost no second transfer."""
+        self.output.room = 0
+        self.ask(self.a, 1, 0, BLOCK)
+        self.ask(self.b, 2, 0, BLOCK)
+        self.output.drain()
+        self.clock.advance(1)
+        self.ask(self.a, 3, PAGE, PAGE)
+        self.assertEqual(self.reads, [(0, BLOCK)])
+        self.assertEqual(len(self.received()), 1)
+        self.assertEqual([why for _, _, why in self.b.told], [Occasion.NOW])
+        self.assertEqual([why for _, _, why in self.a.told], [Occasion.NOW, Occasion.BEFORE])
+
+    def test_full(self) -> None:
+        """While the send buffer is full nothing is lost, doubled or told."""
+        self.output.room = 0
+        self.ask(self.a, 1, 0, BLOCK)
+        while not self.a.told:
+            self.assertEqual(self.output.room, 0)
+            self.output.drain(5000)
+            self.clock.advance(0.001)
+        ((phases, numbers, _, _),) = self.received().values()
+        self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], list(range(94))))
+
+    def test_pace(self) -> None:
+        """Sending takes as long as the rate makes it."""
+        self.controller._pace = Pace(self.clock, 1e6, 1e6, 1e6)
+        self.controller.request(self.a, self.image, Read(1, 1, 0, BLOCK, Priority.BLOCKED))
+        while not self.a.told:
+            self.clock.advance(0.01)
+        expected = self.controller.bytes_multicast * 8 / 1e6
+        self.assertLess(abs(self.clock.seconds() - expected), 0.6)
+
+    def test_failed_read(self) -> None:
+        """Who waits for what cannot be read is told so, the others are served, and it goes on."""
+        for failure in (OSError(ESTALE, "changed"), ValueError("a bug")):
+            self.output.room = 0
+            self.ask(self.a, 1, 0, PAGE)
+            self.failures[BLOCK] = failure
+            self.ask(self.a, 2, BLOCK, PAGE)
+            self.ask(self.b, 3, BLOCK, PAGE)
+            self.ask(self.b, 4, 2 * BLOCK, PAGE)
+            self.output.drain()
+            self.clock.advance(1)
+            failed = [(tag, error.errno) for tag, error in self.a.failures + self.b.failures]
+            code = ESTALE if isinstance(failure, OSError) else EIO
+            self.assertEqual(failed, [(2, code), (3, code)])
+            self.failures.clear()
+            self.ask(self.b, 5, BLOCK, PAGE)
+            told = [tag for tag, _, _ in self.a.told + self.b.told]
+            self.assertEqual(told, [1, 4, 5])
+            self.flushLoggedErrors(ValueError)
+            self.setUp()
+
+    def test_repair(self) -> None:
+        """Of a transfer only the segments that are missing go out again, and that is told."""
+        self.ask(self.a, 1, 0, BLOCK)
+        self.output.written.clear()
+        missing = 1 << 3 | 1 << 93
+        transfer = self.controller.repair(self.a, Repair(1, 1, 1, missing))
+        self.clock.advance(0.001)
+        ((phases, numbers, _, _),) = self.received().values()
+        self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], [3, 93]))
+        self.assertEqual(self.a.told[-1], (1, transfer, Occasion.REPAIR))
+        self.assertEqual(self.controller.segments_repaired, 2)
+
+    def test_repair_over_tcp(self) -> None:
+        """The second attempt is not answered by multicast; what is gone is not answered at all."""
+        self.ask(self.a, 1, 0, BLOCK)
+        self.output.written.clear()
+        self.assertIs(self.controller.repair(self.a, Repair(1, 1, 2, 1)), self.window.get(1))
+        self.assertIsNone(self.controller.repair(self.a, Repair(1, 99, 1, 1)))
+        self.clock.advance(1)
+        self.assertEqual(self.output.written, [])
+
+    def test_overheard_repair(self) -> None:
+        """A repair that nobody waits for goes out, and nobody is told."""
+        self.ask(self.a, 1, 0, BLOCK)
+        self.controller.repair(self.b, Repair(0, 1, 1, 1))
+        self.clock.advance(0.001)
+        self.assertEqual((self.controller.segments_repaired, self.b.told), (1, []))
+
+    def test_forget(self) -> None:
+        """A client that has gone is not told, and what it alone waited for is not sent."""
+        self.output.room = 0
+        for block in range(8):
+            self.ask(self.a, block + 1, block % 3 * BLOCK + block * PAGE, PAGE)
+        self.controller.forget(self.a)
+        self.output.drain()
+        self.clock.advance(1)
+        self.assertEqual(self.a.told, [])
+        self.assertLess(len(self.received()), 8)
+
+    def test_stop(self) -> None:
+        """Once stopped nothing goes out any more."""
+        self.output.room = 5000
+        self.ask(self.a, 1, 0, SIZE)
+        self.controller.stop()
+        written = len(self.output.written)
+        self.output.drain()
+        self.clock.advance(10)
+        self.assertEqual(len(self.output.written), written)
+
+    def test_seal(self) -> None:
+        """A transfer is sealed under the key of its generation, its tag in the descriptor."""
+        image = ImageInMemory(CONTENT, 5, 6)
+        descriptor = Descriptor(1, 2, 5, 6, 0, PAGE)
+        transfer = seal_transfer(self.keys, image, descriptor, CONTENT[:PAGE], 1400)
+        d = transfer.descriptor
+        sealed = b"".join(packet[HEADER.size :] for packet in packets_of(transfer.rows))
+        self.assertEqual(unseal(self.keys.cipher(5, 6), d, sealed + d.tag), CONTENT[:PAGE])

@@ -1,0 +1,55 @@
+"""The real classes, and their doubles, provide the interfaces that they name."""
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.cache.server.sent import IReader
+from mufs.communication.client.channel import IChannelUser
+from mufs.communication.server.channel import ServerChannel
+from mufs.communication.server.output import ISegmentOutput, MulticastOutput
+from mufs.filesystem.client.files import Files
+from mufs.filesystem.server.library import Directory
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.test.doubles import ImageInMemory, RecordingOutput, RecordingReader
+
+
+class InterfaceTests(SynchronousTestCase):
+    """What provides what."""
+
+    def assert_provides(self, interface: Any, provider: object) -> None:
+        """The object has all that the interface asks for, with the same parameters."""
+        self.assertTrue(verifyObject(interface, provider))
+
+    def test_library(self) -> None:
+        """A directory is an image library, and its files are images."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / "image").touch()
+        library = Directory(str(directory))
+        self.assert_provides(IImageLibrary, library)
+        self.assert_provides(IImage, library.open(b"image"))
+        self.assert_provides(IImage, ImageInMemory(b""))
+
+    def test_reader(self) -> None:
+        """A channel of the server can be told by the queue, and paused by its transport."""
+        self.assert_provides(IReader, ServerChannel())
+        self.assert_provides(IPushProducer, ServerChannel())
+        self.assert_provides(IReader, RecordingReader())
+
+    def test_channel_user(self) -> None:
+        """The files of a client can be told by its channel."""
+        files = Files(Clock(), BlockCache(1), 1, lambda channel, welcome: None, lambda reason: None)
+        self.assert_provides(IChannelUser, files)
+
+    def test_output(self) -> None:
+        """The end of the group at the server takes segments."""
+        reactor: Any = None
+        output = MulticastOutput(reactor, "239.5.5.0", 7041, "127.0.0.1", 1400)
+        self.assert_provides(ISegmentOutput, output)
+        self.assert_provides(ISegmentOutput, RecordingOutput())

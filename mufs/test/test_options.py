@@ -1,0 +1,231 @@
+"""The command lines of server and client."""
+
+import sys
+from io import StringIO
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs import client_tap, server_tap
+from mufs.filesystem.server.library import Directory
+from mufs.options import Options, parse_rate, parse_seconds, parse_size
+
+
+class NumberTests(SynchronousTestCase):
+    """Sizes, rates and times."""
+
+    def test_sizes(self) -> None:
+        """A size is in bytes, K, M and G of 1024."""
+        for text, size in [
+            ("0", 0), ("1", 1), ("1K", 1024), ("256M", 1 << 28), ("2g", 2 << 30),
+            ("1.5M", 3 << 19), ("64KiB", 1 << 16), ("10MB", 10 << 20), (" 5K ", 5120),
+        ]:
+            self.assertEqual(parse_size(text), size)
+
+    def test_rates(self) -> None:
+        """A rate is in bits a second, K, M and G of 1000."""
+        for text, rate in [
+            ("1", 1), ("100M", 100_000_000), ("2.5G", 2_500_000_000), ("10Mbit/s", 10_000_000),
+        ]:
+            self.assertEqual(parse_rate(text), rate)
+
+    def test_no_numbers(self) -> None:
+        """What is no such number is a C{ValueError}, as large as it may be."""
+        for text in [
+            "", " ", "M", "-1", "+1", "1e6", "0x10", "1T", "1 M", "1,5M", "nan", "inf", "1.M", ".5",
+            "1KK", "9" * 400,
+        ]:
+            self.assertRaises(ValueError, parse_size, text)
+            self.assertRaises(ValueError, parse_rate, text)
+
+    def test_seconds(self) -> None:
+        """A time is a number of seconds above 0."""
+        self.assertEqual([parse_seconds(text) for text in ("30", "0.5", "1e3")], [30, 0.5, 1000])
+        for text in ("0", "-1", "nan", "inf", "1e9", "soon", "", "9" * 400):
+            self.assertRaises(ValueError, parse_seconds, text)
+
+
+class OptionsTestCase(SynchronousTestCase):
+    """Has a directory of images, and one to mount at."""
+
+    def setUp(self) -> None:
+        """Make both."""
+        self.images, self.mount = Path(self.mktemp()), Path(self.mktemp())
+        self.images.mkdir()
+        self.mount.mkdir()
+
+    def server(self, *arguments: str) -> server_tap.Options:
+        """The server's command line: what it needs, then these."""
+        options = server_tap.Options()
+        options.parseOptions(["--images", str(self.images), *arguments])
+        return options
+
+    def client(self, *arguments: str) -> client_tap.Options:
+        """The client's command line: what it needs, then these."""
+        options = client_tap.Options()
+        options.parseOptions(
+            ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount), *arguments]
+        )
+        return options
+
+    def assert_refused(self, options: Options, arguments: list[str], *telling: str) -> None:
+        """The command ends with status 1 and one line that tells all this."""
+        error = self.assertRaises(SystemExit, options.parseOptions, arguments)
+        assert isinstance(error.code, str), arguments
+        self.assertEqual(error.code.count("\n"), 0)
+        for each in (f"{options.name}: ", *telling):
+            self.assertIn(each, error.code)
+
+    def assert_server_refuses(self, option: str, *values: str) -> None:
+        """None of these values of an option is taken, and the line names both."""
+        for value in values:
+            arguments = ["--images", str(self.images), f"--{option}", value]
+            self.assert_refused(server_tap.Options(), arguments, f"--{option}", value)
+
+    def assert_client_refuses(self, option: str, *values: str) -> None:
+        """None of these values of an option is taken, and the line names both."""
+        for value in values:
+            arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
+            arguments += [f"--{option}", value]
+            self.assert_refused(client_tap.Options(), arguments, f"--{option}", value)
+
+
+class ServerOptionsTests(OptionsTestCase):
+    """What C{twistd mufs-server} takes."""
+
+    def test_defaults(self) -> None:
+        """With nothing but the directory all else has its default."""
+        options = self.server()
+        self.assertIsInstance(options["library"], Directory)
+        self.assertEqual(
+            [options[name] for name in ("listen", "group", "port", "interface", "status")],
+            ["tcp:7040", "239.5.5.0", 7041, None, None],
+        )
+        self.assertEqual((options["rate-min"], options["rate-max"]), (10**6, 10**10))
+
+    def test_values(self) -> None:
+        """Values come out as what they stand for."""
+        options = self.server(
+            *("--group", "239.1.2.3", "--port", "65535", "--interface", "192.0.2.1"),
+            *("--rate-max", "100M", "--rate-min", "100M", "--status", "tcp:0"),
+        )
+        self.assertEqual(
+            [options[name] for name in ("group", "port", "interface", "rate-min", "rate-max")],
+            ["239.1.2.3", 65535, "192.0.2.1", 10**8, 10**8],
+        )
+
+    def test_bad_values(self) -> None:
+        """A value that cannot be is refused in a line that names option and value."""
+        self.assert_server_refuses("images", "/nonexistent", "/dev/null")
+        self.assert_server_refuses("group", "192.0.2.1", "240.0.0.1", "ff02::1", "all", "")
+        self.assert_server_refuses("port", "0", "65536", "-1", "http", "")
+        self.assert_server_refuses("interface", "eth0", "192.0.2", "::1", "")
+        self.assert_server_refuses("rate-max", "fast", "1T", "")
+        self.assert_server_refuses("rate-min", "slow", "-1")
+
+    def test_rates(self) -> None:
+        """A floor of 0, or above the ceiling, is refused."""
+        for arguments in (["--rate-min", "0"], ["--rate-max", "10K"], ["--rate-min", "11G"]):
+            arguments = ["--images", str(self.images), *arguments]
+            self.assert_refused(server_tap.Options(), arguments, "--rate-min", "--rate-max")
+
+    def test_endpoints(self) -> None:
+        """What is no endpoint is refused, whatever Twisted's parsers make of it."""
+        pem = self.images / "not.pem"
+        pem.write_text("not a key")
+        for option in ("listen", "status"):
+            self.assert_server_refuses(
+                option, "", "7040", "tcp", "tcp:", "tcp:http", "udp:7040", "unix", "tcp:1:2:3:4:5",
+                "tcp:7040:interfaces=lo", "ssl:443:privateKey=/nonexistent", "systemd:INET:index=0",
+            )
+        self.assert_server_refuses("listen", "systemd:INET:name=mufs")
+        self.assert_server_refuses("listen", "ssl:443:privateKey=/dev/null:sslmethod=NONE")
+        self.assert_server_refuses("listen", f"ssl:443:privateKey={pem}")
+        self.assert_server_refuses("listen", "tcp:7040\\")
+
+    def test_no_directory(self) -> None:
+        """Without a directory, or with an empty name for it, nothing is shared."""
+        self.assert_refused(server_tap.Options(), [], "--images")
+        self.assert_refused(server_tap.Options(), ["--images", ""], "--images")
+
+    def test_unknown(self) -> None:
+        """Options that there are not, and arguments, are refused."""
+        for arguments in (["--nonsense"], ["--port"], ["argument"], ["--images", ".", "another"]):
+            self.assert_refused(server_tap.Options(), arguments)
+
+    def test_help(self) -> None:
+        """The help has every option with its default."""
+        for options in (server_tap.Options(), client_tap.Options()):
+            out = StringIO()
+            self.patch(sys, "stdout", out)
+            self.assertRaises(SystemExit, options.parseOptions, ["--help"])
+            for option, _, default, *_ in options.optParameters:
+                self.assertIn(f"--{option}=", out.getvalue())
+                self.assertIn(default or "", out.getvalue())
+
+
+class ClientOptionsTests(OptionsTestCase):
+    """What C{twistd mufs-client} takes."""
+
+    def test_defaults(self) -> None:
+        """With nothing but server and directory all else has its default."""
+        options = self.client()
+        names = ("cache-size", "timeout", "interface", "status", "allow-other")
+        self.assertEqual([options[name] for name in names], [1 << 28, 30.0, None, None, 0])
+
+    def test_values(self) -> None:
+        """Values come out as what they stand for, the directory as an absolute path."""
+        options = self.client(
+            *("--cache-size", "1M", "--timeout", "0.5", "--interface", "192.0.2.2"),
+            *("--allow-other", "--status", "tcp:0:interface=127.0.0.1"),
+        )
+        names = ("cache-size", "timeout", "interface", "allow-other")
+        self.assertEqual([options[name] for name in names], [1 << 20, 0.5, "192.0.2.2", 1])
+        self.assertEqual(options["mount"], str(self.mount.absolute()))
+
+    def test_bad_values(self) -> None:
+        """A value that cannot be is refused in a line that names option and value."""
+        self.assert_client_refuses("cache-size", "0", "1023K", "all", "-1", "", "9" * 400)
+        self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
+        self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
+        self.assert_client_refuses(
+            "server", "", "192.0.2.1", "tcp", "tcp:192.0.2.1", "tcp:192.0.2.1:http",
+            "udp:192.0.2.1:7040", "tls:h..h:7040",
+        )
+        self.assert_client_refuses("status", "tcp", "80")
+
+    def test_bad_certificate(self) -> None:
+        """A certificate that is none is refused, too."""
+        pem = self.images / "not.pem"
+        pem.write_text("not a certificate")
+        self.assert_client_refuses("server", f"tls:host:7040:certificate={pem}")
+
+    def test_mount_points(self) -> None:
+        """A directory that is missing, not empty or no directory is refused."""
+        full = self.images / "full"
+        full.mkdir()
+        (full / "file").touch()
+        self.assert_client_refuses(
+            "mount", str(full), str(full / "file"), str(full / "none"), "/dev/null"
+        )
+
+    def test_required(self) -> None:
+        """Without server or directory, or with empty names for them, nothing starts."""
+        mount = ["--mount", str(self.mount)]
+        server = ["--server", "tcp:192.0.2.1:7040"]
+        self.assert_refused(client_tap.Options(), mount, "--server")
+        self.assert_refused(client_tap.Options(), server, "--mount")
+        self.assert_refused(client_tap.Options(), [*server, "--mount", ""], "--mount")
+
+    def test_too_large(self) -> None:
+        """A cache that no machine has room for is refused like any bad value."""
+        arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
+        options = client_tap.Options()
+
+        def make() -> None:
+            options.parseOptions([*arguments, "--cache-size", "99999999999G"])
+            client_tap.makeService(options, Clock())
+
+        error = self.assertRaises(SystemExit, make)
+        self.assertIn("--cache-size", str(error.code))

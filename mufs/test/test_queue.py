@@ -1,0 +1,380 @@
+"""The multicast queue: one transfer for what several clients miss."""
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.cache.server.queue import Entry, MulticastQueue, Resend
+from mufs.cache.server.sent import SentTransfer, SentWindow
+from mufs.test.doubles import ImageInMemory, RecordingReader, make_sent
+from mufs.test.properties import examples
+from mufs.wire.channel import Occasion, Priority
+from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, pieces
+
+BLOCKED, AHEAD, BACKGROUND = Priority
+
+
+def waiting(item: Entry | Resend) -> list[tuple[object, list[int]]]:
+    """Who waits for something, each with the tags of its requests."""
+    return [(reader, list(tags)) for reader, tags in item.readers.items()]
+
+
+class QueueTestCase(SynchronousTestCase):
+    """Has a queue, an image and some clients."""
+
+    def setUp(self) -> None:
+        """Begin with nothing queued and nothing sent."""
+        self.window = SentWindow()
+        self.queue = MulticastQueue(self.window)
+        self.image = ImageInMemory(bytes(8 * BLOCK))
+        self.a, self.b, self.c = (RecordingReader(name) for name in "abc")
+        self.transfers = 0
+
+    def ask(
+        self,
+        reader: RecordingReader,
+        tag: int,
+        offset: int,
+        length: int = PAGE,
+        priority: Priority = BLOCKED,
+    ) -> None:
+        """A client asks for a range of the image."""
+        self.queue.request(reader, tag, self.image, offset, length, priority)
+
+    def send(self, item: Entry | Resend | None) -> SentTransfer:
+        """Do what the controller does with an entry."""
+        assert isinstance(item, Entry)
+        self.transfers += 1
+        offset, length = byte_range(
+            item.block, item.first, item.count, item.image.attributes.size
+        )
+        transfer = make_sent(self.transfers, item.image, offset, length)
+        self.window.add(transfer)
+        self.queue.done(item)
+        for reader, tags in item.readers.items():
+            for tag in tags:
+                reader.sent(tag, transfer, Occasion.NOW)
+        return transfer
+
+    def take_all(self) -> list[str]:
+        """Who waits for each of the entries, in the order in which they go out."""
+        taken = []
+        while (item := self.queue.take()) is not None:
+            tags = [
+                f"{reader.name}{tag}"
+                for reader, tags in item.readers.items()
+                if isinstance(reader, RecordingReader)
+                for tag in tags
+            ]
+            taken.append(" ".join(tags))
+        return taken
+
+
+class MergingTests(QueueTestCase):
+    """What is asked for more than once."""
+
+    def test_lockstep(self) -> None:
+        """Many clients that ask for the same cost one entry, and each is told."""
+        readers = [RecordingReader() for _ in range(100)]
+        for tag, reader in enumerate(readers):
+            self.ask(reader, tag, 0, BLOCK)
+        self.assertEqual((self.queue.requests, self.queue.merged), (100, 99))
+        transfer = self.send(self.queue.take())
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(
+            [reader.told for reader in readers],
+            [[(tag, transfer, Occasion.NOW)] for tag in range(100)],
+        )
+
+    def test_in_flight(self) -> None:
+        """An entry that was taken can still be joined, until it is done."""
+        self.ask(self.a, 1, 0)
+        entry = self.queue.take()
+        self.ask(self.b, 2, 0)
+        self.assertIsNone(self.queue.take())
+        transfer = self.send(entry)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.NOW)])
+
+    def test_only_the_rest(self) -> None:
+        """A range that overlaps what is queued adds only the pages that are not."""
+        self.ask(self.a, 1, 2 * PAGE, 2 * PAGE)
+        self.ask(self.b, 2, 0, 6 * PAGE)
+        self.ask(self.c, 3, 2 * PAGE + 5, 10)
+        found = []
+        while isinstance(entry := self.queue.take(), Entry):
+            found.append((entry.first, entry.count, waiting(entry)))
+        self.assertCountEqual(
+            found,
+            [
+                (2, 2, [(self.a, [1]), (self.b, [2]), (self.c, [3])]),
+                (0, 2, [(self.b, [2])]),
+                (4, 2, [(self.b, [2])]),
+            ],
+        )
+        self.assertEqual((self.queue.requests, self.queue.merged), (3, 1))
+
+    def test_blocks(self) -> None:
+        """A range over several blocks makes an entry of each."""
+        self.ask(self.a, 1, BLOCK - 1, BLOCK + 2)
+        found = []
+        while isinstance(entry := self.queue.take(), Entry):
+            found.append((entry.block, entry.first, entry.count))
+        self.assertEqual(found, [(0, 31, 1), (1, 0, 32), (2, 0, 1)])
+
+    def test_generations(self) -> None:
+        """The same range of another generation is another entry."""
+        other = ImageInMemory(bytes(BLOCK), generation=2)
+        self.ask(self.a, 1, 0)
+        self.queue.request(self.b, 2, other, 0, PAGE, BLOCKED)
+        self.assertEqual(self.take_all(), ["a1", "b2"])
+
+    def test_told_once(self) -> None:
+        """A request that two of its own pages would tell of the same entry is told once."""
+        self.ask(self.a, 1, 0, 2 * PAGE)
+        self.ask(self.a, 1, PAGE, PAGE)
+        self.assertEqual(self.take_all(), ["a1"])
+
+
+class WindowTests(QueueTestCase):
+    """What was sent a moment ago."""
+
+    def test_before(self) -> None:
+        """A request for what was just sent is told at once which transfer carried it."""
+        self.ask(self.a, 1, 0, BLOCK)
+        transfer = self.send(self.queue.take())
+        self.ask(self.b, 2, PAGE, PAGE)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(self.queue.merged, 1)
+
+    def test_no_longer_audience(self) -> None:
+        """A client that asks for what was sent to it asks anew: what it lacks was not lost."""
+        transfer = make_sent(1, self.image, 0, BLOCK)
+        transfer.audience = {self.a, self.b}
+        self.window.add(transfer)
+        self.ask(self.a, 1, 0)
+        self.assertEqual(transfer.audience, {self.b})
+
+    def test_newest(self) -> None:
+        """Of two transfers that carried the same, the newer one is told, and only that."""
+        for number in (1, 2):
+            self.window.add(make_sent(number, self.image, 0, BLOCK))
+        self.ask(self.b, 2, 0, PAGE)
+        self.assertEqual([told[1].descriptor.transfer for told in self.b.told], [2])
+
+    def test_in_part(self) -> None:
+        """What was not sent is queued beside what was."""
+        transfer = make_sent(1, self.image, PAGE, PAGE)
+        self.window.add(transfer)
+        self.ask(self.b, 2, 0, 3 * PAGE)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
+        self.assertEqual(self.take_all(), ["b2", "b2"])
+
+    def test_other_generation(self) -> None:
+        """What was sent of another generation is no answer."""
+        self.window.add(make_sent(1, ImageInMemory(bytes(BLOCK), generation=2), 0, BLOCK))
+        self.ask(self.b, 2, 0)
+        self.assertEqual((self.b.told, self.take_all()), ([], ["b2"]))
+
+
+class OrderTests(QueueTestCase):
+    """What goes out first."""
+
+    def test_priorities(self) -> None:
+        """Blocked readers come before read-ahead, and that before background."""
+        self.ask(self.a, 1, 0 * PAGE, priority=BACKGROUND)
+        self.ask(self.a, 2, 1 * PAGE, priority=AHEAD)
+        self.ask(self.a, 3, 2 * PAGE, priority=BLOCKED)
+        self.ask(self.b, 4, 3 * PAGE, priority=AHEAD)
+        self.assertEqual(self.take_all(), ["a3", "a2", "b4", "a1"])
+
+    def test_fairness(self) -> None:
+        """A client that asks for much lets one that asks for little have its turn."""
+        for tag in range(1, 5):
+            self.ask(self.a, tag, tag * PAGE)
+        self.ask(self.b, 5, 5 * PAGE)
+        self.ask(self.c, 6, 6 * PAGE)
+        self.ask(self.c, 7, 7 * PAGE)
+        self.assertEqual(self.take_all(), ["a1", "b5", "c6", "a2", "c7", "a3", "a4"])
+
+    def test_raising(self) -> None:
+        """An entry read ahead comes first once somebody is blocked on it, and goes out once."""
+        self.ask(self.a, 1, 1 * PAGE, priority=AHEAD)
+        self.ask(self.a, 2, 2 * PAGE, priority=AHEAD)
+        self.ask(self.a, 3, 3 * PAGE, priority=AHEAD)
+        self.ask(self.b, 4, 3 * PAGE, priority=BLOCKED)
+        self.assertEqual(self.take_all(), ["a3 b4", "a1", "a2"])
+        self.assertEqual((self.queue.requests, self.queue.merged), (4, 1))
+
+    def test_not_lowering(self) -> None:
+        """An entry that somebody is blocked on stays so when it is also read ahead."""
+        self.ask(self.a, 1, PAGE, priority=BLOCKED)
+        self.ask(self.b, 2, PAGE, priority=BACKGROUND)
+        self.ask(self.c, 3, 2 * PAGE, priority=AHEAD)
+        self.assertEqual(self.take_all(), ["a1 b2", "c3"])
+
+
+class ForgetTests(QueueTestCase):
+    """Clients that go."""
+
+    def test_alone(self) -> None:
+        """What only a client that has gone waited for is not sent."""
+        self.ask(self.a, 1, 0, 3 * BLOCK)
+        self.ask(self.b, 2, BLOCK)
+        self.queue.forget(self.a)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_joined_again(self) -> None:
+        """An entry that everybody left is sent when it is asked for again."""
+        self.ask(self.a, 1, 0)
+        self.queue.forget(self.a)
+        self.ask(self.b, 2, 0)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_asked_anew(self) -> None:
+        """What was dropped because nobody waited for it can be asked for anew."""
+        self.ask(self.a, 1, 0)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(len(self.queue), 0)
+        self.ask(self.b, 2, 0)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_in_flight(self) -> None:
+        """A client that goes while its entry is sent is not told of it."""
+        self.ask(self.a, 1, 0)
+        entry = self.queue.take()
+        self.queue.forget(self.a)
+        self.send(entry)
+        self.assertEqual(self.a.told, [])
+
+    def test_repairs(self) -> None:
+        """Segments that only a client that has gone lacks are not sent again."""
+        transfer = make_sent(1, self.image, 0, BLOCK)
+        self.queue.repair(self.a, 1, transfer, 1, BLOCKED)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.queue.repair(self.b, 2, transfer, 2, BLOCKED)
+        self.assertEqual(self.take_all(), ["b2"])
+
+
+class RepairTests(QueueTestCase):
+    """Segments sent again."""
+
+    def setUp(self) -> None:
+        """Have one whole block sent."""
+        super().setUp()
+        self.transfer = make_sent(1, self.image, 0, BLOCK)
+
+    def repair(self, reader: RecordingReader, tag: int, missing: int) -> None:
+        """A client lacks segments."""
+        self.queue.repair(reader, tag, self.transfer, missing, BLOCKED if tag else AHEAD)
+
+    def test_merged(self) -> None:
+        """What several clients lack is sent again once."""
+        self.repair(self.a, 1, 0b0110)
+        self.repair(self.b, 2, 0b1100)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.assertEqual(resend.missing, 0b1110)
+        self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [2])])
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(len(self.queue), 0)
+
+    def test_while_sent(self) -> None:
+        """A repair asked for while another of the transfer goes out is one of its own."""
+        self.repair(self.a, 1, 0b01)
+        self.queue.take()
+        self.repair(self.b, 2, 0b11)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.assertEqual((resend.missing, waiting(resend)), (0b11, [(self.b, [2])]))
+
+    def test_no_such_segments(self) -> None:
+        """Bits beyond the last segment are passed over, and nothing is queued for them alone."""
+        self.repair(self.a, 1, 1 << 94)
+        self.assertIsNone(self.queue.take())
+        self.repair(self.a, 1, -1 & (1 << 200) - 1)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.assertEqual(resend.missing, (1 << 94) - 1)
+
+    def test_raising(self) -> None:
+        """Segments that were overheard and lost come first once somebody is blocked on them."""
+        self.repair(self.a, 0, 0b1)
+        self.ask(self.b, 1, 5 * BLOCK)
+        self.ask(self.b, 2, 6 * BLOCK)
+        self.repair(self.c, 3, 0b1)
+        self.assertEqual(self.take_all(), ["b1", "a0 c3", "b2"])
+
+
+REQUESTS = st.tuples(
+    st.just("ask"),
+    st.integers(0, 2),
+    st.integers(0, 2 * BLOCK - 1),
+    st.integers(1, BLOCK + PAGE),
+    st.sampled_from(Priority),
+)
+"""Which reader, offset, length and priority."""
+
+SENDING = st.sampled_from([("take",), ("take",), ("send",), ("send",), ("send",)])
+LEAVING = st.tuples(st.just("forget"), st.integers(0, 2))
+
+
+class PropertyTests(QueueTestCase):
+    """Any requests, while some are sent and clients come and go."""
+
+    @examples(200)
+    @given(st.lists(st.one_of(REQUESTS, SENDING, LEAVING), max_size=40))
+    def test_any_requests(self, steps: list[tuple[Any, ...]]) -> None:
+        """Each request is told of transfers with all it asked for; no page is sent twice."""
+        self.setUp()
+        readers = [self.a, self.b, self.c]
+        asked: list[tuple[RecordingReader, int, int, int]] = []
+        flying: list[Entry | Resend] = []
+        for step, *args in [*steps, *[("take",), ("send",)] * 200]:
+            if step == "ask":
+                which, offset, length, priority = args
+                length = min(length, 2 * BLOCK - offset)
+                asked.append((readers[which], len(asked) + 1, offset, length))
+                self.ask(*asked[-1], priority)
+            elif step == "take" and (entry := self.queue.take()) is not None:
+                flying.append(entry)
+            elif step == "send" and flying:
+                self.send(flying.pop(0))
+            elif step == "forget":
+                gone = readers[args[0]]
+                self.queue.forget(gone)
+                asked = [each for each in asked if each[0] is not gone]
+        self.assertEqual((len(self.queue), flying), (0, []))
+        for reader, tag, offset, length in asked:
+            told = reader.pages_told(tag)
+            for block, pages in pieces(offset, length):
+                self.assertEqual(pages & ~told.get(block, 0), 0)
+        for block in range(2):
+            carried = [transfer.pages for transfer in self.window.of_block((1, 1, block))]
+            self.assertEqual(sum(carried), reduce(or_, carried, 0))
+
+    @examples(100)
+    @given(st.lists(REQUESTS, max_size=20))
+    def test_urgency(self, requests: list[tuple[Any, ...]]) -> None:
+        """Of any requests the more urgent pages go out before the less urgent, each once."""
+        self.setUp()
+        wanted: dict[tuple[int, int], Priority] = {}
+        for tag, (_, which, offset, length, priority) in enumerate(requests, 1):
+            length = min(length, 2 * BLOCK - offset)
+            self.ask([self.a, self.b, self.c][which], tag, offset, length, priority)
+            for page in range(offset // PAGE, -(-(offset + length) // PAGE)):
+                place = divmod(page, PAGES)
+                wanted[place] = min(priority, wanted.get(place, BACKGROUND))
+        urgencies, pages = [], []
+        while isinstance(entry := self.queue.take(), Entry):
+            places = [(entry.block, entry.first + i) for i in range(entry.count)]
+            urgencies.append(min(wanted[place] for place in places))
+            pages += places
+        self.assertEqual(urgencies, sorted(urgencies))
+        self.assertCountEqual(pages, wanted)

@@ -1,0 +1,320 @@
+"""Transfers put together again from segments in whatever order they come."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy
+from attrs import evolve, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.client.reassembly import (
+    MAX_KNOWN,
+    MAX_ORPHANS,
+    MAX_PARTIAL,
+    Reassembly,
+)
+from mufs.test.properties import descriptors, examples, near_wrap, packets_of
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    Descriptor,
+    cut,
+    parse,
+    segment_count,
+)
+
+SIZE = 64
+"""Bytes in a segment: few, so that small transfers have many."""
+
+
+CONTENTS = st.one_of(
+    st.binary(min_size=1, max_size=5 * SIZE + 1),
+    st.integers(1, 4).map(lambda segments: bytes(range(SIZE)) * segments),
+)
+"""Bytes of a transfer: any, or such as fill whole segments."""
+
+
+@frozen
+class Transfer:
+    """A transfer of some bytes and its packets."""
+
+    descriptor: Descriptor
+    sealed: bytes
+    packets: list[bytes]
+
+    @property
+    def all(self) -> int:
+        """The bitmap of all its segments."""
+        return (1 << len(self.packets)) - 1
+
+    @property
+    def announcement(self) -> bytes:
+        return self.descriptor.encode(ANNOUNCEMENT, SIZE)
+
+    @property
+    def completion(self) -> bytes:
+        return self.descriptor.encode(COMPLETION, SIZE)
+
+    @property
+    def result(self) -> tuple[Descriptor, bytes]:
+        """What reassembly gives when all of it came."""
+        return self.descriptor, self.sealed + self.descriptor.tag
+
+
+def make_transfer(number: int, first: int, sealed: bytes) -> Transfer:
+    """A transfer of these bytes."""
+    tag = number.to_bytes(16, "little")
+    descriptor = Descriptor(number, first & 0xFFFFFFFF, 1, 2, 0, len(sealed), tag)
+    return Transfer(descriptor, sealed, packets_of(cut(descriptor.first, sealed, SIZE)))
+
+
+def consecutive(first: int, contents: Iterable[bytes]) -> list[Transfer]:
+    """Transfers as a server sends them, their segments numbered on."""
+    transfers = []
+    for number, sealed in enumerate(contents, 1):
+        transfers.append(make_transfer(number, first, sealed))
+        first += len(transfers[-1].packets)
+    return transfers
+
+
+def take(
+    reassembly: Reassembly, packets: "Iterable[bytes]", wanted: bool = True
+) -> list[tuple[Descriptor, bytes]]:
+    """Have a datagram of these packets taken in; what it completed."""
+    done = []
+    for packet in parse(b"".join(packets), SIZE):
+        if len(packet) == 2:
+            done += reassembly.describe(packet[1], wanted)
+        else:
+            done += reassembly.segments(packet)
+    return [(descriptor, bytes(sealed)) for descriptor, sealed in done]
+
+
+class ReassemblyTests(SynchronousTestCase):
+    """What comes of the packets that come in."""
+
+    def setUp(self) -> None:
+        """Begin with nothing."""
+        self.reassembly = Reassembly(SIZE)
+
+    @examples(250)
+    @given(
+        first=near_wrap(60),
+        contents=st.lists(CONTENTS, min_size=1, max_size=4),
+        data=st.data(),
+    )
+    def test_any_order(self, first: int, contents: list[bytes], data: st.DataObject) -> None:
+        """
+        In any order, with loss, doubling and interleaving, a transfer comes out once and right, or
+        it is told exactly what it lacks; with that it comes out too.
+        """
+        reassembly = Reassembly(SIZE)
+        transfers = consecutive(first, contents)
+        sent: list[tuple[int, int | None, bytes]] = []
+        for index, each in enumerate(transfers):
+            sent.append((index, None, each.announcement))
+            sent += [(index, place, packet) for place, packet in enumerate(each.packets)]
+            sent.append((index, None, each.completion))
+        in_order = list(range(len(sent)))
+        order = data.draw(st.one_of(st.just(in_order), st.permutations(in_order)), "order")
+        lost = data.draw(st.sets(st.sampled_from(order), max_size=len(sent) // 2), "lost")
+        again = data.draw(st.lists(st.sampled_from(order), max_size=9), "doubled")
+        arriving = [sent[i] for i in [*(i for i in order if i not in lost), *again]]
+
+        done, described, came = [], set(), [0] * len(transfers)
+        while arriving:
+            together = data.draw(st.integers(1, 4), "datagram")
+            datagram, arriving = arriving[:together], arriving[together:]
+            done += take(reassembly, (packet for _, _, packet in datagram))
+            for index, place, _ in datagram:
+                if place is None:
+                    described.add(index)
+                else:
+                    came[index] |= 1 << place
+        whole = {i for i in described if came[i] == transfers[i].all}
+        self.assertCountEqual(done, [transfers[i].result for i in whole])
+
+        for index, each in enumerate(transfers):
+            number, total = each.descriptor.transfer, each.descriptor.total
+            missing = reassembly.missing(number, total)
+            lacking = described - whole
+            self.assertEqual(reassembly.is_partial(number), index in lacking)
+            self.assertEqual(reassembly.is_complete(number), index in whole)
+            self.assertEqual(missing, each.all & ~came[index] if index in lacking else each.all)
+            if index not in whole:
+                repair = [p for place, p in enumerate(each.packets) if missing >> place & 1]
+                found = take(reassembly, [each.announcement, *repair, each.completion])
+                self.assertEqual(found, [each.result])
+
+    def test_orphans(self) -> None:
+        """With the announcement lost, the completion makes a transfer of what came before it."""
+        (transfer,) = consecutive(0xFFFFFFFF, [bytes(range(200))])
+        self.assertEqual(take(self.reassembly, transfer.packets), [])
+        self.assertEqual(take(self.reassembly, [transfer.completion]), [transfer.result])
+
+    def test_across_transfers(self) -> None:
+        """A run of whole segments that belong to two transfers is shared out between them."""
+        transfers = consecutive(0xFFFFFFFE, [bytes(3 * SIZE), b"\1" * (2 * SIZE)])
+        for each in transfers:
+            take(self.reassembly, [each.announcement])
+        (run,) = parse(b"".join([*transfers[0].packets, *transfers[1].packets]), SIZE)
+        assert len(run) == 3
+        done = [(d, bytes(sealed)) for d, sealed in self.reassembly.segments(run)]
+        self.assertEqual(done, [each.result for each in transfers])
+
+    def test_begun_in_another(self) -> None:
+        """Of a run that begins in a transfer not known the others get what is theirs."""
+        for known_first in (True, False):
+            reassembly = Reassembly(SIZE)
+            first, second = consecutive(0xFFFFFFFE, [bytes(3 * SIZE), b"\1" * (2 * SIZE)])
+            packets = [*first.packets, *second.packets]
+            if known_first:
+                take(reassembly, [second.announcement])
+                self.assertEqual(take(reassembly, packets), [second.result])
+            else:
+                take(reassembly, packets)
+                self.assertEqual(take(reassembly, [second.announcement]), [second.result])
+            self.assertEqual(take(reassembly, [first.completion]), [first.result])
+
+    def test_unwanted(self) -> None:
+        """A transfer that is of no use here is known, but neither kept nor told as lacking."""
+        (transfer,) = consecutive(5, [bytes(300)])
+        done = take(self.reassembly, [transfer.announcement, *transfer.packets], wanted=False)
+        self.assertEqual(done, [])
+        self.assertFalse(self.reassembly.is_partial(1))
+
+    def test_wrong_length(self) -> None:
+        """A segment that is too long or too short for its place is passed over."""
+        (transfer,) = consecutive(5, [bytes(2 * SIZE + 10)])
+        take(self.reassembly, [transfer.announcement])
+        for number, length in [(5, SIZE - 1), (6, 1), (7, 9), (7, 11), (7, SIZE)]:
+            rows = numpy.ones((1, length), numpy.uint8)
+            self.assertEqual(self.reassembly.segments((number, length, rows)), [])
+        self.assertEqual(self.reassembly.missing(1, transfer.descriptor.total), 0b111)
+        self.assertEqual(take(self.reassembly, transfer.packets), [transfer.result])
+
+    def test_lacks(self) -> None:
+        """What a transfer lacks is told once, that nobody asks for it each time it is completed."""
+        (transfer,) = consecutive(5, [bytes(3 * SIZE)])
+        self.assertEqual(self.reassembly.lacks(1), 0)
+        take(self.reassembly, [transfer.announcement, transfer.packets[1]])
+        self.assertEqual(self.reassembly.lacks(1), 0b101)
+        self.assertEqual(self.reassembly.lacks(1), 0)
+        take(self.reassembly, transfer.packets)
+        self.assertEqual(self.reassembly.lacks(1), 0)
+
+    def test_has_passed(self) -> None:
+        """Numbers have passed when higher ones came, in serial number arithmetic."""
+        self.assertFalse(self.reassembly.has_passed(5))
+        reassembly = Reassembly(SIZE)
+        take(reassembly, make_transfer(1, 3, b"some bytes").packets)
+        for number in (2, 0, 0xFFFFFFFF, 0x80000004):
+            self.assertTrue(reassembly.has_passed(number))
+        for number in (3, 4, 300, 0x7FFFFFFF):
+            self.assertFalse(reassembly.has_passed(number))
+
+    def test_asking_changes_nothing(self) -> None:
+        """Numbers that were asked about have not come thereby."""
+        take(self.reassembly, make_transfer(1, 3, b"some bytes").packets)
+        self.assertFalse(self.reassembly.has_passed(300))
+        self.assertFalse(self.reassembly.has_passed(200))
+
+    def test_orphans_of_others(self) -> None:
+        """Segments of one transfer that is not known yet stay when another becomes known."""
+        first, second, third = consecutive(0xFFFFFFFE, [bytes(SIZE + 9)] * 3)
+        for each in (third, first, second):
+            take(self.reassembly, each.packets)
+        for each in (second, third, first):
+            self.assertEqual(take(self.reassembly, [each.completion]), [each.result])
+
+    def test_forget(self) -> None:
+        """A transfer that was forgotten can come anew, also when it was done."""
+        (transfer,) = consecutive(5, [bytes(300)])
+        packets = [transfer.announcement, *transfer.packets]
+        self.assertEqual(take(self.reassembly, packets), [transfer.result])
+        self.assertEqual(take(self.reassembly, packets), [])
+        self.reassembly.forget(1)
+        self.assertEqual(take(self.reassembly, packets), [transfer.result])
+        self.reassembly.forget(99)
+
+    @examples(100)
+    @given(
+        st.lists(
+            st.one_of(
+                descriptors(),
+                descriptors().map(lambda d: evolve(d, transfer=d.transfer % 3, first=d.first % 9)),
+                st.tuples(near_wrap(200), st.integers(1, SIZE), st.integers(1, 40)),
+                st.integers(0, 2),
+            ),
+            max_size=40,
+        )
+    )
+    def test_forged(self, packets: list[Any]) -> None:
+        """Descriptors that contradict one another, and any segments, raise nothing."""
+        reassembly = Reassembly(SIZE)
+        for packet in packets:
+            if isinstance(packet, Descriptor):
+                reassembly.describe(packet, True)
+                missing = reassembly.missing(packet.transfer, packet.total)
+                self.assertGreater(missing, 0)
+            elif isinstance(packet, int):
+                reassembly.forget(packet)
+            else:
+                number, length, count = packet
+                rows = numpy.ones((count if length == SIZE else 1, length), numpy.uint8)
+                reassembly.segments((number, length, rows))
+
+
+class BoundTests(SynchronousTestCase):
+    """What is kept of transfers that never come to an end."""
+
+    def setUp(self) -> None:
+        """Begin with nothing."""
+        self.reassembly = Reassembly(SIZE)
+
+    def test_partial(self) -> None:
+        """Of transfers with segments missing the oldest go, and are missing as a whole then."""
+        transfers = consecutive(0xFFFFFFF0, [bytes(2 * SIZE)] * (MAX_PARTIAL + 5))
+        for each in transfers:
+            take(self.reassembly, [each.announcement, each.packets[0]])
+        held = [t for t in transfers if self.reassembly.is_partial(t.descriptor.transfer)]
+        self.assertEqual(held, transfers[5:])
+        self.assertEqual(self.reassembly.missing(1, 2 * SIZE), 0b11)
+        self.assertEqual(self.reassembly.missing(6, 2 * SIZE), 0b10)
+        self.assertEqual(take(self.reassembly, transfers[0].packets), [])
+
+    def test_known(self) -> None:
+        """Transfers are remembered as done until many others came, and no longer."""
+        transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_KNOWN + 1))
+        first, *others, last = transfers
+        for each in [first, *others]:
+            take(self.reassembly, [each.announcement, *each.packets])
+        self.assertEqual(take(self.reassembly, [first.announcement, *first.packets]), [])
+        take(self.reassembly, [last.announcement])
+        self.assertEqual(
+            take(self.reassembly, [first.announcement, *first.packets]), [first.result]
+        )
+
+    def test_orphans(self) -> None:
+        """Of segments without a known transfer the oldest go."""
+        transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_ORPHANS + 7))
+        for each in transfers:
+            take(self.reassembly, each.packets)
+        done = [result for t in transfers for result in take(self.reassembly, [t.completion])]
+        self.assertEqual(done, [each.result for each in transfers[7:]])
+
+    def test_long_run_of_orphans(self) -> None:
+        """The bound of orphans counts segments, not the runs that they came in."""
+        transfers = consecutive(0, [bytes(300 * SIZE)] * 2)
+        for each in transfers:
+            take(self.reassembly, each.packets)
+        done = [result for t in transfers for result in take(self.reassembly, [t.completion])]
+        self.assertEqual(done, [transfers[1].result])
+
+    def test_missing_of_unknown(self) -> None:
+        """Of a transfer never heard of all segments are missing."""
+        self.assertEqual(
+            self.reassembly.missing(42, 5 * SIZE + 1), (1 << segment_count(5 * SIZE + 1, SIZE)) - 1
+        )
