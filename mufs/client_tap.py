@@ -1,5 +1,6 @@
 """C{twistd mufs-client}: its options, and the service they make."""
 
+import os
 import socket
 from typing import Any
 
@@ -26,6 +27,8 @@ def _cache_size(text: str) -> int:
     size = parse_size(text)
     if size < SMALLEST_CACHE:
         raise ValueError("is too small, 1M is the least")
+    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise ValueError("is more than the memory of this host")
     return size
 
 

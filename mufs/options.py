@@ -27,7 +27,10 @@ def _number(text: str, unit: int) -> int:
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         raise ValueError("is not a number, with K, M or G behind it if wanted")
-    return int(float(match[1]) * unit ** _POWER[match[2].upper()])
+    number = float(match[1]) * unit ** _POWER[match[2].upper()]
+    if number >= 1 << 63:
+        raise ValueError("is too large")
+    return int(number)
 
 
 def parse_address(text: str) -> str:
@@ -74,7 +77,7 @@ class Options(usage.Options):
     def require(self, *options: str) -> None:
         """@raise UsageError: when one of these options is not given."""
         for option in options:
-            if self[option] is None:
+            if not self[option]:
                 raise usage.UsageError(f"--{option} is required")
 
 
@@ -93,5 +96,5 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
 def _endpoint(make: Any, reactor: Any, option: str, text: str) -> Any:
     try:
         return make(reactor, text)
-    except (ValueError, TypeError, IndexError, OSError) as error:
+    except Exception as error:  # what Twisted's parsers raise is up to them and to OpenSSL
         raise usage.UsageError(f"--{option}: {text!r} is not an endpoint: {error}") from None

@@ -19,7 +19,7 @@ VERSION = 1
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
-Name = Annotated[bytes, Meta(min_length=1, max_length=255)]
+Name = Annotated[bytes, Meta(min_length=1, max_length=1024)]
 Path = Annotated[bytes, Meta(max_length=65536)]
 Text = Annotated[str, Meta(max_length=255)]
 

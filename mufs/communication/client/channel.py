@@ -92,6 +92,8 @@ class ClientChannel(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Carry out each packet; end the connection at the first that is not one."""
         self._heard = self._clock.seconds()
+        if self._ending:
+            return
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)

@@ -107,8 +107,12 @@ class Reassembly:
             transfer = self._in_order[place] if place >= 0 else None
             index = first - transfer.first if transfer is not None else 0
             if transfer is None or index >= transfer.count:
-                self._keep((number, length, rows))
-                break
+                after = self._in_order[place + 1 : place + 2]
+                here = rows[: after[0].first - first] if after else rows
+                self._keep((number, length, here))
+                rows = rows[len(here) :]
+                number = (number + len(here)) & 0xFFFFFFFF
+                continue
             here = rows[: transfer.count - index]
             if transfer.put(index, length, here) and transfer.buffer is not None:
                 done.append((transfer.descriptor, transfer.buffer))

@@ -94,6 +94,8 @@ class ServerChannel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Carry out each packet; end the connection at the first that is not one."""
+        if self._ending:
+            return
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)

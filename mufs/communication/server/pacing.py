@@ -22,6 +22,9 @@ SAMPLE = 400
 SETTLING = 3
 """Judgements after a cut until its effect shows."""
 
+CUTS = 2
+"""Cuts that must not have lessened the loss before it is taken for background."""
+
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
 
@@ -50,6 +53,7 @@ class Pace:
         self._background = 0.0
         self._trial: tuple[float, float] | None = None
         self._settling = 0
+        self._cuts = 0
         self._credit = 0.0
         self._refilled = self._judged = clock.seconds()
         self._expected: Counter[Hashable] = Counter()
@@ -109,17 +113,20 @@ class Pace:
         if self._trial is not None:
             rate, before = self._trial
             self._trial = None
-            if loss > 0.75 * before:
+            if loss <= 0.75 * before:
+                self._congested_rate = rate
+            elif self._cuts < CUTS:
+                # The loss may have begun within what was judged: cut once more to be sure.
+                self._cut(rate, max(loss, before), max(0.1, 1 - loss))
+                return
+            else:
                 self._background = loss
                 self.rate = rate
-            else:
-                self._congested_rate = rate
         self._background = min(self._background, loss)
         excess = (loss - self._background) / (1 - self._background) if loss < 1 else 1.0
         if excess > TOLERATED_LOSS:
-            self._trial = self.rate, loss
-            self._settling = SETTLING
-            self.rate *= max(0.1, 1 - excess)
+            self._cuts = 0
+            self._cut(self.rate, loss, max(0.1, 1 - excess))
             return
         self._congested_rate *= 1.02**intervals
         if self._held_back and self._congested_rate == inf:
@@ -127,3 +134,9 @@ class Pace:
         elif self._held_back:
             growth = 1.1 if self.rate < 0.85 * self._congested_rate else 1.01
             self.rate *= growth**intervals
+
+    def _cut(self, rate: float, loss: float, factor: float) -> None:
+        self._trial = rate, loss
+        self._cuts += 1
+        self._settling = SETTLING
+        self.rate *= factor

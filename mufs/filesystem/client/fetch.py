@@ -325,9 +325,13 @@ class Fetch:
 
     def _give_up(self, waiting: _Waiting) -> None:
         """Forget a read, and what was asked for it in vain: who reads next shall ask anew."""
-        for request in self._requests_of(waiting):
-            self._drop(request.tag)
+        requests = self._requests_of(waiting)
         self._remove(waiting)
+        for request in requests:
+            self._drop(request.tag)
+        for request in requests:
+            for other in self._waiting_for(request):
+                self._ask(other.opened, other.pages, Priority.BLOCKED)
 
     def _settle(self, request: _Request, block: int) -> None:
         """A request lacks nothing of a block any longer."""
