@@ -56,12 +56,12 @@ class PacingTestCase(SynchronousTestCase):
             for size in (TRAIN, TRAIN, 4 * 1412):
                 self.write(pace, size)
                 bits += size * 8
-            pace.sent(clients, 94)
+            interval = pace.sent(clients, 94)
             for client, loss in clients.items():
                 lost[client] += 94 * loss(pace.rate)
                 whole = int(lost[client])
                 lost[client] -= whole
-                self.clock.callLater(0.02, pace.lost, client, whole)
+                self.clock.callLater(0.02, pace.lost, client, whole, interval)
         return bits / (self.clock.seconds() - begin)
 
 
@@ -180,7 +180,7 @@ class JudgementTests(PacingTestCase):
         """Loss reported by clients that nothing was sent for changes nothing."""
         pace = self.make_pace(1e8)
         for _ in range(10):
-            pace.lost("stranger", 100_000)
+            pace.lost("stranger", 100_000, pace.sent([], 0))
             self.send(pace, 1, a=always(0))
         self.assertGreaterEqual(pace.rate, 1e8)
 
@@ -209,11 +209,15 @@ class JudgementTests(PacingTestCase):
         self.setUp()
         floor, ceiling, start = bounds
         pace = self.make_pace(start, floor, ceiling)
+        interval = pace.sent("", 0)
         for step, *args in [*steps, ("sent", ["a"], 1)]:
             if step == "advance":
                 self.clock.advance(*args)
+            elif step == "delay":
+                self.assertGreaterEqual(pace.delay(*args), 0)
+            elif step == "sent":
+                interval = pace.sent(*args)
             else:
-                result = getattr(pace, step)(*args)
-                self.assertGreaterEqual(result or 0, 0)
+                pace.lost(args[0], args[1], interval)
             self.assertLessEqual(pace.rate, ceiling)
             self.assertGreaterEqual(pace.rate, min(floor, ceiling))

@@ -286,13 +286,28 @@ class RepairTests(QueueTestCase):
         self.assertEqual(len(self.queue), 0)
 
     def test_while_sent(self) -> None:
-        """A repair asked for while another of the transfer goes out is one of its own."""
+        """Segments asked for while they go out again are not sent once more, others are."""
         self.repair(self.a, 1, 0b01)
-        self.queue.take()
+        first = self.queue.take()
+        assert isinstance(first, Resend)
         self.repair(self.b, 2, 0b11)
-        resend = self.queue.take()
-        assert isinstance(resend, Resend)
-        self.assertEqual((resend.missing, waiting(resend)), (0b11, [(self.b, [2])]))
+        self.repair(self.a, 3, 0b01)
+        self.assertEqual(waiting(first), [(self.a, [1, 3])])
+        self.queue.resent()
+        second = self.queue.take()
+        assert isinstance(second, Resend)
+        self.assertEqual((second.missing, waiting(second)), (0b10, [(self.b, [2])]))
+
+    def test_after_sent(self) -> None:
+        """Segments asked for once they have gone out again go out once more."""
+        self.repair(self.a, 1, 0b01)
+        first = self.queue.take()
+        assert isinstance(first, Resend)
+        self.queue.resent()
+        self.repair(self.b, 2, 0b01)
+        second = self.queue.take()
+        assert isinstance(second, Resend)
+        self.assertEqual((second.missing, waiting(second)), (0b01, [(self.b, [2])]))
 
     def test_no_such_segments(self) -> None:
         """Bits beyond the last segment are passed over, and nothing is queued for them alone."""

@@ -1,0 +1,71 @@
+"""An image library whose images are bytes in memory, for tests to replace and to break."""
+
+import errno
+
+from zope.interface import implementer
+
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.wire.metadata import Attributes, Statistics
+
+
+@implementer(IImage)
+class MemoryImage:
+    """A generation of an image whose bytes are in memory."""
+
+    def __init__(self, image: int, generation: int, content: bytes) -> None:
+        self.image = image
+        self.generation = generation
+        self.content = content
+        self.error: int | None = None
+        self.attributes = Attributes(
+            0o100444, image, 1, 0, 0, 0, len(content), -(-len(content) // 512),
+            generation, generation, generation,
+        )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See L{IImage.read}."""
+        if self.error is not None:
+            raise OSError(self.error, "as the test wants it")
+        return self.content[offset : offset + length]
+
+
+@implementer(IImageLibrary)
+class MemoryLibrary:
+    """A flat library of images in memory, which tests replace and break."""
+
+    def __init__(self) -> None:
+        self.images: dict[bytes, MemoryImage] = {}
+        self.generations: dict[tuple[int, int], bytes] = {}
+
+    def put(self, path: bytes, content: bytes) -> MemoryImage:
+        """Put an image there; the one that was there ends with ESTALE."""
+        old = self.images.get(path)
+        if old is not None:
+            old.error = errno.ESTALE
+        number = len(self.images) + 1 if old is None else old.image
+        image = MemoryImage(number, 1 if old is None else old.generation + 1, content)
+        self.images[path] = image
+        self.generations[image.image, image.generation] = content
+        return image
+
+    def getattr(self, path: bytes) -> Attributes:
+        """See L{IImageLibrary.getattr}."""
+        return self.open(path).attributes
+
+    def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        """See L{IImageLibrary.readdir}."""
+        return [(name, image.attributes) for name, image in self.images.items()]
+
+    def readlink(self, path: bytes) -> bytes:
+        """See L{IImageLibrary.readlink}."""
+        raise OSError(errno.EINVAL, "not a symbolic link")
+
+    def open(self, path: bytes) -> MemoryImage:
+        """See L{IImageLibrary.open}."""
+        if path not in self.images:
+            raise OSError(errno.ENOENT, "no such image")
+        return self.images[path]
+
+    def statfs(self) -> Statistics:
+        """See L{IImageLibrary.statfs}."""
+        return Statistics(4096, 4096, 0, 0, 0, 0, 0, 0, 255)
