@@ -71,6 +71,7 @@ class MulticastQueue:
         }
         self._entries: dict[BlockKey, list[Entry]] = {}
         self._resends: dict[int, Resend] = {}
+        self._under_way: Resend | None = None
         self.requests = 0
         self.merged = 0
 
@@ -117,6 +118,12 @@ class MulticastQueue:
         if not missing:
             return
         number = transfer.descriptor.transfer
+        under_way = self._under_way
+        if under_way is not None and under_way.transfer is transfer:
+            missing &= ~under_way.missing
+            if not missing:
+                self._join(under_way, reader, tag, priority)
+                return
         resend = self._resends.get(number)
         if resend is None:
             resend = self._resends[number] = Resend(transfer, 0, priority)
@@ -126,7 +133,8 @@ class MulticastQueue:
 
     def take(self) -> Entry | Resend | None:
         """
-        The next to be sent. An entry stays open to be joined until L{done} is told of it.
+        The next to be sent. An entry stays open to be joined until L{done} is told of it, a
+        resend until L{resent} is; another is not taken before.
         """
         for priority, line in self._lines.items():
             while line:
@@ -142,8 +150,14 @@ class MulticastQueue:
                 elif not item.readers:
                     self.done(item)
                 if item.readers:
+                    if isinstance(item, Resend):
+                        self._under_way = item
                     return item
         return None
+
+    def resent(self) -> None:
+        """The L{Resend} taken last was sent, or cannot be."""
+        self._under_way = None
 
     def done(self, entry: Entry) -> None:
         """Close an entry: it was sent, or cannot be."""

@@ -33,11 +33,13 @@ class SentTransfer:
 
     @ivar rows: its segments, one a row, the last one padded (see C{segments.cut}).
     @ivar audience: the clients that waited for it when it was sent.
+    @ivar interval: what reports of its loss are booked on, whatever that is to the sender.
     """
 
     descriptor: Descriptor
     rows: "numpy.ndarray[Any, Any]" = field(repr=False)
     audience: set[IReader] = field(factory=set, repr=False)
+    interval: Any = field(default=None, repr=False)
 
     @property
     def block(self) -> BlockKey:

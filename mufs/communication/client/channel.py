@@ -16,10 +16,21 @@ from mufs.wire.channel import (
     ProtocolError,
     Sent,
     Type,
+    pack,
     pack_tagged,
     parse_tagged,
 )
-from mufs.wire.metadata import VERSION, Failure, Hello, Names, Welcome, decode, encode
+from mufs.wire.metadata import (
+    VERSION,
+    Close,
+    Failure,
+    Hello,
+    Names,
+    Opened,
+    Welcome,
+    decode,
+    encode,
+)
 
 SILENCE = 10.0
 """Seconds that a server may leave requests without any answer before it is taken for dead."""
@@ -77,6 +88,7 @@ class ClientChannel(Protocol):
         self._framer = Framer()
         self._welcomed = False
         self._asked: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
+        self._opened_in_vain: set[int] = set()
         self._last_tag = 0
         self._heard = 0.0
         self._ending = False
@@ -139,7 +151,8 @@ class ClientChannel(Protocol):
         tag = self.new_tag()
 
         def forget(_: object) -> None:
-            self._asked.pop(tag, None)
+            if self._asked.pop(tag, None) is not None and answer is Opened:
+                self._opened_in_vain.add(tag)
 
         waiting: Deferred[T] = Deferred(forget)
         self._asked[tag] = answer, waiting, []
@@ -147,7 +160,9 @@ class ClientChannel(Protocol):
         return waiting
 
     def _packet(self, kind: int, offset: int, body: bytes) -> None:
-        if kind == Type.SENT:
+        if not self._welcomed:
+            self._greeted(kind, parse_tagged(body)[1])
+        elif kind == Type.SENT:
             self._user.sent(Sent.parse(offset, body))
         elif kind == Type.DATA:
             self._user.data(Data.parse(offset, body))
@@ -157,13 +172,14 @@ class ClientChannel(Protocol):
             self._user.gone(Gone.parse(offset, body).tag)
         else:
             tag, rest = parse_tagged(body)
-            if not self._welcomed:
-                self._greeted(kind, rest)
-            elif kind == Type.REPLY:
+            if kind == Type.REPLY:
                 self._reply(tag, rest)
             elif kind == Type.MORE:
+                names = decode(Names, rest)
                 if tag in self._asked:
-                    self._asked[tag][2].extend(decode(Names, rest).entries)
+                    if self._asked[tag][0] is not Names:
+                        raise ProtocolError("a part of an answer that has none")
+                    self._asked[tag][2].extend(names.entries)
             elif kind == Type.ERROR:
                 self._error(tag, decode(Failure, rest).error())
             elif kind != Type.PONG:
@@ -181,6 +197,9 @@ class ClientChannel(Protocol):
             raise ProtocolError(f"packet of type {kind} before WELCOME")
 
     def _reply(self, tag: int, body: bytes) -> None:
+        if tag in self._opened_in_vain:
+            self._opened_in_vain.discard(tag)
+            self.send(pack(Type.CLOSE, encode(Close(decode(Opened, body).handle))))
         if tag not in self._asked:
             return
         kind, waiting, parts = self._asked[tag]
@@ -193,6 +212,8 @@ class ClientChannel(Protocol):
     def _error(self, tag: int, error: OSError) -> None:
         if tag in self._asked:
             self._asked.pop(tag)[1].errback(error)
+        elif tag in self._opened_in_vain:
+            self._opened_in_vain.discard(tag)
         else:
             self._user.failed(tag, error)
 
@@ -207,7 +228,7 @@ class ClientChannel(Protocol):
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
             self.transport.abortConnection()
             return
-        if silent >= SILENCE / 2 and self._welcomed:
+        if silent >= SILENCE / 4 and self._welcomed:
             self.send(pack_tagged(Type.PING, self.new_tag(), b""))
         self._watch = self._clock.callLater(SILENCE / 2, self._look)
 

@@ -1,7 +1,7 @@
 """Puts the segments of transfers together again, in whatever order they come (section 5.3)."""
 
 from bisect import bisect_left, bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import numpy
@@ -68,6 +68,7 @@ class Reassembly:
         self._newest: int | None = None
         self._orphans: deque[Run] = deque()
         self._orphan_count = 0
+        self._expected: OrderedDict[int, None] = OrderedDict()
 
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """
@@ -138,7 +139,7 @@ class Reassembly:
     def lacks(self, number: int) -> int:
         """Bitmap of the segments that a transfer lacks, but only once; 0 from then on."""
         transfer = self._partial.get(number)
-        if transfer is None or transfer.asked:
+        if transfer is None or transfer.asked or number in self._expected:
             return 0
         transfer.asked = True
         return transfer.missing
@@ -146,6 +147,20 @@ class Reassembly:
     def has_passed(self, number: int) -> bool:
         """Whether segments with higher numbers than this came already."""
         return self._newest is not None and self._distance(number) < 0
+
+    def expect(self, number: int) -> None:
+        """Segments of a transfer were asked for: (another) completion of it will come."""
+        self._expected[number] = None
+        if len(self._expected) > MAX_KNOWN:
+            self._expected.popitem(last=False)
+
+    def completed(self, number: int) -> None:
+        """A completion came."""
+        self._expected.pop(number, None)
+
+    def is_expected(self, number: int) -> bool:
+        """Whether the completion has not come yet that L{expect} told of."""
+        return number in self._expected
 
     def is_partial(self, number: int) -> bool:
         """Whether a transfer is being received and lacks segments."""

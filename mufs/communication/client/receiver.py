@@ -107,8 +107,10 @@ class MulticastReceiver(MulticastProtocol):
                     phase, descriptor = packet
                     wanted = (descriptor.image, descriptor.generation) in self._ciphers
                     done = self.reassembly.describe(descriptor, wanted)
-                    if phase == COMPLETION and self.reassembly.is_partial(descriptor.transfer):
-                        self.lacking(descriptor)
+                    if phase == COMPLETION:
+                        self.reassembly.completed(descriptor.transfer)
+                        if self.reassembly.is_partial(descriptor.transfer):
+                            self.lacking(descriptor)
                 for descriptor, sealed in done:
                     self._open(descriptor, sealed)
         except MalformedSegment as error:

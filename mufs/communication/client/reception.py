@@ -8,6 +8,9 @@ from twisted.logger import Logger
 QUIET = 0.5
 """Seconds without a datagram that, with a whole transfer lost, mean that none come through."""
 
+PAUSE = 0.03
+"""Seconds without a datagram after which none of those sent before will come any more."""
+
 LOSSY = 0.4
 """A fraction of segments lost from which on TCP serves better."""
 
@@ -88,6 +91,11 @@ class Reception:
                 self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
             elif not self.works:
                 self._recover()
+
+    @property
+    def hears(self) -> bool:
+        """Whether datagrams are coming in just now."""
+        return self._clock.seconds() - self._heard < PAUSE
 
     @property
     def works(self) -> bool:

@@ -15,6 +15,9 @@ GRACE = 0.01
 PATIENCE = 20
 """How often the grace is given anew while datagrams wait to be taken in by a busy host."""
 
+LATE = 8
+"""How often it is given anew to segments that may lie in a queue that the word has overtaken."""
+
 OVERHEARD_GRACE = 0.05
 """The same for transfers that others wait for: their repair may bring what lacks here, too."""
 
@@ -59,7 +62,7 @@ class Repairs:
             if self._wanted(sent):
                 self._read_over_tcp(sent.tag)
         elif sent.occasion is Occasion.BEFORE and (
-            reassembly.has_passed(sent.first + self._count(sent))
+            reassembly.has_passed(sent.first + self._count(sent) - 1)
             and not reassembly.is_partial(sent.transfer)
         ):
             self._look(sent)
@@ -78,6 +81,9 @@ class Repairs:
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._reception.result(self._count(sent), 0)
             return
+        if patience > PATIENCE - LATE and self._is_under_way(sent):
+            self._clock.callLater(GRACE, self._look, sent, patience - 1)
+            return
         if patience and self._receiver.has_backlog():
             self._clock.callLater(GRACE, self._look, sent, patience - 1)
             return
@@ -95,7 +101,17 @@ class Repairs:
         if not reassembly.is_partial(sent.transfer):
             reassembly.forget(sent.transfer)
         attempt = 2 if sent.occasion is Occasion.REPAIR else 1
+        reassembly.expect(sent.transfer)
         self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
+
+    def _is_under_way(self, sent: Sent) -> bool:
+        """Whether datagrams come in, and none yet that were sent after that transfer."""
+        if not self._reception.hears:
+            return False
+        reassembly = self._receiver.reassembly
+        if sent.occasion is Occasion.REPAIR:
+            return reassembly.is_expected(sent.transfer)
+        return not reassembly.has_passed(sent.first + self._count(sent) - 1)
 
     def _look_overheard(self, descriptor: Descriptor) -> None:
         missing = self._receiver.reassembly.lacks(descriptor.transfer)

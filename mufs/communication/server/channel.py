@@ -16,6 +16,7 @@ from mufs.communication.server.controller import MulticastController, Reading, t
 from mufs.communication.server.unicast import UnicastReads
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import (
+    MAX_DATA,
     Framer,
     Gone,
     Occasion,
@@ -46,6 +47,12 @@ from mufs.wire.sealing import Keys
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION
 
 MAX_HANDLES = 4096
+ENTRY = 256
+"""Bytes that an entry of a listing takes at the most, besides its name."""
+
+MAX_ASKED = 1024
+"""Requests about metadata that may be in flight before no more are read."""
+
 HELLO_TIMEOUT = 10.0
 """Seconds that a connection may take for its first packet."""
 
@@ -64,7 +71,8 @@ class ServerChannel(Protocol):
         self._next_handle = 1
         self.name = ""
         self.requests = 0
-        self._ending = self._full = False
+        self._ending = self._full = self._behind = False
+        self._in_flight = 0
         self.repairs = 0
         self.over_tcp = False
         self.segment_bytes_over_tcp = 0
@@ -99,7 +107,7 @@ class ServerChannel(Protocol):
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)
-                if self._ending or self._full:
+                if self._ending or self._full or self._behind:
                     return
         except ProtocolError as error:
             self._give_up(str(error))
@@ -130,9 +138,14 @@ class ServerChannel(Protocol):
     def resumeProducing(self) -> None:
         """It has room again."""
         self._full = False
-        self.transport.resumeProducing()  # type: ignore[attr-defined]
         self._unicast.pause(False)
-        self.dataReceived(b"")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take requests again, unless there is another reason not to."""
+        if not (self._ending or self._full or self._behind):
+            self.transport.resumeProducing()  # type: ignore[attr-defined]
+            self.dataReceived(b"")
 
     def stopProducing(self) -> None:
         """The connection is ending."""
@@ -156,7 +169,11 @@ class ServerChannel(Protocol):
             except OSError as error:
                 self.failed(tag, error)
             else:
-                asked.addErrback(self._asked_in_vain, tag)
+                self._in_flight += 1
+                if self._in_flight >= MAX_ASKED:
+                    self._behind = True
+                    self.transport.pauseProducing()  # type: ignore[attr-defined]
+                asked.addErrback(self._asked_in_vain, tag).addCallback(self._answered)
         elif kind in self._told:
             self._told[kind](offset, body)
         else:
@@ -197,21 +214,23 @@ class ServerChannel(Protocol):
 
     def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> None:
         part: list[tuple[bytes, Attributes]] = []
+        size = 0
         for entry in entries:
-            part.append(entry)
-            if len(part) == 256:
+            size += len(entry[0]) + ENTRY
+            if size > MAX_DATA - 64:
                 self._reply(Names(part), tag, Type.MORE)
-                part = []
+                part, size = [], len(entry[0]) + ENTRY
+            part.append(entry)
         self._reply(Names(part), tag)
 
     def _open(self, tag: int, body: bytes) -> "Deferred[None]":
         path = decode(At, body).path
-        if len(self._handles) >= MAX_HANDLES:
-            raise OSError(errno.EMFILE, "too many open images")
         asked = self.factory.in_thread(self.factory.library.open, path)
         return asked.addCallback(self._opened, tag)
 
     def _opened(self, image: IImage, tag: int) -> None:
+        if len(self._handles) >= MAX_HANDLES:
+            raise OSError(errno.EMFILE, "too many open images")
         handle = self._next_handle
         self._next_handle += 1
         self._handles[handle] = image
@@ -257,14 +276,16 @@ class ServerChannel(Protocol):
         missing = repair.missing & (1 << len(transfer.rows)) - 1
         segment = self.factory.controller.segment
         descriptor = transfer.descriptor
-        packets = [descriptor.encode(ANNOUNCEMENT, segment)]
-        if missing:
-            packets += trains(transfer, missing)
-        packets.append(descriptor.encode(COMPLETION, segment))
-        for each in packets:
-            self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))
-            self.segment_bytes_over_tcp += len(each)
-        self.factory.controller.segments_repaired += missing.bit_count()
+        # A client that does not take what it asked for may read over TCP, which waits for it.
+        if not self._full:
+            packets = [descriptor.encode(ANNOUNCEMENT, segment)]
+            if missing:
+                packets += trains(transfer, missing)
+            packets.append(descriptor.encode(COMPLETION, segment))
+            for each in packets:
+                self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))
+                self.segment_bytes_over_tcp += len(each)
+            self.factory.controller.segments_repaired += missing.bit_count()
         self.sent(repair.tag, transfer, Occasion.TCP)
 
     def _reply(self, value: Any, tag: int, kind: int = Type.REPLY) -> None:
@@ -273,6 +294,13 @@ class ServerChannel(Protocol):
     def _write(self, packet: bytes) -> None:
         if self.connected:
             self.transport.write(packet)
+
+    def _answered(self, _: None) -> None:
+        self._in_flight -= 1
+        if self._behind and self._in_flight <= MAX_ASKED // 2:
+            self._behind = False
+            if self.connected:
+                self._go_on()
 
     def _asked_in_vain(self, failure: Error, tag: int) -> None:
         if isinstance(failure.value, OSError):

@@ -95,7 +95,7 @@ class MulticastController:
         if repair.attempt == 1:
             if reader in transfer.audience:
                 transfer.audience.discard(reader)
-                self._pace.lost(reader, repair.missing.bit_count())
+                self._pace.lost(reader, repair.missing.bit_count(), transfer.interval)
             priority = Priority.BLOCKED if repair.tag else Priority.AHEAD
             self._queue.repair(reader, repair.tag, transfer, repair.missing, priority)
             self._wake()
@@ -171,7 +171,7 @@ class MulticastController:
         self._window.add(transfer)
         self._queue.done(entry)
         transfer.audience.update(entry.readers)
-        self._pace.sent(transfer.audience, len(transfer.rows))
+        transfer.interval = self._pace.sent(transfer.audience, len(transfer.rows))
         _tell(entry.readers, transfer, Occasion.NOW)
 
     async def _resend(self, resend: Resend) -> None:
@@ -180,9 +180,11 @@ class MulticastController:
         except CancelledError:
             raise
         except Exception as error:
+            self._queue.resent()
             self._fail(resend, error)
             return
         self.segments_repaired += resend.missing.bit_count()
+        self._queue.resent()
         _tell(resend.readers, resend.transfer, Occasion.REPAIR)
 
     def _fail(self, item: Entry | Resend, error: Exception) -> None:
@@ -209,6 +211,7 @@ class MulticastController:
             left = left[self.output.write(left) :]
             if not left:
                 break
+            self._pace.blocked()
             await self.output.writable()
         self.bytes_multicast += len(packets)
 

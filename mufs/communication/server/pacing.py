@@ -2,44 +2,68 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from math import inf
 from statistics import median_low
 
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 INTERVAL = 0.1
-"""Seconds between two judgements of the rate."""
+"""Seconds of sending that are judged together, at the least."""
 
 START_INTERVAL = 0.025
 """The same as long as no congestion was met: the rate doubles each time then."""
 
-TOLERATED_LOSS = 0.15
-"""Up to this fraction above the background, losses are repaired and not taken for congestion."""
+SAMPLE = 100
+"""Segments that an interval shall have, so that one lost is not much; it is drawn out for them."""
 
-SAMPLE = 400
-"""Segments that a judgement needs at least."""
+TOLERATED_LOSS = 0.04
+"""Up to this fraction above what is lost at any rate, losses are repaired, not congestion."""
 
-SETTLING = 3
-"""Judgements after a cut until its effect shows."""
+PERSISTENT = 0.7
+"""What part of the loss must be left when the rate was cut for it to be of another kind."""
 
-CUTS = 2
-"""Cuts that must not have lessened the loss before it is taken for background."""
+DRAIN = 0.8
+"""What part of the rate that came through is sent at for a moment, for queues to empty."""
+
+MOST_GROWTH = 0.5
+"""By what part the rate grows in an interval at the most: far from where it was cut last."""
+
+LEAST_GROWTH = 0.01
+"""The same at the least: close to where it was cut last."""
+
+SETTLING = 2
+"""Intervals after a cut whose losses say nothing: sent before it, or while queues empty."""
 
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
+
+
+@define(eq=False)
+class Interval:
+    """A time of sending: what was sent in it, for whom, and what of that they report lost."""
+
+    began: float
+    rate: float
+    segments: int = 0
+    expected: Counter[Hashable] = field(factory=Counter)
+    lost: Counter[Hashable] = field(factory=Counter)
+
+    @property
+    def loss(self) -> float:
+        """What the median client lost, as a fraction; with two the better one counts."""
+        fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items()]
+        return median_low(fractions or [0.0])
 
 
 class Pace:
     """
     The rate of sending, in bits a second, between a floor and a ceiling.
 
-    Where the local link is the bottleneck the send buffer fills and writing waits for it, without
-    any of this. Where it is elsewhere the clients' loss tells. The median client counts: one
-    that cannot follow does not slow the others, it is served over TCP.
-
-    Loss that sending slower does not lessen is not congestion: each time that more is lost than
-    tolerated the rate is cut as a trial, and given back when as much is lost as before. That
-    much is taken for the background of the path from then on, until less is lost.
+    Where the local link is the bottleneck the send buffer fills, and writing waits for it: the
+    rate need not know. Where it is elsewhere the clients' loss tells: the rate is cut to what
+    came through. If as much is lost after that the loss is of another kind, which slowing does
+    not help: the rate is what it was again, and only loss beyond that is congestion. The median
+    client counts: one that cannot follow does not slow the others, it is served over TCP.
 
     @ivar rate: bits a second, of datagrams as they are written.
     """
@@ -49,16 +73,16 @@ class Pace:
         self._floor = min(floor, ceiling)
         self._ceiling = ceiling
         self.rate = max(self._floor, min(start, ceiling))
-        self._congested_rate = inf
-        self._background = 0.0
-        self._trial: tuple[float, float] | None = None
+        self._capacity: float | None = None
+        self._base = 0.0
         self._settling = 0
-        self._cuts = 0
+        self._cut: tuple[float, float] | None = None
         self._credit = 0.0
-        self._refilled = self._judged = clock.seconds()
-        self._expected: Counter[Hashable] = Counter()
-        self._lost: Counter[Hashable] = Counter()
+        self._refilled = clock.seconds()
+        self._now = Interval(self._refilled, self.rate)
+        self._before = Interval(self._refilled, self.rate)
         self._held_back = False
+        self._blocked = False
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
@@ -72,71 +96,66 @@ class Pace:
         self._held_back = True
         return -self._credit * 8 / self.rate
 
-    def sent(self, audience: Iterable[Hashable], segments: int) -> None:
-        """So many segments went out, and these clients wait for them."""
+    def blocked(self) -> None:
+        """The local send buffer was full."""
+        self._blocked = True
+
+    def sent(self, audience: Iterable[Hashable], segments: int) -> Interval:
+        """
+        So many segments went out, and these clients wait for them.
+
+        @return: what L{lost} wants to be told with the losses among them.
+        """
+        interval = self._now
+        interval.segments += segments
         for client in audience:
-            self._expected[client] += segments
-        enough = max(self._expected.values(), default=0) >= SAMPLE
-        interval = START_INTERVAL if self._congested_rate == inf else INTERVAL
-        if enough and self._clock.seconds() - self._judged >= interval:
-            self._judge()
+            interval.expected[client] += segments
+        age = self._clock.seconds() - interval.began
+        least = START_INTERVAL if self._capacity is None else INTERVAL
+        if age >= least and (interval.segments >= SAMPLE or age >= 10 * INTERVAL):
+            self._turn()
+        return interval
 
-    def lost(self, client: Hashable, segments: int) -> None:
-        """A client reports segments that it waited for and did not get."""
-        self._lost[client] += segments
+    def lost(self, client: Hashable, segments: int, interval: Interval) -> None:
+        """
+        A client reports segments that it waited for and did not get.
 
-    def _judge(self) -> None:
-        now = self._clock.seconds()
+        @param interval: what L{sent} said of them.
+        """
+        interval.lost[client] += segments
+
+    def _turn(self) -> None:
+        """An interval is over; the reports on the one before it have come in by now."""
+        if self._before.expected:
+            self._judge(self._before.loss, self._before.rate)
+        self._before = self._now
+        self._now = Interval(self._clock.seconds(), self.rate)
+        self._held_back = self._blocked = False
+
+    def _judge(self, loss: float, rate: float) -> None:
         if self._settling:
             self._settling -= 1
-            if self._settling == SETTLING - 1:
-                # What came so far speaks of what was sent before the cut.
-                self._expected.clear()
-                self._lost.clear()
-        if not self._settling:
-            self._adapt(self._loss(), min(10.0, (now - self._judged) / INTERVAL))
-        self.rate = max(self._floor, min(self.rate, self._ceiling))
-        self._judged = now
-        self._held_back = False
-        # Losses are reported a moment after the sending that they belong to: old ones fade.
-        for counts in (self._expected, self._lost):
-            for client in list(counts):
-                counts[client] //= 2
-                if not counts[client]:
-                    del counts[client]
-
-    def _loss(self) -> float:
-        """The fraction that the median client lost; of two, the better one."""
-        return median_low(min(1.0, self._lost[c] / n) for c, n in self._expected.items())
-
-    def _adapt(self, loss: float, intervals: float) -> None:
-        if self._trial is not None:
-            rate, before = self._trial
-            self._trial = None
-            if loss <= 0.75 * before:
-                self._congested_rate = rate
-            elif self._cuts < CUTS:
-                # The loss may have begun within what was judged: cut once more to be sure.
-                self._cut(rate, max(loss, before), max(0.1, 1 - loss))
-                return
-            else:
-                self._background = loss
-                self.rate = rate
-        self._background = min(self._background, loss)
-        excess = (loss - self._background) / (1 - self._background) if loss < 1 else 1.0
-        if excess > TOLERATED_LOSS:
-            self._cuts = 0
-            self._cut(self.rate, loss, max(0.1, 1 - excess))
             return
-        self._congested_rate *= 1.02**intervals
-        if self._held_back and self._congested_rate == inf:
-            self.rate *= 2
-        elif self._held_back:
-            growth = 1.1 if self.rate < 0.85 * self._congested_rate else 1.01
-            self.rate *= growth**intervals
+        cut, self._cut = self._cut, None
+        if cut is not None and loss > PERSISTENT * cut[1]:
+            self._base = loss
+            self.rate = cut[0]
+            self._settling = 1
+        elif loss > self._base + TOLERATED_LOSS:
+            self._cut = self.rate, loss
+            self._settling = SETTLING
+            self._capacity = rate * (1 - loss)
+            self.rate = DRAIN * self._capacity
+        else:
+            if cut is not None:
+                self.rate = self._capacity or self.rate
+            self._base = min(self._base, (3 * self._base + loss) / 4)
+            if self._held_back and not self._blocked:
+                self.rate *= 1 + self._growth()
+        self.rate = max(self._floor, min(self.rate, self._ceiling))
 
-    def _cut(self, rate: float, loss: float, factor: float) -> None:
-        self._trial = rate, loss
-        self._cuts += 1
-        self._settling = SETTLING
-        self.rate *= factor
+    def _growth(self) -> float:
+        if self._capacity is None:
+            return 1.0
+        distance = abs(self.rate / self._capacity - 1)
+        return max(LEAST_GROWTH, min(MOST_GROWTH, distance / 2))

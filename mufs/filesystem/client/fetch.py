@@ -210,7 +210,7 @@ class Fetch:
 
     def resume(self, opened: OpenImage) -> None:
         """A connection is there again: ask for what the readers of an image wait for."""
-        for waiting in {w for line in self._waiting.values() for w in line}:
+        for waiting in dict.fromkeys(w for line in self._waiting.values() for w in line):
             if waiting.opened is opened:
                 if opened.stale:
                     self._fail(waiting, stale())
