@@ -26,6 +26,7 @@ from mufs.ending import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import Files
 from mufs.filesystem.client.mount import Operations, serve
+from mufs.filesystem.client.mountpoint import Mounted, uppermost
 from mufs.status import status_site
 from mufs.wire.metadata import Welcome
 from mufs.wire.pages import BLOCK
@@ -78,6 +79,7 @@ class ClientMount(Service):
         self._group: tuple[str, int] | None = None
         self._group_port: IListeningPort | None = None
         self._mounting = False
+        self._mount_there: Mounted | None = None
         self._unmounted: Deferred[None] | None = None
         self._stopping = False
         self._cache = BlockCache(settings.cache_size)
@@ -222,6 +224,7 @@ class ClientMount(Service):
         self._unmounted.addBoth(self._ended)
 
     def _mounted(self) -> None:
+        self._mount_there = uppermost(self._settings.directory)
         self._log.info("mounted at {directory}", directory=self._settings.directory)
 
     def _cannot_mount(self, failure: Failure) -> None:
@@ -244,6 +247,13 @@ class ClientMount(Service):
     @inlineCallbacks
     def _unmount(self) -> Any:
         assert self._unmounted is not None
+        there = uppermost(self._settings.directory)
+        if there is None or there != self._mount_there:
+            self._log.warn(
+                "something else is mounted at {directory}: it is left there",
+                directory=self._settings.directory,
+            )
+            return
         yield getProcessValue(
             "fusermount", ["-u", "-z", "-q", "--", self._settings.directory], os.environ
         )

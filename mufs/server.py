@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
 from attrs import frozen
@@ -110,6 +111,10 @@ class ServerService(Service):
     def startService(self) -> None:
         """Listen, and send on the interface if one is set; a port that is taken ends it all."""
         super().startService()
+        # An image that is open is a file that is open: the limit for all, not that for programs
+        # that use select(2).
+        _, most = getrlimit(RLIMIT_NOFILE)
+        setrlimit(RLIMIT_NOFILE, (most, most))
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")

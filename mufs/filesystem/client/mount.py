@@ -175,7 +175,6 @@ def serve(operations: Operations, directory: str, source: str, allow_other: bool
         fsname=source.replace(",", "_"),
         subtype="mufs",
         default_permissions=True,
-        auto_unmount=True,
         use_ino=True,
         attr_timeout=0,
         entry_timeout=1,

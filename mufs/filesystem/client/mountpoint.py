@@ -5,27 +5,58 @@ import os
 import re
 import subprocess
 
+from attrs import frozen
+
+TYPE = "fuse.mufs"
+"""What the kernel calls a mount of this file system."""
+
 
 class Unusable(Exception):
     """Nothing can be mounted there; the text says why."""
+
+
+@frozen
+class Mounted:
+    """A mount as the kernel lists it: its number, which is its own, and its type."""
+
+    number: int
+    type: str
+
+
+def uppermost(path: str) -> Mounted | None:
+    """What is mounted at an absolute path; of several mounts the one that is seen there."""
+    found = None
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields = line.split()
+            # Blanks in it are written as their octal numbers.
+            where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
+            if where == os.fsencode(path):
+                kind = fields[fields.index(b"-") + 1]
+                found = Mounted(int(fields[0]), kind.decode())
+    return found
 
 
 def make_ready(path: str) -> str:
     """
     Make sure that a client can be mounted at C{path}; blocks.
 
-    @return: the absolute path.
+    @return: the path from the root, without symbolic links.
     @raise Unusable: when it is missing, no directory, not empty, or in use.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
+    there = uppermost(path)
+    ours = there is not None and there.type == TYPE
     if _is_dead(path):
+        if not ours:
+            raise Unusable("a dead mount of another file system is left there")
         try:
             subprocess.run(["fusermount", "-u", "-z", "-q", "--", path], check=False)
         except OSError as error:
             raise Unusable(f"a dead mount is left there; fusermount: {error.strerror}") from None
         if _is_dead(path):
             raise Unusable("a dead mount is left there, and cannot be unmounted")
-    elif _mounted_type(path) == "fuse.mufs":
+    elif ours:
         raise Unusable("an mUFS client is mounted there already")
     try:
         if os.listdir(path):
@@ -41,16 +72,3 @@ def _is_dead(path: str) -> bool:
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
-
-
-def _mounted_type(path: str) -> str | None:
-    """The type of the file system mounted at C{path}, the uppermost if several are."""
-    found = None
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            fields = line.split()
-            # Blanks in it are written as their octal numbers.
-            where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
-            if where == os.fsencode(path):
-                found = fields[fields.index(b"-") + 1].decode()
-    return found

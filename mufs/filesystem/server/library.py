@@ -12,10 +12,11 @@ from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Statistics
 
 
-def _attributes(found: os.stat_result) -> Attributes:
+def _attributes(found: os.stat_result, device: int) -> Attributes:
+    """@param device: that of the root; numbers of inodes of others are made unlike its own."""
     return Attributes(
         mode=found.st_mode,
-        ino=found.st_ino,
+        ino=found.st_ino if found.st_dev == device else _number(found.st_dev, found.st_ino),
         nlink=found.st_nlink,
         uid=found.st_uid,
         gid=found.st_gid,
@@ -44,12 +45,15 @@ def _generation(found: os.stat_result) -> int:
 class Image:
     """One generation of a file: device, inode, size, mtime and ctime as it was opened with."""
 
-    def __init__(self, fd: int, found: os.stat_result) -> None:
-        """@param fd: open for reading; closed when nobody holds the image any longer."""
+    def __init__(self, fd: int, found: os.stat_result, device: int) -> None:
+        """
+        @param fd: open for reading; closed when nobody holds the image any longer.
+        @param device: that of the library's root.
+        """
         self._fd = fd
         self.image = _number(found.st_dev, found.st_ino)
         self.generation = _generation(found)
-        self.attributes = _attributes(found)
+        self.attributes = _attributes(found, device)
         finalize(self, os.close, fd)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -73,6 +77,7 @@ class Directory:
     def __init__(self, root: str | bytes) -> None:
         """@raise OSError: when C{root} is not a directory that can be read."""
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self._root).st_dev
         self._images: WeakValueDictionary[tuple[int, int], Image] = WeakValueDictionary()
         finalize(self, os.close, self._root)
 
@@ -80,7 +85,7 @@ class Directory:
         """See L{IImageLibrary.getattr}."""
         fd = self._walk(path)
         try:
-            return _attributes(os.fstat(fd))
+            return _attributes(os.fstat(fd), self._device)
         finally:
             os.close(fd)
 
@@ -92,9 +97,10 @@ class Directory:
             with os.scandir(fd) as found:
                 for entry in found:
                     try:
-                        attributes = _attributes(entry.stat(follow_symlinks=False))
+                        found_there = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
+                    attributes = _attributes(found_there, self._device)
                     entries.append((os.fsencode(entry.name), attributes))
         finally:
             os.close(fd)
@@ -129,7 +135,7 @@ class Directory:
         fd = self._reopen(fd, 0)
         found = os.fstat(fd)
         key = _number(found.st_dev, found.st_ino), _generation(found)
-        return self._images.setdefault(key, Image(fd, found))
+        return self._images.setdefault(key, Image(fd, found, self._device))
 
     def statfs(self) -> Statistics:
         """See L{IImageLibrary.statfs}."""
