@@ -16,7 +16,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessValue
-from twisted.logger import Logger
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 
 from mufs.cache.client.blocks import BlockCache
@@ -26,7 +26,7 @@ from mufs.ending import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import Files
 from mufs.filesystem.client.mount import Operations, serve
-from mufs.filesystem.client.mountpoint import Mounted, uppermost
+from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
 from mufs.status import status_site
 from mufs.wire.metadata import Welcome
 from mufs.wire.pages import BLOCK
@@ -36,6 +36,9 @@ MOST_AHEAD = 2 * 1024 * 1024
 
 UNMOUNT_TIME = 1.0
 """Seconds that FUSE may take to end once it is unmounted."""
+
+UNMOUNT_TRIES = 5
+"""Looks in that time for a mount that was only being made when the client had to end."""
 
 
 @frozen
@@ -59,6 +62,11 @@ class ClientSettings:
     host: str
 
 
+class _QuietClientService(ClientService):
+    # One line for each try, with the address of an object in it, as long as the server is away.
+    _log = Logger(observer=LogPublisher())
+
+
 class ClientMount(Service):
     """Mounts what a server shares."""
 
@@ -79,6 +87,7 @@ class ClientMount(Service):
         self._group: tuple[str, int] | None = None
         self._group_port: IListeningPort | None = None
         self._mounting = False
+        self._mount_before: Mounted | None = None
         self._mount_there: Mounted | None = None
         self._unmounted: Deferred[None] | None = None
         self._stopping = False
@@ -91,7 +100,7 @@ class ClientMount(Service):
             self._refused,
         )
         self._bridge = Bridge(reactor, self._files, settings.timeout)
-        self._connection = ClientService(
+        self._connection = _QuietClientService(
             server,
             ClientChannelFactory(self._files, reactor, settings.host),
             retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5),
@@ -216,7 +225,10 @@ class ClientMount(Service):
     # The mount.
 
     def _mount(self, _: object) -> None:
+        if self._stopping:
+            return
         settings = self._settings
+        self._mount_before = uppermost(settings.directory)
         operations = Operations(self._bridge, self._mounted)
         self._unmounted = self._bridge.run(
             lambda: serve(operations, settings.directory, settings.server, settings.allow_other)
@@ -247,18 +259,20 @@ class ClientMount(Service):
     @inlineCallbacks
     def _unmount(self) -> Any:
         assert self._unmounted is not None
-        there = uppermost(self._settings.directory)
-        if there is None or there != self._mount_there:
-            self._log.warn(
-                "something else is mounted at {directory}: it is left there",
-                directory=self._settings.directory,
-            )
-            return
-        yield getProcessValue(
-            "fusermount", ["-u", "-z", "-q", "--", self._settings.directory], os.environ
-        )
-        late = deferLater(self._reactor, UNMOUNT_TIME, lambda: None)
-        yield DeferredList([self._unmounted, late], fireOnOneCallback=True)
+        directory = self._settings.directory
+        for _ in range(UNMOUNT_TRIES):
+            if self._is_ours(uppermost(directory)):
+                yield getProcessValue("fusermount", ["-u", "-z", "-q", "--", directory], os.environ)
+            late = deferLater(self._reactor, UNMOUNT_TIME / UNMOUNT_TRIES, lambda: None)
+            yield DeferredList([self._unmounted, late], fireOnOneCallback=True)
+            if self._unmounted.called:
+                return
+
+    def _is_ours(self, there: Mounted | None) -> bool:
+        """Whether this is the mount of this client, or, if it does not know yet, a new one."""
+        if self._mount_there is not None:
+            return there == self._mount_there
+        return there is not None and there.type == TYPE and there != self._mount_before
 
     # The status.
 

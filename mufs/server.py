@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
 from attrs import frozen
@@ -27,6 +27,9 @@ from mufs.status import status_site
 from mufs.wire.metadata import VERSION, Welcome
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT
+
+MOST_FILES = 65536
+"""Files that may be open at a time, where the system lets them."""
 
 START_RATE = 1e8
 """Bits a second to begin with; it doubles until what comes back speaks against it."""
@@ -113,8 +116,10 @@ class ServerService(Service):
         super().startService()
         # An image that is open is a file that is open: the limit for all, not that for programs
         # that use select(2).
-        _, most = getrlimit(RLIMIT_NOFILE)
-        setrlimit(RLIMIT_NOFILE, (most, most))
+        soft, hard = getrlimit(RLIMIT_NOFILE)
+        most = MOST_FILES if hard == RLIM_INFINITY else min(hard, MOST_FILES)
+        if soft != RLIM_INFINITY and soft < most:
+            setrlimit(RLIMIT_NOFILE, (most, hard))
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")

@@ -150,6 +150,17 @@ class EndTests(MountPointTestCase):
         self.assertEqual(os.listdir(self.point), [])
         self.assertNotIn("Traceback", client.output)
 
+    def test_while_mounting(self) -> None:
+        """SIGTERM in the moment of mounting ends the client, and leaves no mount."""
+        for number in range(5):
+            client = self.loopback.launch_client(f"client{number}", point=self.point)
+            while client.running and not mounted(self.point):
+                pass
+            for each in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+                client.signal(each)
+            self.assertIn(client.wait(AT_ONCE), ENDED)
+            self.assertFalse(mounted(self.point))
+
     def test_odd_names(self) -> None:
         """A mount point may have any name, and is left as any other."""
         for number, name in enumerate(("with space", "Größe", "a,b=c", "back\\slash", "-u", "#")):

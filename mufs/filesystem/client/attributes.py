@@ -7,7 +7,8 @@ from mufs.wire.metadata import Attributes
 LIFETIME = 1.0
 """Seconds that attributes are taken for right, as NFS and FUSE have it."""
 
-MOST = 100_000
+MOST = 20_000
+"""Paths known at a time, 25 MB of them; more are not looked at within their lifetime."""
 
 
 class AttributeCache:
@@ -43,5 +44,8 @@ class AttributeCache:
         if known is not None and known[1] > asked:
             return
         if len(self._known) >= MOST and known is None:
+            root = self._known.get(b"")
             self._known.clear()
+            if root is not None:
+                self._known[b""] = root
         self._known[path] = self._clock.seconds() + LIFETIME, asked, attributes
