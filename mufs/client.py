@@ -84,13 +84,12 @@ class ClientMount(Service):
         self._settings = settings
         self._status = status
         self._status_port: IListeningPort | None = None
-        self._group: tuple[str, int] | None = None
+        self._group: tuple[str, int, str] | None = None
         self._group_port: IListeningPort | None = None
         self._mounting = False
         self._mount_before: Mounted | None = None
         self._mount_there: Mounted | None = None
         self._unmounted: Deferred[None] | None = None
-        self._stopping = False
         self._cache = BlockCache(settings.cache_size)
         self._files = Files(
             reactor,
@@ -122,7 +121,6 @@ class ClientMount(Service):
     def stopService(self) -> Any:
         """Fail what waits, unmount, and end the connection."""
         super().stopService()
-        self._stopping = True
         self._bridge.stop()
         if self._unmounted is not None and not self._unmounted.called:
             yield self._unmount()
@@ -162,7 +160,7 @@ class ClientMount(Service):
     # The connection.
 
     def _absent(self, failure: Failure) -> None:
-        if not self._stopping:
+        if self.running:
             self._log.info(
                 "waiting for the server at {server}: {reason}",
                 server=self._settings.server, reason=failure.getErrorMessage(),
@@ -185,34 +183,34 @@ class ClientMount(Service):
             self._files.reception.unavailable(
                 "the way to the server tells no interface to listen on (set --interface)"
             )
-        elif self._group == (welcome.group, welcome.port):
+        elif self._group == (welcome.group, welcome.port, here):
             self._files.reception.available()
         else:
-            listening = self._listen((welcome.group, welcome.port), here)
+            listening = self._listen(welcome.group, welcome.port, here)
             listening.addErrback(self._not_joined, here)
         if not self._mounting:
             self._mounting = True
             self._files.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
 
     @inlineCallbacks
-    def _listen(self, group: tuple[str, int], interface: str) -> Any:
+    def _listen(self, group: str, port: int, interface: str) -> Any:
         self._group = None
         if self._group_port is not None:
-            port, self._group_port = self._group_port, None
-            yield port.stopListening()
+            old, self._group_port = self._group_port, None
+            yield old.stopListening()
         receiver = self._files.receiver
         self._group_port = self._reactor.listenMulticast(
-            group[1], receiver, group[0], maxPacketSize=MAX_DATAGRAM, listenMultiple=True
+            port, receiver, group, maxPacketSize=MAX_DATAGRAM, listenMultiple=True
         )
-        yield receiver.transport.joinGroup(group[0], interface)
-        self._group = group
+        yield receiver.transport.joinGroup(group, interface)
+        self._group = group, port, interface
         self._files.most_ahead = max(
             BLOCK, min(MOST_AHEAD, self._settings.cache_size // 4, receiver.buffer // 3)
         )
         self._files.reception.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",
-            group=group[0], port=group[1], interface=interface,
+            group=group, port=port, interface=interface,
         )
 
     def _not_joined(self, failure: Failure, interface: str) -> None:
@@ -225,7 +223,7 @@ class ClientMount(Service):
     # The mount.
 
     def _mount(self, _: object) -> None:
-        if self._stopping:
+        if not self.running:
             return
         settings = self._settings
         self._mount_before = uppermost(settings.directory)
@@ -245,7 +243,7 @@ class ClientMount(Service):
     def _ended(self, result: object) -> None:
         # libfuse puts the default back, which would end the process at the next broken pipe.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        if self._stopping:
+        if not self.running:
             return
         if isinstance(result, Failure):
             fail(

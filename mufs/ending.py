@@ -3,8 +3,10 @@
 import atexit
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 _log = Logger()
@@ -19,10 +21,15 @@ def fail(reactor: Any, name: str, message: str) -> None:
     """
     _log.critical("{message}", message=message)
     print(f"{name}: {message}", file=sys.__stderr__, flush=True)
-    atexit.register(os._exit, 1)
+    atexit.register(_exit)
     reactor.callWhenRunning(_stop, reactor)
 
 
 def _stop(reactor: Any) -> None:
-    if reactor.running and not reactor._stopped:
+    with suppress(ReactorNotRunning):
         reactor.stop()
+
+
+def _exit() -> None:
+    sys.stdout.flush()
+    os._exit(1)

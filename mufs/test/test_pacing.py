@@ -167,6 +167,14 @@ class JudgementTests(PacingTestCase):
         self.send(pace, 5, a=most, b=most)
         self.assertGreater(self.send(pace, 10, a=most, b=most), 0.7e8)
 
+    def test_all_lost(self) -> None:
+        """When all of what is judged first was lost, the rate goes on from the floor."""
+        pace = self.make_pace(1e8)
+        for lost in (200, 0, 0, 0, 0, 0, 0, 0):
+            self.write(pace, 10_000_000)
+            pace.lost("a", lost, pace.sent(["a"], 200))
+        self.assertGreater(pace.rate, FLOOR)
+
     def test_median(self) -> None:
         """One client of three that cannot follow slows nobody; two of three do."""
         pace = self.make_pace(1e8, ceiling=1e8)

@@ -6,6 +6,7 @@ the rest becomes entries of its own. So any number of clients in lockstep cost o
 """
 
 from collections import OrderedDict, deque
+from errno import EBUSY
 
 from attrs import define, field
 
@@ -16,6 +17,10 @@ from mufs.wire.pages import pieces, runs
 
 Readers = dict[IReader, dict[int, None]]
 """Clients, and the tags that each asked under, in the order in which they came."""
+
+
+MAX_TAGS = 64
+"""How often a client may have asked for the same entry before it is answered."""
 
 
 @define(eq=False)
@@ -180,7 +185,11 @@ class MulticastQueue:
     def _join(
         self, item: Entry | Resend, reader: IReader, tag: int, priority: Priority
     ) -> None:
-        item.readers.setdefault(reader, {})[tag] = None
+        tags = item.readers.setdefault(reader, {})
+        if len(tags) >= MAX_TAGS and tag not in tags:
+            reader.failed(tag, OSError(EBUSY, "asked for too often at a time"))
+            return
+        tags[tag] = None
         if item.queued is not None and priority < item.queued:
             item.queued = priority
             self._put(item, reader, priority)

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure as Error
 from zope.interface import Interface
@@ -115,7 +115,7 @@ class ClientChannel(Protocol):
             self._log.warn("closing the connection: {error}", error=error)
             self._end()
 
-    def connectionLost(self, reason: Error = Error(ChannelLost())) -> None:  # noqa: B008
+    def connectionLost(self, reason: Error = connectionDone) -> None:
         """Fail what was asked for."""
         if self._watch.active():
             self._watch.cancel()
@@ -134,8 +134,7 @@ class ClientChannel(Protocol):
 
     def send(self, packet: bytes) -> None:
         """Write a packet."""
-        if self.connected:
-            self.transport.write(packet)
+        self.transport.write(packet)
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure as Error
 from zope.interface import implementer
@@ -92,6 +92,7 @@ class ServerChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the client's HELLO."""
+        self.factory.channels.add(self)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self._unicast = UnicastReads(self.factory.read, self._write, self.failed)
@@ -112,12 +113,14 @@ class ServerChannel(Protocol):
         except ProtocolError as error:
             self._give_up(str(error))
 
-    def connectionLost(self, reason: Error = Error(Exception("closed"))) -> None:  # noqa: B008
-        """Forget what this client asked for."""
+    def connectionLost(self, reason: Error = connectionDone) -> None:
+        """Forget what this client asked for, and what it said last."""
+        self._ending = True
         if self._patience.active():
             self._patience.cancel()
         self._unicast.stop()
         self._handles.clear()
+        self._framer = Framer()
         self.factory.lost(self)
 
     def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
@@ -229,6 +232,8 @@ class ServerChannel(Protocol):
         return asked.addCallback(self._opened, tag)
 
     def _opened(self, image: IImage, tag: int) -> None:
+        if self._ending:
+            return
         if len(self._handles) >= MAX_HANDLES:
             raise OSError(errno.EMFILE, "too many open images")
         handle = self._next_handle
@@ -292,15 +297,13 @@ class ServerChannel(Protocol):
         self._write(pack_tagged(kind, tag, encode(value)))
 
     def _write(self, packet: bytes) -> None:
-        if self.connected:
-            self.transport.write(packet)
+        self.transport.write(packet)
 
     def _answered(self, _: None) -> None:
         self._in_flight -= 1
         if self._behind and self._in_flight <= MAX_ASKED // 2:
             self._behind = False
-            if self.connected:
-                self._go_on()
+            self._go_on()
 
     def _asked_in_vain(self, failure: Error, tag: int) -> None:
         if isinstance(failure.value, OSError):
@@ -315,10 +318,20 @@ class ServerChannel(Protocol):
             peer=self.transport.getPeer(),
             reason=reason,
         )
+        if self._patience.active():
+            self._patience.cancel()
+        if self._ending:
+            self.transport.abortConnection()
+            return
         self._ending = True
+        self._unicast.stop()
         # Under TLS the connection would wait for the producer to end.
         self.transport.unregisterProducer()  # type: ignore[attr-defined]
         self.transport.loseConnection()
+        # A peer that reads nothing would keep it for ever.
+        self._patience = self.factory.clock.callLater(
+            HELLO_TIMEOUT, self._give_up, "it does not end by itself"
+        )
 
 
 class ServerChannelFactory(Factory):
@@ -363,7 +376,6 @@ class ServerChannelFactory(Factory):
         """A channel for one more client."""
         channel = ServerChannel()
         channel.factory = self
-        self.channels.add(channel)
         return channel
 
     def lost(self, channel: ServerChannel) -> None:

@@ -108,6 +108,9 @@ class MulticastController:
     def stop(self) -> None:
         """Send nothing more."""
         self._sending.cancel()
+        for _, ready in self._ready:
+            ready.addErrback(lambda _: None)
+            ready.cancel()
 
     def _wake(self) -> None:
         if self._idle:
@@ -171,8 +174,8 @@ class MulticastController:
         self._window.add(transfer)
         self._queue.done(entry)
         transfer.audience.update(entry.readers)
-        transfer.interval = self._pace.sent(transfer.audience, len(transfer.rows))
         _tell(entry.readers, transfer, Occasion.NOW)
+        transfer.interval = self._pace.sent(transfer.audience, len(transfer.rows))
 
     async def _resend(self, resend: Resend) -> None:
         try:

@@ -120,7 +120,7 @@ class Pace:
         """
         A client reports segments that it waited for and did not get.
 
-        @param interval: what L{sent} said of them.
+        @param interval: what L{sent} said of them; judged already, it is past caring.
         """
         interval.lost[client] += segments
 
@@ -144,11 +144,11 @@ class Pace:
         elif loss > self._base + TOLERATED_LOSS:
             self._cut = self.rate, loss
             self._settling = SETTLING
-            self._capacity = rate * (1 - loss)
+            self._capacity = max(self._floor, rate * (1 - loss))
             self.rate = DRAIN * self._capacity
         else:
-            if cut is not None:
-                self.rate = self._capacity or self.rate
+            if cut is not None and self._capacity is not None:
+                self.rate = self._capacity
             self._base = min(self._base, (3 * self._base + loss) / 4)
             if self._held_back and not self._blocked:
                 self.rate *= 1 + self._growth()

@@ -168,9 +168,11 @@ class Fetch:
         """File bytes came over TCP."""
         self.bytes_over_tcp += len(data.payload)
         key, end = (data.image, data.generation), data.offset + len(data.payload)
-        for request in self._pending.get((key, data.offset // BLOCK), ())[:1]:
-            if end % PAGE and end != request.opened.size:
-                raise ProtocolError(f"DATA that ends at {end} of {request.opened.size} bytes")
+        pending = self._pending.get((key, data.offset // BLOCK))
+        if pending:
+            size = pending[0].opened.size
+            if end % PAGE and end != size:
+                raise ProtocolError(f"DATA that ends at {end} of {size} bytes")
             self._arrived(key, data.offset, data.payload)
 
     def wanted(self, sent: Sent) -> bool:
@@ -247,7 +249,7 @@ class Fetch:
         offset: int,
         length: int,
         priority: Priority,
-        over_tcp: bool | None = None,
+        over_tcp: bool | None,
     ) -> None:
         assert opened.remote is not None
         if over_tcp is None:
@@ -311,7 +313,7 @@ class Fetch:
 
     def _insist(self, waiting: _Waiting) -> None:
         """Have a reader answered over TCP, unless that was asked for already."""
-        waiting.timer = None
+        waiting.timer = self._clock.callLater(TCP_AFTER, self._insist, waiting)
         if not any(request.over_tcp for request in self._requests_of(waiting)):
             self._repeat(waiting, True)
 

@@ -97,7 +97,8 @@ class Files:
             if opened.stale:
                 self.fetch.resume(opened)
             else:
-                ensureDeferred(self._reopen(opened))
+                reopened = ensureDeferred(self._reopen(opened))
+                reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
         waiting, self._for_channel = self._for_channel, []
         for each in waiting:
             each.callback(channel)
