@@ -135,7 +135,8 @@ class ServerService(Service):
         ports: list[Any] = [*self._ports]
         if self._output is not None:
             ports.append(self._output.transport)
-        return DeferredList([maybeDeferred(port.stopListening) for port in ports])
+        ends = [maybeDeferred(port.stopListening) for port in ports]
+        return DeferredList(ends, consumeErrors=True)
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""

@@ -213,7 +213,8 @@ class SimulatedClient:
     async def read_all(self, path: bytes, at_once: int, size: int, pause: float) -> float:
         """See L{SimulatedNetwork.read_all}."""
         begun = self._clock.seconds()
-        handle, opened, _ = await self.files.open(path)
+        handle, _ = await self.files.open(path)
+        opened = self.files.opened(handle)
         offsets = iter(range(0, opened.size, size))
         try:
             readers = [self._reader(opened, offsets, size, pause) for _ in range(at_once)]

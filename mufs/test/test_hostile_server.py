@@ -129,7 +129,7 @@ class HostileServerTestCase(SynchronousTestCase):
         ((kind, tag, _),) = self.client.wire.tagged()
         self.assertEqual(kind, Type.OPEN)
         self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
-        return self.successResultOf(opening)[1]
+        return self.client.files.opened(self.successResultOf(opening)[0])
 
     def read(self, offset: int = 0, length: int = PAGE) -> tuple[Deferred[bytes], int]:
         """Read from the image; the result and the tag of the READ."""
@@ -478,7 +478,7 @@ class AnySequenceTests(SynchronousTestCase):
             opening = client.files.open(b"disk.img")
             tag = client.wire.tagged()[-1][1]
             client.channel.dataReceived(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
-            image = self.successResultOf(opening)[1]
+            image = client.files.opened(self.successResultOf(opening)[0])
             for block in range(3):
                 reads.append(client.files.fetch.read(image, block * BLOCK, BLOCK))
                 reads[-1].addErrback(lambda failure: failure.trap(OSError))

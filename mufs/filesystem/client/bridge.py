@@ -16,7 +16,6 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.fetch import OpenImage
 from mufs.filesystem.client.files import Files
 from mufs.wire.metadata import Attributes, Statistics
 
@@ -49,11 +48,12 @@ class Bridge:
 
     def getattr(self, path: bytes, handle: int | None = None) -> Attributes:
         """See L{Files.getattr}; the root answers also without a connection."""
-        known = self._files.attributes.get(path)
-        if known is None and not path and not self._files.is_connected:
-            known = self._files.attributes.last(path)
-        if known is not None and handle is None:
-            return known
+        if handle is None:
+            known = self._files.attributes.get(path)
+            if known is None and not path and not self._files.is_connected:
+                known = self._files.attributes.last(path)
+            if known is not None:
+                return known
         return self._call(self._files.getattr, path, handle)
 
     def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
@@ -68,7 +68,7 @@ class Bridge:
         """See L{Files.statfs}."""
         return self._call(self._files.statfs)
 
-    def open(self, path: bytes) -> tuple[int, OpenImage, bool]:
+    def open(self, path: bytes) -> tuple[int, bool]:
         """See L{Files.open}."""
         return self._call(self._files.open, path)
 
@@ -77,8 +77,9 @@ class Bridge:
         if not self._stopped:
             self._reactor.callFromThread(self._files.release, handle)
 
-    def read(self, opened: OpenImage, offset: int, length: int) -> bytes:
+    def read(self, handle: int, offset: int, length: int) -> bytes:
         """The bytes at C{offset}, from the cache or else by way of the reactor."""
+        opened = self._files.opened(handle)
         data = self._files.cached_read(opened, offset, length)
         if data is None:
             return self._call(self._files.read, opened, offset, length)

@@ -39,8 +39,8 @@ class Files:
     What the mount asks for, each operation a Deferred that fails with C{OSError}.
 
     Without a connection an operation waits for the next one; the caller bounds the wait by
-    cancelling. All of it runs in the reactor's thread, but L{cached_read} and the attribute
-    cache, which any thread may use.
+    cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read} and the
+    attribute cache, which any thread may use.
     """
 
     _log = Logger()
@@ -157,14 +157,18 @@ class Files:
         """The figures of the server's file system."""
         return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
 
-    def open(self, path: bytes) -> "Deferred[tuple[int, OpenImage, bool]]":
+    def open(self, path: bytes) -> "Deferred[tuple[int, bool]]":
         """
-        The present generation of an image.
+        Open the present generation of an image.
 
-        @return: a handle, what it stands for, and whether other generations of the image are
-            still open here, so that no cache below may be shared with them.
+        @return: a handle, and whether other generations of the image are still open here, so
+            that no cache below may be shared with them.
         """
         return ensureDeferred(self._open_image(path))
+
+    def opened(self, handle: int) -> OpenImage:
+        """What a handle stands for; from any thread."""
+        return self._open[handle]
 
     def release(self, handle: int) -> None:
         """An open image is no longer needed."""
@@ -223,7 +227,7 @@ class Files:
             self._learn(path + b"/" + name if path else name, attributes, now)
         return names.entries
 
-    async def _open_image(self, path: bytes) -> tuple[int, OpenImage, bool]:
+    async def _open_image(self, path: bytes) -> tuple[int, bool]:
         now = self._now()
         found = await self._ask(Type.OPEN, At(path), Opened)
         key = found.image, found.generation
@@ -239,7 +243,7 @@ class Files:
         self._next_handle += 1
         self._open[handle] = opened
         self._paths.setdefault(path, set()).add(handle)
-        return handle, opened, bool(others)
+        return handle, bool(others)
 
     async def _reopen(self, opened: OpenImage) -> None:
         channel = self._channel

@@ -10,7 +10,6 @@ from fuse import FUSE, fuse_file_info
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
-from mufs.filesystem.client.fetch import OpenImage
 from mufs.wire.metadata import Attributes
 
 T = TypeVar("T")
@@ -76,7 +75,6 @@ class Operations:
         """@param mounted: called in the reactor's thread once the kernel has the mount."""
         self._bridge = bridge
         self._mounted = mounted
-        self._opened: dict[int, OpenImage] = {}
 
     def __call__(self, name: str, *args: Any) -> Any:
         """How fusepy calls an operation."""
@@ -136,9 +134,7 @@ class Operations:
         """Open an image for reading."""
         if info.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        handle, opened, others = self._bridge.open(_path(path))
-        self._opened[handle] = opened
-        info.fh = handle
+        info.fh, others = self._bridge.open(_path(path))
         # The kernel's page cache is the path's: it must not carry bytes of this generation to
         # a reader that still has an older one open.
         info.direct_io = others
@@ -147,12 +143,11 @@ class Operations:
     @_operation
     def read(self, path: str, size: int, offset: int, info: fuse_file_info) -> bytes:
         """Bytes of an open image."""
-        return self._bridge.read(self._opened[info.fh], offset, size)
+        return self._bridge.read(info.fh, offset, size)
 
     @_operation
     def release(self, path: str, info: fuse_file_info) -> int:
         """An open image is closed for good."""
-        del self._opened[info.fh]
         self._bridge.release(info.fh)
         return 0
 
