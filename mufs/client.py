@@ -245,11 +245,14 @@ class ClientMount(Service):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         if not self.running:
             return
-        if isinstance(result, Failure):
-            fail(
-                self._reactor, self.name,
-                f"cannot mount at {self._settings.directory} (libfuse says why above)",
-            )
+        directory = self._settings.directory
+        # Of a mount that is gone the kernel says in either of two ways that it was aborted.
+        failed = isinstance(result, Failure)
+        if failed and self._mount_there is None:
+            message = f"cannot mount at {directory} (libfuse says why above)"
+            fail(self._reactor, self.name, message)
+        elif failed and uppermost(directory) == self._mount_there:
+            fail(self._reactor, self.name, f"the mount at {directory} was aborted")
         else:
             self._log.info("unmounted: ending")
             self._reactor.stop()

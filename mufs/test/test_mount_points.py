@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.test.loopback import Loopback, missing, unmount
 from mufs.test.processes import Service, mounted, wait_until
 
-AT_ONCE = 3.0
+AT_ONCE = 10.0
 """Seconds that ending may take on a busy machine."""
 
 ENDED = (0, -signal.SIGTERM)
@@ -178,7 +178,7 @@ class EndTests(MountPointTestCase):
         subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
         second = self.start_client("second")
         os.close(file)
-        self.assertEqual(first.wait(AT_ONCE), 0)
+        self.assertEqual(first.wait(AT_ONCE), 0, first.output)
         time.sleep(0.5)
         self.assertTrue(second.running)
         self.assertTrue(mounted(self.point))
@@ -188,24 +188,25 @@ class EndTests(MountPointTestCase):
 class SilentServerTests(MountPointTestCase):
     """The server neither answers nor goes."""
 
-    def setUp(self) -> None:
-        """Mount, and stop the server."""
-        super().setUp()
-        self.client = self.start_client("client", "--timeout", "3")
+    def freeze(self, timeout: int) -> None:
+        """Mount with this timeout in seconds, and stop the server."""
+        self.client = self.start_client("client", "--timeout", str(timeout))
         self.assert_serves()
         time.sleep(1.1)  # what is known by then is asked for again
         self.server.signal(signal.SIGSTOP)
 
     def test_timeout(self) -> None:
         """An operation fails with an error when its time is over, and works again later."""
+        self.freeze(3)
         begin = time.monotonic()
         self.assertRaises(OSError, os.stat, self.point / "image")
-        self.assertApproximates(time.monotonic() - begin, 3, 1.5)
+        self.assertGreater(time.monotonic() - begin, 2.9)
         self.server.signal(signal.SIGCONT)
         self.assert_serves()
 
     def test_unmounted(self) -> None:
         """fusermount -u takes the mount away at once, and the client with it."""
+        self.freeze(60)
         begin = time.monotonic()
         subprocess.run(["fusermount", "-u", self.point], check=True, timeout=AT_ONCE)
         self.client.wait(AT_ONCE)
@@ -213,6 +214,7 @@ class SilentServerTests(MountPointTestCase):
 
     def test_waiting(self) -> None:
         """SIGTERM ends a client whose reader waits, and the reader with an error."""
+        self.freeze(60)
         with subprocess.Popen(["ls", "-l", self.point], stderr=subprocess.PIPE) as reader:
             time.sleep(0.5)
             self.assertIsNone(reader.poll())
