@@ -204,9 +204,7 @@ class ClientMount(Service):
         )
         yield receiver.transport.joinGroup(group, interface)
         self._group = group, port, interface
-        self._files.most_ahead = max(
-            BLOCK, min(MOST_AHEAD, self._settings.cache_size // 4, receiver.buffer // 3)
-        )
+        self._files.most_ahead = max(BLOCK, min(self._files.most_ahead, receiver.buffer // 3))
         self._files.reception.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",

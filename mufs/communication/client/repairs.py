@@ -81,10 +81,8 @@ class Repairs:
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._reception.result(self._count(sent), 0)
             return
-        if patience > PATIENCE - LATE and self._is_under_way(sent):
-            self._clock.callLater(GRACE, self._look, sent, patience - 1)
-            return
-        if patience and self._receiver.has_backlog():
+        late = patience > PATIENCE - LATE and self._is_under_way(sent)
+        if late or (patience and self._receiver.has_backlog()):
             self._clock.callLater(GRACE, self._look, sent, patience - 1)
             return
         missing = reassembly.missing(sent.transfer, sent.length)

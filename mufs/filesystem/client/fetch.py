@@ -338,11 +338,7 @@ class Fetch:
     def _settle(self, request: _Request, block: int) -> None:
         """A request lacks nothing of a block any longer."""
         del request.pages[block]
-        key = request.opened.key, block
-        same = self._pending[key]
-        same.remove(request)
-        if not same:
-            del self._pending[key]
+        _discard(self._pending, (request.opened.key, block), request)
         if not request.pages:
             del self._requests[request.tag]
 
@@ -350,24 +346,27 @@ class Fetch:
         request = self._requests.pop(tag, None)
         if request is not None:
             for block in request.pages:
-                key = request.opened.key, block
-                self._pending[key].remove(request)
-                if not self._pending[key]:
-                    del self._pending[key]
+                _discard(self._pending, (request.opened.key, block), request)
         return request
 
     def _remove(self, waiting: _Waiting, block: int | None = None) -> None:
         for each in list(waiting.pages) if block is None else [block]:
             del waiting.pages[each]
-            key = waiting.opened.key, each
-            self._waiting[key].remove(waiting)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            _discard(self._waiting, (waiting.opened.key, each), waiting)
 
     def _fail(self, waiting: _Waiting, error: OSError) -> None:
         self._remove(waiting)
         if not waiting.done.called:
             waiting.done.errback(error)
+
+
+def _discard(
+    lines: dict[tuple[ImageKey, int], list[T]], key: tuple[ImageKey, int], item: T
+) -> None:
+    """Take an item out of its line, and an empty line out of the table."""
+    lines[key].remove(item)
+    if not lines[key]:
+        del lines[key]
 
 
 def _cancel(result: T, waiting: _Waiting) -> T:
