@@ -52,15 +52,22 @@ class Lab:
     """A server and hosts, named host1 and on, with a network of their own.
 
     `rate` limits every link, in Mbit/s.  `logs` is a directory that keeps what the processes wrote.
+    `snooping` is that of `Network`.
     """
 
-    def __init__(self, hosts: int, rate: float | None = None, logs: Path | None = None) -> None:
+    def __init__(
+        self,
+        hosts: int,
+        rate: float | None = None,
+        logs: Path | None = None,
+        snooping: bool = False,
+    ) -> None:
         self.hosts = [f"host{number}" for number in range(1, hosts + 1)]
         self._logs = logs
         self._services: list[Service] = []
         self._readers: list[Reader] = []
         addresses = {host: f"10.77.0.{11 + number}" for number, host in enumerate(self.hosts)}
-        self.network = Network({SERVER: SERVER_ADDRESS, **addresses}, rate)
+        self.network = Network({SERVER: SERVER_ADDRESS, **addresses}, rate, snooping)
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-lab-"))
         self.images = self.directory / "images"
         for directory in [self.images, *map(self.mount_point, self.hosts)]:

@@ -33,13 +33,17 @@ class Network:
 
     `rate` limits every link, in Mbit/s and each direction.  Below 1000, packets are sent, counted
     and lost as those of the wire, not as the larger ones that the kernel hands on where it can.
+    With `snooping`, the bridge sends multicast to members alone, a few seconds after they joined or
+    left, and asks for them itself.
     """
 
-    def __init__(self, addresses: dict[str, str], rate: float | None = None) -> None:
+    def __init__(
+        self, addresses: dict[str, str], rate: float | None = None, snooping: bool = False
+    ) -> None:
         self._prefix = f"mufs-{os.getpid()}-{next(_serial)}-"
         self._hosts: list[str] = []
         try:
-            self._build(addresses, rate)
+            self._build(addresses, rate, snooping)
         except BaseException:
             self.close()
             raise
@@ -51,9 +55,11 @@ class Network:
         """The head of a command that runs on the host, in the mount namespace of all."""
         return ["nsenter", f"--net=/run/netns/{self.namespace(host)}", "--"]
 
-    def _build(self, addresses: dict[str, str], rate: float | None) -> None:
+    def _build(self, addresses: dict[str, str], rate: float | None, snooping: bool) -> None:
         switch = self._add_namespace("switch")
-        run("ip", "-n", switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        wanted = str(int(snooping))
+        bridge = ["type", "bridge", "mcast_snooping", wanted, "mcast_querier", wanted]
+        run("ip", "-n", switch, "link", "add", "bridge", *bridge)
         run("ip", "-n", switch, "link", "set", "bridge", "up")
         for host, address in addresses.items():
             own = self._add_namespace(host)
@@ -63,8 +69,7 @@ class Network:
             run("ip", "-n", own, "link", "set", "eth0", "up")
             run("ip", "-n", switch, "link", "set", "dev", host, "master", "bridge", "up")
             if rate is not None:
-                self._limit("switch", host, rate)
-                self._limit(host, "eth0", rate)
+                self.set_rate(host, rate)
 
     def _add_namespace(self, host: str) -> str:
         name = self.namespace(host)
@@ -73,10 +78,16 @@ class Network:
         run("ip", "-n", name, "link", "set", "lo", "up")
         return name
 
+    def set_rate(self, host: str, rate: float) -> None:
+        """Limit the host's link to so many Mbit/s in each direction."""
+        self._limit("switch", host, rate)
+        self._limit(host, "eth0", rate)
+
     def _limit(self, host: str, interface: str, rate: float) -> None:
         burst = max(32, round(rate / 8))
         run(
-            *("tc", "-n", self.namespace(host), "qdisc", "add", "dev", interface, "root", "tbf"),
+            *("tc", "-n", self.namespace(host), "qdisc", "replace", "dev", interface, "root"),
+            "tbf",
             *("rate", f"{rate}mbit", "burst", f"{burst}kb", "limit", "1024kb"),
         )
         # Packets that a link carries whole where the kernel could cut them later are cut here.
