@@ -150,6 +150,7 @@ class ServerService(Service):
             "transfers": controller.transfers,
             "segments_sent": controller.segments_sent,
             "segments_repaired": controller.segments_repaired,
+            "parity_sent": controller.parity_sent,
             "bytes_multicast": controller.bytes_multicast,
             "bytes_over_tcp": self._factory.bytes_over_tcp,
             "rate": round(self._pace.rate),

@@ -113,6 +113,7 @@ class SimulatedServer:
             "transfers": controller.transfers,
             "segments_sent": controller.segments_sent,
             "segments_repaired": controller.segments_repaired,
+            "parity_sent": controller.parity_sent,
             "bytes_multicast": controller.bytes_multicast,
             "bytes_over_tcp": self.factory.bytes_over_tcp,
             "rate": round(self.pace.rate),

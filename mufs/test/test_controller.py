@@ -18,7 +18,7 @@ from mufs.test.properties import examples, packets_of
 from mufs.wire.channel import Occasion, Priority, Read, Repair
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys, unseal
-from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, HEADER, Descriptor, parse
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, HEADER, Descriptor, number_count, parse
 
 SIZE = 3 * BLOCK + PAGE + 100
 CONTENT = b"".join(b"%07d\n" % number for number in range(SIZE // 8 + 1))[:SIZE]
@@ -102,12 +102,14 @@ class ControllerTests(SynchronousTestCase):
     def test_transfers(self) -> None:
         """A range goes out block by block, each announced, numbered on, sealed and completed."""
         self.ask(self.a, 7, 0, SIZE)
-        content, next_number = b"", 0
+        content, next_number, sent = b"", 0, 0
         for number, (phases, numbers, sealed, d) in self.received().items():
             self.assertEqual(phases, [ANNOUNCEMENT, COMPLETION])
             self.assertEqual(d.first, next_number)
-            next_number += -(-d.total // 1400)
-            self.assertEqual(numbers, list(range(d.first, next_number)))
+            segments = -(-d.total // 1400)
+            self.assertEqual(numbers, list(range(d.first, d.first + segments)))
+            next_number += number_count(segments)
+            sent += segments
             data = unseal(self.keys.cipher(1, 1), d, sealed + d.tag)
             assert data is not None
             self.assertEqual((d.offset, d.total), (len(content), len(data)))
@@ -116,7 +118,7 @@ class ControllerTests(SynchronousTestCase):
         self.assertEqual(content, CONTENT)
         self.assertEqual([(tag, why) for tag, _, why in self.a.told], [(7, Occasion.NOW)] * 4)
         self.assertEqual(self.controller.transfers, 4)
-        self.assertEqual(self.controller.segments_sent, next_number)
+        self.assertEqual(self.controller.segments_sent, sent)
         self.assertEqual(self.controller.bytes_multicast, sum(map(len, self.output.written)))
 
     def test_lockstep(self) -> None:
@@ -184,6 +186,30 @@ class ControllerTests(SynchronousTestCase):
         self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], [3, 93]))
         self.assertEqual(self.a.told[-1], (1, transfer, Occasion.REPAIR))
         self.assertEqual(self.controller.segments_repaired, 2)
+
+    def test_repair_by_parity(self) -> None:
+        """For clients that miss different segments parity goes out, any time other one."""
+        self.ask(self.a, 1, 0, BLOCK)
+        for number, parity in ((1, 94), (2, 96)):
+            self.output.room = 0
+            self.ask(self.a, 3, number * BLOCK, BLOCK)
+            self.controller.repair(self.a, Repair(1, 1, 1, 0b0011))
+            self.controller.repair(self.b, Repair(2, 1, 1, 0b1100))
+            self.output.written.clear()
+            self.output.drain()
+            self.clock.advance(0.01)
+            phases, numbers, _, _ = self.received()[1]
+            self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], [parity, parity + 1]))
+        self.assertEqual(self.controller.segments_repaired, 4)
+
+    def test_parity(self) -> None:
+        """As much parity as the pace says goes along with each transfer."""
+        self.controller._pace.parity = 3
+        self.ask(self.a, 1, 0, SIZE)
+        self.assertEqual(
+            [len(numbers) for _, numbers, _, _ in self.received().values()], [97, 97, 97, 6]
+        )
+        self.assertEqual(self.controller.parity_sent, 12)
 
     def test_repair_over_tcp(self) -> None:
         """The second attempt is not answered by multicast; what is gone is not answered at all."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.server.pacing import BURST, TOLERATED_LOSS, Pace
+from mufs.communication.server.pacing import BURST, MOST_PARITY, TOLERATED_LOSS, Pace
 from mufs.test.properties import examples
 
 TRAIN = 45 * 1412
@@ -61,8 +61,50 @@ class PacingTestCase(SynchronousTestCase):
                 lost[client] += 94 * loss(pace.rate)
                 whole = int(lost[client])
                 lost[client] -= whole
-                self.clock.callLater(0.02, pace.lost, client, whole, interval)
+                if whole:
+                    self.clock.callLater(0.02, pace.lost, client, whole, interval)
         return bits / (self.clock.seconds() - begin)
+
+
+class ParityTests(PacingTestCase):
+    """How many parity segments go along with a transfer."""
+
+    def report(self, pace: Pace, lost: list[int]) -> int:
+        """
+        Have clients of which each loses so many segments of each transfer report what parity
+        does not make up for; the parity once that was judged.
+        """
+        for _ in range(40):
+            self.clock.advance(0.01)
+            parity = pace.parity
+            interval = pace.sent(range(len(lost)), 94)
+            for client, segments in enumerate(lost):
+                if segments > parity:
+                    pace.lost(client, segments - parity, interval)
+        return pace.parity
+
+    def test_few(self) -> None:
+        """A few clients are answered when they ask."""
+        self.assertEqual(self.report(self.make_pace(1e8), [2] * 8), 0)
+
+    def test_many(self) -> None:
+        """Of many clients all but a few are spared asking, at once."""
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
+
+    def test_most(self) -> None:
+        """It is bounded."""
+        self.assertEqual(self.report(self.make_pace(1e8), [40] * 100), MOST_PARITY)
+
+    def test_passing(self) -> None:
+        """When nothing is lost any longer it goes, step by step."""
+        pace = self.make_pace(1e8)
+        self.assertEqual(self.report(pace, [7] * 100 + [9] * 4), 7)
+        while pace.parity:
+            before = pace.parity
+            self.clock.advance(0.1)
+            pace.sent([1], 94)
+            self.assertIn(pace.parity, (before, before - 1))
 
 
 class RateTests(PacingTestCase):

@@ -22,7 +22,7 @@ from mufs.wire.channel import (
 )
 from mufs.wire.metadata import At, Attributes, Close, Failure, Hello, Opened, Welcome, encode
 from mufs.wire.sealing import derive_key, seal, unseal
-from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, Descriptor, cut, parse
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, Descriptor, cut, cut_parity, parse
 
 SECRET = bytes(range(32))
 CONTENT = bytes(range(150))
@@ -42,6 +42,11 @@ def segment(index: int) -> bytes:
     """A segment of the transfer as it goes out."""
     row = bytes(cut(DESCRIPTOR.first, SEALED, SEGMENT)[index])
     return row[: 12 + min(SEGMENT, len(SEALED) - index * SEGMENT)]
+
+
+def parity_segment(index: int) -> bytes:
+    """A parity segment of the transfer as it goes out."""
+    return cut_parity(DESCRIPTOR.first, cut(DESCRIPTOR.first, SEALED, SEGMENT), index, 1).tobytes()
 
 
 def channel_packets() -> dict[str, bytes]:
@@ -80,6 +85,8 @@ def group_packets() -> dict[str, bytes]:
         "segment 4294967295": segment(0),
         "segment 0": segment(1),
         "segment 1": segment(2),
+        "parity segment 2": parity_segment(0),
+        "parity segment 3": parity_segment(1),
         "completion": DESCRIPTOR.encode(COMPLETION, SEGMENT),
     }
 

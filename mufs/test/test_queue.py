@@ -14,6 +14,7 @@ from mufs.test.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.properties import examples
 from mufs.wire.channel import Occasion, Priority
 from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, pieces
+from mufs.wire.parity import MAX_PARITY
 
 BLOCKED, AHEAD, BACKGROUND = Priority
 
@@ -190,7 +191,7 @@ class OrderTests(QueueTestCase):
         self.ask(self.a, 2, 1 * PAGE, priority=AHEAD)
         self.ask(self.a, 3, 2 * PAGE, priority=BLOCKED)
         self.ask(self.b, 4, 3 * PAGE, priority=AHEAD)
-        self.assertEqual(self.take_all(), ["a3", "a2", "b4", "a1"])
+        self.assertEqual(self.take_all(), ["a3", "b4", "a2", "a1"])
 
     def test_fairness(self) -> None:
         """A client that asks for much lets one that asks for little have its turn."""
@@ -200,6 +201,16 @@ class OrderTests(QueueTestCase):
         self.ask(self.c, 6, 6 * PAGE)
         self.ask(self.c, 7, 7 * PAGE)
         self.assertEqual(self.take_all(), ["a1", "b5", "c6", "a2", "c7", "a3", "a4"])
+
+    def test_shared(self) -> None:
+        """What the same clients wait for comes in the order in which it was asked for."""
+        for tag, (first, second) in enumerate([(self.a, self.b), (self.b, self.a)] * 2, 1):
+            self.ask(first, tag, tag * PAGE)
+            self.ask(second, tag + 10, tag * PAGE)
+        self.ask(self.a, 5, 5 * PAGE)
+        self.ask(self.b, 15, 5 * PAGE)
+        expected = ["a1 b11", "b2 a12", "a3 b13", "b4 a14", "a5 b15"]
+        self.assertEqual(self.take_all(), expected)
 
     def test_raising(self) -> None:
         """An entry read ahead comes first once somebody is blocked on it, and goes out once."""
@@ -280,22 +291,64 @@ class RepairTests(QueueTestCase):
         self.repair(self.b, 2, 0b1100)
         resend = self.queue.take()
         assert isinstance(resend, Resend)
+        self.queue.begin(resend)
         self.assertEqual(resend.missing, 0b1110)
+        self.assertEqual((resend.parity, resend.segments), (2, 2))
         self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [2])])
         self.assertIsNone(self.queue.take())
         self.assertEqual(len(self.queue), 0)
+
+    def test_same_segments(self) -> None:
+        """Where the segments themselves are as few as parity segments would be, they are sent."""
+        self.repair(self.a, 1, 0b0110)
+        self.repair(self.b, 2, 0b0100)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.queue.begin(resend)
+        self.assertEqual((resend.missing, resend.parity, resend.segments), (0b0110, 0, 2))
+
+    def test_parity_used_up(self) -> None:
+        """When all parity of a transfer was sent, segments are sent again."""
+        self.transfer.parity = MAX_PARITY - 1
+        for missing, parity in (((0b0011, 0b1100), 0), ((0b01, 0b10), 1)):
+            for reader, each in zip((self.a, self.b), missing, strict=True):
+                self.repair(reader, 1, each)
+            resend = self.queue.take()
+            assert isinstance(resend, Resend)
+            self.queue.begin(resend)
+            self.assertEqual(resend.parity, parity)
+            self.queue.resent()
+
+    def test_parity_under_way(self) -> None:
+        """Who lacks no more than the parity being sent waits for it, else for the difference."""
+        self.repair(self.a, 1, 0b0011)
+        self.repair(self.b, 2, 0b1100)
+        under_way = self.queue.take()
+        assert isinstance(under_way, Resend)
+        self.queue.begin(under_way)
+        self.assertEqual(under_way.parity, 2)
+        self.repair(self.c, 3, 0b110000)
+        self.assertEqual(waiting(under_way)[-1], (self.c, [3]))
+        self.repair(self.c, 4, 0b1110001)
+        self.queue.resent()
+        rest = self.queue.take()
+        assert isinstance(rest, Resend)
+        self.queue.begin(rest)
+        self.assertEqual((rest.segments, waiting(rest)), (2, [(self.c, [4])]))
 
     def test_while_sent(self) -> None:
         """Segments asked for while they go out again are not sent once more, others are."""
         self.repair(self.a, 1, 0b01)
         first = self.queue.take()
         assert isinstance(first, Resend)
+        self.queue.begin(first)
         self.repair(self.b, 2, 0b11)
         self.repair(self.a, 3, 0b01)
         self.assertEqual(waiting(first), [(self.a, [1, 3])])
         self.queue.resent()
         second = self.queue.take()
         assert isinstance(second, Resend)
+        self.queue.begin(second)
         self.assertEqual((second.missing, waiting(second)), (0b10, [(self.b, [2])]))
 
     def test_after_sent(self) -> None:
@@ -303,10 +356,12 @@ class RepairTests(QueueTestCase):
         self.repair(self.a, 1, 0b01)
         first = self.queue.take()
         assert isinstance(first, Resend)
+        self.queue.begin(first)
         self.queue.resent()
         self.repair(self.b, 2, 0b01)
         second = self.queue.take()
         assert isinstance(second, Resend)
+        self.queue.begin(second)
         self.assertEqual((second.missing, waiting(second)), (0b01, [(self.b, [2])]))
 
     def test_no_such_segments(self) -> None:
@@ -316,6 +371,7 @@ class RepairTests(QueueTestCase):
         self.repair(self.a, 1, -1 & (1 << 200) - 1)
         resend = self.queue.take()
         assert isinstance(resend, Resend)
+        self.queue.begin(resend)
         self.assertEqual(resend.missing, (1 << 94) - 1)
 
     def test_raising(self) -> None:

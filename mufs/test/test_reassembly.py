@@ -16,13 +16,15 @@ from mufs.communication.client.reassembly import (
     Reassembly,
 )
 from mufs.test.properties import descriptors, examples, near_wrap, packets_of
+from mufs.wire.parity import MAX_COVERED, MAX_PARITY
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
     Descriptor,
     cut,
+    cut_parity,
+    number_count,
     parse,
-    segment_count,
 )
 
 SIZE = 64
@@ -75,8 +77,15 @@ def consecutive(first: int, contents: Iterable[bytes]) -> list[Transfer]:
     transfers = []
     for number, sealed in enumerate(contents, 1):
         transfers.append(make_transfer(number, first, sealed))
-        first += len(transfers[-1].packets)
+        first += number_count(len(transfers[-1].packets))
     return transfers
+
+
+def parity_of(transfer: Transfer, indices: Iterable[int]) -> list[bytes]:
+    """Some parity segments of a transfer."""
+    first = transfer.descriptor.first
+    rows = cut(first, transfer.sealed, SIZE)
+    return [cut_parity(first, rows, index, 1).tobytes() for index in indices]
 
 
 def take(
@@ -138,15 +147,63 @@ class ReassemblyTests(SynchronousTestCase):
 
         for index, each in enumerate(transfers):
             number, total = each.descriptor.transfer, each.descriptor.total
-            missing = reassembly.missing(number, total)
+            first = each.descriptor.first
+            missing = reassembly.missing(number, first, total)
             lacking = described - whole
             self.assertEqual(reassembly.is_partial(number), index in lacking)
             self.assertEqual(reassembly.is_complete(number), index in whole)
-            self.assertEqual(missing, each.all & ~came[index] if index in lacking else each.all)
+            self.assertEqual(missing, each.all if index in whole else each.all & ~came[index] or 1)
             if index not in whole:
                 repair = [p for place, p in enumerate(each.packets) if missing >> place & 1]
                 found = take(reassembly, [each.announcement, *repair, each.completion])
                 self.assertEqual(found, [each.result])
+
+    @examples(100)
+    @given(first=near_wrap(60), contents=CONTENTS, data=st.data())
+    def test_parity(self, first: int, contents: bytes, data: st.DataObject) -> None:
+        """
+        A transfer comes out as soon as there are as many segments and parity segments as it has
+        segments, in any order; before, it lacks the difference.
+        """
+        transfer = make_transfer(1, first, contents)
+        needed = len(transfer.packets)
+        indices = data.draw(st.permutations(range(MAX_PARITY)), "parity")[: needed + 1]
+        packets = [*enumerate(transfer.packets), *((-1, p) for p in parity_of(transfer, indices))]
+        order = data.draw(st.permutations(packets), "order")
+        announced = data.draw(st.booleans(), "announced")
+        reassembly = Reassembly(SIZE)
+        if announced:
+            take(reassembly, [transfer.announcement])
+        came = [order[i : i + 1] for i in range(needed)] if announced else [order[:needed]]
+        have = 0
+        for some in came:
+            self.assertEqual(reassembly.missing(1, first, len(contents)).bit_count(), needed - have)
+            self.assertEqual(reassembly.missing(1, first, len(contents)) & ~transfer.all, 0)
+            have += len(some)
+            last = [] if announced else [transfer.completion]
+            done = take(reassembly, [packet for _, packet in some] + last)
+            self.assertEqual(done, [transfer.result] if have == needed else [])
+        self.assertTrue(reassembly.is_complete(1))
+        self.assertEqual(take(reassembly, [packet for _, packet in order]), [])
+
+    def test_lacking_beside_parity(self) -> None:
+        """Asked for is none that came, and no more than parity that came leaves to be needed."""
+        transfer = make_transfer(1, 7, bytes(9 * SIZE))
+        take(self.reassembly, [transfer.announcement, *transfer.packets[4:6]])
+        take(self.reassembly, parity_of(transfer, [3, 30, 3]))
+        missing = self.reassembly.missing(1, 7, 9 * SIZE)
+        self.assertEqual(missing.bit_count(), 5)
+        self.assertEqual(missing & 0b110000, 0)
+        asked = [p for place, p in enumerate(transfer.packets) if missing >> place & 1]
+        self.assertEqual(take(self.reassembly, asked), [transfer.result])
+
+    def test_short_parity(self) -> None:
+        """A parity segment has the size of a whole one; others are of no use."""
+        transfer = make_transfer(1, 7, bytes(2 * SIZE))
+        take(self.reassembly, [transfer.announcement])
+        rows = numpy.zeros((1, SIZE - 1), numpy.uint8)
+        self.assertEqual(self.reassembly.segments((7 + 2, SIZE - 1, rows)), [])
+        self.assertEqual(self.reassembly.missing(1, 7, 2 * SIZE), 0b11)
 
     def test_orphans(self) -> None:
         """With the announcement lost, the completion makes a transfer of what came before it."""
@@ -156,7 +213,8 @@ class ReassemblyTests(SynchronousTestCase):
 
     def test_across_transfers(self) -> None:
         """A run of whole segments that belong to two transfers is shared out between them."""
-        transfers = consecutive(0xFFFFFFFE, [bytes(3 * SIZE), b"\1" * (2 * SIZE)])
+        contents = [bytes((MAX_COVERED + 1) * SIZE), b"\1" * (2 * SIZE)]
+        transfers = consecutive(0xFFFFFFFE, contents)
         for each in transfers:
             take(self.reassembly, [each.announcement])
         (run,) = parse(b"".join([*transfers[0].packets, *transfers[1].packets]), SIZE)
@@ -192,7 +250,7 @@ class ReassemblyTests(SynchronousTestCase):
         for number, length in [(5, SIZE - 1), (6, 1), (7, 9), (7, 11), (7, SIZE)]:
             rows = numpy.ones((1, length), numpy.uint8)
             self.assertEqual(self.reassembly.segments((number, length, rows)), [])
-        self.assertEqual(self.reassembly.missing(1, transfer.descriptor.total), 0b111)
+        self.assertEqual(self.reassembly.missing(1, 5, transfer.descriptor.total), 0b111)
         self.assertEqual(take(self.reassembly, transfer.packets), [transfer.result])
 
     def test_lacks(self) -> None:
@@ -257,7 +315,7 @@ class ReassemblyTests(SynchronousTestCase):
         for packet in packets:
             if isinstance(packet, Descriptor):
                 reassembly.describe(packet, True)
-                missing = reassembly.missing(packet.transfer, packet.total)
+                missing = reassembly.missing(packet.transfer, packet.first, packet.total)
                 self.assertGreater(missing, 0)
             elif isinstance(packet, int):
                 reassembly.forget(packet)
@@ -281,8 +339,8 @@ class BoundTests(SynchronousTestCase):
             take(self.reassembly, [each.announcement, each.packets[0]])
         held = [t for t in transfers if self.reassembly.is_partial(t.descriptor.transfer)]
         self.assertEqual(held, transfers[5:])
-        self.assertEqual(self.reassembly.missing(1, 2 * SIZE), 0b11)
-        self.assertEqual(self.reassembly.missing(6, 2 * SIZE), 0b10)
+        self.assertEqual(self.reassembly.missing(1, 0xFFFFFFF0, 2 * SIZE), 0b11)
+        self.assertEqual(self.reassembly.missing(6, 9, 2 * SIZE), 0b10)
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
     def test_known(self) -> None:
@@ -315,6 +373,4 @@ class BoundTests(SynchronousTestCase):
 
     def test_missing_of_unknown(self) -> None:
         """Of a transfer never heard of all segments are missing."""
-        self.assertEqual(
-            self.reassembly.missing(42, 5 * SIZE + 1), (1 << segment_count(5 * SIZE + 1, SIZE)) - 1
-        )
+        self.assertEqual(self.reassembly.missing(42, 9, 5 * SIZE + 1), 0b111111)

@@ -15,6 +15,7 @@ import numpy
 from attrs import frozen
 
 from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 
 HEADER = Struct("!III")
 SEGMENT = 1400
@@ -33,13 +34,18 @@ def segment_count(total: int, size: int) -> int:
     return -(-total // size)
 
 
+def number_count(segments: int) -> int:
+    """How many numbers a transfer of so many segments takes: its parity has the last of them."""
+    return segments + (MAX_PARITY if segments <= MAX_COVERED else 0)
+
+
 @frozen
 class Descriptor:
     """
     What a transfer carries and under which numbers.
 
     @ivar transfer: counts the transfers of a server's run; also the nonce.
-    @ivar first: number of its first segment, mod 2**32.
+    @ivar first: number of its first segment, mod 2**32; its parity is numbered behind the last.
     @ivar image: the file, and C{generation} its content (see C{Opened}).
     @ivar offset: of its first byte in the image.
     @ivar total: how many bytes it carries, within one block.
@@ -80,18 +86,41 @@ def cut(first: int, sealed: bytes, size: int = SEGMENT) -> "numpy.ndarray[Any, A
         header tells how much of it counts.
     """
     count = segment_count(len(sealed), size)
-    rows = numpy.zeros((count, HEADER.size + size), numpy.uint8)
-    header = rows[:, : HEADER.size].view(">u4")
-    header[:, 0] = TRANSMISSION
-    header[:, 1] = size
-    header[:, 2] = (first + numpy.arange(count, dtype=numpy.uint64)) & 0xFFFFFFFF
+    rows = _blank(first, count, size)
     whole = len(sealed) // size
     data = numpy.frombuffer(sealed, numpy.uint8)
     rows[:whole, HEADER.size :] = data[: whole * size].reshape(whole, size)
     if whole < count:
         rest = len(sealed) - whole * size
-        header[whole, 1] = rest
+        rows[whole, : HEADER.size].view(">u4")[1] = rest
         rows[whole, HEADER.size : HEADER.size + rest] = data[whole * size :]
+    return rows
+
+
+def cut_parity(
+    first: int, rows: "numpy.ndarray[Any, Any]", index: int, count: int
+) -> "numpy.ndarray[Any, Any]":
+    """
+    Parity segments of a transfer, ready to send.
+
+    @param rows: what L{cut} made of it.
+    @param index: of the first of so many, which end below L{MAX_PARITY}.
+    """
+    size = rows.shape[1] - HEADER.size
+    made = _blank(first + len(rows) + index, count, size)
+    segments = words(rows[:, HEADER.size :])
+    for i in range(count):
+        made[i, HEADER.size :] = parity(segments, index + i).view(numpy.uint8)[:size]
+    return made
+
+
+def _blank(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
+    """Rows with headers, and zeros for data."""
+    rows = numpy.zeros((count, HEADER.size + size), numpy.uint8)
+    header = rows[:, : HEADER.size].view(">u4")
+    header[:, 0] = TRANSMISSION
+    header[:, 1] = size
+    header[:, 2] = (first + numpy.arange(count, dtype=numpy.uint64)) & 0xFFFFFFFF
     return rows
 
 

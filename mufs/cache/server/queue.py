@@ -5,7 +5,8 @@ A request joins the entries that already cover what it asks for, queued or on th
 the rest becomes entries of its own. So any number of clients in lockstep cost one transfer.
 """
 
-from collections import OrderedDict, deque
+import itertools
+from collections import deque
 from errno import EBUSY
 
 from attrs import define, field
@@ -52,18 +53,33 @@ class Entry:
 
 @define(eq=False)
 class Resend:
-    """Segments of a transfer to be sent again: all that its readers miss, each once."""
+    """
+    A transfer to be mended: by all segments that its readers miss, each once, or by parity, of
+    which as many segments serve all readers as the one needs that misses most.
+
+    @ivar missing: bitmap of the segments that some reader misses.
+    @ivar most: how many a reader misses at the most.
+    @ivar parity: how many parity segments to send; 0 for the segments that are missing.
+    """
 
     transfer: SentTransfer
-    missing: int
     queued: Priority | None
+    missing: int = 0
+    most: int = 0
+    parity: int = 0
     readers: Readers = field(factory=dict)
+
+    @property
+    def segments(self) -> int:
+        """How many segments will be sent."""
+        return self.parity or self.missing.bit_count()
 
 
 class MulticastQueue:
     """
     What is to be sent. Blocked readers come first, then read-ahead, then background; within
-    each the clients take turns, and each client's are in its order.
+    each comes first who was sent nothing for longest, and of those who share what they are sent
+    what was asked for first.
 
     @ivar requests: how many came.
     @ivar merged: how many of them caused no entry of their own.
@@ -71,9 +87,11 @@ class MulticastQueue:
 
     def __init__(self, window: SentWindow) -> None:
         self._window = window
-        self._lines: dict[Priority, OrderedDict[IReader, deque[Entry | Resend]]] = {
-            priority: OrderedDict() for priority in Priority
+        self._lines: dict[Priority, dict[IReader, deque[tuple[int, Entry | Resend]]]] = {
+            priority: {} for priority in Priority
         }
+        self._numbers = itertools.count(1)
+        self._served: dict[IReader, int] = {}
         self._entries: dict[BlockKey, list[Entry]] = {}
         self._resends: dict[int, Resend] = {}
         self._under_way: Resend | None = None
@@ -125,40 +143,52 @@ class MulticastQueue:
         number = transfer.descriptor.transfer
         under_way = self._under_way
         if under_way is not None and under_way.transfer is transfer:
-            missing &= ~under_way.missing
+            if under_way.parity:
+                missing = _highest(missing, missing.bit_count() - under_way.parity)
+            else:
+                missing &= ~under_way.missing
             if not missing:
                 self._join(under_way, reader, tag, priority)
                 return
         resend = self._resends.get(number)
         if resend is None:
-            resend = self._resends[number] = Resend(transfer, 0, priority)
+            resend = self._resends[number] = Resend(transfer, priority)
             self._put(resend, reader, priority)
         resend.missing |= missing
+        resend.most = max(resend.most, missing.bit_count())
         self._join(resend, reader, tag, priority)
 
     def take(self) -> Entry | Resend | None:
         """
-        The next to be sent. An entry stays open to be joined until L{done} is told of it, a
-        resend until L{resent} is; another is not taken before.
+        The next to be sent. An entry stays open to be joined until L{done} is told of it; a
+        resend grows until L{begin} is, and can be joined until L{resent} is: another is not
+        taken before.
         """
         for priority, line in self._lines.items():
             while line:
-                reader, items = line.popitem(last=False)
-                item = items.popleft()
-                if items:
-                    line[reader] = items
+                reader = min(line, key=lambda each: (self._served.get(each, 0), line[each][0][0]))
+                _, item = line[reader].popleft()
+                if not line[reader]:
+                    del line[reader]
                 if item.queued != priority:
                     continue
                 item.queued = None
-                if isinstance(item, Resend):
-                    del self._resends[item.transfer.descriptor.transfer]
-                elif not item.readers:
-                    self.done(item)
                 if item.readers:
-                    if isinstance(item, Resend):
-                        self._under_way = item
+                    self._served.update(dict.fromkeys(item.readers, next(self._numbers)))
                     return item
+                if isinstance(item, Resend):
+                    self.begin(item)
+                    self.resent()
+                else:
+                    self.done(item)
         return None
+
+    def begin(self, resend: Resend) -> None:
+        """A L{Resend} that was taken is being sent: it grows no longer."""
+        del self._resends[resend.transfer.descriptor.transfer]
+        if resend.most < resend.missing.bit_count() and resend.most <= resend.transfer.parity_left:
+            resend.parity = resend.most
+        self._under_way = resend
 
     def resent(self) -> None:
         """The L{Resend} taken last was sent, or cannot be."""
@@ -178,6 +208,7 @@ class MulticastQueue:
                 entry.readers.pop(reader, None)
         for resend in self._resends.values():
             resend.readers.pop(reader, None)
+        self._served.pop(reader, None)
 
     def __len__(self) -> int:
         return sum(map(len, self._entries.values())) + len(self._resends)
@@ -195,4 +226,11 @@ class MulticastQueue:
             self._put(item, reader, priority)
 
     def _put(self, item: Entry | Resend, reader: IReader, priority: Priority) -> None:
-        self._lines[priority].setdefault(reader, deque()).append(item)
+        self._lines[priority].setdefault(reader, deque()).append((next(self._numbers), item))
+
+
+def _highest(mask: int, count: int) -> int:
+    """The so many highest of the bits that are set."""
+    for _ in range(mask.bit_count() - count):
+        mask &= mask - 1
+    return mask

@@ -10,7 +10,7 @@ from zope.interface import Interface
 
 from mufs.wire.channel import Occasion
 from mufs.wire.pages import BLOCK, mask_of
-from mufs.wire.segments import Descriptor
+from mufs.wire.segments import Descriptor, cut_parity, number_count
 
 BlockKey = tuple[int, int, int]
 """Image, generation, and number of the block."""
@@ -32,12 +32,16 @@ class SentTransfer:
     A transfer as it goes out.
 
     @ivar rows: its segments, one a row, the last one padded (see C{segments.cut}).
+    @ivar parity: how many parity segments of it were made, and so sent, so far.
+    @ivar mended: when segments or parity of it were sent again last, in seconds.
     @ivar audience: the clients that waited for it when it was sent.
     @ivar interval: what reports of its loss are booked on, whatever that is to the sender.
     """
 
     descriptor: Descriptor
     rows: "numpy.ndarray[Any, Any]" = field(repr=False)
+    parity: int = 0
+    mended: float = float("-inf")
     audience: set[IReader] = field(factory=set, repr=False)
     interval: Any = field(default=None, repr=False)
 
@@ -52,6 +56,17 @@ class SentTransfer:
         """The pages that it carries."""
         start = self.descriptor.offset % BLOCK
         return mask_of(start, start + self.descriptor.total)
+
+    @property
+    def parity_left(self) -> int:
+        """How many parity segments may still be made of it."""
+        return number_count(len(self.rows)) - len(self.rows) - self.parity
+
+    def make_parity(self, count: int) -> "numpy.ndarray[Any, Any]":
+        """The next parity segments, ready to send."""
+        made = cut_parity(self.descriptor.first, self.rows, self.parity, count)
+        self.parity += count
+        return made
 
 
 class SentWindow:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy
 
-from mufs.wire.segments import Descriptor, Run, segment_count
+from mufs.wire.parity import restore, words
+from mufs.wire.segments import Descriptor, Run, number_count, segment_count
 
 MAX_PARTIAL = 128
 """Transfers with segments missing that are kept: 16 MiB at the most."""
@@ -19,9 +20,23 @@ MAX_ORPHANS = 512
 
 
 class _Transfer:
-    """One transfer; C{buffer} is C{None} when its segments are of no use (any longer)."""
+    """
+    One transfer; C{buffer} is C{None} when its segments are of no use (any longer).
 
-    __slots__ = ("asked", "buffer", "count", "descriptor", "first", "have", "size")
+    C{have} is a bitmap of its segments that came; C{parity} holds parity segments by index.
+    """
+
+    __slots__ = (
+        "asked",
+        "buffer",
+        "count",
+        "descriptor",
+        "first",
+        "have",
+        "numbers",
+        "parity",
+        "size",
+    )
 
     def __init__(self, descriptor: Descriptor, first: int, size: int, wanted: bool) -> None:
         self.descriptor = descriptor
@@ -30,25 +45,55 @@ class _Transfer:
         self.have = 0
         self.asked = False
         self.count = segment_count(descriptor.total, size)
+        self.numbers = number_count(self.count)
+        self.parity: dict[int, numpy.ndarray[Any, Any]] = {}
         self.buffer: bytearray | None = None
         if wanted:
             self.buffer = bytearray(descriptor.total) + descriptor.tag
 
     @property
     def missing(self) -> int:
-        return ((1 << self.count) - 1) & ~self.have
+        """Bitmap of segments that would make it whole: of those lacking, as many as needed."""
+        lacking = ((1 << self.count) - 1) & ~self.have
+        for _ in self.parity:
+            lacking &= ~(1 << lacking.bit_length() >> 1)
+        return lacking
 
     def put(self, index: int, length: int, rows: "numpy.ndarray[Any, Any]") -> bool:
-        """Take segments in from C{index} on; C{True} when the last one missing came."""
+        """
+        Take in segments, or parity segments, from C{index} on.
+
+        @return: whether it is whole now, and was not before.
+        """
         if self.buffer is None:
             return False
+        if index >= self.count:
+            if length == self.size:
+                self.parity.update(enumerate(rows.copy(), index - self.count))
+            return not self.missing and self._restore()
         start = index * self.size
         stop = start + (len(rows) - 1) * self.size + length
         if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
             return False
         numpy.frombuffer(self.buffer, numpy.uint8)[start:stop] = rows.reshape(-1)
         self.have |= ((1 << len(rows)) - 1) << index
-        return not self.missing
+        return not self.missing and self._restore()
+
+    def _restore(self) -> bool:
+        """Make up for what is lacking by parity."""
+        lost = [i for i in range(self.count) if not self.have >> i & 1]
+        if lost:
+            assert self.buffer is not None
+            total = self.descriptor.total
+            filled = numpy.zeros((self.count, self.size), numpy.uint8)
+            content = numpy.frombuffer(self.buffer, numpy.uint8)[:total]
+            filled.reshape(-1)[:total] = content
+            segments = words(filled)
+            restore(segments, lost, {i: words(row[None])[0] for i, row in self.parity.items()})
+            filled[lost] = segments[lost].view(numpy.uint8)[:, : self.size]
+            content[:] = filled.reshape(-1)[:total]
+            self.have = (1 << self.count) - 1
+        return True
 
 
 class Reassembly:
@@ -107,32 +152,44 @@ class Reassembly:
             place = bisect_right(self._in_order, first, key=lambda each: each.first) - 1
             transfer = self._in_order[place] if place >= 0 else None
             index = first - transfer.first if transfer is not None else 0
-            if transfer is None or index >= transfer.count:
+            if transfer is None or index >= transfer.numbers:
                 after = self._in_order[place + 1 : place + 2]
                 here = rows[: after[0].first - first] if after else rows
                 self._keep((number, length, here))
                 rows = rows[len(here) :]
                 number = (number + len(here)) & 0xFFFFFFFF
                 continue
-            here = rows[: transfer.count - index]
+            end = transfer.count if index < transfer.count else transfer.numbers
+            here = rows[: end - index]
             if transfer.put(index, length, here) and transfer.buffer is not None:
                 done.append((transfer.descriptor, transfer.buffer))
                 transfer.buffer = None
+                transfer.parity = {}
                 del self._partial[transfer.descriptor.transfer]
             rows = rows[len(here) :]
             number = (number + len(here)) & 0xFFFFFFFF
         return done
 
-    def missing(self, number: int, total: int) -> int:
+    def missing(self, number: int, first: int, total: int) -> int:
         """
-        Bitmap of the segments of a transfer of C{total} bytes that are not here: of one that is
-        not known, or done, all.
+        Bitmap of the segments that would make a transfer whole: of one that is done all. Of one
+        that is not known it is one at least, for the announcement that comes with it.
+
+        @param first: number of its first segment; C{total}: its bytes.
         """
         transfer = self._partial.get(number)
-        return (1 << segment_count(total, self._size)) - 1 if transfer is None else transfer.missing
+        if transfer is not None:
+            return transfer.missing
+        lacking = (1 << segment_count(total, self._size)) - 1
+        if number not in self._transfers:
+            for start, _, rows in self._orphans:
+                index = (start - first + (1 << 31)) % (1 << 32) - (1 << 31)
+                came = (1 << len(rows)) - 1
+                lacking &= ~(came << index if index >= 0 else came >> -index)
+        return lacking or 1
 
     def is_complete(self, number: int) -> bool:
-        """Whether all segments of a transfer came."""
+        """Whether all of a transfer came."""
         transfer = self._transfers.get(number)
         return transfer is not None and not transfer.missing
 
@@ -183,7 +240,7 @@ class Reassembly:
         self._orphans, self._orphan_count = deque(), 0
         for run in orphans:
             index = self._unwrap(run[0]) - transfer.first
-            if -len(run[2]) < index < transfer.count:
+            if -len(run[2]) < index < transfer.numbers:
                 done += self.segments(run)
             else:
                 self._keep(run)

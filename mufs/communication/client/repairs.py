@@ -85,7 +85,7 @@ class Repairs:
         if late or (patience and self._receiver.has_backlog()):
             self._clock.callLater(GRACE, self._look, sent, patience - 1)
             return
-        missing = reassembly.missing(sent.transfer, sent.length)
+        missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
         if sent.occasion is Occasion.NOW:
             self.segments_lost += lost

@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Callable
 from errno import EIO
+from typing import Any
 
+import numpy
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -25,11 +27,21 @@ from mufs.wire.segments import (
     SEGMENT,
     Descriptor,
     cut,
+    number_count,
     segment_count,
 )
 
 AHEAD = 4
 """How many entries are read from disk and sealed while another is sent."""
+
+MOST_MENDED = 94
+"""Segments that are sent again, for readers that wait, before the next transfer has its turn."""
+
+MERGING = 0.01
+"""
+Seconds from one repair of a transfer to the next, while there is none other to send: the more
+clients have reported then what they lack, the less is sent for each.
+"""
 
 Reading = Callable[[IImage, int, int], "Deferred[bytes]"]
 
@@ -41,7 +53,9 @@ class MulticastController:
     @ivar output: where to; C{None} as long as nobody could hear it.
     @ivar transfers: how many went out.
     @ivar segments_sent: their segments, without those sent again.
-    @ivar segments_repaired: segments sent again, by multicast or over TCP.
+    @ivar segments_repaired: segments sent again, by multicast or over TCP, and parity segments
+        in their place.
+    @ivar parity_sent: parity segments sent along with transfers.
     @ivar bytes_multicast: bytes of all datagrams.
     """
 
@@ -74,6 +88,7 @@ class MulticastController:
         self.transfers = 0
         self.segments_sent = 0
         self.segments_repaired = 0
+        self.parity_sent = 0
         self.bytes_multicast = 0
 
     def request(self, reader: IReader, image: IImage, read: Read) -> None:
@@ -121,16 +136,26 @@ class MulticastController:
 
     async def _run(self) -> None:
         try:
+            mended = 0
             while True:
                 resend = self._prepare()
-                if resend is not None:
-                    await self._resend(resend)
-                if self._ready:
+                early = 0.0 if resend is None else self._too_early(resend)
+                if self._ready and (resend is None or early > 0 or mended >= MOST_MENDED):
                     await self._send(*self._ready.popleft())
+                    mended = 0
+                elif early > 0:
+                    await deferLater(self._clock, early)
                 elif resend is None:
                     break
+                if resend is not None:
+                    await self._resend(resend)
+                    mended += resend.segments
         finally:
             self._idle = True
+
+    def _too_early(self, resend: Resend) -> float:
+        """How many seconds the transfer was mended too recently to be mended again."""
+        return resend.transfer.mended + MERGING - self._clock.seconds()
 
     def _prepare(self) -> Resend | None:
         """Have the next entries read; stop at segments to be sent again, which are ready."""
@@ -151,7 +176,7 @@ class MulticastController:
         )
         self._next_transfer += 1
         self._next_segment = (
-            self._next_segment + segment_count(length, self.segment)
+            self._next_segment + number_count(segment_count(length, self.segment))
         ) & 0xFFFFFFFF
 
         def sealed(data: bytes) -> SentTransfer:
@@ -162,7 +187,8 @@ class MulticastController:
     async def _send(self, entry: Entry, ready: "Deferred[SentTransfer]") -> None:
         try:
             transfer = await ready
-            await self._write(transfer, (1 << len(transfer.rows)) - 1)
+            parity = min(self._pace.parity, transfer.parity_left)
+            await self._write(transfer, (1 << len(transfer.rows)) - 1, parity)
         except CancelledError:
             raise
         except Exception as error:
@@ -171,6 +197,7 @@ class MulticastController:
             return
         self.transfers += 1
         self.segments_sent += len(transfer.rows)
+        self.parity_sent += parity
         self._window.add(transfer)
         self._queue.done(entry)
         transfer.audience.update(entry.readers)
@@ -178,15 +205,18 @@ class MulticastController:
         transfer.interval = self._pace.sent(transfer.audience, len(transfer.rows))
 
     async def _resend(self, resend: Resend) -> None:
+        self._queue.begin(resend)
         try:
-            await self._write(resend.transfer, resend.missing)
+            segments = 0 if resend.parity else resend.missing
+            await self._write(resend.transfer, segments, resend.parity)
         except CancelledError:
             raise
         except Exception as error:
             self._queue.resent()
             self._fail(resend, error)
             return
-        self.segments_repaired += resend.missing.bit_count()
+        self.segments_repaired += resend.segments
+        resend.transfer.mended = self._clock.seconds()
         self._queue.resent()
         _tell(resend.readers, resend.transfer, Occasion.REPAIR)
 
@@ -198,11 +228,14 @@ class MulticastController:
             for tag in tags:
                 reader.failed(tag, error)
 
-    async def _write(self, transfer: SentTransfer, segments: int) -> None:
+    async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
         descriptor = transfer.descriptor
         await self._out(descriptor.encode(ANNOUNCEMENT, self.segment))
         for train in trains(transfer, segments):
             await self._out(train)
+        if parity:
+            for train in _trains(transfer.make_parity(parity)):
+                await self._out(train)
         await self._out(descriptor.encode(COMPLETION, self.segment))
 
     async def _out(self, packets: bytes) -> None:
@@ -237,13 +270,15 @@ def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> "lis
     count = len(rows)
     padding = (rows.shape[1] - HEADER.size) * count - transfer.descriptor.total
     if segments != (1 << count) - 1:
-        chosen = [i for i in range(count) if segments >> i & 1]
-        padding = padding if chosen[-1] == count - 1 else 0
-        rows = rows[chosen]
-    packets = [rows[i : i + most].tobytes() for i in range(0, len(rows), most)]
-    if padding:
+        rows = rows[[i for i in range(count) if segments >> i & 1]]
+    packets = _trains(rows, most)
+    if padding and segments >> (count - 1):
         packets[-1] = packets[-1][:-padding]
     return packets
+
+
+def _trains(rows: "numpy.ndarray[Any, Any]", most: int = MAX_TRAIN) -> "list[bytes]":
+    return [rows[i : i + most].tobytes() for i in range(0, len(rows), most)]
 
 
 def _tell(readers: Readers, transfer: SentTransfer, occasion: Occasion) -> None:
