@@ -85,13 +85,13 @@ class RecordingOutput:
         self.room: int | None = None
         self._waiting: list[Deferred[None]] = []
 
-    def write(self, packets: bytes) -> int:
+    def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}."""
         if self.room is not None:
             packets = packets[: self.room]
             self.room -= len(packets)
         if packets:
-            self.written.append(packets)
+            self.written.append(bytes(packets))
         return len(packets)
 
     def writable(self) -> "Deferred[None]":

@@ -76,17 +76,18 @@ class SimulatedServer:
             lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT), self._clock,
         )
 
-    def write(self, packets: bytes) -> int:
+    def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}."""
         link, now = self._network.link, self._clock.seconds()
         if link.waiting(now) > SEND_BUFFER:
             return 0
         start = max(now, link.free_at)
         end = link.through(now, len(packets) + FRAME * -(-len(packets) // STRIDE))
+        data = bytes(packets)
         for client in self._network.clients:
             if client.listening:
-                for at, data in client.path.datagrams(start, end, packets):
-                    self._clock.callLater(at - now, client.hear, data, self.source)
+                for at, received in client.path.datagrams(start, end, data):
+                    self._clock.callLater(at - now, client.hear, received, self.source)
         return len(packets)
 
     def writable(self) -> Deferred[None]:

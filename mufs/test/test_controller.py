@@ -250,9 +250,8 @@ class ControllerTests(SynchronousTestCase):
 
     def test_seal(self) -> None:
         """A transfer is sealed under the key of its generation, its tag in the descriptor."""
-        image = ImageInMemory(CONTENT, 5, 6)
         descriptor = Descriptor(1, 2, 5, 6, 0, PAGE)
-        transfer = seal_transfer(self.keys, image, descriptor, CONTENT[:PAGE], 1400)
+        transfer = seal_transfer(self.keys, descriptor, CONTENT[:PAGE], 1400)
         d = transfer.descriptor
         sealed = b"".join(packet[HEADER.size :] for packet in packets_of(transfer.rows))
         self.assertEqual(unseal(self.keys.cipher(5, 6), d, sealed + d.tag), CONTENT[:PAGE])

@@ -74,9 +74,9 @@ class RecordingOutput:
     def __init__(self) -> None:
         self.written: list[bytes] = []
 
-    def write(self, packets: bytes) -> int:
+    def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}."""
-        self.written.append(packets)
+        self.written.append(bytes(packets))
         return len(packets)
 
     def writable(self) -> Deferred[None]:

@@ -43,10 +43,10 @@ class Keys:
         return cipher
 
 
-def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[bytes, bytes]:
+def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[memoryview, bytes]:
     """The sealed bytes, as many as C{data} has, and the authentication tag."""
     sealed = cipher.encrypt(_nonce(descriptor), data, descriptor.bound())
-    return sealed[:-TAG_SIZE], sealed[-TAG_SIZE:]
+    return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:]
 
 
 def unseal(cipher: AESGCM, descriptor: Descriptor, sealed: bytes | bytearray) -> bytes | None:

@@ -75,10 +75,13 @@ class Descriptor:
         )
 
 
+MAX_ROWS = 16384
+"""More segments than a datagram, or the data of a TCP packet, can hold."""
+
 CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size
 
 
-def cut(first: int, sealed: bytes, size: int = SEGMENT) -> "numpy.ndarray[Any, Any]":
+def cut(first: int, sealed: bytes | memoryview, size: int = SEGMENT) -> "numpy.ndarray[Any, Any]":
     """
     The segments of a transfer, ready to send.
 
@@ -94,6 +97,7 @@ def cut(first: int, sealed: bytes, size: int = SEGMENT) -> "numpy.ndarray[Any, A
         rest = len(sealed) - whole * size
         rows[whole, : HEADER.size].view(">u4")[1] = rest
         rows[whole, HEADER.size : HEADER.size + rest] = data[whole * size :]
+        rows[whole, HEADER.size + rest :] = 0
     return rows
 
 
@@ -115,8 +119,8 @@ def cut_parity(
 
 
 def _blank(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
-    """Rows with headers, and zeros for data."""
-    rows = numpy.zeros((count, HEADER.size + size), numpy.uint8)
+    """Rows with headers, and whatever for data."""
+    rows = numpy.empty((count, HEADER.size + size), numpy.uint8)
     header = rows[:, : HEADER.size].view(">u4")
     header[:, 0] = TRANSMISSION
     header[:, 1] = size
@@ -166,12 +170,13 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
 
 def _alike(train: "numpy.ndarray[Any, Any]") -> int:
     """How many rows, from the first on, are segments of its size that follow one another."""
-    header = train[:, : HEADER.size].view(">u4").astype(numpy.uint32)
-    expected = header[0] + numpy.outer(
-        numpy.arange(len(train), dtype=numpy.uint32), numpy.array([0, 0, 1], numpy.uint32)
-    ).astype(numpy.uint32)
-    same = (header == expected).all(axis=1)
+    kinds = train[:, :8].view(numpy.uint64)[:, 0]
+    numbers = train[:, 8 : HEADER.size].view(">u4")[:, 0].astype(numpy.uint32)
+    same = (kinds == kinds[0]) & (numbers - _UP[: len(train)] == numbers[0])
     return len(train) if same.all() else int(same.argmin())
+
+
+_UP = numpy.arange(MAX_ROWS, dtype=numpy.uint32)
 
 
 def _descriptor(datagram: bytes, position: int, total: int, count: int, size: int) -> Descriptor:

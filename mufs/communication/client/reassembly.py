@@ -49,7 +49,8 @@ class _Transfer:
         self.parity: dict[int, numpy.ndarray[Any, Any]] = {}
         self.buffer: bytearray | None = None
         if wanted:
-            self.buffer = bytearray(descriptor.total) + descriptor.tag
+            self.buffer = bytearray(descriptor.total + len(descriptor.tag))
+            self.buffer[descriptor.total :] = descriptor.tag
 
     @property
     def missing(self) -> int:
@@ -75,15 +76,17 @@ class _Transfer:
         stop = start + (len(rows) - 1) * self.size + length
         if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
             return False
-        numpy.frombuffer(self.buffer, numpy.uint8)[start:stop] = rows.reshape(-1)
+        place = numpy.frombuffer(self.buffer, numpy.uint8, stop - start, start)
+        place.reshape(rows.shape)[:] = rows
         self.have |= ((1 << len(rows)) - 1) << index
         return not self.missing and self._restore()
 
     def _restore(self) -> bool:
         """Make up for what is lacking by parity."""
-        lost = [i for i in range(self.count) if not self.have >> i & 1]
-        if lost:
+        whole = (1 << self.count) - 1
+        if self.have != whole:
             assert self.buffer is not None
+            lost = [i for i in range(self.count) if not self.have >> i & 1]
             total = self.descriptor.total
             filled = numpy.zeros((self.count, self.size), numpy.uint8)
             content = numpy.frombuffer(self.buffer, numpy.uint8)[:total]
@@ -92,7 +95,7 @@ class _Transfer:
             restore(segments, lost, {i: words(row[None])[0] for i, row in self.parity.items()})
             filled[lost] = segments[lost].view(numpy.uint8)[:, : self.size]
             content[:] = filled.reshape(-1)[:total]
-            self.have = (1 << self.count) - 1
+            self.have = whole
         return True
 
 

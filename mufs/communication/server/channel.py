@@ -285,7 +285,7 @@ class ServerChannel(Protocol):
         if not self._full:
             packets = [descriptor.encode(ANNOUNCEMENT, segment)]
             if missing:
-                packets += trains(transfer, missing)
+                packets += map(bytes, trains(transfer, missing))
             packets.append(descriptor.encode(COMPLETION, segment))
             for each in packets:
                 self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))

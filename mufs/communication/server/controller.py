@@ -6,7 +6,6 @@ from errno import EIO
 from typing import Any
 
 import numpy
-from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -180,7 +179,7 @@ class MulticastController:
         ) & 0xFFFFFFFF
 
         def sealed(data: bytes) -> SentTransfer:
-            return seal_transfer(self._keys, image, descriptor, data, self.segment)
+            return seal_transfer(self._keys, descriptor, data, self.segment)
 
         return self._read(image, offset, length).addCallback(sealed)
 
@@ -231,14 +230,15 @@ class MulticastController:
     async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
         descriptor = transfer.descriptor
         await self._out(descriptor.encode(ANNOUNCEMENT, self.segment))
-        for train in trains(transfer, segments):
-            await self._out(train)
+        if segments:
+            for train in trains(transfer, segments):
+                await self._out(train)
         if parity:
             for train in _trains(transfer.make_parity(parity)):
                 await self._out(train)
         await self._out(descriptor.encode(COMPLETION, self.segment))
 
-    async def _out(self, packets: bytes) -> None:
+    async def _out(self, packets: bytes | memoryview) -> None:
         delay = self._pace.delay(len(packets))
         if delay > 0:
             await deferLater(self._clock, delay)
@@ -253,14 +253,16 @@ class MulticastController:
 
 
 def seal_transfer(
-    keys: Keys, image: IImage, descriptor: Descriptor, data: bytes, segment: int
+    keys: Keys, descriptor: Descriptor, data: bytes, segment: int
 ) -> SentTransfer:
     """Make what was read into a transfer ready to go out."""
-    sealed, tag = seal(keys.cipher(image.image, image.generation), descriptor, data)
-    return SentTransfer(evolve(descriptor, tag=tag), cut(descriptor.first, sealed, segment))
+    d = descriptor
+    sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
+    whole = Descriptor(d.transfer, d.first, d.image, d.generation, d.offset, d.total, tag)
+    return SentTransfer(whole, cut(d.first, sealed, segment))
 
 
-def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> "list[bytes]":
+def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> list[memoryview]:
     """
     The packets of some segments of a transfer, back to back, at most C{most} in each piece.
 
@@ -277,8 +279,10 @@ def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> "lis
     return packets
 
 
-def _trains(rows: "numpy.ndarray[Any, Any]", most: int = MAX_TRAIN) -> "list[bytes]":
-    return [rows[i : i + most].tobytes() for i in range(0, len(rows), most)]
+def _trains(rows: "numpy.ndarray[Any, Any]", most: int = MAX_TRAIN) -> list[memoryview]:
+    packets = rows.data.cast("B")
+    piece = most * rows.shape[1]
+    return [packets[i : i + piece] for i in range(0, len(packets), piece)]
 
 
 def _tell(readers: Readers, transfer: SentTransfer, occasion: Occasion) -> None:

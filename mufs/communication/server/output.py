@@ -22,7 +22,7 @@ MAX_TRAIN = 45
 class ISegmentOutput(Interface):
     """Where a server's datagrams go out."""
 
-    def write(packets: bytes) -> int:
+    def write(packets: bytes | memoryview) -> int:
         """
         Send packets that lie back to back, cut as datagrams at the segment size.
 
@@ -77,7 +77,7 @@ class MulticastOutput(MulticastProtocol):
     ) -> None:
         """@param interface: address of the interface to send on."""
         self._reactor = reactor
-        self._to = (group, port)
+        self._group = (group, port)
         self.interface = interface
         self._stride = HEADER.size + segment
         self._offload = False
@@ -87,6 +87,7 @@ class MulticastOutput(MulticastProtocol):
         """Set the socket up."""
         self.transport.setOutgoingInterface(self.interface)
         self.transport.setLoopbackMode(True)
+        self.transport.connect(*self._group)
         self.grow_send_buffer(SEND_BUFFER)
         self._offload = self._set(socket.SOL_UDP, UDP_SEGMENT, self._stride)
         self._writability = _Writability(self._socket(), self._reactor)
@@ -96,7 +97,7 @@ class MulticastOutput(MulticastProtocol):
         if self._writability is not None:
             self._writability.connectionLost(None)
 
-    def write(self, packets: bytes) -> int:
+    def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}; a packet lost on the way out is left to repair."""
         if self._offload:
             return len(packets) if self._write(packets) else 0
@@ -110,10 +111,10 @@ class MulticastOutput(MulticastProtocol):
         assert self._writability is not None
         return self._writability.wait()
 
-    def _write(self, packets: bytes) -> bool:
+    def _write(self, packets: bytes | memoryview) -> bool:
         """Hand over to the kernel; C{False} when it must be tried again."""
         try:
-            self.transport.write(packets, self._to)
+            self.transport.write(packets, None)  # type: ignore[arg-type]  # any buffer will do
         except BlockingIOError:
             return False
         except (OSError, MessageLengthError) as error:
