@@ -143,7 +143,11 @@ class Path:
 
 
 class Stream:
-    """One end of a connection, as its protocol sees it: in order, nothing lost, until cut."""
+    """
+    One end of a connection, as its protocol sees it: in order, nothing lost, until cut.
+
+    @ivar bytes_sent: what its protocol has written.
+    """
 
     peer: Stream
 
@@ -158,6 +162,7 @@ class Stream:
         self._under_way = 0
         self._producer: Any = None
         self._paused = self._closing = False
+        self.bytes_sent = 0
         self.protocol: Protocol | None = None
 
     def setTcpNoDelay(self, enabled: bool) -> None:
@@ -197,6 +202,7 @@ class Stream:
         if not self._unsent:
             self._clock.callLater(0, self._send)
         self._unsent += data
+        self.bytes_sent += len(data)
 
     def loseConnection(self) -> None:
         """See L{ITransport}: what was written goes out first, nothing is read any more."""

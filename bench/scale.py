@@ -1,0 +1,90 @@
+"""How a server and very many clients get on, in a simulated network.
+
+    python bench/scale.py [--clients N,N,...] [--size MIB] [--rate MBITS] [--loss PERCENT]
+
+The real server and the real clients, without sockets, threads and mounts: all read one image at
+the same moment, and lose datagrams independently of each other.  The figures are the same on any
+machine; a thousand clients and 2 MiB take about a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+
+import attrs
+
+from mufs.test.simulation import MIB, SimulatedNetwork
+
+PATH = b"disk.img"
+
+
+@attrs.frozen
+class Run:
+    """What one reading by all clients came to."""
+
+    images: float
+    """Bytes of multicast, in images."""
+    over_tcp: float
+    """Bytes of all kinds that the server sent over TCP, in images."""
+    seconds: float
+    longest: float
+    """Seconds that a read waited at the most."""
+    lost: int
+    """Segments lost, at all clients."""
+    repairs: int
+    """Requests for repair that the server handled."""
+    reads: int
+    """Requests to read that it handled."""
+    merged: int
+
+
+def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
+    """Have so many clients read an image of `size` bytes; `rate` in bits a second."""
+    network = SimulatedNetwork(
+        1, clients, link=rate, loss=loss, latency=0.0002, cache_size=2 * size, timeout=600.0
+    )
+    network.put_image(PATH, size)
+    seconds = network.lockstep(PATH)
+    server = network.server
+    sent = server.controller.segments_sent + server.controller.parity_sent
+    received = sum(client.files.receiver.segments_received for client in network.clients)
+    return Run(
+        images=server.controller.bytes_multicast / size,
+        over_tcp=sum(each.stream.peer.bytes_sent for each in network.clients) / size,
+        seconds=max(seconds),
+        longest=max(client.longest_wait for client in network.clients),
+        lost=(sent + server.controller.segments_repaired) * clients - received,
+        repairs=sum(client.files.repairs.repairs_sent for client in network.clients),
+        reads=server.queue.requests,
+        merged=server.queue.merged,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Very many clients in a simulated network.")
+    parser.add_argument("--clients", default="10,100,1000", help="numbers [%(default)s]")
+    parser.add_argument("--size", type=float, default=2, help="of the image, in MiB [%(default)s]")
+    parser.add_argument("--rate", type=float, default=100, help="Mbit/s [%(default)s]")
+    parser.add_argument("--loss", type=float, default=1, help="per cent [%(default)s]")
+    options = parser.parse_args()
+    size = int(options.size * MIB)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print("| clients | multicast, images | over TCP, images | repairs a lost segment | READs merged "
+          "| longest wait, s | the same without loss | all done, s | the same without loss |")
+    print("|---" * 9 + "|")
+    for clients in map(int, options.clients.split(",")):
+        lossless = read_by_all(clients, size, options.rate * 1e6, 0.0)
+        lossy = read_by_all(clients, size, options.rate * 1e6, options.loss / 100)
+        print(
+            f"| {clients} | {lossy.images:.3f} | {lossy.over_tcp:.3f} "
+            f"| {lossy.repairs / max(1, lossy.lost):.2f} | {lossy.merged / lossy.reads:.1%} "
+            f"| {lossy.longest:.3f} | {lossless.longest:.3f} "
+            f"| {lossy.seconds:.2f} | {lossless.seconds:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
