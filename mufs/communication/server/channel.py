@@ -95,7 +95,10 @@ class ServerChannel(Protocol):
         self.factory.channels.add(self)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._unicast = UnicastReads(self.factory.read, self._write, self.failed)
+        factory = self.factory
+        self._unicast = UnicastReads(
+            factory.clock, factory.controller.pace, factory.read, self._write, self.failed
+        )
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
         self._patience = self.factory.clock.callLater(
             HELLO_TIMEOUT, self._give_up, "no HELLO came"

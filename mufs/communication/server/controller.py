@@ -76,6 +76,11 @@ class MulticastController:
         self.segments_repaired = 0
         self.bytes_multicast = 0
 
+    @property
+    def pace(self) -> Pace:
+        """How fast it sends."""
+        return self._pace
+
     def request(self, reader: IReader, image: IImage, read: Read) -> None:
         """Answer a READ by multicast; its range must lie within the image."""
         self._queue.request(

@@ -34,6 +34,9 @@ LEAST_GROWTH = 0.01
 SETTLING = 2
 """Intervals after a cut whose losses say nothing: sent before it, or while queues empty."""
 
+HELD = 0.05
+"""Seconds after multicast had to wait for which the link is taken for full of it."""
+
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
 
@@ -66,6 +69,7 @@ class Pace:
     client counts: one that cannot follow does not slow the others, it is served over TCP.
 
     @ivar rate: bits a second, of datagrams as they are written.
+    @ivar bytes: what was sent so far.
     """
 
     def __init__(self, clock: IReactorTime, floor: float, ceiling: float, start: float) -> None:
@@ -83,6 +87,13 @@ class Pace:
         self._before = Interval(self._refilled, self.rate)
         self._held_back = False
         self._blocked = False
+        self.bytes = 0
+        self._waited = float("-inf")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is more to send than the link takes, just now."""
+        return self._clock.seconds() - self._waited < HELD
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
@@ -91,14 +102,17 @@ class Pace:
         self._credit = min(burst, self._credit + (now - self._refilled) * self.rate / 8)
         self._refilled = now
         self._credit -= size
+        self.bytes += size
         if self._credit >= 0:
             return 0.0
         self._held_back = True
+        self._waited = now
         return -self._credit * 8 / self.rate
 
     def blocked(self) -> None:
         """The local send buffer was full."""
         self._blocked = True
+        self._waited = self._clock.seconds()
 
     def sent(self, audience: Iterable[Hashable], segments: int) -> Interval:
         """
