@@ -143,6 +143,9 @@ class Reception:
         if now < self._probe_at:
             return False
         self._wait(now, MAX_PROBE)
+        # A switch may not know that this host is in the group: have it told again.
+        self._be_in_group(False)
+        self._be_in_group(True)
         return True
 
     def _wait(self, now: float, most: float) -> None:

@@ -100,7 +100,8 @@ class MulticastController:
         if repair.attempt == 1:
             if reader in transfer.audience:
                 transfer.audience.discard(reader)
-                self._pace.lost(reader, repair.missing.bit_count(), transfer.interval)
+                lost, sent = repair.missing.bit_count(), len(transfer.rows)
+                self._pace.lost(reader, lost, sent, transfer.interval)
             priority = Priority.BLOCKED if repair.tag else Priority.AHEAD
             self._queue.repair(reader, repair.tag, transfer, repair.missing, priority)
             self._wake()

@@ -54,7 +54,7 @@ class Interval:
     @property
     def loss(self) -> float:
         """What the median client lost, as a fraction; with two the better one counts."""
-        fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items()]
+        fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items() if n > 0]
         return median_low(fractions or [0.0])
 
 
@@ -130,13 +130,20 @@ class Pace:
             self._turn()
         return interval
 
-    def lost(self, client: Hashable, segments: int, interval: Interval) -> None:
+    def lost(self, client: Hashable, segments: int, sent: int, interval: Interval) -> None:
         """
-        A client reports segments that it waited for and did not get.
+        A client reports segments of a transfer that it waited for and did not get.
 
+        Who got nothing of it did not listen yet, or does not hear at all: that has nothing to do
+        with the rate.
+
+        @param sent: how many segments the transfer has.
         @param interval: what L{sent} said of them; judged already, it is past caring.
         """
-        interval.lost[client] += segments
+        if segments < sent:
+            interval.lost[client] += segments
+        else:
+            interval.expected[client] -= sent
 
     def _turn(self) -> None:
         """An interval is over; the reports on the one before it have come in by now."""
