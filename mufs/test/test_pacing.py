@@ -237,6 +237,6 @@ class JudgementTests(PacingTestCase):
             elif step == "sent":
                 interval = pace.sent(*args)
             else:
-                pace.lost(*args, interval)
+                pace.lost(args[0], args[1], args[2], interval)
             self.assertLessEqual(pace.rate, ceiling)
             self.assertGreaterEqual(pace.rate, min(floor, ceiling))

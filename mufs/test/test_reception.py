@@ -114,14 +114,14 @@ class ReceptionTests(SynchronousTestCase):
         self.assertFalse(self.reception.use())
 
     def test_silent_probes(self) -> None:
-        """Where nothing comes, one read joins and tries multicast at times, less and less often."""
+        """Where nothing comes the group is joined anew, and one read tries it, ever less often."""
         self.reception.result(94, 94)
         for after in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, MAX_PROBE, MAX_PROBE):
+            self.assertEqual(self.joined, [True, False, True])
+            del self.joined[1:]
             self.assertTrue(self.used_after(after), f"after {after} s")
             self.assertFalse(self.reception.use())
             self.reception.result(94, 94)
-            self.assertEqual(self.joined, [True, False, True])
-            del self.joined[1:]
 
     def test_silent_again(self) -> None:
         """After it worked, silence is probed as often as the first time."""

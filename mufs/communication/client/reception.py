@@ -143,9 +143,7 @@ class Reception:
         if now < self._probe_at:
             return False
         self._wait(now, MAX_PROBE)
-        # A switch may not know that this host is in the group: have it told again.
-        self._be_in_group(False)
-        self._be_in_group(True)
+        self._join_anew()
         return True
 
     def _wait(self, now: float, most: float) -> None:
@@ -156,9 +154,8 @@ class Reception:
     def _judge(self, loss: float) -> None:
         """A sample is complete."""
         self._expected = self._lost = 0
-        if (loss > LOSSY) != self.is_failing:
-            self.is_failing, self._alike = loss > LOSSY, 0
-        self._alike += 1
+        before, self.is_failing = self.is_failing, loss > LOSSY
+        self._alike = self._alike + 1 if self.is_failing == before else 1
         if self.is_failing:
             if self._fault is Fault.LOSSY or self._alike >= LOSSY_SAMPLES:
                 self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
@@ -166,8 +163,8 @@ class Reception:
             self._recover()
 
     def _forget(self) -> None:
-        self._expected = self._lost = 0
-        self.is_failing, self._alike = False, 0
+        self._expected = self._lost = self._alike = 0
+        self.is_failing = False
 
     def _recover(self) -> None:
         if not self.works:
@@ -183,12 +180,19 @@ class Reception:
         if self._fault is not fault:
             self._probe_after = LOSSY_PROBE if fault is Fault.LOSSY else PROBE
             self._probe_at = now + self._probe_after
+            if fault is Fault.SILENT:
+                self._join_anew()
         elif fault is Fault.LOSSY:
             self._probe_at = now + self._probe_after
         self._fault = fault
         self.state = f"not working: {why}"
         self._forget()
         self._be_in_group(fault is not Fault.LOSSY)
+
+    def _join_anew(self) -> None:
+        """A switch may not know that this host is in the group: have it told again."""
+        self._be_in_group(False)
+        self._be_in_group(True)
 
     def _be_in_group(self, joined: bool) -> None:
         if joined != self._joined:

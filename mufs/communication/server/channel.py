@@ -285,7 +285,10 @@ class ServerChannel(Protocol):
         segment = self.factory.controller.segment
         descriptor = transfer.descriptor
         # A client that does not take what it asked for may read over TCP, which waits for it.
-        if not self._full:
+        # Most of a transfer does not go past its share of a full link either.
+        few = missing.bit_count() * 2 <= len(transfer.rows)
+        room = few or self._unicast.take(missing.bit_count() * segment)
+        if room and not self._full:
             packets = [descriptor.encode(ANNOUNCEMENT, segment)]
             if missing:
                 packets += trains(transfer, missing)

@@ -19,7 +19,7 @@ from mufs.wire.pages import BLOCK
 PIECE = BLOCK // 2
 """Bytes in one DATA packet: whole pages, so that each can be kept as it comes."""
 
-SHARE = 32
+SHARE = 40
 """Bytes of multicast for each byte of one client's, while multicast fills the link."""
 
 CREDIT = 4 * PIECE
@@ -84,7 +84,7 @@ class UnicastReads:
             return
         image, read = line[0]
         length = min(read.length, PIECE - read.offset % PIECE)
-        if not self._take(length):
+        if not self.take(length):
             self._busy = True
             self._clock.callLater(LOOK, self._done, None)
             return
@@ -98,8 +98,8 @@ class UnicastReads:
         reading.addErrback(self._error, read, line)
         reading.addBoth(self._done)
 
-    def _take(self, size: int) -> bool:
-        """Whether the next bytes may go now; if so, they count."""
+    def take(self, size: int) -> bool:
+        """Whether so many bytes may go to this client now; if so, they count."""
         multicast, start = self._pace.bytes, self._pace.bytes
         if self._pace.is_full:
             if multicast < self._due:
