@@ -151,6 +151,10 @@ class Reception:
         self._probe_at = now + self._probe_after
         self._probe_after = min(most, self._probe_after * 2)
 
+    def _forget(self) -> None:
+        self._expected = self._lost = self._alike = 0
+        self.is_failing = False
+
     def _judge(self, loss: float) -> None:
         """A sample is complete."""
         self._expected = self._lost = 0
@@ -161,10 +165,6 @@ class Reception:
                 self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
         elif self._fault is Fault.LOSSY and self._alike >= GOOD_SAMPLES:
             self._recover()
-
-    def _forget(self) -> None:
-        self._expected = self._lost = self._alike = 0
-        self.is_failing = False
 
     def _recover(self) -> None:
         if not self.works:
