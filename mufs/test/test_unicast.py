@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.server.pacing import HELD, Pace
+from mufs.communication.server.pacing import FULL, Pace
 from mufs.communication.server.unicast import CREDIT, LOOK, PIECE, SHARE, UnicastReads
 from mufs.interfaces import IImage
 from mufs.test.doubles import ImageInMemory
@@ -35,9 +35,10 @@ class ShareTests(SynchronousTestCase):
         reads.request(self.image, Read(1, 1, 0, SIZE, Priority.BLOCKED, True))
 
     def multicast(self, size: int) -> None:
-        """Send so much to the group, as fast as the pace lets it."""
+        """Send so much to the group, more than the link takes."""
         for _ in range(size // PIECE):
             self.clock.advance(self.pace.delay(PIECE))
+            self.pace.blocked()
 
     def test_alone(self) -> None:
         """While nothing goes to the group, a read is answered as fast as it is taken."""
@@ -46,9 +47,8 @@ class ShareTests(SynchronousTestCase):
 
     def test_idle_link(self) -> None:
         """So it is while what goes to the group leaves room on the link."""
-        for _ in range(10):
-            self.pace.delay(PIECE // 8)
-            self.clock.advance(0.1)
+        for _ in range(100):
+            self.clock.advance(self.pace.delay(PIECE))
         self.ask(self.reads)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
@@ -70,7 +70,7 @@ class ShareTests(SynchronousTestCase):
         self.multicast(SHARE * PIECE)
         self.ask(self.reads)
         self.assertLess(self.reads.bytes_sent, SIZE)
-        self.clock.advance(HELD + 2 * LOOK)
+        self.clock.advance(FULL + 2 * LOOK)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_no_debt(self) -> None:

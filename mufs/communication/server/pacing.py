@@ -34,8 +34,8 @@ LEAST_GROWTH = 0.01
 SETTLING = 2
 """Intervals after a cut whose losses say nothing: sent before it, or while queues empty."""
 
-HELD = 0.05
-"""Seconds after multicast had to wait for which the link is taken for full of it."""
+FULL = 0.2
+"""Seconds after the send buffer was full for which the local link is taken for full."""
 
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
@@ -88,12 +88,12 @@ class Pace:
         self._held_back = False
         self._blocked = False
         self.bytes = 0
-        self._waited = float("-inf")
+        self._filled = float("-inf")
 
     @property
     def is_full(self) -> bool:
-        """Whether there is more to send than the link takes, just now."""
-        return self._clock.seconds() - self._waited < HELD
+        """Whether there is more to multicast than the local link takes, just now."""
+        return self._clock.seconds() - self._filled < FULL
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
@@ -106,13 +106,12 @@ class Pace:
         if self._credit >= 0:
             return 0.0
         self._held_back = True
-        self._waited = now
         return -self._credit * 8 / self.rate
 
     def blocked(self) -> None:
         """The local send buffer was full."""
         self._blocked = True
-        self._waited = self._clock.seconds()
+        self._filled = self._clock.seconds()
 
     def sent(self, audience: Iterable[Hashable], segments: int) -> Interval:
         """

@@ -20,7 +20,7 @@ PIECE = BLOCK // 2
 """Bytes in one DATA packet: whole pages, so that each can be kept as it comes."""
 
 SHARE = 40
-"""Bytes of multicast for each byte of one client's, while multicast fills the link."""
+"""Bytes of multicast for each byte of one client's, while multicast fills the server's link."""
 
 CREDIT = 4 * PIECE
 """Bytes that a client may have at once of the share that it did not take."""
@@ -32,7 +32,7 @@ LOOK = 0.01
 class UnicastReads:
     """
     The reads of one client, answered one piece after the other, as fast as it takes them; but
-    while multicast fills the link, that serves all, a small share of what goes by multicast.
+    while multicast, that serves all, fills the server's link, a small share of what is multicast.
 
     @ivar bytes_sent: file bytes so far.
     """
