@@ -71,9 +71,12 @@ def main() -> None:
     size = int(options.size * MIB)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    print("| clients | multicast, images | over TCP, images | repairs a lost segment | READs merged "
-          "| longest wait, s | the same without loss | all done, s | the same without loss |")
-    print("|---" * 9 + "|")
+    columns = [
+        "clients", "multicast, images", "over TCP, images", "repairs a lost segment",
+        "READs merged", "longest wait, s", "without loss", "all done, s", "without loss",
+    ]  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for clients in map(int, options.clients.split(",")):
         lossless = read_by_all(clients, size, options.rate * 1e6, 0.0)
         lossy = read_by_all(clients, size, options.rate * 1e6, options.loss / 100)

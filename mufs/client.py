@@ -98,6 +98,7 @@ class ClientMount(Service):
             self._welcomed,
             self._refused,
         )
+        self._files.reception.join = self._join
         self._bridge = Bridge(reactor, self._files, settings.timeout)
         self._connection = _QuietClientService(
             server,
@@ -184,7 +185,7 @@ class ClientMount(Service):
                 "the way to the server tells no interface to listen on (set --interface)"
             )
         elif self._group == (welcome.group, welcome.port, here):
-            self._files.reception.available()
+            self._files.reception.resumed()
         else:
             listening = self._listen(welcome.group, welcome.port, here)
             listening.addErrback(self._not_joined, here)
@@ -211,9 +212,18 @@ class ClientMount(Service):
             group=group, port=port, interface=interface,
         )
 
+    def _join(self, joined: bool) -> None:
+        """Enter the group that was listened to before, or leave it."""
+        if self._group is not None:
+            group, _, interface = self._group
+            transport = self._files.receiver.transport
+            change = transport.joinGroup if joined else transport.leaveGroup
+            change(group, interface).addErrback(self._not_joined, interface)
+
     def _not_joined(self, failure: Failure, interface: str) -> None:
         reason = getattr(failure.value, "strerror", None) or failure.getErrorMessage()
         message = f"cannot listen to the group on interface {interface}: {reason}"
+        self._group = None
         if self._settings.interface is not None:
             fail(self._reactor, self.name, message)
         self._files.reception.unavailable(message)

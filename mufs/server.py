@@ -1,6 +1,8 @@
 """The server as a service: library, queue, controller and request channel put together."""
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
@@ -30,6 +32,9 @@ from mufs.wire.segments import SEGMENT
 
 MOST_FILES = 65536
 """Files that may be open at a time, where the system lets them."""
+
+UNSENT = 128 * 1024
+"""Bytes that wait in the kernel for a connection's turn: more would go past its share later."""
 
 START_RATE = 1e8
 """Bits a second to begin with; it doubles until what comes back speaks against it."""
@@ -172,6 +177,11 @@ class ServerService(Service):
     def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
         def listening(port: IListeningPort) -> None:
             self._ports.append(port)
+            # Connections have it of the socket that they come by; one that is not TCP has it not.
+            with suppress(AttributeError, OSError):
+                port.socket.setsockopt(  # type: ignore[attr-defined]  # only real ports have one
+                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT
+                )
             self._log.info("listening for {what} on {where}", what=what, where=port.getHost())
 
         def failed(failure: Failure) -> None:

@@ -59,6 +59,8 @@ class Network:
         switch = self._add_namespace("switch")
         wanted = str(int(snooping))
         bridge = ["type", "bridge", "mcast_snooping", wanted, "mcast_querier", wanted]
+        # In version 2, hosts that join at once may keep quiet, each for the other's report.
+        bridge += ["mcast_igmp_version", "3"]
         run("ip", "-n", switch, "link", "add", "bridge", *bridge)
         run("ip", "-n", switch, "link", "set", "bridge", "up")
         for host, address in addresses.items():
@@ -113,6 +115,11 @@ class Network:
         """Pull the host's cable out of the switch, or put it in again."""
         state = "up" if up else "down"
         run("ip", "-n", self.namespace("switch"), "link", "set", "dev", host, state)
+
+    def members(self, group: str) -> set[str]:
+        """The hosts whose reports to the bridge say that they are in a multicast group."""
+        switch = run(*self.enter("switch"), "bridge", "-j", "mdb", "show")
+        return {each["port"] for each in json.loads(switch)[0]["mdb"] if each["grp"] == group}
 
     def bytes_sent(self, host: str) -> int:
         """Bytes that the host's interface has sent since it was made, headers included."""

@@ -139,6 +139,7 @@ class SimulatedClient:
         self.cache = BlockCache(cache_size)
         most_ahead = max(BLOCK, min(MOST_AHEAD, cache_size // 4, RECEIVE_BUFFER // 3))
         self.files = Files(self._clock, self.cache, most_ahead, self._welcomed, self._refused)
+        self.files.reception.join = self._join
         self.hits = 0
         self.longest_wait = 0.0
         self.refused: list[Refused] = []
@@ -260,7 +261,10 @@ class SimulatedClient:
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         self.files.receiver.listen_to(welcome.source, welcome.segment)
-        self.files.reception.available()
+        self.files.reception.resumed()
+
+    def _join(self, joined: bool) -> None:
+        self.listening = joined
 
     def _refused(self, reason: Refused) -> None:
         self.refused.append(reason)

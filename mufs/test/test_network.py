@@ -6,6 +6,7 @@ is; bench/acceptance.py does.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.lab import SERVER, Lab, missing, write_image
+from mufs.test.netns import run
 from mufs.test.processes import Reader, Reading, wait_until
 
 MIB = 1 << 20
@@ -25,8 +27,10 @@ class LabTestCase(SynchronousTestCase):
 
     skip = missing()
 
-    def make_lab(self, hosts: int, size: int, rate: float = 100) -> Lab:
-        lab = Lab(hosts, rate, Path(self.mktemp()))
+    def make_lab(
+        self, hosts: int, size: int, rate: float = 100, snooping: bool = False
+    ) -> Lab:
+        lab = Lab(hosts, rate, Path(self.mktemp()), snooping)
         self.addCleanup(lab.close)
         self.size = size
         self.sha256 = write_image(lab.images / "disk.img", size)
@@ -139,6 +143,30 @@ class LossTests(LabTestCase):
         self.assertLess(self.read_all(lab), 2.2 * self.size + SMALL_TALK)
         multicast = [client.status()["multicast"] for client in clients]
         self.assertEqual([state == "working" for state in multicast], [False, True, True])
+
+
+class SlowHostTests(LabTestCase):
+    """One host that cannot take what is sent to the group."""
+
+    def test_leaves(self) -> None:
+        """It leaves the group, which the switch then spares it, and ends right as the others do."""
+        lab = self.make_lab(3, 16 * MIB + 77, rate=20, snooping=True)
+        lab.start_server()
+        clients = lab.start_clients()
+        lab.network.set_loss("host3", 700)
+        readers = lab.start_readers("disk.img")
+        wait_until(lambda: "239.5.5.0" not in self.groups(lab, "host3"), 60, "host3 leaves")
+        others = {"host1", "host2"}
+        wait_until(lambda: lab.network.members("239.5.5.0") == others, 10, "the switch knows")
+        self.assertIn("too lossy", clients[2].status()["multicast"])
+        self.assert_right([reader.result() for reader in readers])
+        for client in clients[:2]:
+            self.assertEqual(client.status()["multicast"], "working")
+
+    def groups(self, lab: Lab, host: str) -> list[str]:
+        """The groups that a host is in."""
+        own = json.loads(run("ip", "-n", lab.network.namespace(host), "-j", "maddress", "show"))
+        return [each.get("address", "") for link in own for each in link["maddr"]]
 
 
 class ChangedImageTests(LabTestCase):

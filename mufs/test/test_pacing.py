@@ -62,7 +62,7 @@ class PacingTestCase(SynchronousTestCase):
                 whole = int(lost[client])
                 lost[client] -= whole
                 if whole:
-                    self.clock.callLater(0.02, pace.lost, client, whole, interval)
+                    self.clock.callLater(0.02, pace.lost, client, whole, 94, interval)
         return bits / (self.clock.seconds() - begin)
 
 
@@ -80,7 +80,7 @@ class ParityTests(PacingTestCase):
             interval = pace.sent(range(len(lost)), 94)
             for client, segments in enumerate(lost):
                 if segments > parity:
-                    pace.lost(client, segments - parity, interval)
+                    pace.lost(client, segments - parity, 94, interval)
         return pace.parity
 
     def test_few(self) -> None:
@@ -210,12 +210,20 @@ class JudgementTests(PacingTestCase):
         self.assertGreater(self.send(pace, 10, a=most, b=most), 0.7e8)
 
     def test_all_lost(self) -> None:
-        """When all of what is judged first was lost, the rate goes on from the floor."""
+        """When nearly all of what is judged first was lost, the rate goes on from the floor."""
         pace = self.make_pace(1e8)
-        for lost in (200, 0, 0, 0, 0, 0, 0, 0):
+        for lost in (199, 0, 0, 0, 0, 0, 0, 0):
             self.write(pace, 10_000_000)
-            pace.lost("a", lost, pace.sent(["a"], 200))
+            pace.lost("a", lost, 200, pace.sent(["a"], 200))
         self.assertGreater(pace.rate, FLOOR)
+
+    def test_deaf(self) -> None:
+        """A client that got nothing of whole transfers tells nothing of the rate, also if alone."""
+        pace = self.make_pace(1e8)
+        for _ in range(20):
+            self.write(pace, 1_000_000)
+            pace.lost("a", 200, 200, pace.sent(["a"], 200))
+        self.assertGreaterEqual(pace.rate, 1e8)
 
     def test_median(self) -> None:
         """One client of three that cannot follow slows nobody; two of three do."""
@@ -230,7 +238,7 @@ class JudgementTests(PacingTestCase):
         """Loss reported by clients that nothing was sent for changes nothing."""
         pace = self.make_pace(1e8)
         for _ in range(10):
-            pace.lost("stranger", 100_000, pace.sent([], 0))
+            pace.lost("stranger", 100_000, 200_000, pace.sent([], 0))
             self.send(pace, 1, a=always(0))
         self.assertGreaterEqual(pace.rate, 1e8)
 
@@ -247,7 +255,10 @@ class JudgementTests(PacingTestCase):
                 st.tuples(st.just("delay"), st.integers(1, 65535)),
                 st.tuples(st.just("advance"), st.floats(0, 100)),
                 st.tuples(st.just("sent"), st.lists(st.sampled_from("abc")), st.integers(1, 940)),
-                st.tuples(st.just("lost"), st.sampled_from("abcd"), st.integers(0, 1 << 20)),
+                st.tuples(
+                    st.just("lost"), st.sampled_from("abcd"), st.integers(0, 1 << 20),
+                    st.integers(0, 1 << 20),
+                ),
             ),
             max_size=60,
         ),
@@ -268,6 +279,6 @@ class JudgementTests(PacingTestCase):
             elif step == "sent":
                 interval = pace.sent(*args)
             else:
-                pace.lost(args[0], args[1], interval)
+                pace.lost(args[0], args[1], args[2], interval)
             self.assertLessEqual(pace.rate, ceiling)
             self.assertGreaterEqual(pace.rate, min(floor, ceiling))

@@ -4,11 +4,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.reception import (
+    GOOD_SAMPLES,
+    JOINING,
     LOSSY,
+    LOSSY_PROBE,
+    LOSSY_SAMPLES,
+    MAX_LOSSY_PROBE,
     MAX_PROBE,
     PROBE,
     QUIET,
-    SAMPLE,
+    SAMPLE_TIME,
+    TRIAL,
     Reception,
 )
 
@@ -20,15 +26,19 @@ class ReceptionTests(SynchronousTestCase):
         """Begin with a group that was just joined."""
         self.clock = Clock()
         self.reception = Reception(self.clock)
+        self.joined = [True]
+        self.reception.join = self.joined.append
 
-    def receive(self, loss: float, transfers: int = 300) -> None:
-        """Transfers come in of which this fraction is lost, until TCP is to be used."""
-        for _ in range(transfers):
-            self.reception.heard()
-            self.reception.result(100, round(100 * loss))
-            if not self.reception.works:
-                return
-            self.clock.advance(0.05)
+    def receive(self, loss: float, samples: int = 300) -> None:
+        """Samples are taken of which this fraction is lost, until TCP is to be used."""
+        worked = self.reception.works
+        for _ in range(samples):
+            for segments in (60, 40):
+                self.reception.heard()
+                self.reception.result(segments, round(segments * loss))
+                if worked and not self.reception.works:
+                    return
+                self.clock.advance(1.5 * SAMPLE_TIME)
 
     def used_after(self, seconds: float) -> bool:
         """Whether multicast is tried again that much later, and not a moment before."""
@@ -56,11 +66,22 @@ class ReceptionTests(SynchronousTestCase):
         self.assertFalse(self.reception.use())
         self.assertIn("60% of the segments", self.reception.state)
 
-    def test_few(self) -> None:
-        """A few transfers with much loss decide nothing."""
-        self.receive(LOSSY + 0.2, SAMPLE // 100 - 1)
-        self.assertTrue(self.reception.works)
+    def test_passing(self) -> None:
+        """Much loss for a while decides nothing, and tells of itself until it is over."""
+        for _ in range(5):
+            self.receive(1.0, LOSSY_SAMPLES - 1)
+            self.assertTrue(self.reception.is_failing)
+            self.receive(LOSSY, 1)
+            self.assertFalse(self.reception.is_failing)
         self.assertTrue(self.reception.use())
+        self.assertEqual(self.joined, [True])
+
+    def test_at_once(self) -> None:
+        """Any number of segments lost at a moment are one sample at the most."""
+        for _ in range(100):
+            self.reception.heard()
+            self.reception.result(94, 90)
+        self.assertTrue(self.reception.works)
 
     def test_silent(self) -> None:
         """A transfer lost as a whole while nothing comes at all is enough to use TCP."""
@@ -92,22 +113,80 @@ class ReceptionTests(SynchronousTestCase):
         self.reception.heard()
         self.assertFalse(self.reception.use())
 
-    def test_probes(self) -> None:
-        """Now and then one read tries multicast, less and less often."""
-        self.receive(LOSSY + 0.2)
+    def test_silent_probes(self) -> None:
+        """Where nothing comes the group is joined anew, and one read tries it, ever less often."""
+        self.reception.result(94, 94)
         for after in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, MAX_PROBE, MAX_PROBE):
+            self.assertEqual(self.joined, [True, False, True])
+            del self.joined[1:]
             self.assertTrue(self.used_after(after), f"after {after} s")
             self.assertFalse(self.reception.use())
+            self.reception.result(94, 94)
+
+    def test_silent_again(self) -> None:
+        """After it worked, silence is probed as often as the first time."""
+        for _ in range(2):
+            self.reception.result(94, 94)
+            self.assertTrue(self.used_after(PROBE))
+            self.reception.heard()
+            self.clock.advance(QUIET + 0.1)
+
+    def test_leaves(self) -> None:
+        """A host that loses too much leaves the group, and what was on its way says nothing."""
+        self.receive(LOSSY + 0.2)
+        self.assertEqual(self.joined, [True, False])
+        state = self.reception.state
+        self.clock.advance(QUIET + 0.1)
+        self.reception.result(94, 94)
+        self.reception.result(94, 0)
+        self.assertEqual((self.reception.state, self.joined), (state, [True, False]))
+
+    def test_trials(self) -> None:
+        """It joins again now and then, and leaves at the first sample that is as lossy."""
+        self.receive(LOSSY + 0.2)
+        for after in (LOSSY_PROBE, 2 * LOSSY_PROBE, MAX_LOSSY_PROBE, MAX_LOSSY_PROBE):
+            self.clock.advance(after - SAMPLE_TIME * 2)
+            self.assertFalse(self.reception.use())
+            self.assertFalse(self.joined[-1])
+            self.clock.advance(SAMPLE_TIME * 2)
+            self.assertFalse(self.reception.use())
+            self.assertTrue(self.joined[-1])
+            self.assertTrue(self.used_after(JOINING))
+            self.receive(0.0, GOOD_SAMPLES - 1)
             self.receive(1.0, 1)
+            self.assertFalse(self.reception.use())
+            self.assertFalse(self.joined[-1])
+
+    def test_trial_without_results(self) -> None:
+        """A trial in which nothing was sent ends, and what is overheard later decides it."""
+        self.receive(LOSSY + 0.2)
+        self.clock.advance(LOSSY_PROBE)
+        self.reception.use()
+        self.clock.advance(JOINING + TRIAL + 0.1)
+        self.assertFalse(self.reception.use())
+        self.assertTrue(self.joined[-1])
+        self.receive(0.0, GOOD_SAMPLES)
+        self.assertTrue(self.reception.works)
 
     def test_mended(self) -> None:
-        """One probe without much loss brings multicast back, and the next fault begins anew."""
+        """A trial without much loss brings multicast back, and the next fault begins anew."""
+        for _ in range(2):
+            self.receive(LOSSY + 0.2)
+            self.clock.advance(LOSSY_PROBE)
+            self.assertFalse(self.reception.use())
+            self.receive(0.1, GOOD_SAMPLES)
+            self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
+            self.assertTrue(self.joined[-1])
+
+    def test_new_connection(self) -> None:
+        """A new connection to the same group makes no slow link faster, but may mend silence."""
         self.receive(LOSSY + 0.2)
-        self.assertTrue(self.used_after(PROBE))
-        self.receive(0.1, 1)
-        self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
-        self.receive(LOSSY + 0.2)
-        self.assertTrue(self.used_after(PROBE))
+        self.reception.resumed()
+        self.assertEqual((self.reception.use(), self.joined[-1]), (False, False))
+        self.reception.available()
+        self.reception.result(94, 94)
+        self.reception.resumed()
+        self.assertTrue(self.reception.use())
 
     def test_unavailable(self) -> None:
         """Without a group multicast is never tried, whatever comes, until there is one."""

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from mufs.client import MOST_AHEAD
 from mufs.communication.server.output import ISegmentOutput
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.test.simulation import MIB, SimulatedNetwork
@@ -406,6 +407,77 @@ class CongestionTests(SimulationTestCase):
         seconds = self.assert_all_right(network)
         self.assertLess(seconds, 1.25 * self.ideal())
         self.assertLess(self.multicast_share(network), 1.06)
+
+
+class SlowLinkTests(SimulationTestCase):
+    """One client whose link takes a tenth of what the others' do."""
+
+    def make_slow(self, size: int, clients: int = 4, queue: int = MIB) -> SimulatedNetwork:
+        network = self.make_network(clients, size)
+        network.set_path(0, rate=FAST / 10, queue=queue)
+        return network
+
+    def check_slow(self, queue: int) -> None:
+        """It leaves the group, costs the others next to nothing, and ends at its own rate."""
+        size = 40 * MIB
+        alone = self.assert_all_right(self.make_network(3, size))
+        network = self.make_slow(size, queue=queue)
+        slow, *reads = [network.read_all(number, PATH) for number in range(4)]
+        others = max(seconds for _, seconds in network.run(DeferredList(reads)))
+        # What it had asked for when it began is sent again once.
+        self.assertLess(others, 1.03 * alone + MOST_AHEAD * 8 / FAST)
+        self.assertFalse(network.clients[0].listening)
+        self.assertIn("too lossy", network.clients[0].files.reception.state)
+        self.assertTrue(all(client.listening for client in network.clients[1:]))
+        self.assertLess(network.run(slow), 1.1 * self.ideal(FAST / 10) + others)
+        self.assert_clean(network)
+
+    def test_deep_queue(self) -> None:
+        """Behind a queue of 1 MiB, which hides for most of a second that it is slow."""
+        self.check_slow(MIB)
+
+    def test_shallow_queue(self) -> None:
+        """Behind a queue of 64 KiB."""
+        self.check_slow(64 * 1024)
+
+    def test_one_other(self) -> None:
+        """With one other client it is the same, though half of the clients are slow."""
+        size = 24 * MIB
+        alone = self.assert_all_right(self.make_network(1, size))
+        network = self.make_slow(size, clients=2)
+        self.assertLess(self.results(network)[1], 1.06 * alone)
+        self.assert_clean(network)
+
+    def test_recovers(self) -> None:
+        """A link that becomes fast is found out in a minute while it reads, and used then."""
+        network = self.make_slow(24 * MIB, clients=2)
+        self.results(network)
+        network.set_path(0, rate=FAST)
+        network.put_image(b"long.img", 48 * MIB)
+        before = network.clients[0].files.fetch.bytes_over_tcp
+        network.lockstep(b"long.img", at_once=1, pause=0.2)
+        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertTrue(network.clients[0].listening)
+        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp - before, 45 * MIB)
+        self.assert_clean(network)
+
+    def test_half_lost(self) -> None:
+        """A client that loses half of what comes, on a fast link, reads over TCP, and soon."""
+        network = self.make_network(4, 24 * MIB)
+        network.set_path(0, loss=0.5)
+        seconds = self.results(network)
+        self.assertFalse(network.clients[0].listening)
+        self.assertLess(seconds[0], 2.4 * self.ideal())
+        self.assert_clean(network)
+
+    def test_fifth_lost(self) -> None:
+        """A client that loses a fifth stays with multicast."""
+        network = self.make_network(4, 24 * MIB)
+        network.set_path(0, loss=0.2)
+        self.results(network)
+        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp, 0.1 * self.size)
+        self.assert_clean(network)
 
 
 class FailureTests(SimulationTestCase):

@@ -12,7 +12,14 @@ from mufs.communication.client.reassembly import Reassembly
 from mufs.communication.client.reception import Reception
 from mufs.communication.multicast import UDP_GRO, MulticastProtocol
 from mufs.wire.sealing import unseal
-from mufs.wire.segments import COMPLETION, SEGMENT, Descriptor, MalformedSegment, parse
+from mufs.wire.segments import (
+    COMPLETION,
+    SEGMENT,
+    Descriptor,
+    MalformedSegment,
+    parse,
+    segment_count,
+)
 
 RECEIVE_BUFFER = 16 * 1024 * 1024
 """Bytes of datagrams that may wait while this process does something else."""
@@ -108,6 +115,8 @@ class MulticastReceiver(MulticastProtocol):
                     wanted = (descriptor.image, descriptor.generation) in self._ciphers
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
+                        if wanted:
+                            self._count(descriptor)
                         self.reassembly.completed(descriptor.transfer)
                         if self.reassembly.is_partial(descriptor.transfer):
                             self.lacking(descriptor)
@@ -117,6 +126,15 @@ class MulticastReceiver(MulticastProtocol):
             self.datagrams_dropped += 1
             self._log.debug("malformed datagram: {error}", error=error)
         return segments
+
+    def _count(self, descriptor: Descriptor) -> None:
+        """Tell what came of a transfer that was completed, unless this is but a repair of it."""
+        count = segment_count(descriptor.total, self.segment)
+        if self.reassembly.has_passed(descriptor.first + count - 1):
+            return
+        complete = self.reassembly.is_complete(descriptor.transfer)
+        missing = self.reassembly.missing(descriptor.transfer, descriptor.total)
+        self._reception.result(count, 0 if complete else missing.bit_count())
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         cipher = self._ciphers.get((descriptor.image, descriptor.generation))

@@ -71,7 +71,7 @@ class Repairs:
 
     def lacking(self, descriptor: Descriptor) -> None:
         """A transfer was completed, and lacks segments here."""
-        if self._reception.works:
+        if self._reception.works and not self._reception.is_failing:
             self._clock.callLater(OVERHEARD_GRACE, self._look_overheard, descriptor)
 
     def _look(self, sent: Sent, patience: int = PATIENCE) -> None:
@@ -93,7 +93,9 @@ class Repairs:
             sent.occasion is Occasion.REPAIR and lost == self._count(sent)
         ):
             self._reception.result(self._count(sent), lost)
-        if not self._reception.works:
+        # What others asked for, and is lost here, would be lost again: let them have the group.
+        vain = sent.occasion is Occasion.BEFORE and self._reception.is_failing
+        if vain or not self._reception.works:
             self._read_over_tcp(sent.tag)
             return
         if not reassembly.is_partial(sent.transfer):

@@ -95,7 +95,10 @@ class ServerChannel(Protocol):
         self.factory.channels.add(self)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._unicast = UnicastReads(self.factory.read, self._write, self.failed)
+        factory = self.factory
+        self._unicast = UnicastReads(
+            factory.clock, factory.controller.pace, factory.read, self._write, self.failed
+        )
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
         self._patience = self.factory.clock.callLater(
             HELLO_TIMEOUT, self._give_up, "no HELLO came"
@@ -282,7 +285,10 @@ class ServerChannel(Protocol):
         segment = self.factory.controller.segment
         descriptor = transfer.descriptor
         # A client that does not take what it asked for may read over TCP, which waits for it.
-        if not self._full:
+        # Most of a transfer does not go past its share of a full link either.
+        few = missing.bit_count() * 2 <= len(transfer.rows)
+        room = few or self._unicast.take(missing.bit_count() * segment)
+        if room and not self._full:
             packets = [descriptor.encode(ANNOUNCEMENT, segment)]
             if missing:
                 packets += map(bytes, trains(transfer, missing))

@@ -90,6 +90,11 @@ class MulticastController:
         self.parity_sent = 0
         self.bytes_multicast = 0
 
+    @property
+    def pace(self) -> Pace:
+        """How fast it sends."""
+        return self._pace
+
     def request(self, reader: IReader, image: IImage, read: Read) -> None:
         """Answer a READ by multicast; its range must lie within the image."""
         self._queue.request(
@@ -109,7 +114,8 @@ class MulticastController:
         if repair.attempt == 1:
             if reader in transfer.audience:
                 transfer.audience.discard(reader)
-                self._pace.lost(reader, repair.missing.bit_count(), transfer.interval)
+                lost, sent = repair.missing.bit_count(), len(transfer.rows)
+                self._pace.lost(reader, lost, sent, transfer.interval)
             priority = Priority.BLOCKED if repair.tag else Priority.AHEAD
             self._queue.repair(reader, repair.tag, transfer, repair.missing, priority)
             self._wake()

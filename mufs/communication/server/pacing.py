@@ -43,6 +43,9 @@ REPORTS = 8
 MOST_PARITY = 8
 """Parity segments that go along with a transfer at the most: with 94 segments, 8.5 %."""
 
+FULL = 0.2
+"""Seconds after the send buffer was full for which the local link is taken for full."""
+
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
 
@@ -68,7 +71,7 @@ class Interval:
     @property
     def loss(self) -> float:
         """What the median client lost, as a fraction; with two the better one counts."""
-        fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items()]
+        fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items() if n > 0]
         return median_low(fractions or [0.0])
 
 
@@ -87,6 +90,7 @@ class Pace:
 
     @ivar rate: bits a second, of datagrams as they are written.
     @ivar parity: how many parity segments to send along with a transfer.
+    @ivar bytes: what was sent so far.
     """
 
     def __init__(self, clock: IReactorTime, floor: float, ceiling: float, start: float) -> None:
@@ -105,6 +109,13 @@ class Pace:
         self._before = Interval(self._refilled, self.rate, 0)
         self._held_back = False
         self._blocked = False
+        self.bytes = 0
+        self._filled = float("-inf")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is more to multicast than the local link takes, just now."""
+        return self._clock.seconds() - self._filled < FULL
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
@@ -113,6 +124,7 @@ class Pace:
         self._credit = min(burst, self._credit + (now - self._refilled) * self.rate / 8)
         self._refilled = now
         self._credit -= size
+        self.bytes += size
         if self._credit >= 0:
             return 0.0
         self._held_back = True
@@ -121,6 +133,7 @@ class Pace:
     def blocked(self) -> None:
         """The local send buffer was full."""
         self._blocked = True
+        self._filled = self._clock.seconds()
 
     def sent(self, audience: Iterable[Hashable], segments: int) -> Interval:
         """
@@ -139,14 +152,21 @@ class Pace:
             self._turn()
         return interval
 
-    def lost(self, client: Hashable, segments: int, interval: Interval) -> None:
+    def lost(self, client: Hashable, segments: int, sent: int, interval: Interval) -> None:
         """
-        A client reports segments that it waited for and lacks, parity or not.
+        A client reports segments of a transfer that it waited for and lacks, parity or not.
 
+        Who got nothing of it did not listen yet, or does not hear at all: that has nothing to do
+        with the rate.
+
+        @param sent: how many segments the transfer has.
         @param interval: what L{sent} said of them; judged already, it is past caring.
         """
-        interval.lost[client] += segments
-        interval.reports.append(segments)
+        if segments < sent:
+            interval.lost[client] += segments
+            interval.reports.append(segments)
+        else:
+            interval.expected[client] -= sent
 
     def _turn(self) -> None:
         """An interval is over; the reports on the one before it have come in by now."""

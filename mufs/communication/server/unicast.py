@@ -6,10 +6,12 @@ from errno import EIO
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.communication.server.controller import Reading
+from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
 from mufs.wire.channel import Data, Priority, Read
 from mufs.wire.pages import BLOCK
@@ -17,10 +19,20 @@ from mufs.wire.pages import BLOCK
 PIECE = BLOCK // 2
 """Bytes in one DATA packet: whole pages, so that each can be kept as it comes."""
 
+SHARE = 40
+"""Bytes of multicast for each byte of one client's, while multicast fills the server's link."""
+
+CREDIT = 4 * PIECE
+"""Bytes that a client may have at once of the share that it did not take."""
+
+LOOK = 0.01
+"""Seconds until a client that has had its share looks whether it may go on."""
+
 
 class UnicastReads:
     """
-    The reads of one client, answered one piece after the other, as fast as it takes them.
+    The reads of one client, answered one piece after the other, as fast as it takes them; but
+    while multicast, that serves all, fills the server's link, a small share of what is multicast.
 
     @ivar bytes_sent: file bytes so far.
     """
@@ -29,16 +41,22 @@ class UnicastReads:
 
     def __init__(
         self,
+        clock: IReactorTime,
+        pace: Pace,
         read: Reading,
         write: Callable[[bytes], None],
         failed: Callable[[int, OSError], None],
     ) -> None:
+        """@param pace: of multicast."""
+        self._clock = clock
+        self._pace = pace
         self._read = read
         self._write = write
         self._failed = failed
         self._lines: dict[Priority, deque[tuple[IImage, Read]]] = {p: deque() for p in Priority}
         self._busy = False
         self._paused = False
+        self._due = 0
         self.bytes_sent = 0
 
     def request(self, image: IImage, read: Read) -> None:
@@ -64,8 +82,13 @@ class UnicastReads:
         line = next((line for line in self._lines.values() if line), None)
         if line is None:
             return
-        image, read = line.popleft()
+        image, read = line[0]
         length = min(read.length, PIECE - read.offset % PIECE)
+        if not self.take(length):
+            self._busy = True
+            self._clock.callLater(LOOK, self._done, None)
+            return
+        line.popleft()
         if length < read.length:
             rest = evolve(read, offset=read.offset + length, length=read.length - length)
             line.appendleft((image, rest))
@@ -74,6 +97,16 @@ class UnicastReads:
         reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, line)
         reading.addBoth(self._done)
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes may go to this client now; if so, they count."""
+        multicast, start = self._pace.bytes, self._pace.bytes
+        if self._pace.is_full:
+            if multicast < self._due:
+                return False
+            start = max(self._due, multicast - SHARE * CREDIT)
+        self._due = start + SHARE * size
+        return True
 
     def _send(self, data: bytes, image: IImage, offset: int) -> None:
         self.bytes_sent += len(data)
