@@ -178,21 +178,29 @@ class Files:
             del self._paths[opened.path]
         self._close(opened)
 
-    def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
-        """What L{cached_read} could not answer."""
+    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
+        """What L{cached_read} could not answer; see L{Fetch.read}."""
         if opened.stale:
             raise stale()
-        ahead = opened.ahead.advance(offset, length)
-        done = self.fetch.read(opened, offset, length)
+        ahead = opened.ahead.advance(offset, len(target))
+        done = self.fetch.read(opened, offset, target)
         if ahead is not None:
             self.fetch.prefetch(opened, *ahead)
         return done
 
-    def cached_read(self, opened: OpenImage, offset: int, length: int) -> bytes | None:
-        """The bytes at C{offset} when all of them are in the cache; from any thread."""
+    def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
+        """
+        Put the bytes at C{offset} into C{target} when all of them are in the cache; from any
+        thread.
+
+        @return: their number, less at the end of the image; C{None} when some are not there.
+        """
         if opened.stale:
             raise stale()
-        return self._cache.read(opened.key, offset, max(0, min(length, opened.size - offset)))
+        length = opened.attributes.size - offset
+        if length < len(target):
+            target = target[: max(0, length)]
+        return len(target) if self._cache.read(opened.key, offset, target) else None
 
     def _close(self, opened: OpenImage) -> None:
         if opened.remote is not None:
