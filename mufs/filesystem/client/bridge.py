@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.files import Files
+from mufs.filesystem.client.files import Files, PageCache
 from mufs.wire.metadata import Attributes, Statistics
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Bridge:
         """See L{Files.statfs}."""
         return self._call(self._files.statfs)
 
-    def open(self, path: bytes) -> tuple[int, bool]:
+    def open(self, path: bytes) -> tuple[int, PageCache]:
         """See L{Files.open}."""
         return self._call(self._files.open, path)
 
@@ -106,6 +106,7 @@ class Bridge:
         @return: their number, less at the end of the image.
         """
         opened = self._files.opened(handle)
+        opened.was_read = True
         length = self._files.cached_read(opened, offset, target)
         if length is None:
             return self._call(self._files.read, opened, offset, target)

@@ -41,6 +41,7 @@ class OpenImage:
     @ivar key: image and generation.
     @ivar remote: the server's handle, C{None} while there is no connection.
     @ivar stale: the file on the server is no longer this generation.
+    @ivar was_read: somebody has read from it.
     """
 
     path: bytes
@@ -49,6 +50,7 @@ class OpenImage:
     ahead: ReadAhead
     remote: int | None = None
     stale: bool = False
+    was_read: bool = False
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from fuse import FUSE, fuse_file_info
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.files import PageCache
 from mufs.wire.metadata import Attributes
 
 T = TypeVar("T")
@@ -135,10 +136,9 @@ class Operations:
         """Open an image for reading."""
         if info.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        info.fh, others = self._bridge.open(_path(path))
-        # The kernel's page cache is the path's: it must not carry bytes of this generation to
-        # a reader that still has an older one open.
-        info.direct_io = others
+        info.fh, pages = self._bridge.open(_path(path))
+        info.keep_cache = pages is PageCache.KEEP
+        info.direct_io = pages is PageCache.BYPASS
         return 0
 
     @_operation
