@@ -242,22 +242,24 @@ class SimulatedClient:
 
     async def read(self, opened: OpenImage, offset: int, size: int) -> bytes:
         """A read as L{mufs.filesystem.client.bridge.Bridge} makes it."""
-        data = self.files.cached_read(opened, offset, size)
-        if data is not None:
+        target = bytearray(size)
+        view = memoryview(target)
+        length = self.files.cached_read(opened, offset, view)
+        if length is not None:
             self.hits += 1
             ahead = opened.ahead.advance(offset, size)
             if ahead is not None:
                 self._clock.callLater(0, self.files.fetch.prefetch, opened, *ahead)
-            return data
+            return bytes(target[:length])
         begun = self._clock.seconds()
         try:
-            reading = maybeDeferred(self.files.read, opened, offset, size)
-            data = await reading.addTimeout(self._network.timeout, self._clock)
+            reading = maybeDeferred(self.files.read, opened, offset, view)
+            length = await reading.addTimeout(self._network.timeout, self._clock)
         except TimeoutError:
             raise OSError(errno.EIO, "no answer from the server in time") from None
         finally:
             self.longest_wait = max(self.longest_wait, self._clock.seconds() - begun)
-        return data
+        return bytes(target[:length])
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         self.files.receiver.listen_to(welcome.source, welcome.segment)

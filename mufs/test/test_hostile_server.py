@@ -134,7 +134,9 @@ class HostileServerTestCase(SynchronousTestCase):
     def read(self, offset: int = 0, length: int = PAGE) -> tuple[Deferred[bytes], int]:
         """Read from the image; the result and the tag of the READ."""
         image = self.open()
-        reading = self.client.files.fetch.read(image, offset, length)
+        target = bytearray(length)
+        done = self.client.files.fetch.read(image, offset, memoryview(target))
+        reading = done.addCallback(lambda length: bytes(target[:length]))
         ((_, at, body),) = [p for p in self.client.wire.packets() if p[0] == Type.READ]
         return reading, Read.parse(at, body).tag
 
@@ -350,8 +352,13 @@ class ReadTests(HostileServerTestCase):
             if reading.called:
                 self.assertEqual(len(self.successResultOf(reading)), PAGE)
                 self.assertGreaterEqual(length, PAGE)
-            self.assertIsNone(self.client.files.cached_read(self.image(), PAGE, PAGE))
+            self.assertFalse(self.is_held(PAGE))
             self.assertTrue(self.client.wire.ended)
+
+    def is_held(self, offset: int) -> bool:
+        """Whether a page of it is in the cache."""
+        image, target = self.image(), memoryview(bytearray(PAGE))
+        return self.client.files.cached_read(image, offset, target) is not None
 
     def image(self) -> OpenImage:
         """The image that is open."""
@@ -364,7 +371,7 @@ class ReadTests(HostileServerTestCase):
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.successResultOf(reading)
         self.say(Data(5, 6, PAGE, b"short").encode())
-        self.assertIsNone(self.client.files.cached_read(self.image(), PAGE, PAGE))
+        self.assertFalse(self.is_held(PAGE))
 
     def test_end_of_the_image(self) -> None:
         """DATA may end within a page where the image ends."""
@@ -380,7 +387,7 @@ class ReadTests(HostileServerTestCase):
         self.successResultOf(reading)
         for block in range(100):
             self.say(Data(77, 1, block * BLOCK, bytes(PAGE)).encode())
-        self.assertIsNotNone(self.client.files.cached_read(self.image(), 0, PAGE))
+        self.assertTrue(self.is_held(0))
 
     def test_segments(self) -> None:
         """Segments that are none are dropped and counted, or end the connection."""
@@ -472,7 +479,7 @@ class AnySequenceTests(SynchronousTestCase):
     def test_any_packets(self, packets: list[bytes], welcomed: bool, pause: float) -> None:
         """Nothing is raised or logged, what is said are packets, and the next connection works."""
         client = Client()
-        reads: list[Deferred[bytes]] = []
+        reads: list[Deferred[int]] = []
         if welcomed:
             client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
             opening = client.files.open(b"disk.img")
@@ -480,7 +487,8 @@ class AnySequenceTests(SynchronousTestCase):
             client.channel.dataReceived(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
             image = client.files.opened(self.successResultOf(opening)[0])
             for block in range(3):
-                reads.append(client.files.fetch.read(image, block * BLOCK, BLOCK))
+                target = memoryview(bytearray(BLOCK))
+                reads.append(client.files.fetch.read(image, block * BLOCK, target))
                 reads[-1].addErrback(lambda failure: failure.trap(OSError))
         for packet in packets:
             if client.wire.ended:

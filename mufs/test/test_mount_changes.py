@@ -244,3 +244,73 @@ class DirectoryTests(ChangeTestCase):
         self.wait(lambda: first(self.mount / "one" / "file") == b"t")
         self.wait(lambda: first(self.mount / "two" / "file") == b"o")
         self.assert_old_or_stale(old, b"o", 6000)
+
+
+class PageCacheTests(ChangeTestCase):
+    """What the kernel keeps of a file that was closed."""
+
+    def setUp(self) -> None:
+        """Have the figures of the client."""
+        super().setUp()
+        self.client = shared().services["here"]
+
+    def read(self, letter: bytes) -> int:
+        """Open the file, read it, find one letter in it, and close it; the reads of the mount."""
+        before = self.client.status()["reads"]
+        data = (self.mount / "image").read_bytes()
+        self.assertEqual(data == letter * len(data) and len(data) == MIB, True)
+        reads: int = self.client.status()["reads"] - before
+        return reads
+
+    def test_kept(self) -> None:
+        """A file that is opened again, and is the same, is read from the kernel's page cache."""
+        self.write("image", b"A")
+        self.assertGreater(self.read(b"A"), 0)
+        self.assertEqual([self.read(b"A") for _ in range(3)], [0, 0, 0])
+        self.open("image")
+        self.assertEqual(self.read(b"A"), 0)
+
+    def test_read_anew(self) -> None:
+        """One that was replaced meanwhile is read anew, and kept from then on."""
+        self.write("image", b"A")
+        self.read(b"A")
+        for letter in (b"B", b"C"):
+            self.write("image", letter)
+            self.assertGreater(self.read(letter), 0)
+            self.assertEqual(self.read(letter), 0)
+
+    def test_changed_and_changed_back(self) -> None:
+        """One whose place another one had meanwhile shows its own bytes, whoever has it open."""
+        self.write("image", b"A")
+        os.link(self.source / "image", self.source / "first")
+        self.read(b"A")
+        old = self.open("image")
+        self.assertEqual(os.pread(old, 1, 0), b"A")
+        self.write("image", b"B")
+        self.read(b"B")
+        os.replace(self.source / "first", self.source / "image")
+        self.read(b"A")
+        self.assert_old_or_stale(old, b"A")
+        self.read(b"A")
+
+    def test_open_meanwhile(self) -> None:
+        """While the old file is open the new one is read past the page cache, and kept after."""
+        self.write("image", b"A")
+        self.read(b"A")
+        old = os.open(self.mount / "image", os.O_RDONLY)
+        self.write("image", b"B")
+        self.assertEqual([self.read(b"B") > 0 for _ in range(3)], [True] * 3)
+        self.assert_old_or_stale(old, b"A")
+        os.close(old)
+        time.sleep(0.2)
+        self.assertGreater(self.read(b"B"), 0)
+        self.assertEqual(self.read(b"B"), 0)
+
+    def test_opened_unread(self) -> None:
+        """A file that was opened, and not read, vouches for nothing that was there before."""
+        self.write("image", b"A")
+        self.read(b"A")
+        self.write("image", b"B")
+        self.open("image")
+        self.assertGreater(self.read(b"B"), 0)
+        self.assertEqual(self.read(b"B"), 0)

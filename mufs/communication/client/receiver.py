@@ -17,6 +17,7 @@ from mufs.wire.segments import (
     SEGMENT,
     Descriptor,
     MalformedSegment,
+    number_count,
     parse,
     segment_count,
 )
@@ -130,10 +131,11 @@ class MulticastReceiver(MulticastProtocol):
     def _count(self, descriptor: Descriptor) -> None:
         """Tell what came of a transfer that was completed, unless this is but a repair of it."""
         count = segment_count(descriptor.total, self.segment)
-        if self.reassembly.has_passed(descriptor.first + count - 1):
+        if self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
             return
-        complete = self.reassembly.is_complete(descriptor.transfer)
-        missing = self.reassembly.missing(descriptor.transfer, descriptor.total)
+        d = descriptor
+        complete = self.reassembly.is_complete(d.transfer)
+        missing = self.reassembly.missing(d.transfer, d.first, d.total)
         self._reception.result(count, 0 if complete else missing.bit_count())
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:

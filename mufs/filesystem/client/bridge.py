@@ -2,24 +2,44 @@
 The bridge between FUSE's threads and the reactor: the one module that knows of both.
 
 FUSE's threads call L{Bridge}; it answers from the cache in their own thread, and carries the
-rest into the reactor with C{blockingCallFromThread}, never for longer than its timeout.
+rest into the reactor, where nothing takes longer than its timeout.
 """
 
 import errno
 from collections.abc import Callable
+from itertools import count
 from threading import Lock, Thread
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.threads import blockingCallFromThread
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.files import Files
+from mufs.filesystem.client.files import Files, PageCache
 from mufs.wire.metadata import Attributes, Statistics
 
 T = TypeVar("T")
+
+
+class _Call:
+    """
+    An operation that a thread waits for.
+
+    @ivar ended: locked until there is a result.
+    @ivar expires: when it ends without one.
+    @ivar failure: why it was cancelled.
+    """
+
+    __slots__ = ("deferred", "ended", "expires", "failure", "result")
+
+    def __init__(self) -> None:
+        self.ended = Lock()
+        self.ended.acquire()
+        self.expires = 0.0
+        self.failure: OSError | None = None
+        self.deferred: Deferred[Any]
+        self.result: Any
 
 
 class Bridge:
@@ -41,9 +61,10 @@ class Bridge:
         self._reactor: Any = reactor
         self._files = files
         self._timeout = timeout
-        self._calls: set[Deferred[Any]] = set()
+        self._calls: dict[_Call, None] = {}
+        self._expiry: IDelayedCall | None = None
         self._stopped = False
-        self._counting = Lock()
+        self._counter = count(1)
         self.hits = 0
 
     def getattr(self, path: bytes, handle: int | None = None) -> Attributes:
@@ -68,7 +89,7 @@ class Bridge:
         """See L{Files.statfs}."""
         return self._call(self._files.statfs)
 
-    def open(self, path: bytes) -> tuple[int, bool]:
+    def open(self, path: bytes) -> tuple[int, PageCache]:
         """See L{Files.open}."""
         return self._call(self._files.open, path)
 
@@ -77,18 +98,23 @@ class Bridge:
         if not self._stopped:
             self._reactor.callFromThread(self._files.release, handle)
 
-    def read(self, handle: int, offset: int, length: int) -> bytes:
-        """The bytes at C{offset}, from the cache or else by way of the reactor."""
+    def read(self, handle: int, offset: int, target: memoryview) -> int:
+        """
+        Put the bytes at C{offset}, as many as C{target} has room for, into it: from the cache,
+        or else by way of the reactor.
+
+        @return: their number, less at the end of the image.
+        """
         opened = self._files.opened(handle)
-        data = self._files.cached_read(opened, offset, length)
-        if data is None:
-            return self._call(self._files.read, opened, offset, length)
-        with self._counting:
-            self.hits += 1
+        opened.was_read = True
+        length = self._files.cached_read(opened, offset, target)
+        if length is None:
+            return self._call(self._files.read, opened, offset, target)
+        self.hits = next(self._counter)
         ahead = opened.ahead.advance(offset, length)
         if ahead is not None and not self._stopped:
             self._reactor.callFromThread(self._files.fetch.prefetch, opened, *ahead)
-        return data
+        return length
 
     def tell(self, function: Callable[..., object], *args: object) -> None:
         """Have the reactor's thread call a function, without waiting for it."""
@@ -116,29 +142,50 @@ class Bridge:
     def stop(self) -> None:
         """Fail with EIO what waits, and what comes from now on; in the reactor's thread."""
         self._stopped = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
         for call in list(self._calls):
-            call.cancel()
+            self._cancel(call, "the mount is ending")
 
     def _call(self, function: "Callable[..., Deferred[T]]", *args: object) -> T:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
-        bounded: Callable[..., Deferred[Any]] = self._bounded
-        try:
-            return cast(T, blockingCallFromThread(self._reactor, bounded, function, *args))
-        except CancelledError:
-            raise OSError(errno.EIO, "the mount is ending") from None
-        except TimeoutError:
-            raise OSError(errno.EIO, "no answer from the server in time") from None
+        call = _Call()
+        self._reactor.callFromThread(self._begin, call, function, args)
+        call.ended.acquire()
+        if isinstance(call.result, Failure):
+            call.result.raiseException()
+        return cast(T, call.result)
 
-    def _bounded(self, function: "Callable[..., Deferred[T]]", *args: object) -> "Deferred[T]":
+    def _begin(
+        self, call: _Call, function: "Callable[..., Deferred[Any]]", args: tuple[object, ...]
+    ) -> None:
         if self._stopped:
-            raise OSError(errno.EIO, "the mount is ending")
-        call = maybeDeferred(function, *args)
-        self._calls.add(call)
-        call.addTimeout(self._timeout, self._reactor)
-        call.addBoth(self._ended, call)
-        return call
+            call.deferred = fail(OSError(errno.EIO, "the mount is ending"))
+        else:
+            call.deferred = maybeDeferred(function, *args)
+        self._calls[call] = None
+        call.expires = self._reactor.seconds() + self._timeout
+        if self._expiry is None and not self._stopped:
+            self._expiry = self._reactor.callLater(self._timeout, self._expire)
+        call.deferred.addBoth(self._ended, call)
 
-    def _ended(self, result: T, call: "Deferred[Any]") -> T:
-        self._calls.discard(call)
-        return result
+    def _ended(self, result: object, call: _Call) -> None:
+        del self._calls[call]
+        call.result = result if call.failure is None else Failure(call.failure)
+        call.ended.release()
+
+    def _cancel(self, call: _Call, why: str) -> None:
+        call.failure = OSError(errno.EIO, why)
+        call.deferred.cancel()
+
+    def _expire(self) -> None:
+        """Cancel what has taken too long: all calls may take the same time, so the first ones."""
+        self._expiry = None
+        for call in list(self._calls):
+            left = call.expires - self._reactor.seconds()
+            if left > 0:
+                self._expiry = self._reactor.callLater(left, self._expire)
+                break
+            self._cancel(call, "no answer from the server in time")

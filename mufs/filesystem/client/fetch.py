@@ -24,6 +24,9 @@ URGENT_AFTER = 0.1
 TCP_AFTER = 3.0
 """Seconds after which a reader asks for TCP, whatever multicast does."""
 
+WATCH = 0.05
+"""Seconds between two looks at the readers that wait: one timer for all of them."""
+
 
 def stale() -> OSError:
     """What a read of an image that is no longer what was opened ends with."""
@@ -38,6 +41,7 @@ class OpenImage:
     @ivar key: image and generation.
     @ivar remote: the server's handle, C{None} while there is no connection.
     @ivar stale: the file on the server is no longer this generation.
+    @ivar was_read: somebody has read from it.
     """
 
     path: bytes
@@ -46,6 +50,7 @@ class OpenImage:
     ahead: ReadAhead
     remote: int | None = None
     stale: bool = False
+    was_read: bool = False
 
     @property
     def size(self) -> int:
@@ -66,23 +71,26 @@ class _Request:
 
 @define(eq=False)
 class _Waiting:
-    """A read that somebody waits for; C{pages} are those lacking, by block."""
+    """
+    A read that somebody waits for; C{pages} are those lacking, by block.
+
+    @ivar target: where the bytes go, which is not touched any longer once C{done} has a result.
+    @ivar look: when it has waited for too long.
+    """
 
     opened: OpenImage
     offset: int
-    buffer: bytearray
+    target: memoryview
     pages: dict[int, int]
-    done: "Deferred[bytes]"
-    timer: IDelayedCall | None = None
+    done: "Deferred[int]"
+    look: float
+    urged: bool = False
 
-    def fill(self, offset: int, data: bytes) -> None:
-        """Take over what C{data}, at C{offset} of the image, has of the range."""
+    def part(self, offset: int, length: int) -> tuple[int, memoryview]:
+        """What of the range lies within another one: offset in the image, and its target."""
         start = max(offset, self.offset)
-        stop = min(offset + len(data), self.offset + len(self.buffer))
-        if start < stop:
-            self.buffer[start - self.offset : stop - self.offset] = data[
-                start - offset : stop - offset
-            ]
+        stop = max(start, min(offset + length, self.offset + len(self.target)))
+        return start, self.target[start - self.offset : stop - self.offset]
 
 
 class Fetch:
@@ -118,22 +126,25 @@ class Fetch:
         self._requests: dict[int, _Request] = {}
         self._pending: dict[tuple[ImageKey, int], list[_Request]] = {}
         self._waiting: dict[tuple[ImageKey, int], list[_Waiting]] = {}
+        self._watch: IDelayedCall | None = None
         self.joined = 0
         self.misses = 0
         self.bytes_requested = 0
         self.bytes_overheard = 0
         self.bytes_over_tcp = 0
 
-    def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
+    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
         """
-        The bytes at C{offset}, fewer at the end of the image.
+        Put the bytes at C{offset}, as many as C{target} has room for, into it.
 
-        @return: fails with C{OSError}; may be cancelled.
+        @return: their number, less at the end of the image; fails with C{OSError}; may be
+            cancelled.
         """
-        length = max(0, min(length, opened.size - offset))
-        done: Deferred[bytes] = Deferred(lambda _: self._give_up(waiting))
-        waiting = _Waiting(opened, offset, bytearray(length), {}, done)
-        for block, pages in pieces(offset, length):
+        target = target[: max(0, opened.size - offset)]
+        done: Deferred[int] = Deferred(lambda _: self._give_up(waiting))
+        look = self._clock.seconds() + URGENT_AFTER
+        waiting = _Waiting(opened, offset, target, {}, done, look)
+        for block, pages in pieces(offset, len(target)):
             missing = self._cache.missing(opened.key, block, pages)
             self._take_cached(waiting, block, pages & ~missing)
             if missing:
@@ -141,14 +152,14 @@ class Fetch:
                 self._waiting.setdefault((opened.key, block), []).append(waiting)
         if not waiting.pages:
             self.joined += 1
-            done.callback(bytes(waiting.buffer))
+            done.callback(len(target))
             return done
         if self._ask(opened, waiting.pages, Priority.BLOCKED):
             self.misses += 1
         else:
             self.joined += 1
-        waiting.timer = self._clock.callLater(URGENT_AFTER, self._urge, waiting)
-        done.addBoth(_cancel, waiting)
+        if self._watch is None:
+            self._watch = self._clock.callLater(WATCH, self._look)
         return done
 
     def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
@@ -212,7 +223,7 @@ class Fetch:
 
     def resume(self, opened: OpenImage) -> None:
         """A connection is there again: ask for what the readers of an image wait for."""
-        for waiting in dict.fromkeys(w for line in self._waiting.values() for w in line):
+        for waiting in self._all_waiting():
             if waiting.opened is opened:
                 if opened.stale:
                     self._fail(waiting, stale())
@@ -273,20 +284,27 @@ class Fetch:
             request.pages[block] &= ~pages
             if not request.pages[block]:
                 self._settle(request, block)
+        came = memoryview(data)
         for waiting in self._waiting.get((key, block), [])[:]:
-            waiting.fill(offset, data)
             waiting.pages[block] &= ~pages
+            begin, target = waiting.part(offset, len(data))
+            target[:] = came[begin - offset :][: len(target)]
             if not waiting.pages[block]:
                 self._remove(waiting, block)
                 if not waiting.pages:
-                    waiting.done.callback(bytes(waiting.buffer))
+                    waiting.done.callback(len(waiting.target))
 
     def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> None:
         for first, count in runs(pages):
-            offset, length = byte_range(block, first, count, waiting.opened.size)
-            data = self._cache.read(waiting.opened.key, offset, length)
-            assert data is not None
-            waiting.fill(offset, data)
+            begin, target = waiting.part(
+                *byte_range(block, first, count, waiting.opened.size)
+            )
+            held = self._cache.read(waiting.opened.key, begin, target)
+            assert held
+
+    def _all_waiting(self) -> "dict[_Waiting, None]":
+        """Every read that waits, once."""
+        return dict.fromkeys(each for line in self._waiting.values() for each in line)
 
     def _requests_of(self, waiting: _Waiting) -> list[_Request]:
         key = waiting.opened.key
@@ -304,16 +322,27 @@ class Fetch:
             )
         )
 
+    def _look(self) -> None:
+        """Do something for those reads that have waited for too long."""
+        now = self._clock.seconds()
+        for waiting in self._all_waiting():
+            if now >= waiting.look and waiting.pages:
+                waiting.look = now + TCP_AFTER
+                if waiting.urged:
+                    self._insist(waiting)
+                else:
+                    waiting.urged = True
+                    self._urge(waiting)
+        self._watch = self._clock.callLater(WATCH, self._look) if self._waiting else None
+
     def _urge(self, waiting: _Waiting) -> None:
         """Let what a reader waits for come before what is only read ahead."""
-        waiting.timer = self._clock.callLater(TCP_AFTER, self._insist, waiting)
         requests = self._requests_of(waiting)
         if any(each.priority > Priority.BLOCKED and not each.over_tcp for each in requests):
             self._repeat(waiting, None)
 
     def _insist(self, waiting: _Waiting) -> None:
         """Have a reader answered over TCP, unless that was asked for already."""
-        waiting.timer = self._clock.callLater(TCP_AFTER, self._insist, waiting)
         if not any(request.over_tcp for request in self._requests_of(waiting)):
             self._repeat(waiting, True)
 
@@ -367,9 +396,3 @@ def _discard(
     lines[key].remove(item)
     if not lines[key]:
         del lines[key]
-
-
-def _cancel(result: T, waiting: _Waiting) -> T:
-    if waiting.timer is not None and waiting.timer.active():
-        waiting.timer.cancel()
-    return result

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from enum import Enum
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -31,6 +32,21 @@ from mufs.wire.metadata import (
 )
 
 T = TypeVar("T")
+
+
+MOST_KEPT = 20_000
+"""Paths of which it is known what the kernel has in its page cache."""
+
+
+class PageCache(Enum):
+    """
+    What the kernel does with its pages of a path when a file is opened: it uses them, throws
+    them away and begins anew, or reads past its page cache.
+    """
+
+    KEEP = 1
+    RENEW = 2
+    BYPASS = 3
 
 
 @implementer(IChannelUser)
@@ -75,6 +91,7 @@ class Files:
         self._for_channel: list[Deferred[ClientChannel]] = []
         self._open: dict[int, OpenImage] = {}
         self._paths: dict[bytes, set[int]] = {}
+        self._kernel: dict[bytes, OpenImage] = {}
         self._next_handle = 1
 
     @property
@@ -157,12 +174,11 @@ class Files:
         """The figures of the server's file system."""
         return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
 
-    def open(self, path: bytes) -> "Deferred[tuple[int, bool]]":
+    def open(self, path: bytes) -> "Deferred[tuple[int, PageCache]]":
         """
         Open the present generation of an image.
 
-        @return: a handle, and whether other generations of the image are still open here, so
-            that no cache below may be shared with them.
+        @return: a handle, and what the kernel may do with its page cache.
         """
         return ensureDeferred(self._open_image(path))
 
@@ -178,21 +194,29 @@ class Files:
             del self._paths[opened.path]
         self._close(opened)
 
-    def read(self, opened: OpenImage, offset: int, length: int) -> "Deferred[bytes]":
-        """What L{cached_read} could not answer."""
+    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
+        """What L{cached_read} could not answer; see L{Fetch.read}."""
         if opened.stale:
             raise stale()
-        ahead = opened.ahead.advance(offset, length)
-        done = self.fetch.read(opened, offset, length)
+        ahead = opened.ahead.advance(offset, len(target))
+        done = self.fetch.read(opened, offset, target)
         if ahead is not None:
             self.fetch.prefetch(opened, *ahead)
         return done
 
-    def cached_read(self, opened: OpenImage, offset: int, length: int) -> bytes | None:
-        """The bytes at C{offset} when all of them are in the cache; from any thread."""
+    def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
+        """
+        Put the bytes at C{offset} into C{target} when all of them are in the cache; from any
+        thread.
+
+        @return: their number, less at the end of the image; C{None} when some are not there.
+        """
         if opened.stale:
             raise stale()
-        return self._cache.read(opened.key, offset, max(0, min(length, opened.size - offset)))
+        length = opened.attributes.size - offset
+        if length < len(target):
+            target = target[: max(0, length)]
+        return len(target) if self._cache.read(opened.key, offset, target) else None
 
     def _close(self, opened: OpenImage) -> None:
         if opened.remote is not None:
@@ -227,7 +251,7 @@ class Files:
             self._learn(path + b"/" + name if path else name, attributes, now)
         return names.entries
 
-    async def _open_image(self, path: bytes) -> tuple[int, bool]:
+    async def _open_image(self, path: bytes) -> tuple[int, PageCache]:
         now = self._now()
         found = await self._ask(Type.OPEN, At(path), Opened)
         key = found.image, found.generation
@@ -243,7 +267,26 @@ class Files:
         self._next_handle += 1
         self._open[handle] = opened
         self._paths.setdefault(path, set()).add(handle)
-        return handle, bool(others)
+        return handle, self._page_cache(opened, bool(others))
+
+    def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
+        """
+        What the kernel may do with the pages it has of a path that is being opened.
+
+        They are of the generation of the last handle for which it began anew, as long as no
+        other generation was opened since then. That it began anew is certain only when it has
+        read through that handle.
+        """
+        first = self._kernel.pop(opened.path, None)
+        if mixed:
+            return PageCache.BYPASS
+        if len(self._kernel) >= MOST_KEPT:
+            self._kernel.clear()
+        if first is not None and first.key == opened.key and first.was_read:
+            self._kernel[opened.path] = first
+            return PageCache.KEEP
+        self._kernel[opened.path] = opened
+        return PageCache.RENEW
 
     async def _reopen(self, opened: OpenImage) -> None:
         channel = self._channel

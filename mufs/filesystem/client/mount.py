@@ -1,5 +1,6 @@
 """The mount (paper, section 5.2): FUSE's operations; the only module that imports fuse."""
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from fuse import FUSE, fuse_file_info
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.files import PageCache
 from mufs.wire.metadata import Attributes
 
 T = TypeVar("T")
@@ -134,22 +136,37 @@ class Operations:
         """Open an image for reading."""
         if info.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        info.fh, others = self._bridge.open(_path(path))
-        # The kernel's page cache is the path's: it must not carry bytes of this generation to
-        # a reader that still has an older one open.
-        info.direct_io = others
+        info.fh, pages = self._bridge.open(_path(path))
+        info.keep_cache = pages is PageCache.KEEP
+        info.direct_io = pages is PageCache.BYPASS
         return 0
 
     @_operation
-    def read(self, path: str, size: int, offset: int, info: fuse_file_info) -> bytes:
-        """Bytes of an open image."""
-        return self._bridge.read(info.fh, offset, size)
+    def read(self, target: memoryview, offset: int, info: fuse_file_info) -> int:
+        """Put bytes of an open image into C{target}; their number."""
+        return self._bridge.read(info.fh, offset, target)
 
     @_operation
     def release(self, path: str, info: fuse_file_info) -> int:
         """An open image is closed for good."""
         self._bridge.release(info.fh)
         return 0
+
+
+_memory_at = ctypes.pythonapi.PyMemoryView_FromMemory
+_memory_at.argtypes = [ctypes.POINTER(ctypes.c_byte), ctypes.c_ssize_t, ctypes.c_int]
+_memory_at.restype = ctypes.py_object
+_WRITABLE = 0x200
+"""PyBUF_WRITE of Python's C interface."""
+
+
+class _Mount(FUSE):  # type: ignore[misc] # fusepy has no types
+    """Has an image's bytes copied from the cache into libfuse's buffer, and nowhere between."""
+
+    def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
+        target = _memory_at(buffer, size, _WRITABLE)
+        length: int = self.operations.read(target, offset, info.contents)
+        return length
 
 
 def serve(operations: Operations, directory: str, source: str, allow_other: bool) -> None:
@@ -160,7 +177,7 @@ def serve(operations: Operations, directory: str, source: str, allow_other: bool
     @raise RuntimeError: when it cannot be mounted; libfuse says why on standard error.
     """
     options: dict[str, Any] = {"allow_other": True} if allow_other else {}
-    FUSE(
+    _Mount(
         operations,
         os.fsencode(directory).decode(ENCODING),
         raw_fi=True,
