@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import attrs
 
+from bench.copies import COPIES, Udpcast, Uftp
 from bench.measure import Figures, Row, deliver, link_seconds
-from bench.systems import Image, System
+from bench.systems import MOUNTS, Image, Mufs, Nbdfuse, System
 from mufs.test.lab import Lab
 from mufs.test.netns import LabError
 
@@ -22,14 +24,24 @@ JOINED = 5.0
 """Seconds after which a bridge sends multicast to members alone: see `Network`."""
 
 
-def attempt(
-    row: Row, system: type[System], image: Image, measure: Measure, snooping: bool = False
-) -> Iterator[Row]:
+@attrs.frozen
+class Figure:
+    """Something to know of several systems."""
+
+    measure: Measure
+    systems: list[type[System]]
+    what: str = ""
+    """Its name, where a case has several."""
+    snooping: bool = False
+    """As `Network` has it."""
+
+
+def attempt(row: Row, figure: Figure, system: type[System], image: Image) -> Iterator[Row]:
     """Measure a system in a lab of its own; a failure is a row with an error."""
     try:
-        with Lab(row.hosts, row.rate, snooping=snooping) as lab:
+        with Lab(row.hosts, row.rate, snooping=figure.snooping) as lab:
             try:
-                yield from measure(row, system(lab, image))
+                yield from figure.measure(row, system(lab, image))
             except (LabError, OSError, subprocess.SubprocessError) as error:
                 yield attrs.evolve(row, error=_one_line(f"{error}\n{_tails(lab)}"))
     except (LabError, OSError, subprocess.SubprocessError) as error:
@@ -78,31 +90,24 @@ def share(row: Row, system: System) -> Iterator[Row]:
     yield _filled(row, deliver(system, hosts, _timeout(row)), hosts)
 
 
-def without_slow(row: Row, system: System) -> Iterator[Row]:
-    """All but the last host get the image."""
-    yield from _beside_slow(row, system, False)
-
-
-def with_slow(row: Row, system: System) -> Iterator[Row]:
-    """All hosts get the image, the last one by a slow link; a second row is that one's."""
-    yield from _beside_slow(row, system, True)
-
-
-SLOW: dict[str, Measure] = {
-    "others, without the slow host": without_slow,
-    "others, with the slow host": with_slow,
-}
-"""What the runs of a slow host are called."""
-
-
-def _beside_slow(row: Row, system: System, takes_part: bool) -> Iterator[Row]:
-    *others, slow = system.lab.hosts
+def slow(row: Row, system: System, takes_part: bool) -> Iterator[Row]:
+    """All hosts get the image; the last one has a slow link, and a row of its own or no part."""
+    *others, last = system.lab.hosts
     assert row.rate is not None
-    system.lab.network.set_rate(slow, row.rate / SLOW_PART)
+    system.lab.network.set_rate(last, row.rate / SLOW_PART)
     hosts = system.lab.hosts if takes_part else others
     system.start(hosts)
     time.sleep(JOINED)
     figures = deliver(system, hosts, _timeout(row))
     yield _filled(row, figures, others)
     if takes_part:
-        yield _filled(row.called("the slow host itself"), figures, [slow])
+        yield _filled(row.called("the slow host itself"), figures, [last])
+
+
+_SLOW: list[type[System]] = [Mufs, Nbdfuse, Udpcast, Uftp]
+
+SHARE = [Figure(share, [*MOUNTS, *COPIES])]
+SLOW = [
+    Figure(partial(slow, takes_part=False), _SLOW, "the others, without the slow host", True),
+    Figure(partial(slow, takes_part=True), _SLOW, "the others, with the slow host", True),
+]

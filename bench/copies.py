@@ -88,7 +88,7 @@ class NfsCp(Copy):
         serve_nfs(self)
 
     def jobs(self, hosts: list[str], start: float) -> dict[str, Job]:
-        source = f"nfs://{self.server}{self.lab.images / IMAGE}?version=4"
+        source = f"nfs://{SERVER_ADDRESS}{self.lab.images / IMAGE}?version=4"
         return {
             host: self._job(host, start, ["nfs-cp", source, str(self.copy(host))])
             for host in hosts
@@ -107,7 +107,7 @@ class Nbdcopy(Copy):
         serve_nbd(self)
 
     def jobs(self, hosts: list[str], start: float) -> dict[str, Job]:
-        source = f"nbd://{self.server}:{self.port}"
+        source = f"nbd://{SERVER_ADDRESS}:{self.port}"
         return {
             host: self._job(host, start, ["nbdcopy", source, str(self.copy(host))])
             for host in hosts

@@ -44,7 +44,7 @@ def network(row: Row) -> str:
 
 def tables(rows: list[Row]) -> str:
     """All cases, in Markdown."""
-    parts = []
+    parts = ["In cells: seconds of the slowest host, MB sent, CPU seconds of server + all hosts.\n"]
     titles = list(dict.fromkeys(map(_title, rows)))
     for title in titles:
         chosen = [row for row in rows if _title(row) == title]
@@ -56,16 +56,23 @@ def _title(row: Row) -> str:
     return f"{row.case}: {row.size >> 20} MiB, {network(row)}"
 
 
-def _column(row: Row) -> str:
-    return row.what or f"{row.hosts} host{'s' if row.hosts > 1 else ''}"
+def _hosts_in_words(row: Row) -> str:
+    return f"{row.hosts} host{'s' if row.hosts > 1 else ''}"
 
 
 def _table(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(map(_column, rows)))
+    """Systems and hosts; or figures and systems, where a case has several figures."""
+    if any(row.what for row in rows):
+        return _grid(rows, lambda row: row.what, lambda row: row.system)
+    return _grid(rows, lambda row: row.system, _hosts_in_words)
+
+
+def _grid(rows: list[Row], down: Callable[[Row], str], across: Callable[[Row], str]) -> str:
+    columns = list(dict.fromkeys(map(across, rows)))
     lines = [["", *columns], ["---"] * (1 + len(columns))]
-    for system in dict.fromkeys(row.system for row in rows):
-        cells = [[r for r in rows if r.system == system and _column(r) == c] for c in columns]
-        lines.append([system, *map(_cell, cells)])
+    for name in dict.fromkeys(map(down, rows)):
+        own = [row for row in rows if down(row) == name]
+        lines.append([name, *(_cell([r for r in own if across(r) == c]) for c in columns)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -81,11 +88,8 @@ def _cell(rows: list[Row]) -> str:
     else:
         words = f"{_median(row.seconds for row in well):.2f} s"
         words += f", {(_median(row.sent for row in well) or 0) / MB:.0f} MB"
-        server, clients = (
-            _median(row.cpu_server for row in well) or 0,
-            _median(row.cpu_clients for row in well) or 0,
-        )
-        words += f", {server:.1f} + {clients:.1f}"
+        words += f", {_median(row.cpu_server for row in well):.1f}"
+        words += f" + {_median(row.cpu_clients for row in well):.1f}"
     if len(well) < len(rows):
         words += f" ({len(rows) - len(well)} of {len(rows)} failed)"
     return words

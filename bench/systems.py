@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from abc import ABC, abstractmethod
 from functools import partial
@@ -51,13 +52,12 @@ class System(ABC):
     programs: ClassVar[tuple[str, ...]]
     """What has to be installed for it."""
     port: ClassVar[int] = 0
-    """The TCP port that hosts connect to, where one is all that they need."""
+    """The server's TCP port, where one is all that its hosts need; `connect_to` is theirs."""
 
-    def __init__(self, lab: Lab, image: Image, server: str = SERVER_ADDRESS) -> None:
-        """`server` is the address that the hosts connect to."""
+    def __init__(self, lab: Lab, image: Image) -> None:
         self.lab = lab
         self.image = image
-        self.server = server
+        self.connect_to = self.port
         os.link(image.path, lab.images / IMAGE)
 
     @classmethod
@@ -112,7 +112,7 @@ class Mufs(Mount):
 
     def start(self, hosts: list[str]) -> None:
         self.lab.start_server()
-        options = ["--server", f"tcp:{self.server}:{SERVER_PORT}", *self.options]
+        options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
         clients = [self.lab.start_client(host, *options, wait=False) for host in hosts]
         for client in clients:
             self.lab.wait_mounted(client, READY)
@@ -154,7 +154,7 @@ class Nbdfuse(PeerMount):
         serve_nbd(self)
 
     def client(self, host: str) -> list[str]:
-        return ["nbdfuse", "-r", str(self.file(host)), f"nbd://{self.server}:{self.port}"]
+        return ["nbdfuse", "-r", str(self.file(host)), f"nbd://{SERVER_ADDRESS}:{self.connect_to}"]
 
 
 class Nfs(PeerMount):
@@ -171,7 +171,7 @@ class Nfs(PeerMount):
 
     def client(self, host: str) -> list[str]:
         self.file(host).touch()
-        source = f"driver=nfs,node-name=n0,server.type=inet,server.host={self.server}"
+        source = f"driver=nfs,node-name=n0,server.type=inet,server.host={SERVER_ADDRESS}"
         export = f"type=fuse,id=e0,node-name=n0,mountpoint={self.file(host)},writable=off"
         path = self.lab.images / IMAGE
         return [
@@ -206,8 +206,24 @@ class Sshfs(PeerMount):
         options = f"ro,IdentityFile={self._file('user')},StrictHostKeyChecking=no"
         return [
             *("sshfs", "-f", "-o", f"{options},UserKnownHostsFile=/dev/null"),
-            *(f"root@{self.server}:{self.lab.images}", str(self.lab.mount_point(host))),
+            *("-p", str(self.connect_to)),
+            *(f"root@{SERVER_ADDRESS}:{self.lab.images}", str(self.lab.mount_point(host))),
         ]
+
+
+class Memory(Mount):
+    """No network: a bare fusepy file system that has the image in memory."""
+
+    name = "memory"
+    programs = ()
+
+    def start(self, hosts: list[str]) -> None:
+        for host in hosts:
+            point = self.lab.mount_point(host)
+            script = str(Path(__file__).with_name("memory_mount.py"))
+            command = [sys.executable, script, str(self.image.path), str(point)]
+            program = self.lab.start_program(f"peer-{host}", host, command)
+            program.wait_until(partial(mounted, point), READY, f"mounts {point}")
 
 
 def serve_nbd(system: System) -> None:
