@@ -179,7 +179,7 @@ def picture(rows: list[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
     handles, labels = fields[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def main() -> int:
