@@ -41,9 +41,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup
-	$(BIN)/pip install --quiet --editable '.[bench]' --config-settings editable_mode=compat
+bench: .venv/drawing
 	$(BIN)/python bench/run.py $(BENCH)
+
+.venv/drawing: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[bench]' --config-settings editable_mode=compat
+	@touch $@
 
 bench-peers:
 	@bench/install-peers

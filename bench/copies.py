@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from bench.jobs import COPIER, Done, Job
 from bench.limit import RECEIVER, SENDER
-from bench.systems import IMAGE, Deliveries, System, serve_nbd, serve_nfs
+from bench.systems import IMAGE, LEAD, Deliveries, System, serve_nbd, serve_nfs
 from mufs.test.lab import SERVER, SERVER_ADDRESS
 from mufs.test.netns import LabError, run
 
@@ -44,7 +44,7 @@ class Copy(System):
 
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
         """Each host copies the image; the copies are checked when all have been timed."""
-        start = time.monotonic() + 0.5
+        start = time.monotonic() + LEAD
         jobs = self.jobs(hosts, start)
         result = Deliveries({}, {})
         done: dict[str, Done] = {}

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -36,7 +37,7 @@ STANDARD = [
     "slow --rate 100 --hosts 4 --size 32",
     "mount --rate 0 --hosts 1 --size 1024",
 ]
-"""The command lines that stand for an empty one."""
+"""The command lines that stand for one without a case; its options are added to each."""
 
 
 def _numbers(text: str) -> list[int]:
@@ -88,11 +89,13 @@ def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
 
 
 def main() -> int:
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
     options = parser().parse_args()
     if lacking := missing():
         parser().error(lacking)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
-    lines = [sys.argv[1:]] if options.case else [shlex.split(words) for words in STANDARD]
+    given = sys.argv[1:]
+    lines = [given] if options.case else [[*shlex.split(words), *given] for words in STANDARD]
     for name in options.only:
         if programs := SYSTEMS[name].lacking():
             print(f"{name} is left out: no {', '.join(programs)} here (make bench-peers)")
@@ -101,8 +104,8 @@ def main() -> int:
     rows: list[Row] = []
     for words in lines:
         plan = parser().parse_args(words)
-        with image(plan.size * MIB) as given:
-            for row in measure(plan, given):
+        with image(plan.size * MIB) as shared:
+            for row in measure(plan, shared):
                 rows.append(row)
                 print(line(row), flush=True)
                 write_csv(rows, directory / "results.csv")

@@ -26,6 +26,10 @@ READY = 30.0
 """Seconds within which everything has to be ready."""
 
 
+LEAD = 1.0
+"""Seconds that all hosts' programs have to start before the moment that is timed."""
+
+
 @attrs.frozen
 class Image:
     """What is shared: a file that the server's page cache holds."""
@@ -63,8 +67,7 @@ class System(ABC):
     @classmethod
     def lacking(cls) -> list[str]:
         """What of its programs is not installed."""
-        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-        return [program for program in cls.programs if not shutil.which(program, path=path)]
+        return [program for program in cls.programs if not shutil.which(program)]
 
     @abstractmethod
     def start(self, hosts: list[str]) -> None:
@@ -74,7 +77,8 @@ class System(ABC):
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
         """Have these hosts get the whole image at one moment, and check every byte."""
 
-    def _serve(self, *command: str, port: int | None = None) -> None:
+    def start_server(self, *command: str, port: int | None = None) -> None:
+        """Start a program on the server, and wait until it listens to the port."""
         server = self.lab.start_program("peer-server", SERVER, list(command))
         wanted = port or self.port
         server.wait_until(lambda: listening(server.pid, wanted), READY, f"listens on {wanted}")
@@ -89,7 +93,7 @@ class Mount(System):
 
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
         """Each host reads the image once from its beginning to its end, hashing as it reads."""
-        start = time.monotonic() + 0.5
+        start = time.monotonic() + LEAD
         readers = {host: self.lab.start_reader(host, IMAGE, start) for host in hosts}
         result = Deliveries({}, {})
         for host, reader in readers.items():
@@ -188,7 +192,7 @@ class Sshfs(PeerMount):
     port = 22
 
     def serve(self) -> None:
-        os.makedirs("/run/sshd", exist_ok=True)
+        os.makedirs("/run/sshd", exist_ok=True)  # sshd wants it
         for key in ("host", "user"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._file(key)))
         self._file("config").write_text(
@@ -196,8 +200,9 @@ class Sshfs(PeerMount):
             "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\n"
         )
-        sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd"
-        self._serve(sshd, "-D", "-e", "-f", str(self._file("config")))
+        sshd = shutil.which("sshd")
+        assert sshd is not None
+        self.start_server(sshd, "-D", "-e", "-f", str(self._file("config")))
 
     def _file(self, what: str) -> Path:
         return self.lab.directory / f"ssh-{what}"
@@ -229,7 +234,7 @@ class Memory(Mount):
 def serve_nbd(system: System) -> None:
     """Share the image by nbdkit."""
     image = str(system.lab.images / IMAGE)
-    system._serve("nbdkit", "-f", "-r", "-i", SERVER_ADDRESS, "-p", "10809", "file", image)
+    system.start_server("nbdkit", "-f", "-r", "-i", SERVER_ADDRESS, "-p", "10809", "file", image)
 
 
 GANESHA = """
@@ -251,7 +256,7 @@ def serve_nfs(system: System) -> None:
     """Share the image's directory by nfs-ganesha, by the name that it has here."""
     config = system.lab.directory / "ganesha.conf"
     config.write_text(GANESHA.format(path=system.lab.images))
-    system._serve("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
+    system.start_server("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
 
 
 MOUNTS: list[type[Mount]] = [Mufs, Nfs, Nbdfuse, Sshfs]
