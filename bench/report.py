@@ -8,6 +8,7 @@ Several runs of the same are shown by their median, and processor time and bytes
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -42,13 +43,19 @@ def network(row: Row) -> str:
     return f"{rate}, {row.loss / 10:g} % lost" if row.loss else rate
 
 
+LEGEND = """\
+In the cells: seconds of the slowest host, MB that the server sent, seconds of processor time of the
+server + all hosts; or what was read in a second. In parentheses: how many times the figure of mUFS
+seconds or rate are.
+"""
+
+
 def tables(rows: list[Row]) -> str:
     """All cases, in Markdown."""
-    parts = ["In cells: seconds of the slowest host, MB sent, CPU seconds of server + all hosts.\n"]
-    titles = list(dict.fromkeys(map(_title, rows)))
-    for title in titles:
-        chosen = [row for row in rows if _title(row) == title]
-        parts.append(f"### {title}\n\n{_table(chosen)}")
+    parts = [LEGEND]
+    for title in dict.fromkeys(map(_title, rows)):
+        same = [row for row in rows if _title(row) == title]
+        parts.append(f"### {title}\n\n{_table(same)}")
     return "\n".join(parts)
 
 
@@ -72,32 +79,40 @@ def _grid(rows: list[Row], down: Callable[[Row], str], across: Callable[[Row], s
     lines = [["", *columns], ["---"] * (1 + len(columns))]
     for name in dict.fromkeys(map(down, rows)):
         own = [row for row in rows if down(row) == name]
-        lines.append([name, *(_cell([r for r in own if across(r) == c]) for c in columns)])
+        cells = ([row for row in own if across(row) == column] for column in columns)
+        lines.append([name, *(_cell(cell, rows) for cell in cells)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(rows: list[Row]) -> str:
-    well = [row for row in rows if row.right]
-    if not rows:
+def _cell(runs: list[Row], all_rows: list[Row]) -> str:
+    """All runs of one system at one task."""
+    if not runs:
         return ""
+    well = [row for row in runs if row.right]
     if not well:
-        return "wrong bytes" if not rows[0].error else "failed"
-    rate = _median(row.per_second for row in well)
-    if rate is not None:
-        words = f"{rate:,.0f} {well[0].unit}"
+        return "failed" if runs[0].error else "wrong bytes"
+    same = (runs[0].what, runs[0].hosts)
+    mufs = [r for r in all_rows if r.system == "mufs" and r.right and (r.what, r.hosts) == same]
+    if well[0].per_second is not None:
+        words = f"{_median(r.per_second for r in well):,.0f} {well[0].unit}"
+        words += _times([r.per_second for r in well], [r.per_second for r in mufs])
     else:
-        words = f"{_median(row.seconds for row in well):.2f} s"
-        words += f", {(_median(row.sent for row in well) or 0) / MB:.0f} MB"
-        words += f", {_median(row.cpu_server for row in well):.1f}"
-        words += f" + {_median(row.cpu_clients for row in well):.1f}"
-    if len(well) < len(rows):
-        words += f" ({len(rows) - len(well)} of {len(rows)} failed)"
-    return words
+        words = f"{_median(r.seconds for r in well):.2f} s"
+        words += _times([r.seconds for r in well], [r.seconds for r in mufs])
+        words += f", {_median(r.sent for r in well) / MB:.0f} MB"
+        words += f", {_median(r.cpu_server for r in well):.1f}"
+        words += f" + {_median(r.cpu_clients for r in well):.1f}"
+    failed = len(runs) - len(well)
+    return f"{words}, {failed} of {len(runs)} failed" if failed else words
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+def _times(own: list[float | None], mufs: list[float | None]) -> str:
+    """How many times the figure of mUFS; nothing if it is that of mUFS, or that is not known."""
+    return f" ({_median(own) / _median(mufs):.2f})" if mufs and own != mufs else ""
+
+
+def _median(values: Iterable[float | None]) -> float:
+    return median(value for value in values if value is not None)
 
 
 @attrs.frozen
@@ -148,8 +163,8 @@ def _seconds(row: Row) -> float | None:
     return row.seconds
 
 
-def _sent(row: Row) -> float | None:
-    return None if row.sent is None else row.sent / MB
+def _sent(row: Row) -> float:
+    return (row.sent or 0) / MB
 
 
 def picture(rows: list[Row], path: Path) -> None:
@@ -168,12 +183,18 @@ def picture(rows: list[Row], path: Path) -> None:
     for number, panel in enumerate(panels):
         axes = fields[number % 2][number // 2]
         for order, system in enumerate(systems):
-            own = [row for row in panel.rows if row.system == system]
-            points = sorted({panel.x(row) for row in own})
-            values = [_median(panel.y(row) for row in own if panel.x(row) == x) for x in points]
-            marker, colour = "osv^D<>pX*"[order % 10], f"C{order % 10}"
-            thick = 3 if system == "mufs" else 1.2
-            axes.plot(points, values, marker=marker, color=colour, linewidth=thick, label=system)
+            points = defaultdict(list)
+            for row in panel.rows:
+                if row.system == system:
+                    points[panel.x(row)].append(panel.y(row))
+            axes.plot(
+                sorted(points),
+                [_median(points[x]) for x in sorted(points)],
+                marker="osv^D<>pX*"[order % 10],
+                color=f"C{order % 10}",
+                linewidth=3 if system == "mufs" else 1.2,
+                label=system,
+            )
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, ylim=(0, None))
         axes.set_xticks(sorted({panel.x(row) for row in panel.rows}))
         axes.grid(alpha=0.3)

@@ -59,7 +59,7 @@ class ReportTests(SynchronousTestCase):
         lines = tables(rows).split("\n")
         self.assertIn("### share: 64 MiB, 100 Mbit/s", lines)
         self.assertIn("|  | 2 hosts | 4 hosts |", lines)
-        half = "3.00 s, 1 MB, 0.5 + 1.2 (1 of 2 failed)"
+        half = "3.00 s, 1 MB, 0.5 + 1.2, 1 of 2 failed"
         self.assertIn(f"| nfs | 2.00 s, 1 MB, 0.5 + 1.2 | {half} |", lines)
         self.assertIn("| sshfs | failed | wrong bytes |", lines)
 
@@ -70,6 +70,14 @@ class ReportTests(SynchronousTestCase):
         self.assertIn("|  | nfs | mufs |", lines)
         self.assertIn("| cold | 5,000 reads/s |  |", lines)
         self.assertIn("| warm |  | 5,000 reads/s |", lines)
+
+    def test_ratio(self) -> None:
+        """What others took is told in times of what mUFS took at the same task, if it did it."""
+        mufs = attrs.evolve(NFS, system="mufs")
+        rows = [ran(mufs, 2.0), ran(NFS, 5.0), ran(attrs.evolve(NFS, hosts=4), 6.0)]
+        lines = tables(rows).split("\n")
+        self.assertIn("| mufs | 2.00 s, 1 MB, 0.5 + 1.2 |  |", lines)
+        self.assertIn("| nfs | 5.00 s (2.50), 1 MB, 0.5 + 1.2 | 6.00 s, 1 MB, 0.5 + 1.2 |", lines)
 
     def test_line(self) -> None:
         """A run is one line, that says whether the bytes were right, or why there is nothing."""
