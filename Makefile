@@ -4,16 +4,19 @@
 #   make demo [IMAGE=FILE]     two hosts on this machine read an image that is sent once
 #   make test [TESTS=NAME]     the tests, or those of one module, class or method
 #   make lint                  ruff and mypy
+#   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
+#   make bench-peers           install them
 #   make clean                 remove all that the others made
 
 PYTHON = python3
 IMAGE =
 TESTS = mufs
+BENCH =
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint clean
+.PHONY: setup system demo test lint bench bench-peers clean
 
 setup: $(INSTALLED)
 
@@ -38,7 +41,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: .venv/drawing
+	$(BIN)/python bench/run.py $(BENCH)
+
+.venv/drawing: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[bench]' --config-settings editable_mode=compat
+	@touch $@
+
+bench-peers:
+	@bench/install-peers
+
 clean:
-	rm -rf .venv build dist mufs.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv build dist mufs.egg-info bench/results _trial_temp* .hypothesis .mypy_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
-	find mufs twisted -name __pycache__ -prune -exec rm -rf {} +
+	find mufs twisted bench -name __pycache__ -prune -exec rm -rf {} +

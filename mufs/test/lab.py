@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mufs.test.netns import LabError, Network, run
-from mufs.test.processes import SERVER_PORT, Reader, Service, mounted
+from mufs.test.processes import SERVER_PORT, Program, Reader, Service, mount_points, mounted
 
 SERVER = "server"
 SERVER_ADDRESS = "10.77.0.1"
@@ -63,8 +63,9 @@ class Lab:
         snooping: bool = False,
     ) -> None:
         self.hosts = [f"host{number}" for number in range(1, hosts + 1)]
+        self.rate = rate
         self._logs = logs
-        self._services: list[Service] = []
+        self._programs: list[Program] = []
         self._readers: list[Reader] = []
         addresses = {host: f"10.77.0.{11 + number}" for number, host in enumerate(self.hosts)}
         self.network = Network({SERVER: SERVER_ADDRESS, **addresses}, rate, snooping)
@@ -114,8 +115,14 @@ class Lab:
 
     def _start(self, name: str, host: str, arguments: list[str]) -> Service:
         service = Service(name, self.network.enter(host), self.directory, arguments)
-        self._services.append(service)
+        self._programs.append(service)
         return service
+
+    def start_program(self, name: str, host: str, command: list[str]) -> Program:
+        """Start something that is not mUFS on the host."""
+        program = Program(name, [*self.network.enter(host), *command], self.directory)
+        self._programs.append(program)
+        return program
 
     def start_server(self, *options: str, wait: bool = True, name: str = SERVER) -> Service:
         """Start `mufs-server` on `images`, and wait until it listens."""
@@ -171,14 +178,13 @@ class Lab:
     def close(self) -> None:
         """End all processes, and take away mounts, namespaces and files."""
         atexit.unregister(self.close)
-        for service in self._services:
-            service.kill()
+        for program in self._programs:
+            program.kill()
         self.network.close()
-        for host in self.hosts:
-            for _ in range(8):
-                if mounted(self.mount_point(host)):
-                    with suppress(LabError):
-                        run("umount", "-l", str(self.mount_point(host)))
+        for point in reversed(mount_points()):
+            if point.startswith(f"{self.directory}/"):
+                with suppress(LabError):
+                    run("umount", "-l", point)
         for reader in self._readers:
             reader.kill()
         if self._logs is not None and self.directory.exists():

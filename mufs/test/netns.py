@@ -40,10 +40,11 @@ class Network:
     def __init__(
         self, addresses: dict[str, str], rate: float | None = None, snooping: bool = False
     ) -> None:
+        self.addresses = addresses
         self._prefix = f"mufs-{os.getpid()}-{next(_serial)}-"
         self._hosts: list[str] = []
         try:
-            self._build(addresses, rate, snooping)
+            self._build(rate, snooping)
         except BaseException:
             self.close()
             raise
@@ -55,7 +56,7 @@ class Network:
         """The head of a command that runs on the host, in the mount namespace of all."""
         return ["nsenter", f"--net=/run/netns/{self.namespace(host)}", "--"]
 
-    def _build(self, addresses: dict[str, str], rate: float | None, snooping: bool) -> None:
+    def _build(self, rate: float | None, snooping: bool) -> None:
         switch = self._add_namespace("switch")
         wanted = str(int(snooping))
         bridge = ["type", "bridge", "mcast_snooping", wanted, "mcast_querier", wanted]
@@ -63,11 +64,11 @@ class Network:
         bridge += ["mcast_igmp_version", "3"]
         run("ip", "-n", switch, "link", "add", "bridge", *bridge)
         run("ip", "-n", switch, "link", "set", "bridge", "up")
-        for host, address in addresses.items():
+        for host, address in self.addresses.items():
             own = self._add_namespace(host)
             link = ["link", "add", "eth0", "netns", own, "type", "veth"]
             run("ip", *link, "peer", "name", host, "netns", switch)
-            run("ip", "-n", own, "address", "add", f"{address}/24", "dev", "eth0")
+            run("ip", "-n", own, "address", "add", f"{address}/24", "broadcast", "+", "dev", "eth0")
             run("ip", "-n", own, "link", "set", "eth0", "up")
             run("ip", "-n", switch, "link", "set", "dev", host, "master", "bridge", "up")
             if rate is not None:
@@ -96,8 +97,11 @@ class Network:
         if rate < 1000 and interface == "eth0":
             run("ip", "-n", self.namespace(host), "link", "set", interface, "gso_max_segs", "1")
 
-    def set_loss(self, host: str, per_mille: int) -> None:
-        """Drop so many of 1000 UDP packets that come to the host, at random; 1000 is all."""
+    def set_loss(self, host: str, per_mille: int, packets: str = "ip protocol udp") -> None:
+        """Drop so many of 1000 UDP packets that come to the host, at random; 1000 is all.
+
+        `packets` chooses others than those of UDP, in the words of nftables; "" is all.
+        """
         chosen = f"numgen random mod 1000 < {per_mille}" if per_mille < 1000 else ""
         rules = "table netdev loss\ndelete table netdev loss\n"
         if per_mille:
@@ -105,7 +109,7 @@ class Network:
             table netdev loss {{
                 chain incoming {{
                     type filter hook ingress device eth0 priority 0;
-                    ip protocol udp {chosen} counter drop
+                    {packets} {chosen} counter drop
                 }}
             }}
             """

@@ -1,4 +1,4 @@
-"""The processes of a `Lab`: mUFS as a user starts it, and readers of what it mounts.
+"""The processes of a `Lab`: mUFS as a user starts it, other programs, and readers of mounts.
 
 All calls block, and all waiting has a bound.
 """
@@ -61,10 +61,15 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
         time.sleep(0.02)
 
 
+def mount_points() -> list[str]:
+    """Where something is mounted, in the order of mounting; no mount is touched."""
+    with open("/proc/self/mountinfo") as mounts:
+        return [line.split()[4] for line in mounts]
+
+
 def mounted(path: Path) -> bool:
     """Tell whether something is mounted there, without touching it."""
-    with open("/proc/self/mountinfo") as mounts:
-        return any(line.split()[4] == str(path) for line in mounts)
+    return str(path) in mount_points()
 
 
 @attrs.frozen
@@ -129,21 +134,34 @@ class _StatusConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-class Service:
-    """One mUFS process; `enter` is the head of a command that runs on its host."""
+def listening(pid: int, port: int) -> bool:
+    """Tell whether the host of a process has this TCP port open."""
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError), open(f"/proc/{pid}/net/{table}") as sockets:
+            for line in itertools.islice(sockets, 1, None):
+                _, local, _, state = line.split()[:4]
+                if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                    return True
+    return False
 
-    def __init__(self, name: str, enter: list[str], directory: Path, arguments: list[str]) -> None:
+
+class Program:
+    """A process that goes on until it is ended, and its log."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        directory: Path,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
-        self._status = directory / f"{name}.status"
-        self._status.unlink(missing_ok=True)
-        twistd = [TWISTD, "-n", "--pidfile="]
-        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [*enter, *twistd, *arguments, "--status", f"unix:{self._status}"],
+                command,
                 cwd=directory,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -172,39 +190,6 @@ class Service:
         if not self.running:
             raise LabError(f"{self.name} ended: {self._process.poll()}\n{self.output[-3000:]}")
 
-    def status(self) -> dict[str, Any]:
-        """The figures of its `/status.json`."""
-        connection = _StatusConnection(self._status)
-        try:
-            connection.request("GET", "/status.json")
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise LabError(f"{self.name}: status {response.status}")
-        figures: dict[str, Any] = json.loads(body)
-        return figures
-
-    def listens(self) -> bool:
-        """Tell whether its host has a TCP port open on `SERVER_PORT`."""
-        for table in ("tcp", "tcp6"):
-            with suppress(FileNotFoundError), open(f"/proc/{self.pid}/net/{table}") as sockets:
-                for line in itertools.islice(sockets, 1, None):
-                    _, local, _, state = line.split()[:4]
-                    if state == "0A" and int(local.rpartition(":")[2], 16) == SERVER_PORT:
-                        return True
-        return False
-
-    def holds_mount(self) -> bool:
-        """Tell whether it serves a mount, which one left by a process that died is not."""
-        with suppress(FileNotFoundError, ProcessLookupError):
-            return any(
-                os.readlink(entry.path) == "/dev/fuse"
-                for entry in os.scandir(f"/proc/{self.pid}/fd")
-            )
-        return False
-
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -225,3 +210,42 @@ class Service:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait(10)
+
+
+class Service(Program):
+    """One mUFS process; `enter` is the head of a command that runs on its host."""
+
+    def __init__(self, name: str, enter: list[str], directory: Path, arguments: list[str]) -> None:
+        self._status = directory / f"{name}.status"
+        self._status.unlink(missing_ok=True)
+        twistd = [TWISTD, "-n", "--pidfile="]
+        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+        command = [*enter, *twistd, *arguments, "--status", f"unix:{self._status}"]
+        super().__init__(name, command, directory, {"PYTHONPATH": path})
+
+    def status(self) -> dict[str, Any]:
+        """The figures of its `/status.json`."""
+        connection = _StatusConnection(self._status)
+        try:
+            connection.request("GET", "/status.json")
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise LabError(f"{self.name}: status {response.status}")
+        figures: dict[str, Any] = json.loads(body)
+        return figures
+
+    def listens(self) -> bool:
+        """Tell whether its host has a TCP port open on `SERVER_PORT`."""
+        return listening(self.pid, SERVER_PORT)
+
+    def holds_mount(self) -> bool:
+        """Tell whether it serves a mount, which one left by a process that died is not."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return any(
+                os.readlink(entry.path) == "/dev/fuse"
+                for entry in os.scandir(f"/proc/{self.pid}/fd")
+            )
+        return False

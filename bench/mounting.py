@@ -1,0 +1,146 @@
+"""What a mount gives to the one host that reads: each figure is measured in a lab of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from bench.cases import Figure
+from bench.measure import Row
+from bench.systems import MOUNTS, READY, Memory, Mount, Mufs, System
+from mufs.test.lab import SERVER, SERVER_ADDRESS
+from mufs.test.netns import LabError
+from mufs.test.processes import listening
+
+MIB = 1 << 20
+HOST = "host1"
+FAR = 64 * MIB
+"""Bytes that are read from a server far away."""
+FAR_PORT = 7000
+ONE_WAY = 0.005
+"""Seconds that the relay takes in each direction: 10 ms to the server and back."""
+RELAY = Path(__file__).with_name("relay.py")
+BOUND = 240.0
+"""Seconds for one program that reads."""
+
+
+def _run(*command: str) -> str:
+    """Run a program that reads, and return its output."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND)
+    if done.returncode:
+        raise LabError(f"{command[0]}: {done.stderr}")
+    return done.stdout
+
+
+def _right(system: Mount, size: int) -> bool:
+    """Whether so many bytes of the mounted image, read again, are those of the image."""
+    found = []
+    for path in (system.file(HOST), system.image.path):
+        digest = hashlib.sha256()
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(0, size, MIB):
+                digest.update(file.read(MIB))
+        found.append(digest.digest())
+    return found[0] == found[1]
+
+
+def _dd(row: Row, system: Mount, size: int) -> Row:
+    """`dd` of so much of the image, from its beginning."""
+    begin = time.monotonic()
+    _run("dd", f"if={system.file(HOST)}", "of=/dev/null", "bs=1M", f"count={size // MIB}")
+    seconds = time.monotonic() - begin
+    right = _right(system, size)
+    return attrs.evolve(
+        row, seconds=seconds, per_second=size / seconds / 1e6, unit="MB/s", right=right
+    )
+
+
+def _fio(row: Row, system: Mount, pattern: str, block: str, jobs: int) -> Row:
+    """Reads by fio for 10 s at most, each job in its part of the image, no byte of it twice.
+
+    fio drops the file from the kernel's page cache first.
+    """
+    size = system.image.size // jobs
+    options = [f"--filename={system.file(HOST)}", "--readonly", "--allow_file_create=0"]
+    options += [f"--rw={pattern}", f"--bs={block}", f"--numjobs={jobs}", f"--size={size}"]
+    options += [f"--offset_increment={size}", "--runtime=10", "--group_reporting"]
+    output = _run("fio", "--name=read", "--ioengine=psync", "--output-format=json", *options)
+    read = json.loads(output)["jobs"][0]["read"]
+    random = pattern == "randread"
+    return attrs.evolve(
+        row,
+        seconds=read["runtime"] / 1e3,
+        per_second=read["iops"] if random else read["bw_bytes"] / 1e6,
+        unit="reads/s" if random else "MB/s",
+        right=_right(system, system.image.size),
+    )
+
+
+def cold_sequential(row: Row, system: System) -> Iterator[Row]:
+    """`dd bs=1M` of the whole image by a client that has just mounted."""
+    assert isinstance(system, Mount)
+    system.start([HOST])
+    yield _dd(row, system, system.image.size)
+
+
+def cold_random(row: Row, system: System) -> Iterator[Row]:
+    """4 KiB here and there by a client that has just mounted."""
+    assert isinstance(system, Mount)
+    system.start([HOST])
+    yield _fio(row, system, "randread", "4k", 1)
+
+
+def far(row: Row, system: System, multicast: bool = True) -> Iterator[Row]:
+    """`dd` by a client whose TCP connection leads through a relay; multicast comes straight."""
+    assert isinstance(system, Mount)
+    arguments = [str(FAR_PORT), SERVER_ADDRESS, str(system.port), str(ONE_WAY)]
+    relay = system.lab.start_program("relay", SERVER, [sys.executable, str(RELAY), *arguments])
+    relay.wait_until(lambda: listening(relay.pid, FAR_PORT), READY, "listens")
+    system.connect_to = FAR_PORT
+    if not multicast:
+        system.lab.network.set_loss(HOST, 1000)
+    system.start([HOST])
+    yield _dd(row, system, min(FAR, system.image.size))
+
+
+def cached(row: Row, system: System, pattern: str, block: str, jobs: int) -> Iterator[Row]:
+    """Reads that the client answers by itself: it has the image, the kernel has not."""
+    assert isinstance(system, Mount)
+    if isinstance(system, Mufs):
+        system.options = ("--cache-size", f"{2 * system.image.size // MIB}M")
+    system.start([HOST])
+    if not _right(system, system.image.size):
+        raise LabError("wrong bytes")
+    yield _fio(row, system, pattern, block, jobs)
+
+
+_ALL: list[type[System]] = [*MOUNTS]
+_FAR: list[type[System]] = [system for system in MOUNTS if system.port]
+_MUFS: list[type[System]] = [Mufs]
+
+MOUNT = [
+    Figure(cold_sequential, _ALL, "cold, dd bs=1M"),
+    Figure(cold_random, _ALL, "cold, random 4 KiB"),
+    Figure(far, _FAR, "server 10 ms away, dd bs=1M"),
+    Figure(partial(far, multicast=False), _MUFS, "server 10 ms away, no multicast, dd bs=1M"),
+    *(
+        Figure(
+            partial(cached, pattern=pattern, block=block, jobs=jobs),
+            [Mufs, Memory],
+            f"client's cache, {words}, {jobs} job{'s' if jobs > 1 else ''}",
+        )
+        for words, pattern, block in (
+            ("sequential 1 MiB", "read", "1M"),
+            ("random 4 KiB", "randread", "4k"),
+        )
+        for jobs in (1, 8)
+    ),
+]

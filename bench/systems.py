@@ -1,0 +1,262 @@
+"""mUFS and its peers: how each is started, and how its hosts get the image.
+
+All have one interface, `System`; here are those whose hosts mount the image, and in copies.py those
+whose hosts copy it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+
+from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab
+from mufs.test.netns import LabError, run
+from mufs.test.processes import SERVER_PORT, Program, listening, mounted
+
+IMAGE = "disk.img"
+READY = 30.0
+"""Seconds within which everything has to be ready."""
+
+
+LEAD = 1.0
+"""Seconds that all hosts' programs have to start before the moment that is timed."""
+
+
+@attrs.frozen
+class Image:
+    """What is shared: a file that the server's page cache holds."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+@attrs.define
+class Deliveries:
+    """What bringing the image to the hosts came to, and processor time of jobs that have ended."""
+
+    seconds: dict[str, float]
+    right: dict[str, bool]
+    cpu_server: float = 0.0
+    cpu_hosts: float = 0.0
+
+
+class System(ABC):
+    """One way to bring an image to hosts, in a lab of its own."""
+
+    name: ClassVar[str]
+    programs: ClassVar[tuple[str, ...]]
+    """What has to be installed for it."""
+    port: ClassVar[int] = 0
+    """The server's TCP port, where one is all that its hosts need; `connect_to` is theirs."""
+
+    def __init__(self, lab: Lab, image: Image) -> None:
+        self.lab = lab
+        self.image = image
+        self.connect_to = self.port
+        os.link(image.path, lab.images / IMAGE)
+
+    @classmethod
+    def lacking(cls) -> list[str]:
+        """What of its programs is not installed."""
+        return [program for program in cls.programs if not shutil.which(program)]
+
+    @abstractmethod
+    def start(self, hosts: list[str]) -> None:
+        """Start all that goes before the first byte of the image, and wait until it is ready."""
+
+    @abstractmethod
+    def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
+        """Have these hosts get the whole image at one moment, and check every byte."""
+
+    def start_server(self, *command: str, port: int | None = None) -> None:
+        """Start a program on the server, and wait until it listens to the port."""
+        server = self.lab.start_program("peer-server", SERVER, list(command))
+        wanted = port or self.port
+        server.wait_until(lambda: listening(server.pid, wanted), READY, f"listens on {wanted}")
+
+
+class Mount(System):
+    """A system whose hosts mount the image."""
+
+    def file(self, host: str) -> Path:
+        """Where the host has the image."""
+        return self.lab.mount_point(host) / IMAGE
+
+    def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
+        """Each host reads the image once from its beginning to its end, hashing as it reads."""
+        start = time.monotonic() + LEAD
+        readers = {host: self.lab.start_reader(host, IMAGE, start) for host in hosts}
+        result = Deliveries({}, {})
+        for host, reader in readers.items():
+            reading = reader.result(max(1.0, start + timeout - time.monotonic()))
+            if reading.error:
+                raise LabError(f"{host}: {reading.error} after {reading.size} bytes")
+            result.seconds[host] = reading.seconds
+            result.right[host] = reading.sha256 == self.image.sha256
+        return result
+
+
+class Mufs(Mount):
+    """mUFS with its defaults."""
+
+    name = "mufs"
+    programs = ()
+    port = SERVER_PORT
+    options: tuple[str, ...] = ()
+    """Further ones of the client."""
+
+    def start(self, hosts: list[str]) -> None:
+        self.lab.start_server()
+        options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
+        clients = [self.lab.start_client(host, *options, wait=False) for host in hosts]
+        for client in clients:
+            self.lab.wait_mounted(client, READY)
+
+
+class PeerMount(Mount):
+    """A mount by a program that stays in the foreground."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Start the server, and wait until it listens."""
+
+    @abstractmethod
+    def client(self, host: str) -> list[str]:
+        """The command that mounts on a host."""
+
+    def where(self, host: str) -> Path:
+        """What the command mounts at."""
+        return self.lab.mount_point(host)
+
+    def start(self, hosts: list[str]) -> None:
+        self.serve()
+        clients: dict[str, Program] = {}
+        for host in hosts:
+            clients[host] = self.lab.start_program(f"peer-{host}", host, self.client(host))
+        for host, client in clients.items():
+            point = self.where(host)
+            client.wait_until(partial(mounted, point), READY, f"mounts {point}")
+
+
+class Nbdfuse(PeerMount):
+    """NBD, mounted: nbdkit and nbdfuse."""
+
+    name = "nbdfuse"
+    programs = ("nbdkit", "nbdfuse")
+    port = 10809
+
+    def serve(self) -> None:
+        serve_nbd(self)
+
+    def client(self, host: str) -> list[str]:
+        return ["nbdfuse", "-r", str(self.file(host)), f"nbd://{SERVER_ADDRESS}:{self.connect_to}"]
+
+
+class Nfs(PeerMount):
+    """NFS 3, mounted without the kernel's client: nfs-ganesha and qemu-storage-daemon."""
+
+    name = "nfs"
+    programs = ("rpcbind", "ganesha.nfsd", "qemu-storage-daemon")
+
+    def serve(self) -> None:
+        serve_nfs(self)
+
+    def where(self, host: str) -> Path:
+        return self.file(host)
+
+    def client(self, host: str) -> list[str]:
+        self.file(host).touch()
+        source = f"driver=nfs,node-name=n0,server.type=inet,server.host={SERVER_ADDRESS}"
+        export = f"type=fuse,id=e0,node-name=n0,mountpoint={self.file(host)},writable=off"
+        path = self.lab.images / IMAGE
+        return [
+            *("qemu-storage-daemon", "--blockdev", f"{source},path={path},read-only=on"),
+            *("--export", export),
+        ]
+
+
+class Sshfs(PeerMount):
+    """SFTP, mounted: sshd and sshfs."""
+
+    name = "sshfs"
+    programs = ("sshfs", "sshd", "ssh-keygen")
+    port = 22
+
+    def serve(self) -> None:
+        os.makedirs("/run/sshd", exist_ok=True)  # sshd wants it
+        for key in ("host", "user"):
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._file(key)))
+        self._file("config").write_text(
+            f"HostKey {self._file('host')}\nAuthorizedKeysFile {self._file('user')}.pub\n"
+            "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\n"
+            "Subsystem sftp internal-sftp\n"
+        )
+        sshd = shutil.which("sshd")
+        assert sshd is not None
+        self.start_server(sshd, "-D", "-e", "-f", str(self._file("config")))
+
+    def _file(self, what: str) -> Path:
+        return self.lab.directory / f"ssh-{what}"
+
+    def client(self, host: str) -> list[str]:
+        options = f"ro,IdentityFile={self._file('user')},StrictHostKeyChecking=no"
+        return [
+            *("sshfs", "-f", "-o", f"{options},UserKnownHostsFile=/dev/null"),
+            *("-p", str(self.connect_to)),
+            *(f"root@{SERVER_ADDRESS}:{self.lab.images}", str(self.lab.mount_point(host))),
+        ]
+
+
+class Memory(Mount):
+    """No network: a bare fusepy file system that has the image in memory."""
+
+    name = "memory"
+    programs = ()
+
+    def start(self, hosts: list[str]) -> None:
+        for host in hosts:
+            point = self.lab.mount_point(host)
+            script = str(Path(__file__).with_name("memory_mount.py"))
+            command = [sys.executable, script, str(self.image.path), str(point)]
+            program = self.lab.start_program(f"peer-{host}", host, command)
+            program.wait_until(partial(mounted, point), READY, f"mounts {point}")
+
+
+def serve_nbd(system: System) -> None:
+    """Share the image by nbdkit."""
+    image = str(system.lab.images / IMAGE)
+    system.start_server("nbdkit", "-f", "-r", "-i", SERVER_ADDRESS, "-p", "10809", "file", image)
+
+
+GANESHA = """
+NFS_CORE_PARAM {{ Protocols = 3, 4; Enable_NLM = false; Enable_RQUOTA = false; }}
+NFSv4 {{ Graceless = true; }}
+EXPORT {{
+    Export_Id = 1; Path = {path}; Pseudo = {path}; Access_Type = RO; Squash = No_Root_Squash;
+    Protocols = 3, 4; SecType = sys; FSAL {{ Name = VFS; }}
+}}
+"""
+NFS_SERVER = """
+mount -t tmpfs tmpfs /run && mkdir -p /run/ganesha && mount -t tmpfs tmpfs /var/lib/nfs &&
+mkdir -p /var/lib/nfs/ganesha && rpcbind -w && exec ganesha.nfsd -F -f "$0" -L STDERR -p /run/pid
+"""
+"""In a mount namespace of its own: both keep their state at fixed places."""
+
+
+def serve_nfs(system: System) -> None:
+    """Share the image's directory by nfs-ganesha, by the name that it has here."""
+    config = system.lab.directory / "ganesha.conf"
+    config.write_text(GANESHA.format(path=system.lab.images))
+    system.start_server("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
+
+
+MOUNTS: list[type[Mount]] = [Mufs, Nfs, Nbdfuse, Sshfs]
