@@ -51,7 +51,7 @@ def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
     received = sum(client.files.receiver.segments_received for client in network.clients)
     return Run(
         images=server.controller.bytes_multicast / size,
-        over_tcp=sum(each.stream.peer.bytes_sent for each in network.clients) / size,
+        over_tcp=sum(each.stream.peer.bytes_sent for each in network.clients if each.stream) / size,
         seconds=max(seconds),
         longest=max(client.longest_wait for client in network.clients),
         lost=(sent + server.controller.segments_repaired) * clients - received,

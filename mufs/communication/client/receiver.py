@@ -129,14 +129,18 @@ class MulticastReceiver(MulticastProtocol):
         return segments
 
     def _count(self, descriptor: Descriptor) -> None:
-        """Tell what came of a transfer that was completed, unless this is but a repair of it."""
-        count = segment_count(descriptor.total, self.segment)
-        if self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
+        """
+        Tell what came of a transfer that was completed, unless this is but a repair of it, or it
+        began when its key was not here yet.
+        """
+        d, count = descriptor, segment_count(descriptor.total, self.segment)
+        if self.reassembly.has_passed(d.first + number_count(count) - 1):
             return
-        d = descriptor
-        complete = self.reassembly.is_complete(d.transfer)
-        missing = self.reassembly.missing(d.transfer, d.first, d.total)
-        self._reception.result(count, 0 if complete else missing.bit_count())
+        if self.reassembly.is_complete(d.transfer):
+            self._reception.result(count, 0)
+        elif self.reassembly.is_partial(d.transfer):
+            missing = self.reassembly.missing(d.transfer, d.first, d.total)
+            self._reception.result(count, missing.bit_count())
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         cipher = self._ciphers.get((descriptor.image, descriptor.generation))
