@@ -53,6 +53,9 @@ ENTRY = 256
 MAX_ASKED = 1024
 """Requests about metadata that may be in flight before no more are read."""
 
+TOGETHER = 0.01
+"""Seconds for which word of transfers is kept back, to be sent together: their bytes are there."""
+
 HELLO_TIMEOUT = 10.0
 """Seconds that a connection may take for its first packet."""
 
@@ -73,6 +76,7 @@ class ServerChannel(Protocol):
         self.requests = 0
         self._ending = self._full = self._behind = False
         self._in_flight = 0
+        self._sent_now: list[bytes] = []
         self.repairs = 0
         self.over_tcp = False
         self.segment_bytes_over_tcp = 0
@@ -129,7 +133,18 @@ class ServerChannel(Protocol):
     def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
         """See L{IReader.sent}."""
         d = transfer.descriptor
-        self._write(Sent(tag, d.transfer, d.first, d.offset, d.total, occasion).encode())
+        packet = Sent(tag, d.transfer, d.first, d.offset, d.total, occasion).encode()
+        if occasion is not Occasion.NOW:
+            self._write(packet)
+            return
+        if not self._sent_now:
+            self.factory.clock.callLater(TOGETHER, self._tell_sent)
+        self._sent_now.append(packet)
+
+    def _tell_sent(self) -> None:
+        packets, self._sent_now = self._sent_now, []
+        if not self._ending:
+            self._write(b"".join(packets))
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IReader.failed}."""
