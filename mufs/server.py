@@ -1,7 +1,6 @@
 """The server as a service: library, queue, controller and request channel put together."""
 
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
@@ -24,7 +23,8 @@ from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
 from mufs.ending import fail
-from mufs.interfaces import IImage, IImageLibrary
+from mufs.filesystem.server.reads import Reads
+from mufs.interfaces import IImageLibrary
 from mufs.status import status_site
 from mufs.wire.metadata import VERSION, Welcome
 from mufs.wire.sealing import Keys
@@ -57,29 +57,6 @@ class ServerSettings:
     rate_max: int
 
 
-class CountedReads:
-    """
-    Reads image files outside the reactor's thread.
-
-    @ivar image_reads: how often, and C{image_read_bytes} how much, files were read: the read
-        times of table V.
-    """
-
-    def __init__(self, in_thread: Callable[..., "Deferred[Any]"]) -> None:
-        self._in_thread = in_thread
-        self.image_reads = 0
-        self.image_read_bytes = 0
-
-    def __call__(self, image: IImage, offset: int, length: int) -> "Deferred[bytes]":
-        """The bytes at C{offset}; fails with C{OSError}."""
-        return self._in_thread(image.read, offset, length).addCallback(self._count)
-
-    def _count(self, data: bytes) -> bytes:
-        self.image_reads += 1
-        self.image_read_bytes += len(data)
-        return data
-
-
 class ServerService(Service):
     """Shares a library of images with whoever connects."""
 
@@ -106,7 +83,7 @@ class ServerService(Service):
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         window = SentWindow()
         self._queue = MulticastQueue(window)
-        self._reads = CountedReads(in_thread)
+        self._reads = Reads(in_thread)
         keys = Keys(secret)
         self._pace = Pace(reactor, settings.rate_min, settings.rate_max, START_RATE)
         self._controller = MulticastController(

@@ -42,7 +42,8 @@ from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.filesystem.client.fetch import OpenImage
 from mufs.filesystem.client.files import Files
-from mufs.server import START_RATE, CountedReads
+from mufs.filesystem.server.reads import Reads
+from mufs.server import START_RATE
 from mufs.test.memory import MemoryImage, MemoryLibrary
 from mufs.test.virtual import FRAME, STRIDE, Link, Path, Stream, VirtualTime
 from mufs.wire.metadata import VERSION, Welcome
@@ -64,7 +65,7 @@ class SimulatedServer:
         self.closed = False
         self.window = SentWindow()
         self.queue = MulticastQueue(self.window)
-        self.reads = CountedReads(self._in_thread)
+        self.reads = Reads(self._in_thread)
         keys = Keys(b"secret of run %d" % run)
         self.pace = Pace(self._clock, 1e6, network.rate_max, START_RATE)
         self.controller = MulticastController(

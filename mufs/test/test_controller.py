@@ -60,7 +60,7 @@ class ControllerTests(SynchronousTestCase):
         self.reads: list[tuple[int, int]] = []
         self.failures: dict[int, Exception] = {}
 
-    def read(self, image: IImage, offset: int, length: int) -> "Deferred[bytes]":
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
         """Read at once, and remember it."""
         self.reads.append((offset, length))
         if offset in self.failures:

@@ -25,7 +25,7 @@ from mufs.communication.server.channel import (
 from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.output import ISegmentOutput
 from mufs.communication.server.pacing import Pace
-from mufs.server import CountedReads
+from mufs.filesystem.server.reads import Reads
 from mufs.test.memory import MemoryLibrary
 from mufs.test.peers import FROM_CLIENTS, Wire
 from mufs.test.properties import examples
@@ -99,7 +99,7 @@ class Server:
         self.library.put(b"disk.img", bytes(range(256)) * (SIZE // 256) + bytes(SIZE % 256))
         self.asked: list[Any] = []
         self.at_once = at_once
-        reads = CountedReads(maybeDeferred)
+        reads = Reads(maybeDeferred)
         keys = Keys(b"secret")
         self.queue = MulticastQueue(SentWindow())
         self.controller = MulticastController(

@@ -28,7 +28,7 @@ class ShareTests(SynchronousTestCase):
             self.clock, self.pace, self.read, lambda packet: None, lambda tag, error: None
         )
 
-    def read(self, image: IImage, offset: int, length: int) -> "Deferred[bytes]":
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
         return succeed(image.read(offset, length))
 
     def ask(self, reads: UnicastReads) -> None:

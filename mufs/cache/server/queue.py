@@ -20,6 +20,9 @@ Readers = dict[IReader, dict[int, None]]
 """Clients, and the tags that each asked under, in the order in which they came."""
 
 
+MOST_FOLLOWING = 8
+"""Blocks in a row that are worth to be read together."""
+
 MAX_TAGS = 64
 """How often a client may have asked for the same entry before it is answered."""
 
@@ -200,6 +203,15 @@ class MulticastQueue:
         same.remove(entry)
         if not same:
             del self._entries[entry.key]
+
+    def following(self, entry: Entry) -> int:
+        """How many of the blocks after that of an entry are queued as well, in a row."""
+        image, generation, block = entry.key
+        for number in range(1, MOST_FOLLOWING):
+            entries = self._entries.get((image, generation, block + number), ())
+            if not any(each.queued is not None for each in entries):
+                return number - 1
+        return MOST_FOLLOWING - 1
 
     def forget(self, reader: IReader) -> None:
         """The client has gone: what it alone waited for is not sent."""

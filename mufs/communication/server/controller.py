@@ -17,7 +17,7 @@ from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read, Repair
-from mufs.wire.pages import byte_range
+from mufs.wire.pages import BLOCK, byte_range
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -42,7 +42,8 @@ Seconds from one repair of a transfer to the next, while there is none other to 
 clients have reported then what they lack, the less is sent for each.
 """
 
-Reading = Callable[[IImage, int, int], "Deferred[bytes]"]
+Reading = Callable[[IImage, int, int, int], "Deferred[bytes]"]
+"""Reads from an image: offset, length, and how many bytes after that will be asked for soon."""
 
 
 class MulticastController:
@@ -187,7 +188,9 @@ class MulticastController:
         def sealed(data: bytes) -> SentTransfer:
             return seal_transfer(self._keys, descriptor, data, self.segment)
 
-        return self._read(image, offset, length).addCallback(sealed)
+        more = BLOCK * self._queue.following(entry)
+        end = min(offset + length + more, image.attributes.size)
+        return self._read(image, offset, length, end - offset - length).addCallback(sealed)
 
     async def _send(self, entry: Entry, ready: "Deferred[SentTransfer]") -> None:
         try:

@@ -93,7 +93,9 @@ class UnicastReads:
             rest = evolve(read, offset=read.offset + length, length=read.length - length)
             line.appendleft((image, rest))
         self._busy = True
-        reading: Deferred[bytes] = self._read(image, read.offset, length)
+        reading: Deferred[bytes] = self._read(
+            image, read.offset, length, read.length - length
+        )
         reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, line)
         reading.addBoth(self._done)

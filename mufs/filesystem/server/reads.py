@@ -1,0 +1,98 @@
+"""Reads of image files, outside the reactor's thread."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from mufs.interfaces import IImage
+
+MOST = 1024 * 1024
+"""Bytes read at once: a crossing into another thread costs more than to read 128 KiB."""
+
+MAX_RUNS = 16
+"""Runs held of which a part was not asked for yet."""
+
+
+@define(eq=False)
+class _Run:
+    """Bytes of an image from C{offset} to C{end}; C{result} is C{None} until they were read."""
+
+    image: IImage
+    offset: int
+    end: int
+    result: bytes | Failure | None = None
+    waiting: list[tuple[Deferred[bytes], int, int]] = field(factory=list)
+
+    def part(self, offset: int, length: int) -> "Deferred[bytes]":
+        start = offset - self.offset
+        if isinstance(self.result, Failure):
+            return fail(self.result)
+        if self.result is not None:
+            return succeed(self.result[start : start + length])
+        asked: Deferred[bytes] = Deferred()
+        self.waiting.append((asked, start, length))
+        return asked
+
+    def done(self, result: bytes | Failure) -> None:
+        self.result = result
+        for asked, start, length in self.waiting:
+            if isinstance(result, Failure):
+                asked.errback(result)
+            else:
+                asked.callback(result[start : start + length])
+
+
+class Reads:
+    """
+    Reads what is asked for, and with it what will be asked for next.
+
+    @ivar image_reads: how often, and C{image_read_bytes} how much, files were read: the read
+        times of table V.
+    """
+
+    def __init__(self, in_thread: Callable[..., "Deferred[Any]"]) -> None:
+        """@param in_thread: calls a function outside the reactor's thread."""
+        self._in_thread = in_thread
+        self._runs: list[_Run] = []
+        self.image_reads = 0
+        self.image_read_bytes = 0
+
+    def __call__(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
+        """
+        The bytes at C{offset}.
+
+        @param more: how many bytes after them will be asked for soon, as far as is known.
+        @return: fails with C{OSError}.
+        """
+        for run in self._runs:
+            if run.image is image and run.offset <= offset <= offset + length <= run.end:
+                break
+        else:
+            run = self._begin(image, offset, max(length, min(length + more, MOST)))
+        if offset + length == run.end:
+            self._forget(run)
+        return run.part(offset, length)
+
+    def _begin(self, image: IImage, offset: int, length: int) -> _Run:
+        run = _Run(image, offset, offset + length)
+        self._runs.append(run)
+        del self._runs[:-MAX_RUNS]
+        reading = self._in_thread(image.read, offset, length)
+        reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
+        return run
+
+    def _done(self, data: bytes, run: _Run) -> None:
+        self.image_reads += 1
+        self.image_read_bytes += len(data)
+        run.done(data)
+
+    def _failed(self, failure: Failure, run: _Run) -> None:
+        self._forget(run)
+        run.done(failure)
+
+    def _forget(self, run: _Run) -> None:
+        if run in self._runs:
+            self._runs.remove(run)

@@ -1,0 +1,86 @@
+"""Reads of image files on the server."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.filesystem.server.reads import MAX_RUNS, MOST, Reads
+from mufs.test.memory import MemoryImage
+
+CONTENT = bytes(range(256)) * (MOST // 128)
+
+
+class ReadsTests(SynchronousTestCase):
+    """What is read, and how often."""
+
+    def setUp(self) -> None:
+        """Have an image, and a thread that waits."""
+        self.image = MemoryImage(1, 1, CONTENT)
+        self.calls: list[tuple[Deferred[Any], Callable[..., Any], tuple[int, int]]] = []
+        self.reads = Reads(self.in_thread)
+
+    def in_thread(self, function: Callable[..., Any], *args: Any) -> "Deferred[Any]":
+        """Call later."""
+        self.calls.append((Deferred(), function, args))
+        return self.calls[-1][0]
+
+    def work(self) -> list[tuple[int, int]]:
+        """Have the thread do what waits; the offsets and lengths that it read."""
+        calls, self.calls = self.calls, []
+        for done, function, args in calls:
+            try:
+                done.callback(function(*args))
+            except OSError:
+                done.errback()
+        return [args for _, _, args in calls]
+
+    def test_together(self) -> None:
+        """What will be asked for next is read at once, before and after it was asked for."""
+        first = self.reads(self.image, 1000, 100, 200)
+        second = self.reads(self.image, 1100, 100, 100)
+        self.assertEqual(self.work(), [(1000, 300)])
+        third = self.reads(self.image, 1200, 100, 0)
+        self.assertEqual(self.successResultOf(first), CONTENT[1000:1100])
+        self.assertEqual(self.successResultOf(second), CONTENT[1100:1200])
+        self.assertEqual(self.successResultOf(third), CONTENT[1200:1300])
+        self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, 300))
+
+    def test_otherwise(self) -> None:
+        """What was not read with what came before is read by itself."""
+        self.reads(self.image, 0, 100, 100)
+        other = self.reads(self.image, 150, 100, 0)
+        self.assertEqual(self.work(), [(0, 200), (150, 100)])
+        self.assertEqual(self.successResultOf(other), CONTENT[150:250])
+
+    def test_once(self) -> None:
+        """When the end of what was read was asked for, it is held no longer."""
+        for _ in range(2):
+            self.reads(self.image, 0, 100, 100)
+            self.reads(self.image, 100, 100, 0)
+            self.assertEqual(self.work(), [(0, 200)])
+
+    def test_bounds(self) -> None:
+        """Not too much is read at once, and not held for too many images."""
+        images = [MemoryImage(number, 1, CONTENT) for number in range(MAX_RUNS + 1)]
+        for image in images:
+            self.reads(image, 0, 100, 2 * MOST)
+        self.assertEqual(self.work(), [(0, MOST)] * len(images))
+        for image in reversed(images):
+            self.reads(image, 100, 100, 0)
+        self.assertEqual(self.work(), [(100, 100)])
+        self.reads(self.image, 0, MOST + 5, 0)
+        self.assertEqual(self.work(), [(0, MOST + 5)])
+
+    def test_failure(self) -> None:
+        """All that waits for a read fails with it, and the next one tries anew."""
+        self.image.error = 5
+        asked = [self.reads(self.image, 0, 100, 100), self.reads(self.image, 100, 50, 50)]
+        self.work()
+        for each in asked:
+            self.assertEqual(self.failureResultOf(each, OSError).value.errno, 5)
+        self.image.error = None
+        again = self.reads(self.image, 0, 100, 100)
+        self.assertEqual(self.work(), [(0, 200)])
+        self.assertEqual(self.successResultOf(again), CONTENT[:100])
