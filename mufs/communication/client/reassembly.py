@@ -40,14 +40,14 @@ class _Transfer:
 
     def put(self, index: int, length: int, rows: "numpy.ndarray[Any, Any]") -> bool:
         """Take segments in from C{index} on; C{True} when the last one missing came."""
-        if self.buffer is None:
-            return False
         start = index * self.size
         stop = start + (len(rows) - 1) * self.size + length
         if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
             return False
-        numpy.frombuffer(self.buffer, numpy.uint8)[start:stop] = rows.reshape(-1)
         self.have |= ((1 << len(rows)) - 1) << index
+        if self.buffer is None:
+            return False
+        numpy.frombuffer(self.buffer, numpy.uint8)[start:stop] = rows.reshape(-1)
         return not self.missing
 
 
@@ -130,6 +130,10 @@ class Reassembly:
         """
         transfer = self._partial.get(number)
         return (1 << segment_count(total, self._size)) - 1 if transfer is None else transfer.missing
+
+    def lost(self, number: int) -> int:
+        """How many segments of a known transfer have not come, of use or not."""
+        return self._transfers[number].missing.bit_count()
 
     def is_complete(self, number: int) -> bool:
         """Whether all segments of a transfer came."""

@@ -96,12 +96,13 @@ class MulticastReceiver(MulticastProtocol):
             self.datagrams_dropped += 1
             return
         self._reception.heard()
-        self.segments_received += self.take(datagram)
+        self.segments_received += self.take(datagram, heard=True)
 
-    def take(self, packets: bytes) -> int:
+    def take(self, packets: bytes, heard: bool = False) -> int:
         """
         Take in packets of the group, whichever way they came.
 
+        @param heard: whether the group itself brought them.
         @return: how many segments were among them.
         """
         segments = 0
@@ -115,7 +116,7 @@ class MulticastReceiver(MulticastProtocol):
                     wanted = (descriptor.image, descriptor.generation) in self._ciphers
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
-                        if wanted:
+                        if heard:
                             self._count(descriptor)
                         self.reassembly.completed(descriptor.transfer)
                         if self.reassembly.is_partial(descriptor.transfer):
@@ -130,11 +131,8 @@ class MulticastReceiver(MulticastProtocol):
     def _count(self, descriptor: Descriptor) -> None:
         """Tell what came of a transfer that was completed, unless this is but a repair of it."""
         count = segment_count(descriptor.total, self.segment)
-        if self.reassembly.has_passed(descriptor.first + count - 1):
-            return
-        complete = self.reassembly.is_complete(descriptor.transfer)
-        missing = self.reassembly.missing(descriptor.transfer, descriptor.total)
-        self._reception.result(count, 0 if complete else missing.bit_count())
+        if not self.reassembly.has_passed(descriptor.first + count - 1):
+            self._reception.result(count, self.reassembly.lost(descriptor.transfer))
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         cipher = self._ciphers.get((descriptor.image, descriptor.generation))
