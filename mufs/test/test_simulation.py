@@ -440,6 +440,12 @@ class SlowLinkTests(SimulationTestCase):
         """Behind a queue of 64 KiB."""
         self.check_slow(64 * 1024)
 
+    def test_another_image(self) -> None:
+        """It leaves also if the others read an image that it never opened."""
+        network = self.make_slow(40 * MIB)
+        network.run(DeferredList([network.read_all(number, PATH) for number in (1, 2, 3)]))
+        self.assertFalse(network.clients[0].listening)
+
     def test_one_other(self) -> None:
         """With one other client it is the same, though half of the clients are slow."""
         size = 24 * MIB

@@ -66,19 +66,20 @@ class _Transfer:
 
         @return: whether it is whole now, and was not before.
         """
-        if self.buffer is None:
-            return False
         if index >= self.count:
-            if length == self.size:
-                self.parity.update(enumerate(rows.copy(), index - self.count))
+            if self.buffer is None or length < self.size:
+                return False
+            self.parity.update(enumerate(rows.copy(), index - self.count))
             return not self.missing and self._restore()
         start = index * self.size
         stop = start + (len(rows) - 1) * self.size + length
         if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
             return False
+        self.have |= ((1 << len(rows)) - 1) << index
+        if self.buffer is None:
+            return False
         place = numpy.frombuffer(self.buffer, numpy.uint8, stop - start, start)
         place.reshape(rows.shape)[:] = rows
-        self.have |= ((1 << len(rows)) - 1) << index
         return not self.missing and self._restore()
 
     def _restore(self) -> bool:
@@ -190,6 +191,10 @@ class Reassembly:
                 came = (1 << len(rows)) - 1
                 lacking &= ~(came << index if index >= 0 else came >> -index)
         return lacking or 1
+
+    def lost(self, number: int) -> int:
+        """How many segments of a known transfer have not come, of use or not."""
+        return self._transfers[number].missing.bit_count()
 
     def is_complete(self, number: int) -> bool:
         """Whether all of a transfer came."""

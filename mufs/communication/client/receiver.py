@@ -97,12 +97,13 @@ class MulticastReceiver(MulticastProtocol):
             self.datagrams_dropped += 1
             return
         self._reception.heard()
-        self.segments_received += self.take(datagram)
+        self.segments_received += self.take(datagram, heard=True)
 
-    def take(self, packets: bytes) -> int:
+    def take(self, packets: bytes, heard: bool = False) -> int:
         """
         Take in packets of the group, whichever way they came.
 
+        @param heard: whether the group itself brought them.
         @return: how many segments were among them.
         """
         segments = 0
@@ -116,7 +117,7 @@ class MulticastReceiver(MulticastProtocol):
                     wanted = (descriptor.image, descriptor.generation) in self._ciphers
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
-                        if wanted:
+                        if heard:
                             self._count(descriptor)
                         self.reassembly.completed(descriptor.transfer)
                         if self.reassembly.is_partial(descriptor.transfer):
@@ -129,18 +130,10 @@ class MulticastReceiver(MulticastProtocol):
         return segments
 
     def _count(self, descriptor: Descriptor) -> None:
-        """
-        Tell what came of a transfer that was completed, unless this is but a repair of it, or it
-        began when its key was not here yet.
-        """
-        d, count = descriptor, segment_count(descriptor.total, self.segment)
-        if self.reassembly.has_passed(d.first + number_count(count) - 1):
-            return
-        if self.reassembly.is_complete(d.transfer):
-            self._reception.result(count, 0)
-        elif self.reassembly.is_partial(d.transfer):
-            missing = self.reassembly.missing(d.transfer, d.first, d.total)
-            self._reception.result(count, missing.bit_count())
+        """Tell what came of a transfer that was completed, unless this is but a repair of it."""
+        count = segment_count(descriptor.total, self.segment)
+        if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
+            self._reception.result(count, self.reassembly.lost(descriptor.transfer))
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         cipher = self._ciphers.get((descriptor.image, descriptor.generation))
