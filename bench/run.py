@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from bench.cases import SHARE, SLOW, attempt
+from bench.copies import Limit
 from bench.measure import Row, image, revision, write_csv
 from bench.mounting import MOUNT
 from bench.report import line, picture, tables
@@ -32,7 +33,7 @@ SYSTEMS = {kind.name: kind for case in CASES.values() for part in case for kind 
 STANDARD = [
     "share --rate 100 --hosts 1,2,4 --size 64",
     "share --rate 100 --hosts 4 --loss 10,50 --size 64",
-    "share --rate 100 --hosts 8,16 --size 64 --only mufs,limit",
+    "share --rate 25 --hosts 1,4,8,16 --size 16 --only mufs,limit",
     "share --rate 1000,0 --hosts 1,2,4 --size 256",
     "slow --rate 100 --hosts 4 --size 32",
     "mount --rate 0 --hosts 1 --size 1024",
@@ -69,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
 def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
     """All combinations that the options name; systems in turn, so that ratios are fair."""
     wanted = [name for name in options.only if not SYSTEMS[name].lacking()]
+    if any(options.loss):
+        wanted = [name for name in wanted if name != Limit.name]  # it mends nothing
     for rate, loss, hosts in product(options.rate, options.loss, options.hosts):
         for run in range(1, 1 + (1 if 0 < rate < BUSY else options.repeat)):
             for figure in CASES[options.case]:
