@@ -31,9 +31,6 @@ from mufs.status import status_site
 from mufs.wire.metadata import Welcome
 from mufs.wire.pages import BLOCK
 
-MOST_AHEAD = 2 * 1024 * 1024
-"""Bytes to read ahead of a reader at the most."""
-
 UNMOUNT_TIME = 1.0
 """Seconds that FUSE may take to end once it is unmounted."""
 
@@ -94,7 +91,7 @@ class ClientMount(Service):
         self._files = Files(
             reactor,
             self._cache,
-            min(MOST_AHEAD, settings.cache_size // 4),
+            settings.cache_size // 4,
             self._welcomed,
             self._refused,
         )
@@ -205,7 +202,9 @@ class ClientMount(Service):
         )
         yield receiver.transport.joinGroup(group, interface)
         self._group = group, port, interface
-        self._files.most_ahead = max(BLOCK, min(self._files.most_ahead, receiver.buffer // 3))
+        self._files.window.limit(
+            max(BLOCK, min(self._settings.cache_size // 4, receiver.buffer // 3))
+        )
         self._files.reception.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",

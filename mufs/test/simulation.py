@@ -33,7 +33,6 @@ from zope.interface import implementer
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
-from mufs.client import MOST_AHEAD
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.receiver import RECEIVE_BUFFER
 from mufs.communication.server.channel import ServerChannelFactory
@@ -138,7 +137,7 @@ class SimulatedClient:
         self.path = path
         self.listening = True
         self.cache = BlockCache(cache_size)
-        most_ahead = max(BLOCK, min(MOST_AHEAD, cache_size // 4, RECEIVE_BUFFER // 3))
+        most_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
         self.files = Files(self._clock, self.cache, most_ahead, self._welcomed, self._refused)
         self.files.reception.join = self._join
         self.hits = 0
@@ -205,9 +204,8 @@ class SimulatedClient:
 
     def leftovers(self) -> list[str]:
         """What is still held of requests that are answered: nothing, when all reads ended."""
-        tables = {
-            name: getattr(self.files.fetch, name) for name in ("_requests", "_pending", "_waiting")
-        }
+        names = ("_requests", "_pending", "_waiting")
+        tables = {name: getattr(self.files.fetch, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
 
     def open(self, path: bytes) -> Deferred[Any]:

@@ -4,14 +4,22 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.readahead import SLACK, ReadAhead
+from mufs.filesystem.client.readahead import ENOUGH, SLACK, ReadAhead, Window
 from mufs.test.properties import examples
 from mufs.wire.pages import BLOCK, PAGE
 
 SIZE = 40 * BLOCK + 12345
 MOST = 16 * BLOCK
+
+
+def fixed(size: int) -> Window:
+    """A window of this many bytes."""
+    window = Window(Clock(), size)
+    assert window.size == size
+    return window
 
 
 class ReadAheadTests(SynchronousTestCase):
@@ -29,7 +37,7 @@ class ReadAheadTests(SynchronousTestCase):
         Reads in sequence, also when a few of them change places, have all that comes after the
         first asked for once, in order, never further ahead than allowed.
         """
-        ahead = ReadAhead(size, most)
+        ahead = ReadAhead(size, fixed(most))
         offsets = list(range(0, size, step))
         for i in range(1, len(offsets) - 1, 2):
             if random.random() < 0.5:
@@ -49,7 +57,7 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_keeps_ahead(self) -> None:
         """Once a reader was seen to read in sequence, what it reads was always asked for."""
-        ahead, asked = ReadAhead(SIZE, MOST), 0
+        ahead, asked = ReadAhead(SIZE, fixed(MOST)), 0
         for offset in range(0, SIZE, BLOCK):
             if offset:
                 self.assertGreaterEqual(asked, min(SIZE, offset + BLOCK))
@@ -62,7 +70,7 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_grows(self) -> None:
         """The first reads have little asked for, later ones more."""
-        ahead = ReadAhead(SIZE, MOST)
+        ahead = ReadAhead(SIZE, fixed(MOST))
         found = [ahead.advance(offset, BLOCK) for offset in range(0, 20 * BLOCK, BLOCK)]
         lengths = [length for each in found if each is not None for _, length in [each]]
         self.assertEqual(lengths[0], 2 * BLOCK)
@@ -70,14 +78,14 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_at_random(self) -> None:
         """Reads here and there have nothing asked for."""
-        ahead = ReadAhead(SIZE, MOST)
+        ahead = ReadAhead(SIZE, fixed(MOST))
         places = [20, 3, 33, 10, 38, 15, 25]
         found = [ahead.advance(place * BLOCK, PAGE) for place in places]
         self.assertEqual(found, [None] * len(places))
 
     def test_anywhere(self) -> None:
         """A reader that jumps, and reads in sequence from there on, is read ahead of there."""
-        ahead = ReadAhead(SIZE, MOST)
+        ahead = ReadAhead(SIZE, fixed(MOST))
         self.assertIsNone(ahead.advance(20 * BLOCK, BLOCK))
         self.assertEqual(ahead.advance(21 * BLOCK, BLOCK), (22 * BLOCK, 2 * BLOCK))
         self.assertIsNone(ahead.advance(21 * BLOCK - SLACK - 1 - BLOCK, PAGE))
@@ -89,10 +97,48 @@ class ReadAheadTests(SynchronousTestCase):
     )
     def test_any_reads(self, size: int, reads: list[tuple[int, int]]) -> None:
         """Whatever is read, only what lies behind it and within the image is asked for."""
-        ahead = ReadAhead(size, MOST)
+        ahead = ReadAhead(size, fixed(MOST))
         for offset, length in reads:
             found = ahead.advance(offset, length)
             if found is not None:
                 self.assertGreaterEqual(found[0], offset + length)
                 self.assertGreater(found[1], 0)
                 self.assertLessEqual(sum(found), size)
+
+
+class WindowTests(SynchronousTestCase):
+    """How far to be ahead."""
+
+    def run_path(self, window: Window, clock: Clock, delay: float, bandwidth: float) -> None:
+        """Read for two seconds over a path, with as much under way as the window allows."""
+        window.answered(delay)
+        for _ in range(200):
+            clock.advance(0.01)
+            window.came(int(0.01 * min(bandwidth, window.size / delay)))
+
+    def test_long_path(self) -> None:
+        """A path of much delay gets twice its bandwidth times its delay, up to the bound."""
+        for bandwidth, expected in ((150e6, 6e6), (75e6, 3e6), (1e9, 8 * ENOUGH)):
+            clock = Clock()
+            window = Window(clock, 8 * ENOUGH)
+            self.run_path(window, clock, 0.02, bandwidth)
+            self.assertLess(abs(window.size / expected - 1), 0.01, bandwidth)
+
+    def test_short_path(self) -> None:
+        """One of little delay, or little bandwidth, gets what is enough there."""
+        for delay, bandwidth in ((0.001, 400e6), (0.02, 12.5e6)):
+            clock = Clock()
+            window = Window(clock, 8 * ENOUGH)
+            self.run_path(window, clock, delay, bandwidth)
+            self.assertEqual(window.size, ENOUGH)
+
+    def test_bound(self) -> None:
+        """No more than the bound, also when it is set later."""
+        clock = Clock()
+        window = Window(clock, BLOCK)
+        self.run_path(window, clock, 0.1, 1e9)
+        self.assertEqual(window.size, BLOCK)
+        window.limit(3 * ENOUGH)
+        self.assertEqual(window.size, ENOUGH)
+        self.run_path(window, clock, 0.1, 1e9)
+        self.assertEqual(window.size, 3 * ENOUGH)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.reception import Reception
-from mufs.filesystem.client.readahead import ReadAhead
+from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
 from mufs.wire.metadata import Attributes
 from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, pieces, runs
@@ -23,6 +23,12 @@ URGENT_AFTER = 0.1
 
 TCP_AFTER = 3.0
 """Seconds after which a reader asks for TCP, whatever multicast does."""
+
+SOON = 0.005
+"""Seconds that a whole block may take to come for a read at random that needs a page of it."""
+
+TRIALS = 32
+"""Reads at random that bring whole blocks in any case: the first ones, later one of so many."""
 
 WATCH = 0.05
 """Seconds between two looks at the readers that wait: one timer for all of them."""
@@ -110,16 +116,19 @@ class Fetch:
         self,
         cache: BlockCache,
         reception: Reception,
+        window: Window,
         clock: IReactorTime,
         send: Callable[[bytes], None],
         new_tag: Callable[[], int],
     ) -> None:
         """
+        @param window: learns of the path to the server.
         @param send: writes a packet to the request channel.
         @param new_tag: makes a tag that no other request in flight has.
         """
         self._cache = cache
         self._reception = reception
+        self._window = window
         self._clock = clock
         self._send = send
         self._new_tag = new_tag
@@ -127,16 +136,22 @@ class Fetch:
         self._pending: dict[tuple[ImageKey, int], list[_Request]] = {}
         self._waiting: dict[tuple[ImageKey, int], list[_Waiting]] = {}
         self._watch: IDelayedCall | None = None
+        self._first: tuple[_Request, float] | None = None
+        self._at_random = 0
+        self._whole_time = 0.0
         self.joined = 0
         self.misses = 0
         self.bytes_requested = 0
         self.bytes_overheard = 0
         self.bytes_over_tcp = 0
 
-    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
+    def read(
+        self, opened: OpenImage, offset: int, target: memoryview, at_random: bool = False
+    ) -> "Deferred[int]":
         """
         Put the bytes at C{offset}, as many as C{target} has room for, into it.
 
+        @param at_random: nothing else asks for what lies around; so this does, if it is soon here.
         @return: their number, less at the end of the image; fails with C{OSError}; may be
             cancelled.
         """
@@ -154,8 +169,13 @@ class Fetch:
             self.joined += 1
             done.callback(len(target))
             return done
-        if self._ask(opened, waiting.pages, Priority.BLOCKED):
+        wanted, whole = waiting.pages, at_random and self._whole()
+        if whole:
+            wanted = {b: mask_of(0, min(BLOCK, opened.size - b * BLOCK)) for b in wanted}
+        if self._ask(opened, wanted, Priority.BLOCKED):
             self.misses += 1
+            if whole:
+                done.addCallback(self._came_whole, self._clock.seconds())
         else:
             self.joined += 1
         if self._watch is None:
@@ -220,6 +240,7 @@ class Fetch:
         """The connection has gone, and with it what was asked for; reads go on waiting."""
         self._requests.clear()
         self._pending.clear()
+        self._first = None
 
     def resume(self, opened: OpenImage) -> None:
         """A connection is there again: ask for what the readers of an image wait for."""
@@ -267,6 +288,8 @@ class Fetch:
             over_tcp = not self._reception.use()
         pages = dict(pieces(offset, length))
         request = _Request(self._new_tag(), opened, priority, over_tcp, pages)
+        if not self._requests:
+            self._first = request, self._clock.seconds()
         self._requests[request.tag] = request
         for block in pages:
             self._pending.setdefault((opened.key, block), []).append(request)
@@ -280,7 +303,13 @@ class Fetch:
         block, start = divmod(offset, BLOCK)
         pages = mask_of(start, start + len(data))
         self._cache.store(key, offset, data)
-        for request in self._pending.get((key, block), [])[:]:
+        pending = self._pending.get((key, block), [])[:]
+        if pending:
+            self._window.came(len(data))
+        for request in pending:
+            if self._first is not None and request is self._first[0]:
+                self._window.answered(self._clock.seconds() - self._first[1])
+                self._first = None
             request.pages[block] &= ~pages
             if not request.pages[block]:
                 self._settle(request, block)
@@ -321,6 +350,16 @@ class Fetch:
                 if waiting.pages[block] & pages
             )
         )
+
+    def _whole(self) -> bool:
+        """Whether a read at random brings its whole block; at times to see how long it takes."""
+        self._at_random += 1
+        trial = self._at_random <= TRIALS or self._at_random % TRIALS == 0
+        return trial or self._whole_time < SOON
+
+    def _came_whole(self, length: int, asked: float) -> int:
+        self._whole_time += (self._clock.seconds() - asked - self._whole_time) / 8
+        return length
 
     def _look(self) -> None:
         """Do something for those reads that have waited for too long."""

@@ -17,7 +17,7 @@ from mufs.communication.client.reception import Reception
 from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.fetch import Fetch, OpenImage, stale
-from mufs.filesystem.client.readahead import ReadAhead
+from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import Data, Sent, Type, pack
 from mufs.wire.metadata import (
     At,
@@ -76,12 +76,14 @@ class Files:
         """
         self._clock = clock
         self._cache = cache
-        self.most_ahead = most_ahead
+        self.window = Window(clock, most_ahead)
         self._welcomed = welcomed
         self.refused = refused
         self.attributes = AttributeCache(clock)
         self.reception = Reception(clock)
-        self.fetch = Fetch(cache, self.reception, clock, self._send, self._new_tag)
+        self.fetch = Fetch(
+            cache, self.reception, self.window, clock, self._send, self._new_tag
+        )
         self.receiver = MulticastReceiver(self.reception, self.fetch.delivered)
         self.repairs = Repairs(
             clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
@@ -126,7 +128,7 @@ class Files:
         self._channel = None
         for opened in self._open.values():
             opened.remote = None
-            opened.ahead = ReadAhead(opened.size, self.most_ahead)
+            opened.ahead = ReadAhead(opened.size, self.window)
         self.fetch.interrupted()
 
     def sent(self, sent: Sent) -> None:
@@ -199,7 +201,7 @@ class Files:
         if opened.stale:
             raise stale()
         ahead = opened.ahead.advance(offset, len(target))
-        done = self.fetch.read(opened, offset, target)
+        done = self.fetch.read(opened, offset, target, at_random=ahead is None)
         if ahead is not None:
             self.fetch.prefetch(opened, *ahead)
         return done
@@ -255,7 +257,7 @@ class Files:
         now = self._now()
         found = await self._ask(Type.OPEN, At(path), Opened)
         key = found.image, found.generation
-        ahead = ReadAhead(found.attributes.size, self.most_ahead)
+        ahead = ReadAhead(found.attributes.size, self.window)
         opened = OpenImage(path, key, found.attributes, ahead, found.handle)
         self.receiver.add_key(*key, found.key)
         same = [self._open[handle] for handle in self._paths.get(path, ())]

@@ -1,0 +1,51 @@
+"""What a read that the cache cannot answer asks for, on a network that is simulated."""
+
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.filesystem.client.fetch import TRIALS
+from mufs.test.simulation import SimulatedNetwork
+from mufs.wire.pages import BLOCK, PAGE
+
+APART = 8 * BLOCK
+"""Bytes between two reads that are not in sequence."""
+
+
+class RandomReadTests(SynchronousTestCase):
+    """Reads of a page here and there."""
+
+    def read(self, reads: int, **network: Any) -> tuple[SimulatedNetwork, Any]:
+        """Make so many reads, each of the third page of another block."""
+        net = SimulatedNetwork(1, **network)
+        image = net.put_image(b"image", (reads + 1) * APART)
+        client = net.clients[0]
+        opened = client.files.opened(net.run(client.open(b"image"))[0])
+        for number in range(1, reads + 1):
+            offset = number * APART + 2 * PAGE
+            data = net.run(ensureDeferred(client.read(opened, offset, PAGE)))
+            self.assertEqual(data, image.read(offset, PAGE))
+        return net, opened
+
+    def test_fast(self) -> None:
+        """Where a block is there soon, each read brings its block: what lies beside is a hit."""
+        net, opened = self.read(3 * TRIALS, latency=0.0001)
+        client = net.clients[0]
+        self.assertEqual((client.hits, client.files.fetch.misses), (0, 3 * TRIALS))
+        self.assertEqual(client.cache.held, 3 * TRIALS * BLOCK)
+        net.run(ensureDeferred(client.read(opened, 40 * APART + 31 * PAGE, PAGE)))
+        self.assertEqual(client.hits, 1)
+
+    def test_slow(self) -> None:
+        """Where it is not, reads bring their pages alone, but for some to find out."""
+        net, _ = self.read(3 * TRIALS, latency=0.0001, link=50e6)
+        held = net.clients[0].cache.held
+        self.assertLessEqual(held, (TRIALS + 2) * BLOCK + (2 * TRIALS - 2) * PAGE)
+        self.assertGreaterEqual(held, TRIALS * BLOCK)
+
+    def test_small_cache(self) -> None:
+        """A cache of one block gives right bytes all the same."""
+        net, _ = self.read(10, latency=0.0001, cache_size=BLOCK)
+        self.assertEqual(net.clients[0].cache.held, BLOCK)
+        self.assertEqual(net.leftovers(), [])
