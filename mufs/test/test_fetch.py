@@ -29,13 +29,19 @@ class RandomReadTests(SynchronousTestCase):
         return net, opened
 
     def test_fast(self) -> None:
-        """Where a block is there soon, each read brings its block: what lies beside is a hit."""
+        """
+        Where a block is there soon, each read brings its block, and more of what lies around the
+        more there are: what lies beside is a hit.
+        """
         net, opened = self.read(3 * TRIALS, latency=0.0001)
         client = net.clients[0]
-        self.assertEqual((client.hits, client.files.fetch.misses), (0, 3 * TRIALS))
-        self.assertEqual(client.cache.held, 3 * TRIALS * BLOCK)
+        fetch = client.files.fetch
+        self.assertEqual(client.hits + fetch.joined + fetch.misses, 3 * TRIALS)
+        self.assertGreater(client.hits + fetch.joined, 0)
+        self.assertGreater(client.cache.held, 3 * TRIALS * BLOCK)
+        hits = client.hits
         net.run(ensureDeferred(client.read(opened, 40 * APART + 31 * PAGE, PAGE)))
-        self.assertEqual(client.hits, 1)
+        self.assertEqual(client.hits, hits + 1)
 
     def test_slow(self) -> None:
         """Where it is not, reads bring their pages alone, but for some to find out."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.readahead import ENOUGH, SLACK, ReadAhead, Window
+from mufs.filesystem.client.readahead import ENOUGH, MANY, MOST_AROUND, SLACK, ReadAhead, Window
 from mufs.test.properties import examples
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -104,6 +104,41 @@ class ReadAheadTests(SynchronousTestCase):
                 self.assertGreaterEqual(found[0], offset + length)
                 self.assertGreater(found[1], 0)
                 self.assertLessEqual(sum(found), size)
+
+
+class AroundTests(SynchronousTestCase):
+    """What a read at random brings with it."""
+
+    def test_ever_more(self) -> None:
+        """The more reads at random there were in a row, the more, up to a bound."""
+        ahead = ReadAhead(1000 * MOST_AROUND, fixed(MOST))
+        sizes = []
+        for number in range(6 * MANY):
+            offset = (number * 37 % 999) * MOST_AROUND + PAGE
+            ahead.advance(offset, PAGE)
+            start, length = ahead.around(offset)
+            self.assertTrue(start <= offset < start + length)
+            self.assertEqual(start % length, 0)
+            sizes.append(length)
+        self.assertEqual(sizes[0], BLOCK)
+        self.assertEqual(sizes[MANY], 2 * BLOCK)
+        self.assertEqual(sizes[-1], MOST_AROUND)
+        self.assertEqual(sizes, sorted(sizes))
+
+    def test_in_sequence(self) -> None:
+        """Reads in sequence end that."""
+        ahead = ReadAhead(1000 * MOST_AROUND, fixed(MOST))
+        for number in range(6 * MANY):
+            ahead.advance((number * 37 % 999) * MOST_AROUND, PAGE)
+        offset = 5 * MOST_AROUND
+        ahead.advance(offset, PAGE)
+        ahead.advance(offset + PAGE, PAGE)
+        self.assertEqual(ahead.around(offset), (offset, BLOCK))
+
+    def test_end(self) -> None:
+        """It ends with the image."""
+        ahead = ReadAhead(SIZE, fixed(MOST))
+        self.assertEqual(ahead.around(SIZE - 1), (40 * BLOCK, SIZE - 40 * BLOCK))
 
 
 class WindowTests(SynchronousTestCase):

@@ -43,6 +43,11 @@ class BlockCache:
         self.held = 0
         self.evictions = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a block more can be held without another one having to go."""
+        return len(self._blocks) < self._slots
+
     def missing(self, image: ImageKey, block: int, pages: int) -> int:
         """Which of C{pages} of a block are not held."""
         held = self._blocks.get((image, block))

@@ -172,10 +172,16 @@ class Fetch:
         wanted, whole = waiting.pages, at_random and self._whole()
         if whole:
             wanted = {b: mask_of(0, min(BLOCK, opened.size - b * BLOCK)) for b in wanted}
+        alone = not self._pending
         if self._ask(opened, wanted, Priority.BLOCKED):
             self.misses += 1
             if whole:
-                done.addCallback(self._came_whole, self._clock.seconds())
+                if alone:
+                    done.addCallback(self._came_whole, self._clock.seconds())
+                # The more of an image is read at random, the sooner all of it had better be here.
+                room = self._cache.has_room and len(self._pending) * BLOCK < self._window.size
+                if room and self._at_random > TRIALS and self._whole_time < SOON:
+                    self.prefetch(opened, *opened.ahead.around(offset))
         else:
             self.joined += 1
         if self._watch is None:

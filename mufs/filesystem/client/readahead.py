@@ -10,6 +10,12 @@ FIRST = 2 * BLOCK
 SLACK = 4 * BLOCK
 """Bytes by which reads in sequence may come out of order, as several threads make them."""
 
+MANY = 16
+"""Reads at random in a row after which each brings twice as much of what lies around it."""
+
+MOST_AROUND = 16 * BLOCK
+"""Bytes that it brings at the most."""
+
 ENOUGH = 2 * 1024 * 1024
 """Bytes ahead that keep any path without much delay full."""
 
@@ -73,6 +79,13 @@ class ReadAhead:
         self._position = 0
         self._asked = 0
         self._window = 0
+        self._jumps = 0
+
+    def around(self, offset: int) -> tuple[int, int]:
+        """What a read at random shall bring with it: offset and length in bytes."""
+        size = min(MOST_AROUND, BLOCK << self._jumps // MANY)
+        start = offset // size * size
+        return start, min(size, self._size - start)
 
     def advance(self, offset: int, length: int) -> tuple[int, int] | None:
         """
@@ -83,11 +96,13 @@ class ReadAhead:
         end = offset + length
         if not self._position - SLACK <= offset <= self._position + SLACK:
             self._position, self._asked, self._window = end, end, 0
+            self._jumps += 1
             return None
         self._position = max(self._position, end)
         self._asked = max(self._asked, self._position)
         if self._asked - self._position > self._window * 3 // 4:
             return None
+        self._jumps = 0
         self._window = min(self._most.size, max(FIRST, self._window * 2))
         start = self._asked
         target = -(-(self._position + self._window) // BLOCK) * BLOCK
