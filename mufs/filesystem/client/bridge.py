@@ -2,17 +2,19 @@
 The bridge between FUSE's threads and the reactor: the one module that knows of both.
 
 FUSE's threads call L{Bridge}; it answers from the cache in their own thread, and carries the
-rest into the reactor, where nothing takes longer than its timeout.
+rest into the reactor with C{blockingCallFromThread}, where nothing takes longer than its timeout.
 """
 
 import errno
 from collections.abc import Callable
 from itertools import count
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from attrs import define
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,24 +24,18 @@ from mufs.wire.metadata import Attributes, Statistics
 T = TypeVar("T")
 
 
+@define(eq=False)
 class _Call:
     """
     An operation that a thread waits for.
 
-    @ivar ended: locked until there is a result.
-    @ivar expires: when it ends without one.
+    @ivar expires: when it ends without a result.
     @ivar failure: why it was cancelled.
     """
 
-    __slots__ = ("deferred", "ended", "expires", "failure", "result")
-
-    def __init__(self) -> None:
-        self.ended = Lock()
-        self.ended.acquire()
-        self.expires = 0.0
-        self.failure: OSError | None = None
-        self.deferred: Deferred[Any]
-        self.result: Any
+    deferred: Deferred[Any]
+    expires: float
+    failure: OSError | None = None
 
 
 class Bridge:
@@ -151,30 +147,22 @@ class Bridge:
     def _call(self, function: "Callable[..., Deferred[T]]", *args: object) -> T:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
-        call = _Call()
-        self._reactor.callFromThread(self._begin, call, function, args)
-        call.ended.acquire()
-        if isinstance(call.result, Failure):
-            call.result.raiseException()
-        return cast(T, call.result)
+        bounded: Callable[..., Deferred[Any]] = self._bounded
+        return cast(T, blockingCallFromThread(self._reactor, bounded, function, *args))
 
-    def _begin(
-        self, call: _Call, function: "Callable[..., Deferred[Any]]", args: tuple[object, ...]
-    ) -> None:
+    def _bounded(self, function: "Callable[..., Deferred[T]]", *args: object) -> "Deferred[T]":
         if self._stopped:
-            call.deferred = fail(OSError(errno.EIO, "the mount is ending"))
-        else:
-            call.deferred = maybeDeferred(function, *args)
+            raise OSError(errno.EIO, "the mount is ending")
+        call = _Call(maybeDeferred(function, *args), self._reactor.seconds() + self._timeout)
         self._calls[call] = None
-        call.expires = self._reactor.seconds() + self._timeout
-        if self._expiry is None and not self._stopped:
+        if self._expiry is None:
             self._expiry = self._reactor.callLater(self._timeout, self._expire)
         call.deferred.addBoth(self._ended, call)
+        return call.deferred
 
-    def _ended(self, result: object, call: _Call) -> None:
+    def _ended(self, result: T, call: _Call) -> "T | Failure":
         del self._calls[call]
-        call.result = result if call.failure is None else Failure(call.failure)
-        call.ended.release()
+        return result if call.failure is None else Failure(call.failure)
 
     def _cancel(self, call: _Call, why: str) -> None:
         call.failure = OSError(errno.EIO, why)
