@@ -21,13 +21,14 @@ from mufs.options import (
 from mufs.wire.pages import BLOCK
 
 SMALLEST_CACHE = 8 * BLOCK
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cache_size(text: str) -> int:
     size = parse_size(text)
     if size < SMALLEST_CACHE:
         raise ValueError("is too small, 1M is the least")
-    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if size > MEMORY:
         raise ValueError("is more than the memory of this host")
     return size
 
@@ -45,7 +46,10 @@ class Options(CommonOptions):
             "interface", None, None,
             "Address of the interface to listen on (default: that of the route to the server)",
         ],
-        ["cache-size", None, "256M", "Most bytes of images to keep in memory"],
+        [
+            "cache-size", None, f"{min(1024, MEMORY >> 22)}M",
+            "Most bytes of images to keep in memory",
+        ],
         ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
         ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
     ]

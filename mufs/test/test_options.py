@@ -172,7 +172,8 @@ class ClientOptionsTests(OptionsTestCase):
         """With nothing but server and directory all else has its default."""
         options = self.client()
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
-        self.assertEqual([options[name] for name in names], [1 << 28, 30.0, None, None, 0])
+        cache = min(1024, client_tap.MEMORY >> 22) << 20
+        self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
 
     def test_values(self) -> None:
         """Values come out as what they stand for, the directory as an absolute path."""
