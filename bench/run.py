@@ -72,7 +72,10 @@ def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
     wanted = [name for name in options.only if not SYSTEMS[name].lacking()]
     if any(options.loss):
         wanted = [name for name in wanted if name != Limit.name]  # it mends nothing
-    for rate, loss, hosts in product(options.rate, options.loss, options.hosts):
+    # A slow host is nobody's burden without others.
+    least = 2 if options.case == "slow" else 1
+    numbers = [number for number in options.hosts if number >= least]
+    for rate, loss, hosts in product(options.rate, options.loss, numbers):
         for run in range(1, 1 + (1 if 0 < rate < BUSY else options.repeat)):
             for figure in CASES[options.case]:
                 for system in figure.systems:
