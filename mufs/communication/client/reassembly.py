@@ -187,7 +187,7 @@ class Reassembly:
         lacking = (1 << segment_count(total, self._size)) - 1
         if number not in self._transfers:
             for start, _, rows in self._orphans:
-                index = (start - first + (1 << 31)) % (1 << 32) - (1 << 31)
+                index = _difference(start, first)
                 came = (1 << len(rows)) - 1
                 lacking &= ~(came << index if index >= 0 else came >> -index)
         return lacking or 1
@@ -271,4 +271,9 @@ class Reassembly:
     def _distance(self, number: int) -> int:
         """How far a segment number is from the newest one."""
         assert self._newest is not None
-        return (number - self._newest + (1 << 31)) % (1 << 32) - (1 << 31)
+        return _difference(number, self._newest)
+
+
+def _difference(number: int, other: int) -> int:
+    """How far a segment number is behind another one (serial number arithmetic, RFC 1982)."""
+    return (number - other + (1 << 31)) % (1 << 32) - (1 << 31)
