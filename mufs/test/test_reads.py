@@ -55,11 +55,12 @@ class ReadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(other), CONTENT[150:250])
 
     def test_once(self) -> None:
-        """When the end of what was read was asked for, it is held no longer."""
+        """When all of what was read was asked for, in any order, it is held no longer."""
         for _ in range(2):
-            self.reads(self.image, 0, 100, 100)
-            self.reads(self.image, 100, 100, 0)
-            self.assertEqual(self.work(), [(0, 200)])
+            self.reads(self.image, 0, 100, 200)
+            self.reads(self.image, 200, 100, 0)
+            self.reads(self.image, 100, 100, 100)
+            self.assertEqual(self.work(), [(0, 300)])
 
     def test_bounds(self) -> None:
         """Not too much is read at once, and not held for too many images."""

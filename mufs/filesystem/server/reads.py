@@ -18,11 +18,16 @@ MAX_RUNS = 16
 
 @define(eq=False)
 class _Run:
-    """Bytes of an image from C{offset} to C{end}; C{result} is C{None} until they were read."""
+    """
+    Bytes of an image from C{offset} to C{end}; C{result} is C{None} until they were read.
+
+    @ivar left: how many of them nobody has asked for yet.
+    """
 
     image: IImage
     offset: int
     end: int
+    left: int
     result: bytes | Failure | None = None
     waiting: list[tuple[Deferred[bytes], int, int]] = field(factory=list)
 
@@ -72,12 +77,13 @@ class Reads:
                 break
         else:
             run = self._begin(image, offset, max(length, min(length + more, MOST)))
-        if offset + length == run.end:
+        run.left -= length
+        if run.left <= 0:
             self._forget(run)
         return run.part(offset, length)
 
     def _begin(self, image: IImage, offset: int, length: int) -> _Run:
-        run = _Run(image, offset, offset + length)
+        run = _Run(image, offset, offset + length, length)
         self._runs.append(run)
         del self._runs[:-MAX_RUNS]
         reading = self._in_thread(image.read, offset, length)
