@@ -108,7 +108,7 @@ class Bridge:
             return self._call(self._files.read, opened, offset, target)
         self.hits = next(self._counter)
         ahead = opened.ahead.advance(offset, length)
-        if ahead is not None and not self._stopped:
+        if ahead is not None and not self._stopped and self._files.lacks(opened, *ahead):
             self._reactor.callFromThread(self._files.fetch.prefetch, opened, *ahead)
         return length
 

@@ -30,6 +30,7 @@ from mufs.wire.metadata import (
     Welcome,
     encode,
 )
+from mufs.wire.pages import pieces
 
 T = TypeVar("T")
 
@@ -55,8 +56,8 @@ class Files:
     What the mount asks for, each operation a Deferred that fails with C{OSError}.
 
     Without a connection an operation waits for the next one; the caller bounds the wait by
-    cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read} and the
-    attribute cache, which any thread may use.
+    cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read}, L{lacks} and
+    the attribute cache, which any thread may use.
     """
 
     _log = Logger()
@@ -219,6 +220,13 @@ class Files:
         if length < len(target):
             target = target[: max(0, length)]
         return len(target) if self._cache.read(opened.key, offset, target) else None
+
+    def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
+        """Whether some of a range is not in the cache; from any thread."""
+        return any(
+            self._cache.missing(opened.key, block, pages)
+            for block, pages in pieces(offset, length)
+        )
 
     def _close(self, opened: OpenImage) -> None:
         if opened.remote is not None:
