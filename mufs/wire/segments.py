@@ -121,11 +121,17 @@ def cut_parity(
 def _blank(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
     """Rows with headers, and whatever for data."""
     rows = numpy.empty((count, HEADER.size + size), numpy.uint8)
-    header = rows[:, : HEADER.size].view(">u4")
-    header[:, 0] = TRANSMISSION
-    header[:, 1] = size
-    header[:, 2] = (first + numpy.arange(count, dtype=numpy.uint64)) & 0xFFFFFFFF
+    rows[:, : HEADER.size] = _headers(first, count, size)
     return rows
+
+
+def _headers(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
+    """The headers of so many whole segments, bytes in rows."""
+    fields = numpy.empty((count, 3), ">u4")
+    fields[:, 0] = TRANSMISSION
+    fields[:, 1] = size
+    fields[:, 2] = _UP[:count] + numpy.uint32(first & 0xFFFFFFFF)
+    return fields.view(numpy.uint8)
 
 
 Run = tuple[int, int, "numpy.ndarray[Any, Any]"]
@@ -156,7 +162,7 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
             train = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
             train = train.reshape(rows, stride)
             if rows > 1:
-                rows = _alike(train)
+                rows = _alike(train, _headers(number, rows, length))
             yield number, length, train[:rows, HEADER.size :]
             position += rows * stride
         elif phase in (ANNOUNCEMENT, COMPLETION):
@@ -168,12 +174,12 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
             raise MalformedSegment(f"phase {phase}")
 
 
-def _alike(train: "numpy.ndarray[Any, Any]") -> int:
-    """How many rows, from the first on, are segments of its size that follow one another."""
-    kinds = train[:, :8].view(numpy.uint64)[:, 0]
-    numbers = train[:, 8 : HEADER.size].view(">u4")[:, 0].astype(numpy.uint32)
-    same = (kinds == kinds[0]) & (numbers - _UP[: len(train)] == numbers[0])
-    return len(train) if same.all() else int(same.argmin())
+def _alike(train: "numpy.ndarray[Any, Any]", expected: "numpy.ndarray[Any, Any]") -> int:
+    """How many rows, from the first on, have the headers expected."""
+    headers = train[:, : HEADER.size]
+    if headers.tobytes() == expected.tobytes():
+        return len(train)
+    return int((headers == expected).all(axis=1).argmin())
 
 
 _UP = numpy.arange(MAX_ROWS, dtype=numpy.uint32)

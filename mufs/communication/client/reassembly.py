@@ -131,8 +131,7 @@ class Reassembly:
         first = self._unwrap(descriptor.first)
         transfer = _Transfer(descriptor, first, self._size, wanted)
         self._transfers[descriptor.transfer] = transfer
-        place = bisect_right(self._in_order, first, key=lambda each: each.first)
-        self._in_order.insert(place, transfer)
+        self._in_order.insert(self._place(first), transfer)
         if wanted:
             self._partial[descriptor.transfer] = transfer
             if len(self._partial) > MAX_PARTIAL:
@@ -153,7 +152,7 @@ class Reassembly:
         done = []
         while len(rows):
             first = self._unwrap(number)
-            place = bisect_right(self._in_order, first, key=lambda each: each.first) - 1
+            place = self._place(first) - 1
             transfer = self._in_order[place] if place >= 0 else None
             index = first - transfer.first if transfer is not None else 0
             if transfer is None or index >= transfer.numbers:
@@ -259,6 +258,12 @@ class Reassembly:
         self._orphan_count += len(run[2])
         while self._orphan_count > MAX_ORPHANS:
             self._orphan_count -= len(self._orphans.popleft()[2])
+
+    def _place(self, first: int) -> int:
+        """How many transfers begin at this segment number or before: mostly all of them."""
+        if not self._in_order or self._in_order[-1].first <= first:
+            return len(self._in_order)
+        return bisect_right(self._in_order, first, key=lambda each: each.first)
 
     def _unwrap(self, number: int) -> int:
         """A segment number without its wrapping at 2**32 (serial number arithmetic, RFC 1982)."""
