@@ -99,6 +99,22 @@ class ControllerTests(SynchronousTestCase):
                 found[now] = phases, numbers, data + rows.tobytes(), descriptor
         return found
 
+    def test_datagrams(self) -> None:
+        """A completion goes in the datagram of the last segment, if that leaves room for it."""
+        for length, alone in (PAGE, False), (14 * PAGE, True):
+            self.output.written.clear()
+            self.ask(self.a, 7, 2 * BLOCK if alone else BLOCK, length)
+            datagrams = [
+                train[at : at + HEADER.size + 1400]
+                for train in self.output.written
+                for at in range(0, len(train), HEADER.size + 1400)
+            ]
+            announcement, *_, last = [list(parse(datagram)) for datagram in datagrams]
+            self.assertEqual([packet[0] for packet in announcement], [ANNOUNCEMENT])
+            self.assertEqual(len(last), 1 if alone else 2)
+            self.assertEqual(last[-1][0], COMPLETION)
+            self.clock.advance(60)
+
     def test_transfers(self) -> None:
         """A range goes out block by block, each announced, numbered on, sealed and completed."""
         self.ask(self.a, 7, 0, SIZE)

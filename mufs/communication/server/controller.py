@@ -239,13 +239,20 @@ class MulticastController:
     async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
         descriptor = transfer.descriptor
         await self._out(descriptor.encode(ANNOUNCEMENT, self.segment))
+        pieces: list[bytes | memoryview] = []
         if segments:
-            for train in trains(transfer, segments):
-                await self._out(train)
+            pieces += trains(transfer, segments)
         if parity:
-            for train in _trains(transfer.make_parity(parity)):
-                await self._out(train)
-        await self._out(descriptor.encode(COMPLETION, self.segment))
+            pieces += _trains(transfer.make_parity(parity))
+        completion = descriptor.encode(COMPLETION, self.segment)
+        # The last segment mostly is a short one, and leaves room in its datagram.
+        last = len(pieces[-1]) % (HEADER.size + self.segment)
+        if 0 < last <= self.segment + HEADER.size - len(completion):
+            pieces[-1] = b"".join((pieces[-1], completion))
+        else:
+            pieces.append(completion)
+        for piece in pieces:
+            await self._out(piece)
 
     async def _out(self, packets: bytes | memoryview) -> None:
         delay = self._pace.delay(len(packets))
