@@ -61,9 +61,9 @@ class Repairs:
         if sent.occasion is Occasion.TCP:
             if self._wanted(sent):
                 self._read_over_tcp(sent.tag)
-        elif sent.occasion is Occasion.BEFORE and (
-            reassembly.has_passed(sent.first + self._count(sent) - 1)
-            and not reassembly.is_partial(sent.transfer)
+        elif reassembly.has_passed(sent.first + self._count(sent) - 1) and (
+            sent.occasion is Occasion.NOW
+            or (sent.occasion is Occasion.BEFORE and not reassembly.is_partial(sent.transfer))
         ):
             self._look(sent)
         else:
