@@ -4,8 +4,11 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from select import select
+from typing import cast
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mufs.communication.client.reassembly import Reassembly
@@ -14,7 +17,9 @@ from mufs.communication.multicast import UDP_GRO, MulticastProtocol
 from mufs.wire.sealing import unseal
 from mufs.wire.segments import (
     COMPLETION,
+    HEADER,
     SEGMENT,
+    TRANSMISSION,
     Descriptor,
     MalformedSegment,
     number_count,
@@ -26,6 +31,15 @@ RECEIVE_BUFFER = 16 * 1024 * 1024
 """Bytes of datagrams that may wait while this process does something else."""
 
 MAX_KEYS = 4096
+
+MAX_ASIDE = 128
+"""Segments put aside: more than a transfer has."""
+
+REST = 0.001
+"""
+Seconds for which segments that come one by one gather in the receive buffer, if that holds many:
+to be woken for each of them costs more than to take in ten.
+"""
 
 Deliver = Callable[[Descriptor, bytes], None]
 
@@ -44,12 +58,16 @@ class MulticastReceiver(MulticastProtocol):
 
     _log = Logger()
 
-    def __init__(self, reception: Reception, deliver: Deliver) -> None:
+    def __init__(self, clock: IReactorTime, reception: Reception, deliver: Deliver) -> None:
         """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
+        self._clock = clock
         self._reception = reception
         self._deliver = deliver
         self._source: tuple[str, int] | None = None
         self._ciphers: OrderedDict[tuple[int, int], AESGCM] = OrderedDict()
+        self._aside: list[bytes] = []
+        self._head = b""
+        self._rest: IDelayedCall | None = None
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
         self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
@@ -68,6 +86,18 @@ class MulticastReceiver(MulticastProtocol):
             offload="yes" if offload else "no",
         )
 
+    def stopProtocol(self) -> None:
+        """Read no more."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def settle(self) -> None:
+        """Take in the segments that were put aside."""
+        aside, self._aside = self._aside, []
+        if aside:
+            self.segments_received += self.take(b"".join(aside), heard=True)
+
     def has_backlog(self) -> bool:
         """Whether datagrams lie in the receive buffer that were not taken in yet."""
         return self.transport is not None and bool(select([self._socket()], [], [], 0)[0])
@@ -81,6 +111,8 @@ class MulticastReceiver(MulticastProtocol):
         """
         self._source = source
         self.segment = segment
+        self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
+        self._aside.clear()
         self.reassembly = Reassembly(segment)
         self._ciphers.clear()
 
@@ -97,7 +129,26 @@ class MulticastReceiver(MulticastProtocol):
             self.datagrams_dropped += 1
             return
         self._reception.heard()
-        self.segments_received += self.take(datagram, heard=True)
+        # One by one, segments cost many times what they do together, and until the last of a
+        # transfer is there they are of no use.
+        whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
+        if whole:
+            self._aside.append(datagram)
+            if self._rest is None and self.buffer >= RECEIVE_BUFFER // 4:
+                self._port().stopReading()
+                self._rest = self._clock.callLater(REST, self._read_on)
+            if len(self._aside) >= MAX_ASIDE:
+                self.settle()
+        else:
+            self.settle()
+            self.segments_received += self.take(datagram, heard=True)
+
+    def _port(self) -> FileDescriptor:
+        return cast(FileDescriptor, self.transport)
+
+    def _read_on(self) -> None:
+        self._rest = None
+        self._port().startReading()
 
     def take(self, packets: bytes, heard: bool = False) -> int:
         """

@@ -57,6 +57,7 @@ class Repairs:
 
     def sent(self, sent: Sent) -> None:
         """The server says that it sent what this host asked for."""
+        self._receiver.settle()
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.TCP:
             if self._wanted(sent):
@@ -76,6 +77,7 @@ class Repairs:
 
     def _look(self, sent: Sent, patience: int = PATIENCE) -> None:
         """See what came of a transfer, and ask for what did not."""
+        self._receiver.settle()
         reassembly = self._receiver.reassembly
         if not self._wanted(sent):
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
@@ -114,6 +116,7 @@ class Repairs:
         return not reassembly.has_passed(sent.first + self._count(sent) - 1)
 
     def _look_overheard(self, descriptor: Descriptor) -> None:
+        self._receiver.settle()
         missing = self._receiver.reassembly.lacks(descriptor.transfer)
         if missing and self._reception.works:
             self.segments_lost += missing.bit_count()

@@ -85,7 +85,7 @@ class Files:
         self.fetch = Fetch(
             cache, self.reception, self.window, clock, self._send, self._new_tag
         )
-        self.receiver = MulticastReceiver(self.reception, self.fetch.delivered)
+        self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
         self.repairs = Repairs(
             clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
         )

@@ -1,0 +1,111 @@
+"""The client's end of the group: datagrams on their way to reassembly."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.client.receiver import (
+    MAX_ASIDE,
+    RECEIVE_BUFFER,
+    REST,
+    MulticastReceiver,
+)
+from mufs.communication.client.reception import Reception
+from mufs.communication.server.controller import seal_transfer, trains
+from mufs.wire.pages import BLOCK
+from mufs.wire.sealing import Keys
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, SEGMENT, Descriptor, number_count
+
+SOURCE = ("192.0.2.1", 40000)
+KEYS = Keys(bytes(32))
+CONTENT = bytes(range(256)) * (BLOCK // 256)
+
+
+class PortDouble:
+    """Remembers whether it reads."""
+
+    reads = True
+
+    def stopReading(self) -> None:
+        """See L{FileDescriptor.stopReading}."""
+        self.reads = False
+
+    def startReading(self) -> None:
+        """See L{FileDescriptor.startReading}."""
+        self.reads = True
+
+
+class ReceiverTests(SynchronousTestCase):
+    """A receiver that has the key of an image."""
+
+    def setUp(self) -> None:
+        """Listen to a server."""
+        self.clock = Clock()
+        self.opened: list[bytes] = []
+        self.receiver = MulticastReceiver(
+            self.clock, Reception(self.clock), lambda descriptor, data: self.opened.append(data)
+        )
+        self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+
+    def datagrams(self, number: int) -> list[bytes]:
+        """Those of a transfer of a block, one for each packet."""
+        first = number * number_count(94)
+        descriptor = Descriptor(number, first, 1, 1, number * BLOCK, BLOCK)
+        transfer = seal_transfer(KEYS, descriptor, CONTENT, SEGMENT)
+        segments = [bytes(train) for train in trains(transfer, (1 << 94) - 1, 1)]
+        ends = [transfer.descriptor.encode(phase, SEGMENT) for phase in (ANNOUNCEMENT, COMPLETION)]
+        return [ends[0], *segments, ends[1]]
+
+    def receive(self, *datagrams: bytes) -> None:
+        """They come one by one."""
+        for datagram in datagrams:
+            self.receiver.datagramReceived(datagram, SOURCE)
+
+    def test_one_by_one(self) -> None:
+        """Whatever comes in datagrams of its own is opened with its last segment."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[:-1])
+        self.assertEqual(self.opened, [])
+        self.receive(segments[-1])
+        self.assertEqual(self.opened, [CONTENT])
+        self.receive(completion)
+        self.assertEqual(self.receiver.segments_received, len(segments))
+
+    def test_lost(self) -> None:
+        """What is lacking is known as soon as somebody has asked for what is there."""
+        announcement, *segments, _ = self.datagrams(1)
+        self.receive(announcement, *segments[:40], *segments[41:60])
+        self.receiver.settle()
+        missing = self.receiver.reassembly.missing(1, number_count(94), BLOCK)
+        self.assertEqual(missing, (1 << 94) - (1 << 60) | 1 << 40)
+
+    def test_only_whole_segments_wait(self) -> None:
+        """A datagram that is no segment harms none of those that wait."""
+        announcement, *segments, _ = self.datagrams(1)
+        forged = [segments[3][:700], b"", bytes(len(segments[3]))]
+        self.receive(announcement, *segments[:50], *forged, *segments[50:])
+        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual(self.receiver.datagrams_dropped, 2)
+
+    def test_bounded(self) -> None:
+        """However many come without an end, few wait to be taken in."""
+        for number in range(1, 5):
+            self.receive(*self.datagrams(number)[1:94])
+        self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_ASIDE)
+
+    def test_rests(self) -> None:
+        """Segments that come one by one gather in the receive buffer, if it is a large one."""
+        _, *segments, completion = self.datagrams(1)
+        self.receive(segments[0])
+        self.assertTrue(self.port.reads)
+        self.receiver.buffer = RECEIVE_BUFFER
+        self.receive(completion)
+        self.assertTrue(self.port.reads)
+        self.receive(*segments)
+        self.assertFalse(self.port.reads)
+        self.clock.advance(REST)
+        self.assertTrue(self.port.reads)
+        self.receive(segments[0])
+        self.receiver.stopProtocol()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
