@@ -1,7 +1,7 @@
 """Repeat section 6 of the paper on this machine: see docs/experiments.md.
 
     python bench/experiment/run.py --mode replay                    the standard set
-    python bench/experiment/run.py --mode replay --trace tiny --think 0,1 --only mufs
+    python bench/experiment/run.py --mode replay --trace debian --think 0,0.1 --only mufs
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from bench.experiment.replay import Plan, replay
+from bench.experiment.replay import APART, Plan, replay
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import untraceable
 from bench.experiment.tables import LEGEND, picture, tables
@@ -26,6 +26,8 @@ from bench.systems import Mount, Mufs, Nfs
 from mufs.test.lab import missing
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
+STANDARD = [("debian", 0.0), ("tiny", 0.5)]
+"""Traces, and the parts of their pauses, that are replayed if neither is told: two minutes."""
 Panel = tuple[str, list[Outcome]]
 """One experiment: its title, and what came out of it."""
 
@@ -46,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
     add = made.add_argument
     add("--mode", choices=["replay"], default="replay")
-    add("--trace", choices=SIZES, default="debian", help="the boot that is replayed [debian]")
-    add("--think", type=_thinks, default=[0, 0.1], help="times the recorded pauses [0,0.1]")
+    add("--trace", choices=SIZES, help="the boot that is replayed")
+    add("--think", type=_thinks, help="times the recorded pauses, with commas [0]")
+    add("--apart", type=float, default=APART, help=f"seconds within which hosts begin [{APART}]")
     add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
     directory = Path(__file__).parents[1] / "results"
     add("--output", type=Path, default=directory, help="directory")
@@ -55,9 +58,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
-    """A panel for each factor of the pauses."""
-    for think in options.think:
-        plan = Plan(trace(options.trace), think)
+    """A panel for each part of the pauses."""
+    plans = STANDARD
+    if options.trace or options.think:
+        plans = [(options.trace or "debian", think) for think in options.think or [0.0]]
+    for name, think in plans:
+        plan = Plan(trace(name), think, apart=options.apart)
         yield plan.title, [replay(plan, SYSTEMS[system]) for system in systems]
 
 
