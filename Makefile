@@ -6,7 +6,7 @@
 #   make lint                  ruff and mypy
 #   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
 #   make bench-peers           install them
-#   make experiment-replay     the paper's experiment with recorded boots, NFS beside mUFS: docs/experiments.md
+#   make experiment-replay     the paper's experiment with recorded boots: docs/experiments.md
 #   make clean                 remove all that the others made
 
 PYTHON = python3
