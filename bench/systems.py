@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -19,7 +20,14 @@ import attrs
 
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab
 from mufs.test.netns import LabError, run
-from mufs.test.processes import SERVER_PORT, Program, listening, mounted
+from mufs.test.processes import (
+    SERVER_PORT,
+    Program,
+    Service,
+    listening,
+    mounted,
+    wait_until,
+)
 
 IMAGE = "disk.img"
 READY = 30.0
@@ -113,12 +121,16 @@ class Mufs(Mount):
     port = SERVER_PORT
     options: tuple[str, ...] = ()
     """Further ones of the client."""
+    server: Service
+    """Once it is started, as the clients by their hosts' names."""
+    clients: dict[str, Service]
 
     def start(self, hosts: list[str]) -> None:
-        self.lab.start_server()
+        self.server = self.lab.start_server()
         options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
-        clients = [self.lab.start_client(host, *options, wait=False) for host in hosts]
-        for client in clients:
+        start = self.lab.start_client
+        self.clients = {host: start(host, *options, wait=False) for host in hosts}
+        for client in self.clients.values():
             self.lab.wait_mounted(client, READY)
 
 
@@ -257,6 +269,13 @@ def serve_nfs(system: System) -> None:
     config = system.lab.directory / "ganesha.conf"
     config.write_text(GANESHA.format(path=system.lab.images))
     system.start_server("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
+    # It listens before it has told rpcbind of the port at which NFS 3 mounts.
+    ask = [*system.lab.network.enter(SERVER), "rpcinfo", "-T", "tcp", SERVER_ADDRESS, "mountd", "3"]
+    wait_until(lambda: _succeeds(ask), READY, "nfs-ganesha offers mounts")
+
+
+def _succeeds(command: list[str]) -> bool:
+    return not subprocess.run(command, capture_output=True, timeout=READY).returncode
 
 
 MOUNTS: list[type[Mount]] = [Mufs, Nfs, Nbdfuse, Sshfs]
