@@ -126,6 +126,16 @@ class MergingTests(QueueTestCase):
             found.append((entry.block, entry.first, entry.count))
         self.assertEqual(found, [(0, 31, 1), (1, 0, 32), (2, 0, 1)])
 
+    def test_following(self) -> None:
+        """What lies behind an entry and is queued is known, to the page, until it is taken."""
+        self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
+        self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
+        expected = [PAGES + 3, 5, 3, 0, 0]
+        for following in expected:
+            entry = self.queue.take()
+            assert isinstance(entry, Entry)
+            self.assertEqual(self.queue.following(entry), following)
+
     def test_generations(self) -> None:
         """The same range of another generation is another entry."""
         other = ImageInMemory(bytes(BLOCK), generation=2)

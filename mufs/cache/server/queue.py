@@ -14,14 +14,14 @@ from attrs import define, field
 from mufs.cache.server.sent import BlockKey, IReader, SentTransfer, SentWindow
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority
-from mufs.wire.pages import pieces, runs
+from mufs.wire.pages import PAGES, pieces, runs
 
 Readers = dict[IReader, dict[int, None]]
 """Clients, and the tags that each asked under, in the order in which they came."""
 
 
-MOST_FOLLOWING = 8
-"""Blocks in a row that are worth to be read together."""
+MOST_FOLLOWING = 7 * PAGES
+"""Pages in a row that are worth to be read together with a block."""
 
 MAX_TAGS = 64
 """How often a client may have asked for the same entry before it is answered."""
@@ -205,13 +205,20 @@ class MulticastQueue:
             del self._entries[entry.key]
 
     def following(self, entry: Entry) -> int:
-        """How many of the blocks after that of an entry are queued as well, in a row."""
+        """How many pages after those of an entry are queued as well, in a row."""
         image, generation, block = entry.key
-        for number in range(1, MOST_FOLLOWING):
-            entries = self._entries.get((image, generation, block + number), ())
-            if not any(each.queued is not None for each in entries):
-                return number - 1
-        return MOST_FOLLOWING - 1
+        end, pages = entry.first + entry.count, 0
+        while pages < MOST_FOLLOWING:
+            if end == PAGES:
+                block, end = block + 1, 0
+            for each in self._entries.get((image, generation, block), ()):
+                if each.queued is not None and each.first == end:
+                    end += each.count
+                    pages += each.count
+                    break
+            else:
+                break
+        return pages
 
     def forget(self, reader: IReader) -> None:
         """The client has gone: what it alone waited for is not sent."""

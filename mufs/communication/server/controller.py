@@ -17,7 +17,7 @@ from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read, Repair
-from mufs.wire.pages import BLOCK, byte_range
+from mufs.wire.pages import PAGE, byte_range
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -188,7 +188,7 @@ class MulticastController:
         def sealed(data: bytes) -> SentTransfer:
             return seal_transfer(self._keys, descriptor, data, self.segment)
 
-        more = BLOCK * self._queue.following(entry)
+        more = PAGE * self._queue.following(entry)
         end = min(offset + length + more, image.attributes.size)
         return self._read(image, offset, length, end - offset - length).addCallback(sealed)
 
