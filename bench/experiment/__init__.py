@@ -1,0 +1,1 @@
+"""The experiment of the paper, section 6, repeated on one machine: see docs/experiments.md."""
