@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from shutil import which
 
+from mufs.test.netns import LabError
+
 SECTOR = 512
 PARTITION = 1 << 20
 """Where the partition begins; GRUB lies between the boot sector and this."""
@@ -80,7 +82,7 @@ def _write_file_system(tree: Path, path: Path, blocks: int) -> None:
     run("debugfs", "-w", "-f", "/dev/stdin", f"{path}?offset={PARTITION}", given=lines)
 
 
-def run(*command: str, given: str = "") -> str:
+def run(*command: str, given: str = "", directory: Path | None = None) -> str:
     """Run a program to its end, at the time that all files have, and return its output."""
     environment = {
         **os.environ,
@@ -88,7 +90,9 @@ def run(*command: str, given: str = "") -> str:
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "LC_ALL": "C.UTF-8",
     }
-    done = subprocess.run(command, env=environment, input=given, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=directory, env=environment, input=given, capture_output=True, text=True
+    )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+        raise LabError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
     return done.stdout

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +21,7 @@ import attrs
 
 from bench.experiment.disk import lacking as disk_lacks
 from bench.experiment.disk import run, write_disk
+from mufs.test.netns import LabError
 
 HERE = Path(__file__).parent
 GUEST = HERE / "guest"
@@ -61,6 +62,7 @@ class Scale:
     read: tuple[str, ...]
     """Directories whose files a guest reads at the end of its boot."""
     root_options: str
+    """How the kernel is to mount the partition."""
     programs: tuple[str, ...]
     """What making it needs besides what `write_disk` needs."""
 
@@ -83,10 +85,12 @@ def _small(tree: Path) -> None:
 
 def _unpack_kernel(directory: Path) -> Path:
     """Debian's kernel for virtual machines, without installing it here."""
-    depends = run("apt-cache", "depends", "--important", KERNEL)
-    package = next(word for word in depends.split() if word.startswith("linux-image-6"))
-    options = {"cwd": directory, "check": True, "capture_output": True}
-    subprocess.run(["apt-get", "download", "-o", "APT::Sandbox::User=root", package], **options)
+    depends = run("apt-cache", "depends", "--important", KERNEL).split()
+    packages = [word for word in depends if re.match(r"linux-image-\d", word)]
+    if not packages:
+        raise LabError(f"apt does not know {KERNEL} here: apt-get update")
+    download = ("apt-get", "download", "-o", "APT::Sandbox::User=root")
+    run(*download, packages[0], directory=directory)
     kernel = directory / "kernel"
     run("dpkg-deb", "-x", str(next(directory.glob("*.deb"))), str(kernel))
     return kernel
@@ -120,8 +124,8 @@ def _write_initramfs(kernel: Path, path: Path) -> None:
 def _paper(tree: Path) -> None:
     """Debian with systemd, as a server has it."""
     packages = ",".join(PACKAGES)
-    run("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={packages}", RELEASE,
-        str(tree))  # fmt: skip
+    kind = ("--mode=root", "--variant=minbase", f"--include={packages}")
+    run("mmdebstrap", *kind, RELEASE, str(tree))
     for key in (tree / "etc" / "ssh").glob("ssh_host_*"):
         key.unlink()
     shutil.copy(GUEST / "check", tree / "bin" / "check")
@@ -136,20 +140,27 @@ def _paper(tree: Path) -> None:
         (tree / old).unlink(missing_ok=True)
 
 
-SCALES = {
-    scale.name: scale
-    for scale in (
-        Scale(
-            *("small", 64 * MIB, 256, 300.0, _small, ("data",), "ro"),
-            ("apt-cache", "apt-get", "dpkg-deb", "busybox", "cpio", "gzip"),
-        ),
-        Scale(
-            *("paper", 1024 * MIB, 512, 1800.0, _paper),
-            ("usr/bin", "usr/lib/x86_64-linux-gnu"),
-            *("rw", ("mmdebstrap",)),
-        ),
-    )
-}
+SMALL = Scale(
+    name="small",
+    size=64 * MIB,
+    memory=256,
+    timeout=300.0,
+    fill=_small,
+    read=("data",),
+    root_options="ro",
+    programs=("apt-cache", "apt-get", "dpkg-deb", "busybox", "cpio", "gzip"),
+)
+PAPER = Scale(
+    name="paper",
+    size=1024 * MIB,
+    memory=512,
+    timeout=1800.0,
+    fill=_paper,
+    read=("usr/bin", "usr/lib/x86_64-linux-gnu"),
+    root_options="rw",
+    programs=("mmdebstrap",),
+)
+SCALES = {scale.name: scale for scale in (SMALL, PAPER)}
 
 
 def lacking(name: str) -> list[str]:
