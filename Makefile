@@ -6,17 +6,19 @@
 #   make lint                  ruff and mypy
 #   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
 #   make bench-peers           install them
+#   make experiment-replay     the paper's experiment with recorded boots, NFS beside mUFS: docs/experiments.md
 #   make clean                 remove all that the others made
 
 PYTHON = python3
 IMAGE =
 TESTS = mufs
 BENCH =
+EXPERIMENT =
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint bench bench-peers clean
+.PHONY: setup system demo test lint bench bench-peers experiment-replay clean
 
 setup: $(INSTALLED)
 
@@ -47,6 +49,9 @@ bench: .venv/drawing
 .venv/drawing: $(INSTALLED)
 	$(BIN)/pip install --quiet --editable '.[bench]' --config-settings editable_mode=compat
 	@touch $@
+
+experiment-replay: .venv/drawing
+	@$(BIN)/python bench/experiment/run.py --mode replay $(EXPERIMENT)
 
 bench-peers:
 	@bench/install-peers

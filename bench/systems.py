@@ -19,7 +19,7 @@ import attrs
 
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab
 from mufs.test.netns import LabError, run
-from mufs.test.processes import SERVER_PORT, Program, listening, mounted
+from mufs.test.processes import SERVER_PORT, Program, Service, listening, mounted
 
 IMAGE = "disk.img"
 READY = 30.0
@@ -113,12 +113,16 @@ class Mufs(Mount):
     port = SERVER_PORT
     options: tuple[str, ...] = ()
     """Further ones of the client."""
+    server: Service
+    """Once it is started, as the clients by their hosts' names."""
+    clients: dict[str, Service]
 
     def start(self, hosts: list[str]) -> None:
-        self.lab.start_server()
+        self.server = self.lab.start_server()
         options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
-        clients = [self.lab.start_client(host, *options, wait=False) for host in hosts]
-        for client in clients:
+        start = self.lab.start_client
+        self.clients = {host: start(host, *options, wait=False) for host in hosts}
+        for client in self.clients.values():
             self.lab.wait_mounted(client, READY)
 
 

@@ -64,6 +64,8 @@ class Lab:
     ) -> None:
         self.hosts = [f"host{number}" for number in range(1, hosts + 1)]
         self.rate = rate
+        self.before: dict[str, list[str]] = {}
+        """What every command on a host begins with: a tracer that watches it from outside."""
         self._logs = logs
         self._programs: list[Program] = []
         self._readers: list[Reader] = []
@@ -113,14 +115,17 @@ class Lab:
                         files[held.st_ino] = held.st_blocks * 512
         return private + sum(files.values())
 
+    def _enter(self, host: str) -> list[str]:
+        return [*self.before.get(host, []), *self.network.enter(host)]
+
     def _start(self, name: str, host: str, arguments: list[str]) -> Service:
-        service = Service(name, self.network.enter(host), self.directory, arguments)
+        service = Service(name, self._enter(host), self.directory, arguments)
         self._programs.append(service)
         return service
 
     def start_program(self, name: str, host: str, command: list[str]) -> Program:
         """Start something that is not mUFS on the host."""
-        program = Program(name, [*self.network.enter(host), *command], self.directory)
+        program = Program(name, [*self._enter(host), *command], self.directory)
         self._programs.append(program)
         return program
 

@@ -1,0 +1,47 @@
+"""Reads of a trace, one after the other, by one host: a program of its own.
+
+    python reader.py START FILE TRACE DELAY THINK
+
+It begins DELAY seconds after the moment START of the monotonic clock.  Between the end of a read
+and the beginning of the next it waits for THINK times what lay between the two in the trace.  Each
+read goes past the kernel's page cache (O_DIRECT): in the trace, that had done its part already.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import sys
+import time
+
+LARGEST = 1 << 20
+
+
+def main() -> None:
+    start, path, trace, delay, think = sys.argv[1:]
+    with open(trace) as lines:
+        next(lines)
+        rows = [line.split(",") for line in lines]
+    # O_DIRECT wants memory that begins with a page.
+    buffer = memoryview(mmap.mmap(-1, LARGEST))
+    digest, error = hashlib.sha256(), ""
+    time.sleep(max(0.0, float(start) + float(delay) - time.monotonic()))
+    image = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    before = float(rows[0][0])
+    for moment, offset, length in rows:
+        pause = (float(moment) - before) * float(think)
+        before = float(moment)
+        if pause > 0:
+            time.sleep(pause)
+        wanted = buffer[: int(length)]
+        if os.preadv(image, [wanted], int(offset)) != len(wanted):
+            error = f"a short read at {offset}"
+            break
+        digest.update(wanted)
+    seconds = time.monotonic() - float(start)
+    used = os.times()
+    done = {"seconds": seconds, "cpu": used.user + used.system, "error": error}
+    print(json.dumps({**done, "sha256": digest.hexdigest()}))
+
+
+main()

@@ -1,0 +1,120 @@
+"""Boots without virtual machines: hosts that read through their mounts what a boot once read."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import attrs
+
+from bench.experiment.results import Host, Outcome
+from bench.experiment.sampling import ReadCounter, Sampler
+from bench.experiment.traces import Trace
+from bench.jobs import Done, Job
+from bench.measure import link_seconds
+from bench.systems import LEAD, Image, Mount, Mufs
+from mufs.test.lab import Lab
+
+HOSTS = 4
+RATE = 100.0
+"""Mbit/s of every link."""
+APART = 0.05
+"""Seconds within which the hosts begin; the first one begins at once."""
+SEED = 6
+"""Of what differs from host to host."""
+READER = Path(__file__).with_name("reader.py").read_text()
+
+
+@attrs.frozen
+class Plan:
+    """What is replayed, and how."""
+
+    trace: Trace
+    think: float
+    """Times the recorded seconds between two reads: 0 is one right after the other."""
+    hosts: int = HOSTS
+    rate: float | None = RATE
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        pauses = f"{self.think:g} times the recorded pauses" if self.think else "no pauses"
+        return f"Replay of {self.trace.name} on {self.hosts} hosts, {pauses}"
+
+    @property
+    def delays(self) -> list[float]:
+        """Seconds after Ts at which each host begins."""
+        chance = random.Random(SEED)
+        return [0.0, *(chance.uniform(0.2, 1.0) * APART for _ in range(self.hosts - 1))]
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for all hosts to end: they may be served one after the other."""
+        return 60 + 200 * self.think + 2 * self.hosts * link_seconds(
+            self.trace.bytes_read, self.rate
+        )
+
+
+def name_of(number: int) -> str:
+    """What people call a host, counted from 0."""
+    return f"client{number + 1:02}"
+
+
+def replay(plan: Plan, kind: type[Mount]) -> Outcome:
+    """Run the plan with one system, in a lab of its own."""
+    with tempfile.TemporaryDirectory(prefix="mufs-experiment-") as directory:
+        path = Path(directory) / "image"
+        plan.trace.write_image(path)
+        # Its sum is that of what is read, not of the whole.
+        image = Image(path, plan.trace.size, plan.trace.sha256(path))
+        with Lab(plan.hosts, plan.rate) as lab:
+            reads = ReadCounter(lab)
+            system = kind(lab, image)
+            system.start(lab.hosts)
+            return _run(plan, system, reads)
+
+
+def _run(plan: Plan, system: Mount, reads: ReadCounter) -> Outcome:
+    lab, before = system.lab, reads.read()
+    start = time.monotonic() + LEAD
+    sampler = Sampler(lab, start)
+    jobs = [
+        Job(
+            host, lab.network.enter(host), READER,
+            *(start, system.file(host), plan.trace.path, delay, plan.think),
+        )
+        for host, delay in zip(lab.hosts, plan.delays, strict=True)
+    ]
+    done = [job.result(plan.timeout) for job in jobs]
+    samples, counted = sampler.stop(), reads.read().since(before)
+    hosts = [_host(plan, system, number, job) for number, job in enumerate(done)]
+    return Outcome(
+        system=system.name,
+        hosts=hosts,
+        started=start,
+        server_reads=counted.calls,
+        server_read_bytes=counted.size,
+        server_requests=_requests(system, counted.calls),
+        server_bytes_sent=sum(sample.bytes_sent for sample in samples),
+        unique_bytes=plan.trace.unique_bytes,
+        samples=samples,
+        right=all(job.sha256 == system.image.sha256 for job in done),
+    )
+
+
+def _requests(system: Mount, calls: int) -> int:
+    """READs over the network; nfs-ganesha reads the file once for each of them."""
+    if isinstance(system, Mufs):
+        return sum(client["requests"] for client in system.server.status()["clients"])
+    return calls
+
+
+def _host(plan: Plan, system: Mount, number: int, done: Done) -> Host:
+    name, size = name_of(number), plan.trace.bytes_read
+    if not isinstance(system, Mufs):
+        return Host(name, done.seconds, len(plan.trace.reads), bytes_read=size)
+    figures = system.clients[system.lab.hosts[number]].status()
+    counted = {field: figures[field] for field in ("reads", "hits", "joined", "misses")}
+    return Host(name, done.seconds, **counted, bytes_read=size)

@@ -1,0 +1,101 @@
+"""Repeat section 6 of the paper on this machine: see docs/experiments.md.
+
+    python bench/experiment/run.py --mode replay                    the standard set
+    python bench/experiment/run.py --mode replay --trace tiny --think 0,1 --only mufs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from bench.experiment.replay import Plan, replay
+from bench.experiment.results import Outcome
+from bench.experiment.sampling import untraceable
+from bench.experiment.tables import LEGEND, picture, tables
+from bench.experiment.traces import SIZES, trace
+from bench.systems import Mount, Mufs, Nfs
+from mufs.test.lab import missing
+
+SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
+Panel = tuple[str, list[Outcome]]
+"""One experiment: its title, and what came out of it."""
+
+
+def _thinks(text: str) -> list[float]:
+    return [float(word) for word in text.split(",")]
+
+
+def _systems(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(SYSTEMS):
+        raise argparse.ArgumentTypeError(f"no such system: {', '.join(unknown)}")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
+    add = made.add_argument
+    add("--mode", choices=["replay"], default="replay")
+    add("--trace", choices=SIZES, default="debian", help="the boot that is replayed [debian]")
+    add("--think", type=_thinks, default=[0, 0.1], help="times the recorded pauses [0,0.1]")
+    add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
+    directory = Path(__file__).parents[1] / "results"
+    add("--output", type=Path, default=directory, help="directory")
+    return made
+
+
+def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
+    """A panel for each factor of the pauses."""
+    for think in options.think:
+        plan = Plan(trace(options.trace), think)
+        yield plan.title, [replay(plan, SYSTEMS[system]) for system in systems]
+
+
+def main() -> int:
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
+    options = parser().parse_args()
+    if lacking := missing() or untraceable():
+        parser().error(lacking)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    systems = []
+    for name in options.only:
+        if programs := SYSTEMS[name].lacking():
+            print(f"{name} is left out: no {', '.join(programs)} here (make bench-peers)")
+        else:
+            systems.append(name)
+    directory = options.output / time.strftime("experiment-%Y%m%d-%H%M%S")
+    directory.mkdir(parents=True)
+    print(LEGEND)
+    panels: list[Panel] = []
+    for title, outcomes in replays(options, systems):
+        panels.append((title, outcomes))
+        print(f"## {title}\n\n{tables(outcomes)}", flush=True)
+    write(panels, directory)
+    print(f"in {directory}: tables.md, outcomes.json, figure6.png")
+    return 0 if all(outcome.right for _, outcomes in panels for outcome in outcomes) else 1
+
+
+def write(panels: list[Panel], directory: Path) -> None:
+    """Keep what came out: tables for people, all figures as JSON, and the picture."""
+    text = "\n".join(f"## {title}\n\n{tables(outcomes)}" for title, outcomes in panels)
+    (directory / "tables.md").write_text(f"{LEGEND}\n{text}")
+    figures = [
+        {"title": title, "outcomes": [attrs.asdict(outcome) for outcome in outcomes]}
+        for title, outcomes in panels
+    ]
+    (directory / "outcomes.json").write_text(json.dumps(figures, indent=1))
+    picture(panels, directory / "figure6.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
