@@ -1,6 +1,7 @@
 """Repeat section 6 of the paper on this machine: see docs/experiments.md.
 
-    python bench/experiment/run.py --mode replay                    the standard set
+    python bench/experiment/run.py --mode live --scale paper        virtual machines
+    python bench/experiment/run.py --mode replay                    the standard set of replays
     python bench/experiment/run.py --mode replay --trace tiny --think 0,1 --only mufs
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import attrs
 
+from bench.experiment import images, live, machines
 from bench.experiment.replay import Plan, replay
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import untraceable
@@ -45,10 +47,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
     add = made.add_argument
-    add("--mode", choices=["replay"], default="replay")
+    add("--mode", choices=["replay", "live"], default="replay")
     add("--trace", choices=SIZES, default="debian", help="the boot that is replayed [debian]")
     add("--think", type=_thinks, default=[0, 0.1], help="times the recorded pauses [0,0.1]")
     add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
+    add("--scale", choices=images.SCALES, default="small", help="of what boots live [small]")
+    add("--cache", choices=["none", "writeback"], default="none",
+        help="of the virtual machines' disks [none]")  # fmt: skip
     directory = Path(__file__).parents[1] / "results"
     add("--output", type=Path, default=directory, help="directory")
     return made
@@ -61,10 +66,33 @@ def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
         yield plan.title, [replay(plan, SYSTEMS[system]) for system in systems]
 
 
+def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
+    """One panel: virtual machines."""
+    print(f"making the image ({options.scale}), if it is not there", flush=True)
+    image = images.make_image(options.scale)
+    plan = live.Plan(options.scale, image, machines.accelerator(), options.cache)
+    print(f"{live.LEGEND}\none machine boots alone", flush=True)
+    live.lone_boot(plan)
+    outcomes = []
+    for system in systems:
+        print(f"all boot: {system}", flush=True)
+        outcomes.append(live.boot_all(plan, SYSTEMS[system]))
+    yield plan.title, outcomes
+
+
+def _lacking(options: argparse.Namespace) -> str | None:
+    """What this machine lacks for this run, or None."""
+    if options.mode == "live" and (
+        programs := [*machines.lacking(), *images.lacking(options.scale)]
+    ):
+        return f"needs {', '.join(programs)} (bench/install-peers experiment)"
+    return missing() or untraceable()
+
+
 def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
     options = parser().parse_args()
-    if lacking := missing() or untraceable():
+    if lacking := _lacking(options):
         parser().error(lacking)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     systems = []
@@ -77,7 +105,8 @@ def main() -> int:
     directory.mkdir(parents=True)
     print(LEGEND)
     panels: list[Panel] = []
-    for title, outcomes in replays(options, systems):
+    panels_of = boots if options.mode == "live" else replays
+    for title, outcomes in panels_of(options, systems):
         panels.append((title, outcomes))
         print(f"## {title}\n\n{tables(outcomes)}", flush=True)
     write(panels, directory)
