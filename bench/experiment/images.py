@@ -208,6 +208,8 @@ def make_image(name: str, directory: Path | None = None) -> GuestImage:
         path, notes = directory / path.name, directory / notes.name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{name}-*"):
+            old.unlink()
         with tempfile.TemporaryDirectory(prefix="mufs-guest-") as scratch:
             tree = Path(scratch) / "tree"
             tree.mkdir()

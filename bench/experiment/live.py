@@ -94,8 +94,11 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
         before = counter.read()
         start = monotonic() + LEAD
         sampler = Sampler(lab, start)
-        boot(machines, plan.accelerator, plan.cache, start, plan.image.timeout)
-        samples, counted = sampler.stop(), counter.read().since(before)
+        try:
+            boot(machines, plan.accelerator, plan.cache, start, plan.image.timeout)
+        finally:
+            samples = sampler.stop()
+        counted = counter.read().since(before)
         hosts = [
             _host(system, host, name, [m for m in machines if m.host == host])
             for host, (name, _) in zip(lab.hosts, PLACES, strict=True)

@@ -26,6 +26,7 @@ from bench.experiment.tables import LEGEND, picture, tables
 from bench.experiment.traces import SIZES, trace
 from bench.systems import Mount, Mufs, Nfs
 from mufs.test.lab import missing
+from mufs.test.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
 Panel = tuple[str, list[Outcome]]
@@ -106,9 +107,13 @@ def main() -> int:
     print(LEGEND)
     panels: list[Panel] = []
     panels_of = boots if options.mode == "live" else replays
-    for title, outcomes in panels_of(options, systems):
-        panels.append((title, outcomes))
-        print(f"## {title}\n\n{tables(outcomes)}", flush=True)
+    try:
+        for title, outcomes in panels_of(options, systems):
+            panels.append((title, outcomes))
+            print(f"## {title}\n\n{tables(outcomes)}", flush=True)
+    except LabError as error:
+        print(f"FAILED: {error}")
+        return 1
     write(panels, directory)
     print(f"in {directory}: tables.md, outcomes.json, figure6.png")
     return 0 if all(outcome.right for _, outcomes in panels for outcome in outcomes) else 1

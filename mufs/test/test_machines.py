@@ -13,15 +13,19 @@ from mufs.test.lab import Lab, missing
 from mufs.test.netns import LabError
 
 NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
-NO_DISK = NO_MACHINE = NO_BENCH
+NO_DISK = NO_MACHINE = NO_TRACER = NO_BENCH
 if NO_BENCH is None:
     from bench.experiment import disk, machines
     from bench.experiment.images import GuestImage
+    from bench.experiment.live import PLACES, Plan, boot_all, lone_boot
+    from bench.experiment.sampling import untraceable
+    from bench.systems import Mufs
 
     if lacks := disk.lacking():
         NO_DISK = f"needs {', '.join(lacks)}"
     if lacks := machines.lacking():
         NO_MACHINE = f"needs {', '.join(lacks)}"
+    NO_TRACER = untraceable()
 
 SUM = "0123456789abcdef" * 4
 OTHER_SUM = "f" * 64
@@ -138,3 +142,24 @@ class MachineTests(SynchronousTestCase):
     def test_probe(self) -> None:
         """What an accelerator is worth is found out by a guest: software emulation always runs."""
         self.assertTrue(machines.guests_run("tcg"))
+
+
+class LiveTests(SynchronousTestCase):
+    """The whole of a run, with a disk of one sector that says what a guest says."""
+
+    skip = NO_MACHINE or NO_TRACER or missing()
+
+    def test_all(self) -> None:
+        """Machines boot on all hosts; each host's reads are told, and what the server did."""
+        path = Path(self.mktemp()).absolute()
+        path.write_bytes(machines.speaking_disk(f"\r\nBOOTED {SUM}\r\n".encode()))
+        plan = Plan("none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), "tcg")
+        outcome = boot_all(plan, Mufs)
+        self.assertTrue(outcome.right)
+        self.assertEqual([host.name for host in outcome.hosts], [name for name, _ in PLACES])
+        for host in outcome.hosts:
+            self.assertGreater(host.reads, 0)
+            self.assertEqual(host.hits + host.joined + host.misses, host.reads)
+        self.assertGreater(outcome.server_reads, 0)
+        self.assertGreaterEqual(outcome.server_read_bytes, outcome.unique_bytes)
+        self.assertEqual(lone_boot(plan).unique_bytes, outcome.unique_bytes)
