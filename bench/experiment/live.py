@@ -48,11 +48,9 @@ class Plan:
     def title(self) -> str:
         """In one line."""
         count = sum(number for _, number in PLACES)
+        disks = f"{self.accelerator}, cache={self.cache}"
         size = self.image.size >> 20
-        return (
-            f"{count} virtual machines ({self.accelerator}, cache={self.cache}), {self.scale}"
-            f" image of {size} MiB, {self.rate:g} Mbit/s"
-        )
+        return f"{count} machines ({disks}), {self.scale}: {size} MiB, {self.rate:g} Mbit/s"
 
 
 @contextmanager
