@@ -21,7 +21,7 @@ HOSTS = 4
 RATE = 100.0
 """Mbit/s of every link."""
 APART = 0.05
-"""Seconds within which the hosts begin; the first one begins at once."""
+"""Seconds within which the hosts begin, unless told otherwise; the first one begins at once."""
 SEED = 6
 """Of what differs from host to host."""
 READER = Path(__file__).with_name("reader.py").read_text()
@@ -36,23 +36,25 @@ class Plan:
     """Times the recorded seconds between two reads: 0 is one right after the other."""
     hosts: int = HOSTS
     rate: float | None = RATE
+    apart: float = APART
 
     @property
     def title(self) -> str:
         """For people."""
         pauses = f"{self.think:g} times the recorded pauses" if self.think else "no pauses"
-        return f"Replay of {self.trace.name} on {self.hosts} hosts, {pauses}"
+        begin = f", begun within {self.apart:g} s"
+        return f"Replay of {self.trace.name} on {self.hosts} hosts, {pauses}{begin}"
 
     @property
     def delays(self) -> list[float]:
         """Seconds after Ts at which each host begins."""
         chance = random.Random(SEED)
-        return [0.0, *(chance.uniform(0.2, 1.0) * APART for _ in range(self.hosts - 1))]
+        return [0.0, *(chance.uniform(0.2, 1.0) * self.apart for _ in range(self.hosts - 1))]
 
     @property
     def timeout(self) -> float:
         """Seconds for all hosts to end: they may be served one after the other."""
-        return 60 + 200 * self.think + 2 * self.hosts * link_seconds(
+        return 60 + self.apart + 200 * self.think + 2 * self.hosts * link_seconds(
             self.trace.bytes_read, self.rate
         )
 

@@ -2,7 +2,7 @@
 
     python bench/experiment/run.py --mode live --scale paper        virtual machines
     python bench/experiment/run.py --mode replay                    the standard set of replays
-    python bench/experiment/run.py --mode replay --trace tiny --think 0,1 --only mufs
+    python bench/experiment/run.py --mode replay --trace debian --think 0,0.1 --only mufs
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from bench.experiment import images, live, machines
-from bench.experiment.replay import Plan, replay
+from bench.experiment.replay import APART, Plan, replay
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import untraceable
 from bench.experiment.tables import LEGEND, picture, tables
@@ -29,6 +29,8 @@ from mufs.test.lab import missing
 from mufs.test.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
+STANDARD = [("debian", 0.0), ("tiny", 0.5)]
+"""Traces, and the parts of their pauses, that are replayed if neither is told: two minutes."""
 Panel = tuple[str, list[Outcome]]
 """One experiment: its title, and what came out of it."""
 
@@ -49,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
     add = made.add_argument
     add("--mode", choices=["replay", "live"], default="replay")
-    add("--trace", choices=SIZES, default="debian", help="the boot that is replayed [debian]")
-    add("--think", type=_thinks, default=[0, 0.1], help="times the recorded pauses [0,0.1]")
+    add("--trace", choices=SIZES, help="the boot that is replayed")
+    add("--think", type=_thinks, help="times the recorded pauses, with commas [0]")
+    add("--apart", type=float, default=APART, help=f"seconds within which hosts begin [{APART}]")
     add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
     add("--scale", choices=images.SCALES, default="small", help="of what boots live [small]")
     add("--cache", choices=["none", "writeback"], default="none",
@@ -61,9 +64,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
-    """A panel for each factor of the pauses."""
-    for think in options.think:
-        plan = Plan(trace(options.trace), think)
+    """A panel for each part of the pauses."""
+    plans = STANDARD
+    if options.trace or options.think:
+        plans = [(options.trace or "debian", think) for think in options.think or [0.0]]
+    for name, think in plans:
+        plan = Plan(trace(name), think, apart=options.apart)
         yield plan.title, [replay(plan, SYSTEMS[system]) for system in systems]
 
 
@@ -72,7 +78,7 @@ def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
     print(f"making the image ({options.scale}), if it is not there", flush=True)
     image = images.make_image(options.scale)
     plan = live.Plan(options.scale, image, machines.accelerator(), options.cache)
-    print(f"{live.LEGEND}\none machine boots alone", flush=True)
+    print("one machine boots alone, if that is not known", flush=True)
     live.lone_boot(plan)
     outcomes = []
     for system in systems:
@@ -104,7 +110,8 @@ def main() -> int:
             systems.append(name)
     directory = options.output / time.strftime("experiment-%Y%m%d-%H%M%S")
     directory.mkdir(parents=True)
-    print(LEGEND)
+    legend = f"{LEGEND}\n{live.LEGEND}" if options.mode == "live" else LEGEND
+    print(legend)
     panels: list[Panel] = []
     panels_of = boots if options.mode == "live" else replays
     try:
@@ -114,15 +121,15 @@ def main() -> int:
     except LabError as error:
         print(f"FAILED: {error}")
         return 1
-    write(panels, directory)
+    write(legend, panels, directory)
     print(f"in {directory}: tables.md, outcomes.json, figure6.png")
     return 0 if all(outcome.right for _, outcomes in panels for outcome in outcomes) else 1
 
 
-def write(panels: list[Panel], directory: Path) -> None:
+def write(legend: str, panels: list[Panel], directory: Path) -> None:
     """Keep what came out: tables for people, all figures as JSON, and the picture."""
     text = "\n".join(f"## {title}\n\n{tables(outcomes)}" for title, outcomes in panels)
-    (directory / "tables.md").write_text(f"{LEGEND}\n{text}")
+    (directory / "tables.md").write_text(f"{legend}\n{text}")
     figures = [
         {"title": title, "outcomes": [attrs.asdict(outcome) for outcome in outcomes]}
         for title, outcomes in panels

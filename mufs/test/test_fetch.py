@@ -3,6 +3,7 @@
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client.fetch import TRIALS
@@ -19,7 +20,7 @@ class RandomReadTests(SynchronousTestCase):
     def read(self, reads: int, **network: Any) -> tuple[SimulatedNetwork, Any]:
         """Make so many reads, each of the third page of another block."""
         net = SimulatedNetwork(1, **network)
-        image = net.put_image(b"image", (reads + 1) * APART)
+        image = net.put_image(b"image", (reads + 2) * APART)
         client = net.clients[0]
         opened = client.files.opened(net.run(client.open(b"image"))[0])
         for number in range(1, reads + 1):
@@ -49,6 +50,18 @@ class RandomReadTests(SynchronousTestCase):
         held = net.clients[0].cache.held
         self.assertLessEqual(held, (TRIALS + 2) * BLOCK + (2 * TRIALS - 2) * PAGE)
         self.assertGreaterEqual(held, TRIALS * BLOCK)
+
+    def test_gaps(self) -> None:
+        """There, what lies between a read and what is held near it comes with it; nothing else."""
+        net, opened = self.read(TRIALS + 1, latency=0.0001, link=50e6)
+        client = net.clients[0]
+        there = (TRIALS + 1) * APART + 2 * PAGE
+        for pages, brought in ((31, 31), (-31, 31), (64, 1), (-64, 1)):
+            held = client.cache.held
+            net.run(ensureDeferred(client.read(opened, there + pages * PAGE, PAGE)))
+            net.run(deferLater(net.clock, 1.0))
+            self.assertEqual(client.cache.held - held, brought * PAGE, pages)
+        self.assertEqual(net.leftovers(), [])
 
     def test_small_cache(self) -> None:
         """A cache of one block gives right bytes all the same."""

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.readahead import ENOUGH, MANY, MOST_AROUND, SLACK, ReadAhead, Window
+from mufs.filesystem.client.readahead import (
+    ENOUGH,
+    MANY,
+    MOST_AROUND,
+    PART,
+    SEEN,
+    SEQUENCES,
+    SLACK,
+    ReadAhead,
+    Window,
+)
 from mufs.test.properties import examples
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -57,24 +67,28 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_keeps_ahead(self) -> None:
         """Once a reader was seen to read in sequence, what it reads was always asked for."""
-        ahead, asked = ReadAhead(SIZE, fixed(MOST)), 0
-        for offset in range(0, SIZE, BLOCK):
-            if offset:
-                self.assertGreaterEqual(asked, min(SIZE, offset + BLOCK))
+        size = 4 * PART * MOST
+        ahead, asked = ReadAhead(size, fixed(MOST)), 0
+        for offset in range(0, size, BLOCK):
+            if offset >= SEEN:
+                self.assertGreaterEqual(asked, min(size, offset + BLOCK))
             found = ahead.advance(offset, BLOCK)
             if found is not None:
                 asked = sum(found)
-            if 8 * BLOCK < offset < SIZE - MOST:
+            if PART * MOST < offset < size - MOST:
                 self.assertGreaterEqual(asked - offset, MOST // 2)
-        self.assertEqual(asked, SIZE)
+        self.assertEqual(asked, size)
 
     def test_grows(self) -> None:
-        """The first reads have little asked for, later ones more."""
+        """Nothing is asked for at first, and then no more than a part of what was read."""
         ahead = ReadAhead(SIZE, fixed(MOST))
-        found = [ahead.advance(offset, BLOCK) for offset in range(0, 20 * BLOCK, BLOCK)]
-        lengths = [length for each in found if each is not None for _, length in [each]]
-        self.assertEqual(lengths[0], 2 * BLOCK)
-        self.assertGreater(max(lengths), 4 * BLOCK)
+        for offset in range(0, SIZE - MOST, BLOCK):
+            found = ahead.advance(offset, BLOCK)
+            read = offset + BLOCK
+            if read < SEEN:
+                self.assertIsNone(found)
+            elif found is not None:
+                self.assertLess(sum(found) - read, read // PART + BLOCK)
 
     def test_at_random(self) -> None:
         """Reads here and there have nothing asked for."""
@@ -83,12 +97,33 @@ class ReadAheadTests(SynchronousTestCase):
         found = [ahead.advance(place * BLOCK, PAGE) for place in places]
         self.assertEqual(found, [None] * len(places))
 
+    def read_on(self, ahead: ReadAhead, start: int, blocks: int) -> "tuple[int, int] | None":
+        """Read blocks in sequence; what the last read has asked for."""
+        found = None
+        for number in range(blocks):
+            found = ahead.advance(start + number * BLOCK, BLOCK)
+        return found
+
     def test_anywhere(self) -> None:
         """A reader that jumps, and reads in sequence from there on, is read ahead of there."""
-        ahead = ReadAhead(SIZE, fixed(MOST))
-        self.assertIsNone(ahead.advance(20 * BLOCK, BLOCK))
-        self.assertEqual(ahead.advance(21 * BLOCK, BLOCK), (22 * BLOCK, 2 * BLOCK))
-        self.assertIsNone(ahead.advance(21 * BLOCK - SLACK - 1 - BLOCK, PAGE))
+        ahead, start = ReadAhead(SIZE, fixed(MOST)), 20 * BLOCK
+        self.assertIsNone(self.read_on(ahead, start, SEEN // BLOCK - 1))
+        last = start + SEEN - BLOCK
+        self.assertEqual(ahead.advance(last, BLOCK), (start + SEEN, SEEN // PART))
+        self.assertIsNone(ahead.advance(start - SLACK - 1, PAGE))
+
+    def test_by_turns(self) -> None:
+        """Some sequences that are read by turns are each read ahead of; too many are forgotten."""
+        for count in (SEQUENCES, SEQUENCES + 1):
+            ahead = ReadAhead(100 * SIZE, fixed(MOST))
+            starts = [(number + 1) * MOST * 2 for number in range(count)]
+            found = [
+                ahead.advance(start + done, BLOCK)
+                for done in range(0, SEEN, BLOCK)
+                for start in starts
+            ]
+            expected = [(start + SEEN, SEEN // PART) for start in starts]
+            self.assertEqual(found[-count:], expected if count == SEQUENCES else [None] * count)
 
     @examples(150)
     @given(
@@ -131,8 +166,8 @@ class AroundTests(SynchronousTestCase):
         for number in range(6 * MANY):
             ahead.advance((number * 37 % 999) * MOST_AROUND, PAGE)
         offset = 5 * MOST_AROUND
-        ahead.advance(offset, PAGE)
-        ahead.advance(offset + PAGE, PAGE)
+        for start in range(offset, offset + SEEN, BLOCK):
+            ahead.advance(start, BLOCK)
         self.assertEqual(ahead.around(offset), (offset, BLOCK))
 
     def test_end(self) -> None:

@@ -13,10 +13,13 @@ from mufs.communication.client.reception import Reception
 from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
 from mufs.wire.metadata import Attributes
-from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, pieces, runs
+from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, mask_of, pieces, runs
 from mufs.wire.segments import Descriptor
 
 T = TypeVar("T")
+
+ALL = (1 << PAGES) - 1
+"""The pages of a whole block."""
 
 URGENT_AFTER = 0.1
 """Seconds after which a reader that waits for read-ahead says so."""
@@ -28,7 +31,10 @@ SOON = 0.005
 """Seconds that a whole block may take to come for a read at random that needs a page of it."""
 
 TRIALS = 32
-"""Reads at random that bring whole blocks in any case: the first ones, later one of so many."""
+"""First reads at random that bring whole blocks in any case."""
+
+AGAIN = 64
+"""Later one of so many does, in case the path has become another one."""
 
 WATCH = 0.05
 """Seconds between two looks at the readers that wait: one timer for all of them."""
@@ -172,6 +178,7 @@ class Fetch:
         wanted, whole = waiting.pages, at_random and self._whole()
         if whole:
             wanted = {b: mask_of(0, min(BLOCK, opened.size - b * BLOCK)) for b in wanted}
+        gaps = self._gaps(opened, offset, len(target)) if at_random and not whole else []
         alone = not self._pending
         if self._ask(opened, wanted, Priority.BLOCKED):
             self.misses += 1
@@ -182,6 +189,8 @@ class Fetch:
                 room = self._cache.has_room and len(self._pending) * BLOCK < self._window.size
                 if room and self._at_random > TRIALS and self._whole_time < SOON:
                     self.prefetch(opened, *opened.ahead.around(offset))
+            for gap in gaps:
+                self.prefetch(opened, *gap)
         else:
             self.joined += 1
         if self._watch is None:
@@ -360,8 +369,33 @@ class Fetch:
     def _whole(self) -> bool:
         """Whether a read at random brings its whole block; at times to see how long it takes."""
         self._at_random += 1
-        trial = self._at_random <= TRIALS or self._at_random % TRIALS == 0
+        trial = self._at_random <= TRIALS or self._at_random % AGAIN == 0
         return trial or self._whole_time < SOON
+
+    def _gaps(self, opened: OpenImage, offset: int, length: int) -> list[tuple[int, int]]:
+        """
+        What lies between a read and what the cache holds less than a block before or behind it:
+        offsets and lengths. What is read on both sides is mostly read in between, too.
+        """
+        first, last = offset // PAGE, (offset + length - 1) // PAGE
+        before = self._held(opened, first // PAGES - 1) & (1 << PAGES + first % PAGES) - 1
+        behind = self._held(opened, last // PAGES) >> last % PAGES + 1
+        gaps = []
+        if before:
+            begin = (first // PAGES - 1) * PAGES + before.bit_length()
+            if 0 < first - begin < PAGES:
+                gaps.append((begin * PAGE, (first - begin) * PAGE))
+        if behind:
+            count = (behind & -behind).bit_length() - 1
+            if 0 < count < PAGES:
+                gaps.append(((last + 1) * PAGE, count * PAGE))
+        return gaps
+
+    def _held(self, opened: OpenImage, block: int) -> int:
+        """The pages of a block and of the next one that the cache holds."""
+        lacking = self._cache.missing(opened.key, block, ALL)
+        lacking |= self._cache.missing(opened.key, block + 1, ALL) << PAGES
+        return ~lacking & (1 << 2 * PAGES) - 1
 
     def _came_whole(self, length: int, asked: float) -> int:
         self._whole_time += (self._clock.seconds() - asked - self._whole_time) / 8

@@ -1,11 +1,19 @@
 """Read-ahead: what to ask for before it is read."""
 
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from mufs.wire.pages import BLOCK
 
-FIRST = 2 * BLOCK
-"""Bytes to be ahead of the first reads in sequence; doubled each time, up to the most allowed."""
+SEEN = 4 * BLOCK
+"""Bytes read in sequence before anything is asked for: most sequences end before."""
+
+PART = 4
+"""One such part of what was read in sequence is asked for ahead, up to the most allowed: what was
+asked for beyond the end of a sequence is read by nobody."""
+
+SEQUENCES = 4
+"""Places of an image that may be read in sequence by turns."""
 
 SLACK = 4 * BLOCK
 """Bytes by which reads in sequence may come out of order, as several threads make them."""
@@ -66,6 +74,20 @@ class Window:
         self._bytes = 0
 
 
+@define(eq=False)
+class _Sequence:
+    """
+    Reads in sequence.
+
+    @ivar position: where they have come to, and C{asked} what was asked for beyond it.
+    @ivar read: bytes that they have read.
+    """
+
+    position: int
+    asked: int
+    read: int = 0
+
+
 class ReadAhead:
     """Finds whether an image is read in sequence, and keeps the path to the server full."""
 
@@ -76,9 +98,7 @@ class ReadAhead:
         """
         self._size = size
         self._most = most
-        self._position = 0
-        self._asked = 0
-        self._window = 0
+        self._sequences = [_Sequence(0, 0)]
         self._jumps = 0
 
     def around(self, offset: int) -> tuple[int, int]:
@@ -94,17 +114,23 @@ class ReadAhead:
         @return: the range to be asked for now: offset and length in bytes.
         """
         end = offset + length
-        if not self._position - SLACK <= offset <= self._position + SLACK:
-            self._position, self._asked, self._window = end, end, 0
+        # The list is another one each time: other threads may be looking through the old one.
+        found = [each for each in self._sequences if abs(each.position - offset) <= SLACK]
+        if not found:
+            self._sequences = [_Sequence(end, end, read=length), *self._sequences[: SEQUENCES - 1]]
             self._jumps += 1
             return None
-        self._position = max(self._position, end)
-        self._asked = max(self._asked, self._position)
-        if self._asked - self._position > self._window * 3 // 4:
+        this = min(found, key=lambda each: abs(each.position - offset))
+        if this is not self._sequences[0]:
+            self._sequences = [this, *(each for each in self._sequences if each is not this)]
+        this.read += length
+        this.position = max(this.position, end)
+        this.asked = max(this.asked, this.position)
+        window = min(self._most.size, this.read // PART)
+        if this.read < SEEN or this.asked - this.position > window * 3 // 4:
             return None
         self._jumps = 0
-        self._window = min(self._most.size, max(FIRST, self._window * 2))
-        start = self._asked
-        target = -(-(self._position + self._window) // BLOCK) * BLOCK
-        self._asked = max(start, min(self._size, target))
-        return (start, self._asked - start) if self._asked > start else None
+        start = this.asked
+        target = -(-(this.position + window) // BLOCK) * BLOCK
+        this.asked = max(start, min(self._size, target))
+        return (start, this.asked - start) if this.asked > start else None
