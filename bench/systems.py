@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -19,7 +20,14 @@ import attrs
 
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab
 from mufs.test.netns import LabError, run
-from mufs.test.processes import SERVER_PORT, Program, Service, listening, mounted
+from mufs.test.processes import (
+    SERVER_PORT,
+    Program,
+    Service,
+    listening,
+    mounted,
+    wait_until,
+)
 
 IMAGE = "disk.img"
 READY = 30.0
@@ -265,6 +273,13 @@ def serve_nfs(system: System) -> None:
     config = system.lab.directory / "ganesha.conf"
     config.write_text(GANESHA.format(path=system.lab.images))
     system.start_server("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
+    # It listens before it has told rpcbind of the port at which NFS 3 mounts.
+    ask = [*system.lab.network.enter(SERVER), "rpcinfo", "-T", "tcp", SERVER_ADDRESS, "mountd", "3"]
+    wait_until(lambda: _succeeds(ask), READY, "nfs-ganesha offers mounts")
+
+
+def _succeeds(command: list[str]) -> bool:
+    return not subprocess.run(command, capture_output=True, timeout=READY).returncode
 
 
 MOUNTS: list[type[Mount]] = [Mufs, Nfs, Nbdfuse, Sshfs]
