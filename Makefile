@@ -8,7 +8,7 @@
 #   make bench-peers           install them
 #   make experiment            the paper's experiment with virtual machines: docs/experiments.md;
 #                              EXPERIMENT='--scale paper' for those of its size
-#   make experiment-replay     the paper's experiment with recorded boots, NFS beside mUFS: docs/experiments.md
+#   make experiment-replay     the same with recorded boots
 #   make clean                 remove all that the others made
 
 PYTHON = python3

@@ -41,8 +41,8 @@ class Plan:
     @property
     def title(self) -> str:
         """For people."""
-        pauses = f"{self.think:g} times the recorded pauses" if self.think else "no pauses"
-        begin = f", begun within {self.apart:g} s"
+        pauses = f"pauses times {self.think:g}" if self.think else "no pauses"
+        begin = "" if self.apart == APART else f", begun within {self.apart:g} s"
         return f"Replay of {self.trace.name} on {self.hosts} hosts, {pauses}{begin}"
 
     @property
