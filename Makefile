@@ -6,7 +6,9 @@
 #   make lint                  ruff and mypy
 #   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
 #   make bench-peers           install them
-#   make experiment-replay     the paper's experiment with recorded boots: docs/experiments.md
+#   make experiment            the paper's experiment with virtual machines: docs/experiments.md;
+#                              EXPERIMENT='--scale paper' for those of its size
+#   make experiment-replay     the same with recorded boots
 #   make clean                 remove all that the others made
 
 PYTHON = python3
@@ -18,7 +20,7 @@ EXPERIMENT =
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint bench bench-peers experiment-replay clean
+.PHONY: setup system demo test lint bench bench-peers experiment experiment-replay clean
 
 setup: $(INSTALLED)
 
@@ -49,6 +51,10 @@ bench: .venv/drawing
 .venv/drawing: $(INSTALLED)
 	$(BIN)/pip install --quiet --editable '.[bench]' --config-settings editable_mode=compat
 	@touch $@
+
+experiment: .venv/drawing
+	@bench/install-peers experiment
+	@$(BIN)/python bench/experiment/run.py --mode live $(EXPERIMENT)
 
 experiment-replay: .venv/drawing
 	@$(BIN)/python bench/experiment/run.py --mode replay $(EXPERIMENT)

@@ -1,8 +1,9 @@
 """A bare fusepy file system that answers from memory: what a mount in Python gives at most.
 
-    python bench/memory_mount.py FILE DIRECTORY
+    python bench/memory_mount.py FILE DIRECTORY [TRACE]
 
 Mounts a directory that holds the file's bytes under the name of images, with fusepy's defaults.
+TRACE gets a line for each read: seconds since the first one, offset, length.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import errno
 import os
 import stat
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fuse import FUSE, FuseOSError, Operations
 
@@ -24,8 +26,10 @@ class Memory(Operations):  # type: ignore[misc] # fusepy has no types
 
     use_ns = True
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, trace: TextIO | None) -> None:
         self._data = data
+        self._trace = trace
+        self._begin: float | None = None
 
     def getattr(self, path: str, handle: int | None = None) -> dict[str, Any]:
         """Attributes of the directory, or of the file."""
@@ -37,9 +41,17 @@ class Memory(Operations):  # type: ignore[misc] # fusepy has no types
 
     def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
         """A piece of the file."""
+        if self._trace is not None:
+            now = time.monotonic()
+            self._begin = self._begin or now
+            self._trace.write(f"{now - self._begin:.6f},{offset},{size}\n")
         return self._data[offset : offset + size]
 
 
 if __name__ == "__main__":
     contents = Path(sys.argv[1]).read_bytes()
-    FUSE(Memory(contents), os.path.abspath(sys.argv[2]), foreground=True, ro=True)
+    record = None
+    if len(sys.argv) > 3:
+        record = open(sys.argv[3], "w", buffering=1)  # noqa: SIM115
+        record.write("t_seconds,offset,length\n")
+    FUSE(Memory(contents, record), os.path.abspath(sys.argv[2]), foreground=True, ro=True)

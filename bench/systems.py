@@ -233,12 +233,16 @@ class Memory(Mount):
 
     name = "memory"
     programs = ()
+    trace: Path | None = None
+    """Where the reads are to be recorded, if at all."""
 
     def start(self, hosts: list[str]) -> None:
         for host in hosts:
             point = self.lab.mount_point(host)
             script = str(Path(__file__).with_name("memory_mount.py"))
             command = [sys.executable, script, str(self.image.path), str(point)]
+            if self.trace is not None:
+                command.append(str(self.trace))
             program = self.lab.start_program(f"peer-{host}", host, command)
             program.wait_until(partial(mounted, point), READY, f"mounts {point}")
 

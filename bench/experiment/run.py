@@ -1,6 +1,7 @@
 """Repeat section 6 of the paper on this machine: see docs/experiments.md.
 
-    python bench/experiment/run.py --mode replay                    the standard set
+    python bench/experiment/run.py --mode live --scale paper        virtual machines
+    python bench/experiment/run.py --mode replay                    the standard set of replays
     python bench/experiment/run.py --mode replay --trace debian --think 0,0.1 --only mufs
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import attrs
 
+from bench.experiment import images, live, machines
 from bench.experiment.replay import APART, Plan, replay
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import untraceable
@@ -24,6 +26,7 @@ from bench.experiment.tables import LEGEND, picture, tables
 from bench.experiment.traces import SIZES, trace
 from bench.systems import Mount, Mufs, Nfs
 from mufs.test.lab import missing
+from mufs.test.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
 STANDARD = [("debian", 0.0), ("tiny", 0.5)]
@@ -47,11 +50,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
     add = made.add_argument
-    add("--mode", choices=["replay"], default="replay")
+    add("--mode", choices=["replay", "live"], default="replay")
     add("--trace", choices=SIZES, help="the boot that is replayed")
     add("--think", type=_thinks, help="times the recorded pauses, with commas [0]")
     add("--apart", type=float, default=APART, help=f"seconds within which hosts begin [{APART}]")
     add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
+    add("--scale", choices=images.SCALES, default="small", help="of what boots live [small]")
+    add("--cache", choices=["none", "writeback"], default="none",
+        help="of the virtual machines' disks [none]")  # fmt: skip
     directory = Path(__file__).parents[1] / "results"
     add("--output", type=Path, default=directory, help="directory")
     return made
@@ -67,10 +73,33 @@ def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
         yield plan.title, [replay(plan, SYSTEMS[system]) for system in systems]
 
 
+def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
+    """One panel: virtual machines."""
+    print(f"making the image ({options.scale}), if it is not there", flush=True)
+    image = images.make_image(options.scale)
+    plan = live.Plan(options.scale, image, machines.accelerator(), options.cache)
+    print("one machine boots alone, if that is not known", flush=True)
+    live.lone_boot(plan)
+    outcomes = []
+    for system in systems:
+        print(f"all boot: {system}", flush=True)
+        outcomes.append(live.boot_all(plan, SYSTEMS[system]))
+    yield plan.title, outcomes
+
+
+def _lacking(options: argparse.Namespace) -> str | None:
+    """What this machine lacks for this run, or None."""
+    if options.mode == "live" and (
+        programs := [*machines.lacking(), *images.lacking(options.scale)]
+    ):
+        return f"needs {', '.join(programs)} (bench/install-peers experiment)"
+    return missing() or untraceable()
+
+
 def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
     options = parser().parse_args()
-    if lacking := missing() or untraceable():
+    if lacking := _lacking(options):
         parser().error(lacking)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     systems = []
@@ -81,20 +110,26 @@ def main() -> int:
             systems.append(name)
     directory = options.output / time.strftime("experiment-%Y%m%d-%H%M%S")
     directory.mkdir(parents=True)
-    print(LEGEND)
+    legend = f"{LEGEND}\n{live.LEGEND}" if options.mode == "live" else LEGEND
+    print(legend)
     panels: list[Panel] = []
-    for title, outcomes in replays(options, systems):
-        panels.append((title, outcomes))
-        print(f"## {title}\n\n{tables(outcomes)}", flush=True)
-    write(panels, directory)
+    panels_of = boots if options.mode == "live" else replays
+    try:
+        for title, outcomes in panels_of(options, systems):
+            panels.append((title, outcomes))
+            print(f"## {title}\n\n{tables(outcomes)}", flush=True)
+    except LabError as error:
+        print(f"FAILED: {error}")
+        return 1
+    write(legend, panels, directory)
     print(f"in {directory}: tables.md, outcomes.json, figure6.png")
     return 0 if all(outcome.right for _, outcomes in panels for outcome in outcomes) else 1
 
 
-def write(panels: list[Panel], directory: Path) -> None:
+def write(legend: str, panels: list[Panel], directory: Path) -> None:
     """Keep what came out: tables for people, all figures as JSON, and the picture."""
     text = "\n".join(f"## {title}\n\n{tables(outcomes)}" for title, outcomes in panels)
-    (directory / "tables.md").write_text(f"{LEGEND}\n{text}")
+    (directory / "tables.md").write_text(f"{legend}\n{text}")
     figures = [
         {"title": title, "outcomes": [attrs.asdict(outcome) for outcome in outcomes]}
         for title, outcomes in panels

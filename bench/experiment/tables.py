@@ -66,7 +66,8 @@ def _table_iv(of: dict[str, Outcome]) -> str:
     rows = []
     for system, outcome in of.items():
         for host in outcome.hosts:
-            words = [f"{host.name}, {NAMES[system]}", f"{host.seconds:.2f} s", f"{host.reads:,}"]
+            words = [f"{host.name}, {NAMES[system]}", f"{host.seconds:.2f} s"]
+            words.append(f"{host.reads:,}" if host.reads else NONE)
             told = system == "mufs"
             words += [f"{count:,}" if told else NONE for count in (host.hits, host.joined)]
             words += [f"{host.misses:,}" if told else NONE]

@@ -1,0 +1,156 @@
+"""Virtual machines that boot from an image on a mount, and are watched on their serial console."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from shutil import which
+
+from bench.experiment.disk import run
+from bench.experiment.images import GuestImage
+from mufs.test.lab import Lab
+from mufs.test.netns import LabError
+
+QEMU = "qemu-system-x86_64"
+PROGRAMS = (QEMU, "qemu-img")
+ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
+PROBE_TIME = 5.0
+"""Seconds in which a guest of a few instructions has to be heard, if it runs at all."""
+GREETING = b"here"
+SPEAK = bytes.fromhex("fc 31c0 8ed8 be207c baf803 ac 84c0 7403 ee ebf8 b0fe e664 f4")
+"""Writes what is 32 bytes further, up to a zero, to the first serial port, and resets the machine.
+cld; xor ax, ax; mov ds, ax; mov si, 0x7c20; mov dx, 0x3f8; next: lodsb; test al, al; jz end;
+out dx, al; jmp next; end: mov al, 0xfe; out 0x64, al; hlt."""
+LOOK = 0.1
+"""Seconds between two looks at the consoles."""
+BOOTED = re.compile(r"^BOOTED ([0-9a-f]{64})\s*$", re.MULTILINE)
+
+
+def lacking() -> list[str]:
+    """What is not installed of what machines need."""
+    return [program for program in PROGRAMS if which(program) is None]
+
+
+def command(
+    accelerator: str, memory: int, drive: str, console: Path, cache: str = "none"
+) -> list[str]:
+    """The command line of a machine with one disk, and no network of its own.
+
+    `drive` is what qemu is to know of the disk's file, and `cache` whether the host's page cache
+    is between it and the file: "none" or "writeback".
+    """
+    return [
+        *(QEMU, "-accel", ACCELERATORS[accelerator], "-cpu", "max", "-smp", "1", "-m", str(memory)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-serial", f"file:{console}", "-drive", f"{drive},if=virtio,cache={cache}"),
+    ]
+
+
+def speaking_disk(text: bytes) -> bytes:
+    """A small disk with a guest that says a text on its console, and ends."""
+    return (SPEAK.ljust(32, b"\0") + text).ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
+
+
+def guests_run(accelerator: str) -> bool:
+    """Whether guests run with this accelerator: that its device is there does not tell."""
+    with tempfile.TemporaryDirectory(prefix="mufs-probe-") as directory:
+        console, disk = Path(directory) / "console", Path(directory) / "disk"
+        disk.write_bytes(speaking_disk(GREETING))
+        words = command(accelerator, 32, f"file={disk},format=raw", console, "writeback")
+        quiet = subprocess.DEVNULL
+        # It may end badly, or not at all: what counts is that the guest was heard.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(words, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_TIME)
+        return console.exists() and GREETING in console.read_bytes()
+
+
+def accelerator() -> str:
+    """KVM where a guest runs under it, else software emulation."""
+    return "kvm" if Path("/dev/kvm").exists() and guests_run("kvm") else "tcg"
+
+
+def booted(console: str) -> str | None:
+    """The sum that a guest said at the end of its boot, or None."""
+    said = BOOTED.search(console)
+    return said[1] if said else None
+
+
+class Machine:
+    """A machine on a host of a lab: its disk is an overlay of its own over an image that it reads.
+
+    It is gone with the lab at the latest.
+    """
+
+    def __init__(self, lab: Lab, host: str, name: str, base: Path, image: GuestImage) -> None:
+        self.host = host
+        self.name = name
+        self.seconds = 0.0
+        """From the start until the guest had said its sum; 0 before."""
+        self._lab = lab
+        self._image = image
+        self._console = lab.directory / f"{name}-console.log"
+        self._overlay = lab.directory / f"{name}.qcow2"
+        # The size is given, as else the image is read here, before the machine starts.
+        run(
+            *("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", str(base)),
+            *(str(self._overlay), str(image.size)),
+        )
+
+    def start(self, accelerator: str, cache: str, start: float) -> None:
+        """Switch it on; times count from `start`, on the monotonic clock."""
+        drive = f"file={self._overlay},format=qcow2"
+        words = command(accelerator, self._image.memory, drive, self._console, cache)
+        self._start = start
+        self._program = self._lab.start_program(self.name, self.host, words)
+
+    @property
+    def console(self) -> str:
+        """All that was written on it until now."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    def look(self) -> bool:
+        """Tell whether it has booted; raise `LabError` if it ended or read something wrong."""
+        running = self._program.running
+        said = booted(self.console)
+        if said is None:
+            if not running:
+                raise LabError(f"{self.name} ended early: {self._program.output}{self._tail()}")
+            return False
+        if not self.seconds:
+            self.seconds = time.monotonic() - self._start
+        if said != self._image.sum:
+            raise LabError(f"{self.name} read wrong bytes: {said}, not {self._image.sum}")
+        return True
+
+    def _tail(self) -> str:
+        return self.console[-1000:]
+
+    def late(self, timeout: float) -> str:
+        """What to say if it has not booted in time."""
+        return f"{self.name} has not booted in {timeout:g} s: {self._tail()}"
+
+    def finish(self) -> None:
+        """Wait until it has switched itself off, or end it."""
+        try:
+            self._program.wait(30)
+        except LabError:
+            self._program.kill()
+
+
+def boot(
+    machines: Sequence[Machine], accelerator: str, cache: str, start: float, timeout: float
+) -> None:
+    """Switch all on at one moment, and wait until all have booted."""
+    time.sleep(max(0.0, start - time.monotonic()))
+    for machine in machines:
+        machine.start(accelerator, cache, start)
+    waited = list(machines)
+    while waited := [machine for machine in waited if not machine.look()]:
+        if time.monotonic() > start + timeout:
+            raise LabError("\n".join(machine.late(timeout) for machine in waited))
+        time.sleep(LOOK)
