@@ -13,10 +13,10 @@ import attrs
 
 from bench.experiment.images import GuestImage
 from bench.experiment.machines import Machine, boot
-from bench.experiment.results import Host, Outcome
-from bench.experiment.sampling import ReadCounter, Sampler
+from bench.experiment.results import Outcome
+from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
-from bench.systems import LEAD, Image, Memory, Mount, Mufs
+from bench.systems import LEAD, Image, Memory, Mount
 from mufs.test.lab import Lab
 
 PLACES = (("client01", 1), ("client02", 1), ("client04", 2))
@@ -91,19 +91,14 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
         ]
         before = counter.read()
         start = monotonic() + LEAD
-        sampler = Sampler(lab, start)
-        try:
+        with Sampler(lab, start) as sampler:
             boot(machines, plan.accelerator, plan.cache, start, plan.image.timeout)
-        finally:
-            samples = sampler.stop()
         counted = counter.read().since(before)
         hosts = [
-            _host(system, host, name, [m for m in machines if m.host == host])
-            for host, (name, _) in zip(lab.hosts, PLACES, strict=True)
+            host(system, where, name, max(m.seconds for m in machines if m.host == where))
+            for where, (name, _) in zip(lab.hosts, PLACES, strict=True)
         ]
-        requests = counted.calls  # nfs-ganesha reads the file once for each READ
-        if isinstance(system, Mufs):
-            requests = int(system.server.status()["requests"])
+        asked = requests(system, counted.calls)
         for machine in machines:
             machine.finish()
         return Outcome(
@@ -112,18 +107,9 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
             started=start,
             server_reads=counted.calls,
             server_read_bytes=counted.size,
-            server_requests=requests,
-            server_bytes_sent=sum(sample.bytes_sent for sample in samples),
+            server_requests=asked,
+            server_bytes_sent=sum(sample.bytes_sent for sample in sampler.samples),
             unique_bytes=unique,
-            samples=samples,
+            samples=sampler.samples,
             right=True,  # as `boot` raises an error otherwise
         )
-
-
-def _host(system: Mount, host: str, name: str, machines: list[Machine]) -> Host:
-    seconds = max(machine.seconds for machine in machines)
-    if not isinstance(system, Mufs):
-        return Host(name, seconds, 0)  # this client counts nothing
-    figures = system.clients[host].status()
-    counted = {field: figures[field] for field in ("reads", "hits", "joined", "misses")}
-    return Host(name, seconds, **counted)

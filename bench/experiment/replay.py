@@ -9,12 +9,12 @@ from pathlib import Path
 
 import attrs
 
-from bench.experiment.results import Host, Outcome
-from bench.experiment.sampling import ReadCounter, Sampler
+from bench.experiment.results import Outcome
+from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
-from bench.jobs import Done, Job
+from bench.jobs import Job
 from bench.measure import link_seconds
-from bench.systems import LEAD, Image, Mount, Mufs
+from bench.systems import LEAD, Image, Mount
 from mufs.test.lab import Lab
 
 HOSTS = 4
@@ -81,42 +81,29 @@ def replay(plan: Plan, kind: type[Mount]) -> Outcome:
 def _run(plan: Plan, system: Mount, reads: ReadCounter) -> Outcome:
     lab, before = system.lab, reads.read()
     start = time.monotonic() + LEAD
-    sampler = Sampler(lab, start)
-    jobs = [
-        Job(
-            host, lab.network.enter(host), READER,
-            *(start, system.file(host), plan.trace.path, delay, plan.think),
-        )
-        for host, delay in zip(lab.hosts, plan.delays, strict=True)
+    with Sampler(lab, start) as sampler:
+        jobs = [
+            Job(
+                where, lab.network.enter(where), READER,
+                *(start, system.file(where), plan.trace.path, delay, plan.think),
+            )
+            for where, delay in zip(lab.hosts, plan.delays, strict=True)
+        ]
+        done = [job.result(plan.timeout) for job in jobs]
+    counted = reads.read().since(before)
+    hosts = [
+        host(system, where, name_of(number), job.seconds, len(plan.trace.reads))
+        for number, (where, job) in enumerate(zip(lab.hosts, done, strict=True))
     ]
-    done = [job.result(plan.timeout) for job in jobs]
-    samples, counted = sampler.stop(), reads.read().since(before)
-    hosts = [_host(plan, system, number, job) for number, job in enumerate(done)]
     return Outcome(
         system=system.name,
         hosts=hosts,
         started=start,
         server_reads=counted.calls,
         server_read_bytes=counted.size,
-        server_requests=_requests(system, counted.calls),
-        server_bytes_sent=sum(sample.bytes_sent for sample in samples),
+        server_requests=requests(system, counted.calls),
+        server_bytes_sent=sum(sample.bytes_sent for sample in sampler.samples),
         unique_bytes=plan.trace.unique_bytes,
-        samples=samples,
+        samples=sampler.samples,
         right=all(job.sha256 == system.image.sha256 for job in done),
     )
-
-
-def _requests(system: Mount, calls: int) -> int:
-    """READs over the network; nfs-ganesha reads the file once for each of them."""
-    if isinstance(system, Mufs):
-        return sum(client["requests"] for client in system.server.status()["clients"])
-    return calls
-
-
-def _host(plan: Plan, system: Mount, number: int, done: Done) -> Host:
-    name, size = name_of(number), plan.trace.bytes_read
-    if not isinstance(system, Mufs):
-        return Host(name, done.seconds, len(plan.trace.reads), bytes_read=size)
-    figures = system.clients[system.lab.hosts[number]].status()
-    counted = {field: figures[field] for field in ("reads", "hits", "joined", "misses")}
-    return Host(name, done.seconds, **counted, bytes_read=size)

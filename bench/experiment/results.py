@@ -20,8 +20,6 @@ class Host:
     """Waited for bytes that were on their way already."""
     misses: int = 0
     """Had to ask the server."""
-    bytes_read: int = 0
-    """By the programs that read the mount."""
 
     @property
     def hit_rate(self) -> float:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import attrs
 
-from bench.experiment.results import Sample
+from bench.experiment.results import Host, Sample
+from bench.systems import Mount, Mufs
 from mufs.test.lab import SERVER, Lab
 
 TRACER = "strace"
@@ -71,23 +72,29 @@ class _Counters:
 
 
 class Sampler:
-    """Looks at the server's interface and processor time each second from a moment on."""
+    """
+    Looks at the server's interface and processor time each second from a moment on, until it is
+    left; then `samples` has all seconds, of which the last one may have been shorter.
+    """
 
     def __init__(self, lab: Lab, start: float) -> None:
         """`start` is on the monotonic clock, and not long ago."""
         self._lab = lab
         self._start = start
         self._seen: list[_Counters] = []
+        self.samples: list[Sample] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> list[Sample]:
-        """All seconds; the last one may have been shorter."""
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
         self._look()
-        return [
+        self.samples = [
             Sample(second, after.bytes_sent - before.bytes_sent, after.cpu - before.cpu)
             for second, (before, after) in enumerate(zip(self._seen, self._seen[1:], strict=False))
         ]
@@ -99,3 +106,22 @@ class Sampler:
     def _look(self) -> None:
         sent = self._lab.network.bytes_sent(SERVER)
         self._seen.append(_Counters(sent, self._lab.cpu_seconds(SERVER)))
+
+
+def requests(system: Mount, calls: int) -> int:
+    """READs over the network; nfs-ganesha reads the file once for each of them."""
+    if isinstance(system, Mufs):
+        return sum(client["requests"] for client in system.server.status()["clients"])
+    return calls
+
+
+def host(system: Mount, where: str, name: str, seconds: float, known: int = 0) -> Host:
+    """
+    What a host of the lab came to, called `name`, by its client's own figures; where the client has
+    none, so many reads are known of.
+    """
+    if not isinstance(system, Mufs):
+        return Host(name, seconds, known)
+    figures = system.clients[where].status()
+    counted = {field: figures[field] for field in ("reads", "hits", "joined", "misses")}
+    return Host(name, seconds, **counted)

@@ -13,12 +13,16 @@ from mufs.test.netns import Network
 
 GROUP, PORT = "239.5.5.0", 7041
 
+SO_RCVBUFFORCE = 33
+"""A receive buffer beyond the system's limit: the usual one does not hold what is sent at once."""
+
 RECEIVER = f"""
 import socket, sys
 own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 own.bind(("{GROUP}", {PORT}))
 membership = socket.inet_aton("{GROUP}") + socket.inet_aton(sys.argv[1])
 own.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+own.setsockopt(socket.SOL_SOCKET, {SO_RCVBUFFORCE}, 1 << 20)
 own.settimeout(1)
 print("ready", flush=True)
 received = 0
