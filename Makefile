@@ -4,6 +4,8 @@
 #   make demo [IMAGE=FILE]     two hosts on this machine read an image that is sent once
 #   make test [TESTS=NAME]     the tests, or those of one module, class or method
 #   make lint                  ruff and mypy
+#   make fuzz [MINUTES=10]     any bytes to each parser and protocol, so long; TARGET=NAME for one,
+#                              REPEAT=FILE for an input that was found
 #   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
 #   make bench-peers           install them
 #   make experiment            the paper's experiment with virtual machines: docs/experiments.md;
@@ -16,11 +18,14 @@ IMAGE =
 TESTS = mufs
 BENCH =
 EXPERIMENT =
+MINUTES = 10
+TARGET =
+REPEAT =
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint bench bench-peers experiment experiment-replay clean
+.PHONY: setup system demo test lint fuzz bench bench-peers experiment experiment-replay clean
 
 setup: $(INSTALLED)
 
@@ -45,6 +50,13 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+fuzz: .venv/fuzzing
+	$(BIN)/python -m mufs.test.fuzz $(if $(REPEAT),--repeat '$(REPEAT)',--minutes $(MINUTES) $(TARGET))
+
+.venv/fuzzing: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[fuzz]' --config-settings editable_mode=compat
+	@touch $@
+
 bench: .venv/drawing
 	$(BIN)/python bench/run.py $(BENCH)
 
@@ -63,6 +75,6 @@ bench-peers:
 	@bench/install-peers
 
 clean:
-	rm -rf .venv build dist mufs.egg-info bench/results _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv build dist mufs.egg-info bench/results .fuzz _trial_temp* .hypothesis .mypy_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
 	find mufs twisted bench -name __pycache__ -prune -exec rm -rf {} +

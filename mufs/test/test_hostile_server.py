@@ -437,6 +437,19 @@ class ReadTests(HostileServerTestCase):
         self.assertLessEqual(len(kinds), 3)
         self.assertNoResult(reading)
 
+    def test_others_over_tcp(self) -> None:
+        """A reader asks over TCP in time, whoever asked so for something else of its block."""
+        image, asked = self.open(), []
+        for page in (0, 8):
+            target = memoryview(bytearray(PAGE))
+            self.client.files.fetch.read(image, page * PAGE, target)
+            self.client.clock.advance(1)
+        self.client.clock.advance(2.5)
+        for kind, offset, body in self.client.wire.packets():
+            if kind == Type.READ and Read.parse(offset, body).over_tcp:
+                asked.append(offset)
+        self.assertEqual(asked, [0, 8 * PAGE])
+
     def test_error_twice(self) -> None:
         """The read fails with the first error; another concerns nobody."""
         reading, tag = self.read()

@@ -28,13 +28,18 @@ from mufs.wire.metadata import (
 )
 
 TIMES = st.integers(-(1 << 63), (1 << 64) - 1)
-TEXT = st.text(max_size=255)
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"]), max_size=255)
 PATH = st.binary(max_size=300)
+TARGET = st.binary(min_size=1, max_size=300).map(lambda target: target.replace(b"\0", b"0"))
+NAME = TARGET.map(lambda name: name[:255].replace(b"/", b"+")).filter(
+    lambda name: name not in (b".", b"..")
+)
+SIZE = st.integers(0, (1 << 63) - 1)
 PORT = st.integers(0, 65535)
 ATTRIBUTES = st.builds(
-    Attributes, U32, U64, U64, U32, U32, U64, U64, U64, TIMES, TIMES, TIMES
+    Attributes, U32, U64, U64, U32, U32, U64, SIZE, U64, TIMES, TIMES, TIMES
 )
-NAMES = st.lists(st.tuples(st.binary(min_size=1, max_size=255), ATTRIBUTES), max_size=3)
+NAMES = st.lists(st.tuples(NAME, ATTRIBUTES), max_size=3)
 KEY = st.binary(min_size=16, max_size=16)
 VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Hello: st.builds(Hello, st.integers(-5, 5), TEXT),
@@ -43,7 +48,7 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     ).filter(lambda welcome: -(1 << 63) <= welcome.version < 1 << 64),
     Attributes: ATTRIBUTES,
     At: st.builds(At, PATH),
-    Link: st.builds(Link, PATH),
+    Link: st.builds(Link, TARGET),
     Names: st.builds(Names, NAMES),
     Opened: st.builds(Opened, U32, U64, U64, KEY, ATTRIBUTES),
     Close: st.builds(Close, U32),
@@ -60,7 +65,7 @@ VECTORS: list[tuple[Any, bytes]] = [
         b"\xa6source\x92\xa810.0.0.1\xcd\x9c\x40\xa7segment\xcd\x05\x78",
     ),
     (At(b"dir/\xff"), b"\x81\xa4path\xc4\x05dir/\xff"),
-    (Link(b""), b"\x81\xa6target\xc4\x00"),
+    (Link(b"x"), b"\x81\xa6target\xc4\x01x"),
     (
         Names([(b"a", ATTRIBUTES_OF_A_FILE)]),
         b"\x81\xa7entries\x91\x92\xc4\x01a\x8b\xa4mode\xcd\x81\xa4\xa3ino\x02\xa5nlink\x01"
@@ -119,19 +124,30 @@ class MetadataTests(SynchronousTestCase):
             *(attrs.evolve(welcome, segment=size) for size in (0, 63, 1401)),
             attrs.evolve(welcome, source=("a", 1, 2)),
             At(bytes(65537)),
-            Link(bytes(65537)),
+            *(Link(target) for target in (b"", b"x" * 4096)),
             *(Names([(name, ATTRIBUTES_OF_A_FILE)]) for name in (b"", b"n" * 1025)),
             *(attrs.evolve(ATTRIBUTES_OF_A_FILE, mode=mode) for mode in (-1, 1 << 32)),
-            attrs.evolve(ATTRIBUTES_OF_A_FILE, size=-1),
+            *(attrs.evolve(ATTRIBUTES_OF_A_FILE, size=size) for size in (-1, 1 << 63)),
             *(attrs.evolve(opened, handle=handle) for handle in (-1, 1 << 32)),
             *(attrs.evolve(opened, key=bytes(size)) for size in (0, 15, 17, 32)),
             attrs.evolve(opened, attributes=attrs.evolve(ATTRIBUTES_OF_A_FILE, uid=-1)),
             Close(-1),
             Statistics(*[-1] * 9),
             Failure("E" * 256),
+            *(Failure("EIO", text) for text in ("a\nb", "end\n", "\x1b[2J", "\x9b", "\u2028")),
         ]
         for value in wrong:
             self.assertRaises(ProtocolError, decode, type(value), encode(value))
+
+    def test_names(self) -> None:
+        """What cannot be a name in a directory, or a link's target, is neither."""
+        for name in (b".", b"..", b"a/b", b"/", b"a\0b", b"\0", b"/etc/passwd", b"../x"):
+            entries = [(b"right", ATTRIBUTES_OF_A_FILE), (name, ATTRIBUTES_OF_A_FILE)]
+            data = msgspec.msgpack.encode({"entries": entries})
+            self.assertRaises(ProtocolError, decode, Names, data)
+            self.assertRaises(ValueError, Names, entries)
+        data = msgspec.msgpack.encode({"target": b"a\0b"})
+        self.assertRaises(ProtocolError, decode, Link, data)
 
     @examples(300)
     @given(

@@ -19,9 +19,12 @@ VERSION = 1
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
+Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # the largest file that a kernel can have
 Name = Annotated[bytes, Meta(min_length=1, max_length=1024)]
 Path = Annotated[bytes, Meta(max_length=65536)]
-Text = Annotated[str, Meta(max_length=255)]
+Target = Annotated[bytes, Meta(min_length=1, max_length=4095)]  # no link on Linux is longer
+# One line, so that what another host says cannot look like lines of one's own log.
+Text = Annotated[str, Meta(max_length=255, pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\\Z")]
 
 
 @frozen
@@ -60,7 +63,7 @@ class Attributes:
     uid: U32
     gid: U32
     rdev: U64
-    size: U64
+    size: Size
     blocks: U64
     atime: int
     mtime: int
@@ -78,7 +81,12 @@ class At:
 class Link:
     """Where a symbolic link points."""
 
-    target: Path
+    target: Target
+
+    def __attrs_post_init__(self) -> None:
+        """@raise ValueError: for what cannot be a target."""
+        if b"\0" in self.target:
+            raise ValueError("a link's target with a byte 0")
 
 
 @frozen
@@ -86,6 +94,12 @@ class Names:
     """A part of a directory's listing, with the attributes of each file."""
 
     entries: list[tuple[Name, Attributes]]
+
+    def __attrs_post_init__(self) -> None:
+        """@raise ValueError: for what cannot be the name of a file in a directory."""
+        for name, _ in self.entries:
+            if name in (b".", b"..") or b"/" in name or b"\0" in name:
+                raise ValueError(f"{name[:64]!r} is no name")
 
 
 @frozen

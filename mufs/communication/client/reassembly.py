@@ -158,7 +158,8 @@ class Reassembly:
             if transfer is None or index >= transfer.numbers:
                 after = self._in_order[place + 1 : place + 2]
                 here = rows[: after[0].first - first] if after else rows
-                self._keep((number, length, here))
+                # A view would keep all that came together with them.
+                self._keep((number, length, here.copy()))
                 rows = rows[len(here) :]
                 number = (number + len(here)) & 0xFFFFFFFF
                 continue

@@ -421,14 +421,17 @@ class Fetch:
             self._repeat(waiting, None)
 
     def _insist(self, waiting: _Waiting) -> None:
-        """Have a reader answered over TCP, unless that was asked for already."""
-        if not any(request.over_tcp for request in self._requests_of(waiting)):
-            self._repeat(waiting, True)
+        """Have a reader answered over TCP."""
+        self._repeat(waiting, True)
 
     def _repeat(self, waiting: _Waiting, over_tcp: bool | None) -> None:
         """Ask for what a reader lacks although it was asked for before."""
         opened = waiting.opened
         for block, pages in list(waiting.pages.items()) if opened.remote is not None else ():
+            # What was asked for over TCP comes: there is nothing better to ask for.
+            for request in self._pending.get((opened.key, block), ()):
+                if request.over_tcp:
+                    pages &= ~request.pages[block]
             for first, count in runs(pages):
                 offset, length = byte_range(block, first, count, opened.size)
                 self._request(opened, offset, length, Priority.BLOCKED, over_tcp)

@@ -259,7 +259,8 @@ class Files:
         names = await self._ask(Type.READDIR, At(path), Names)
         for name, attributes in names.entries:
             self._learn(path + b"/" + name if path else name, attributes, now)
-        return names.entries
+        # What is renamed while the server lists it may come twice.
+        return list(dict(names.entries).items())
 
     async def _open_image(self, path: bytes) -> tuple[int, PageCache]:
         now = self._now()

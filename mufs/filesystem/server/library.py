@@ -23,10 +23,15 @@ def _attributes(found: os.stat_result, device: int) -> Attributes:
         rdev=found.st_rdev,
         size=found.st_size,
         blocks=found.st_blocks,
-        atime=found.st_atime_ns,
-        mtime=found.st_mtime_ns,
-        ctime=found.st_ctime_ns,
+        atime=_time(found.st_atime_ns),
+        mtime=_time(found.st_mtime_ns),
+        ctime=_time(found.st_ctime_ns),
     )
+
+
+def _time(nanoseconds: int) -> int:
+    """A time as it can be sent; some file systems have times of more than 292 years from 1970."""
+    return min(max(nanoseconds, -(1 << 63)), (1 << 63) - 1)
 
 
 def _number(*values: int) -> int:
@@ -98,7 +103,7 @@ class Directory:
                 for entry in found:
                     try:
                         found_there = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
+                    except OSError:  # it has gone, or a file system is mounted there that is dead
                         continue
                     attributes = _attributes(found_there, self._device)
                     entries.append((os.fsencode(entry.name), attributes))

@@ -1,0 +1,258 @@
+"""Any bytes to each parser and protocol: a bounded part of what `make fuzz` does without end."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.client.reassembly import MAX_ORPHANS
+from mufs.test import targets
+from mufs.test.properties import examples
+from mufs.test.targets import TARGETS, Host, Script, clean_log
+from mufs.test.test_server_channel import Server
+from mufs.wire.channel import Type, pack_tagged
+from mufs.wire.metadata import At, encode
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.segments import HEADER, SEGMENT, Descriptor
+
+EXAMPLES = {"server": 150, "client": 200, "group": 150, "transfer": 150}
+"""How many inputs each target gets, where it is not 400."""
+
+
+@st.composite
+def _changed(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """One of these inputs with some of its bytes taken out, put in or made others."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 5))):
+        at, length = draw(st.integers(0, len(data))), draw(st.integers(0, 4))
+        data[at : at + length] = draw(st.binary(max_size=8))
+    return bytes(data)
+
+
+def _test(name: str) -> Callable[[SynchronousTestCase], None]:
+    target = TARGETS[name]
+
+    @examples(EXAMPLES.get(name, 400))
+    @given(st.one_of(st.binary(max_size=300), _changed(target.seeds())))
+    def test(self: SynchronousTestCase, data: bytes) -> None:
+        target.run(data)
+
+    test.__doc__ = target.run.__doc__
+    return test
+
+
+class AnyBytesTests(SynchronousTestCase):
+    """Every target, with inputs that are the same each time."""
+
+    def tearDown(self) -> None:
+        """Nothing fails that nobody waits for, either."""
+        with clean_log():
+            gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+for _name in TARGETS:
+    setattr(AnyBytesTests, f"test_{_name}", _test(_name))
+
+
+class FoundTests(SynchronousTestCase):
+    """What fuzzing found once."""
+
+    CASES = [
+        # A read was not asked for over TCP as long as another one of its block was.
+        ("group", "0101dd2bba1537436e5c2441e3d54410492b788768bcff2218cf8f7373abe8e394da"),
+        # The text of an error brought lines of its own into the log.
+        ("client", "0101f807e24e58c367402e281f9bddf89b74e4250950c9c367402e281f9bddf89b74e4250950c9"
+                   "c994752666ae81c74228358bedff935d406e8fdb72a34980be64d347bdcdda5117b919f538dc"),
+    ]  # fmt: skip
+
+    def test_cases(self) -> None:
+        """Each of them is right now."""
+        for name, data in self.CASES:
+            TARGETS[name].run(bytes.fromhex(data))
+
+
+class RunnerTests(SynchronousTestCase):
+    """`make fuzz`, as far as it needs no fuzzer."""
+
+    def run_it(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        command = [sys.executable, "-m", "mufs.test.fuzz", *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    def test_repeat(self) -> None:
+        """An input that was found is run again; the name of its file tells the target."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        found = directory / "framer-crash-1"
+        found.write_bytes(b"any")
+        done = self.run_it("--repeat", str(found))
+        self.assertEqual((done.returncode, done.stdout), (0, f"{found}: nothing is wrong\n"))
+
+    def test_unknown(self) -> None:
+        """A target that there is not is refused with a line that tells which there are."""
+        done = self.run_it("nonsense")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("no such target: nonsense (there are framer, ", done.stderr)
+
+
+class MemoryTests(SynchronousTestCase):
+    """Ten times as many packets make nothing of what is held larger: all of it has a bound."""
+
+    def assert_bounded(
+        self, feed: Callable[[int], None], held: Callable[[], dict[str, int]], first: int
+    ) -> None:
+        """
+        Feed C{first} packets, then nine times as many, and compare what is held.
+
+        @param feed: makes and takes the packet of a number.
+        @param held: counts of what is held.
+        """
+        self.addCleanup(tracemalloc.stop)
+        tracemalloc.start()
+        figures: list[dict[str, int]] = []
+        for numbers in (range(first), range(first, 10 * first)):
+            for number in numbers:
+                feed(number)
+            gc.collect()
+            figures.append({**held(), "bytes": tracemalloc.get_traced_memory()[0] // 10_000})
+        for name, count in figures[1].items():
+            self.assertLessEqual(count, 1.3 * figures[0][name] + 250, f"{name} of {figures}")
+
+    def test_server(self) -> None:
+        """What a server holds for a client that sends anything."""
+        server, random = Server(), Random(1)
+
+        def connect() -> None:
+            self.channel, self.wire = server.connect()
+            packet = pack_tagged(Type.OPEN, 1, encode(At(b"disk.img")))
+            self.channel.dataReceived(packet)
+
+        def feed(number: int) -> None:
+            script = Script(bytes([number % 6]) + random.randbytes(300))
+            self.channel.dataReceived(targets._from_client(script))
+            server.clock.advance(0.05)
+            server.output.written.clear()
+            self.wire.packets()
+            if self.wire.ended:
+                targets._lose_client(self.channel, self.wire)
+                connect()
+
+        def held() -> dict[str, int]:
+            return {
+                "channels": len(server.factory.channels),
+                "framed": len(self.channel._framer._buffer) // 1000,
+                "queue": len(server.queue),
+                "lines": sum(len(line) for each in server.queue._lines.values()
+                             for line in each.values()),
+                "served": len(server.queue._served),
+                "ready": len(server.controller._ready),
+                "window": len(server.queue._window._transfers),
+                "timers": len(server.clock.getDelayedCalls()),
+            }  # fmt: skip
+
+        connect()
+        self.assert_bounded(feed, held, 300)
+
+    def held_by(self, host: Host) -> dict[str, int]:
+        """What a client holds."""
+        files, channel = host.client.files, host.client.channel
+        reassembly, fetch = files.receiver.reassembly, files.fetch
+        return {
+            "framed": len(channel._framer._buffer) // 1000,
+            "asked": len(channel._asked),
+            "requests": len(fetch._requests),
+            "pending": len(fetch._pending),
+            "waiting": len(fetch._waiting),
+            "aside": len(files.receiver._aside),
+            "transfers": len(reassembly._transfers),
+            "in order": len(reassembly._in_order),
+            "partial": len(reassembly._partial),
+            "orphans": sum(len(run[2]) for run in reassembly._orphans),
+            "expected": len(reassembly._expected),
+            "attributes": len(files.attributes._known),
+            "timers": len(host.client.clock.getDelayedCalls()),
+        }
+
+    def test_client(self) -> None:
+        """What a client holds whose server sends anything, while somebody reads and looks."""
+        host, random = self.listening()
+        looks: list[Deferred[object]] = []
+
+        def feed(number: int) -> None:
+            script = Script(random.randbytes(100))
+            if not number % 10:
+                targets._let_open(host)
+                host.read(script.number() * 500, BLOCK)
+                looks.append(host.keep(host.client.files.getattr(b"disk.img")))
+            host.say(targets._from_server(6 + number % 5, script, host))
+            host.client.clock.advance(0.005)
+            host.heard()
+            del host.asked[:-20]
+            # As the bridge does it when their time is over.
+            for waiting in [*looks[:-4], *(read[3] for read in host.reads[:-4])]:
+                waiting.cancel()
+            del looks[:-4], host.reads[:-4]
+
+        self.assert_bounded(feed, lambda: self.held_by(host), 300)
+
+    def listening(self) -> tuple[Host, Random]:
+        """A client that keeps what comes of an image."""
+        host = Host()
+        host.reconnect()
+        host.open()
+        host.heard()
+        targets._let_open(host)
+        return host, Random(3)
+
+    def hear(self, host: Host, *datagrams: bytes) -> None:
+        """Datagrams come."""
+        for each in datagrams:
+            host.client.files.receiver.datagramReceived(each, targets._SOURCE)
+        host.say(pack_tagged(Type.PONG, 1, b""))
+        host.client.clock.advance(0.01)
+        host.heard()
+        host.asked.clear()
+
+    def test_announcements(self) -> None:
+        """What a client holds of transfers that are announced, completed, and never come."""
+        host, random = self.listening()
+
+        def feed(number: int) -> None:
+            forged = Descriptor(
+                random.getrandbits(64), random.getrandbits(32), 5, 5 + number % 2, 0, PAGE
+            )
+            self.hear(host, targets._control(forged, 1 + number % 3 // 2 * 2))
+
+        self.assert_bounded(feed, lambda: self.held_by(host), 2500)
+
+    def test_segments(self) -> None:
+        """What a client holds of whatever comes to the group."""
+        host, random = self.listening()
+
+        def feed(number: int) -> None:
+            self.hear(host, targets._datagram(Script(random.randbytes(3000))))
+
+        self.assert_bounded(feed, lambda: self.held_by(host), 700)
+
+    def test_orphans(self) -> None:
+        """A segment that is kept for its announcement keeps nothing of what it came with."""
+        host, random = self.listening()
+        known = targets._pieces(0)[0] * 200
+        self.addCleanup(tracemalloc.stop)
+        tracemalloc.start()
+        for _ in range(MAX_ORPHANS + 50):
+            orphan = HEADER.pack(2, SEGMENT, random.getrandbits(32)) + bytes(SEGMENT)
+            self.hear(host, known + orphan)
+        self.assertGreater(self.held_by(host)["orphans"], MAX_ORPHANS - 10)
+        self.assertLess(tracemalloc.get_traced_memory()[0], MAX_ORPHANS * len(known) // 4)
