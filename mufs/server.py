@@ -84,7 +84,7 @@ class ServerService(Service):
         window = SentWindow()
         self._queue = MulticastQueue(window)
         self._reads = Reads(in_thread)
-        keys = Keys(secret)
+        self._keys = keys = Keys(secret, reactor.seconds)
         self._pace = Pace(reactor, settings.rate_min, settings.rate_max, START_RATE)
         self._controller = MulticastController(
             self._queue, window, keys, self._pace, self._reads, reactor
@@ -136,6 +136,7 @@ class ServerService(Service):
             "bytes_multicast": controller.bytes_multicast,
             "bytes_over_tcp": self._factory.bytes_over_tcp,
             "rate": round(self._pace.rate),
+            "key_epoch": self._keys.epoch.number,
             "interface": None if self._output is None else self._output.interface,
             "clients": [
                 {

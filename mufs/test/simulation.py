@@ -65,7 +65,7 @@ class SimulatedServer:
         self.window = SentWindow()
         self.queue = MulticastQueue(self.window)
         self.reads = Reads(self._in_thread)
-        keys = Keys(b"secret of run %d" % run)
+        self.keys = keys = Keys(b"secret of run %d" % run, self._clock.seconds)
         self.pace = Pace(self._clock, 1e6, network.rate_max, START_RATE)
         self.controller = MulticastController(
             self.queue, self.window, keys, self.pace, self.reads, self._clock

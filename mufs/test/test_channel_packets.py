@@ -17,6 +17,7 @@ from mufs.wire.channel import (
     Data,
     Framer,
     Gone,
+    Key,
     Occasion,
     Priority,
     ProtocolError,
@@ -63,6 +64,12 @@ VECTORS: "list[tuple[Type, Any, str]]" = [
         Gone(0x01020304, 0x1112131415161718),
         "88 00000000 0000000c 01020304 1112131415161718",
     ),
+    (
+        Type.KEY,
+        Key(0x01020304, bytes(range(32))),
+        "8a 00000000 00000024 01020304 "
+        "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+    ),
 ]
 PARSERS: "dict[Type, Callable[[int, bytes], Any]]" = {
     Type.READ: Read.parse,
@@ -70,6 +77,7 @@ PARSERS: "dict[Type, Callable[[int, bytes], Any]]" = {
     Type.SENT: Sent.parse,
     Type.DATA: Data.parse,
     Type.GONE: Gone.parse,
+    Type.KEY: Key.parse,
 }
 
 
@@ -88,7 +96,7 @@ class VectorTests(SynchronousTestCase):
             "HELLO": 1, "GETATTR": 2, "READDIR": 3, "READLINK": 4, "OPEN": 5, "CLOSE": 6,
             "STATFS": 7, "READ": 8, "REPAIR": 9, "PING": 10, "WELCOME": 129, "REPLY": 130,
             "MORE": 131, "ERROR": 132, "SENT": 133, "DATA": 134, "SEGMENTS": 135, "GONE": 136,
-            "PONG": 137,
+            "PONG": 137, "KEY": 138,
         }
         self.assertEqual({kind.name: kind.value for kind in Type}, expected)
 

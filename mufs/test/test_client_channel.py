@@ -19,7 +19,7 @@ from mufs.communication.client.channel import (
     Refused,
 )
 from mufs.test.doubles import make_attributes
-from mufs.wire.channel import Data, Framer, Sent, Type, pack_tagged, parse_tagged
+from mufs.wire.channel import Data, Framer, Key, Sent, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import (
     VERSION,
     At,
@@ -69,6 +69,9 @@ class User:
 
     def sent(self, sent: Sent) -> None:
         """See L{IChannelUser.sent}."""
+
+    def key(self, key: Key) -> None:
+        """See L{IChannelUser.key}."""
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""

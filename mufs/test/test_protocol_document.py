@@ -4,13 +4,13 @@ import errno
 from pathlib import Path
 
 from attrs import evolve
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import mufs
 from mufs.wire.channel import (
     Data,
     Gone,
+    Key,
     Occasion,
     Priority,
     Read,
@@ -21,7 +21,7 @@ from mufs.wire.channel import (
     pack_tagged,
 )
 from mufs.wire.metadata import At, Attributes, Close, Failure, Hello, Opened, Welcome, encode
-from mufs.wire.sealing import derive_key, seal, unseal
+from mufs.wire.sealing import Epoch, derive_key, seal, unseal
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, Descriptor, cut, cut_parity, parse
 
 SECRET = bytes(range(32))
@@ -29,12 +29,13 @@ CONTENT = bytes(range(150))
 IMAGE, GENERATION = 0x0102030405060708, 0x1112131415161718
 SEGMENT = 64
 KEY = derive_key(SECRET, IMAGE, GENERATION)
+EPOCH = Epoch(0, bytes(range(32, 64)))
 ATTRIBUTES = Attributes(
     mode=0o100644, ino=12, nlink=1, uid=0, gid=0, rdev=0, size=150, blocks=8, atime=0,
     mtime=1_700_000_000_000_000_000, ctime=1_700_000_000_000_000_000,
 )  # fmt: skip
 BARE = Descriptor(7, 0xFFFFFFFF, IMAGE, GENERATION, 0, len(CONTENT))
-SEALED, TAG = seal(AESGCM(KEY), BARE, CONTENT)
+SEALED, TAG = seal(EPOCH.cipher(KEY), BARE, CONTENT)
 DESCRIPTOR = evolve(BARE, tag=TAG)
 
 
@@ -51,13 +52,14 @@ def parity_segment(index: int) -> bytes:
 
 def channel_packets() -> dict[str, bytes]:
     """Those of the request channel, by their names in the document."""
-    welcome = Welcome(1, "239.5.5.0", 7041, ("192.0.2.1", 40000), SEGMENT)
+    welcome = Welcome(2, "239.5.5.0", 7041, ("192.0.2.1", 40000), SEGMENT)
     opened = Opened(1, IMAGE, GENERATION, KEY, ATTRIBUTES)
     sent = Sent(2, 7, 0xFFFFFFFF, 0, 150)
     failure = Failure.of(OSError(errno.EINVAL, "read past the end of the image"))
     return {
-        "HELLO": pack_tagged(Type.HELLO, 0, encode(Hello(1, "host1"))),
+        "HELLO": pack_tagged(Type.HELLO, 0, encode(Hello(2, "host1"))),
         "WELCOME": pack_tagged(Type.WELCOME, 0, encode(welcome)),
+        "KEY": Key(EPOCH.number, EPOCH.secret).encode(),
         "OPEN": pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))),
         "REPLY": pack_tagged(Type.REPLY, 1, encode(opened)),
         "READ": Read(2, 1, 0, 150, Priority.BLOCKED).encode(),
@@ -81,20 +83,22 @@ def channel_packets() -> dict[str, bytes]:
 def group_packets() -> dict[str, bytes]:
     """Those of the multicast group."""
     return {
-        "announcement": DESCRIPTOR.encode(ANNOUNCEMENT, SEGMENT),
+        "announcement": DESCRIPTOR.encode(ANNOUNCEMENT, SEGMENT, EPOCH.control),
         "segment 4294967295": segment(0),
         "segment 0": segment(1),
         "segment 1": segment(2),
         "parity segment 2": parity_segment(0),
         "parity segment 3": parity_segment(1),
-        "completion": DESCRIPTOR.encode(COMPLETION, SEGMENT),
+        "completion": DESCRIPTOR.encode(COMPLETION, SEGMENT, EPOCH.control),
     }
 
 
 def values() -> dict[str, bytes]:
     """What the sealing uses."""
     return {
-        "key": KEY,
+        "key of the generation": KEY,
+        "key of the transfer": EPOCH.transfer_key(KEY),
+        "key of the control packets": EPOCH.control,
         "nonce": DESCRIPTOR.transfer.to_bytes(12, "big"),
         "associated data": DESCRIPTOR.bound(),
     }
@@ -135,7 +139,7 @@ class ProtocolDocumentTests(SynchronousTestCase):
         """The segments of the example, in one train, open to the content of the image."""
         received = parse(segment(0) + segment(1) + segment(2), SEGMENT)
         sealed = b"".join(packet[2].tobytes() for packet in received if len(packet) == 3)
-        self.assertEqual(unseal(AESGCM(KEY), DESCRIPTOR, sealed + TAG), CONTENT)
+        self.assertEqual(unseal(EPOCH.cipher(KEY), DESCRIPTOR, sealed + TAG), CONTENT)
 
 
 if __name__ == "__main__":

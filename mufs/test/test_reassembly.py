@@ -264,10 +264,13 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.lacks(1), 0)
 
     def test_has_passed(self) -> None:
-        """Numbers have passed when higher ones came, in serial number arithmetic."""
+        """Numbers have passed when a later transfer is known, in serial number arithmetic."""
         self.assertFalse(self.reassembly.has_passed(5))
         reassembly = Reassembly(SIZE)
-        take(reassembly, make_transfer(1, 3, b"some bytes").packets)
+        transfer = make_transfer(1, 3, b"some bytes")
+        take(reassembly, transfer.packets)
+        self.assertFalse(reassembly.has_passed(2))
+        take(reassembly, [transfer.announcement])
         for number in (2, 0, 0xFFFFFFFF, 0x80000004):
             self.assertTrue(reassembly.has_passed(number))
         for number in (3, 4, 300, 0x7FFFFFFF):
@@ -275,7 +278,7 @@ class ReassemblyTests(SynchronousTestCase):
 
     def test_asking_changes_nothing(self) -> None:
         """Numbers that were asked about have not come thereby."""
-        take(self.reassembly, make_transfer(1, 3, b"some bytes").packets)
+        take(self.reassembly, [make_transfer(1, 3, b"some bytes").announcement])
         self.assertFalse(self.reassembly.has_passed(300))
         self.assertFalse(self.reassembly.has_passed(200))
 
@@ -344,13 +347,15 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
     def test_known(self) -> None:
-        """Transfers are remembered as done until many others came, and no longer."""
+        """What is older than all that is remembered comes again only to who has asked for it."""
         transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_KNOWN + 1))
         first, *others, last = transfers
         for each in [first, *others]:
             take(self.reassembly, [each.announcement, *each.packets])
         self.assertEqual(take(self.reassembly, [first.announcement, *first.packets]), [])
         take(self.reassembly, [last.announcement])
+        self.assertEqual(take(self.reassembly, [first.announcement, *first.packets]), [])
+        self.reassembly.expect(1)
         self.assertEqual(
             take(self.reassembly, [first.announcement, *first.packets]), [first.result]
         )

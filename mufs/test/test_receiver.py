@@ -46,6 +46,7 @@ class ReceiverTests(SynchronousTestCase):
         )
         self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
         self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
 
     def datagrams(self, number: int) -> list[bytes]:
@@ -54,7 +55,7 @@ class ReceiverTests(SynchronousTestCase):
         descriptor = Descriptor(number, first, 1, 1, number * BLOCK, BLOCK)
         transfer = seal_transfer(KEYS, descriptor, CONTENT, SEGMENT)
         segments = [bytes(train) for train in trains(transfer, (1 << 94) - 1, 1)]
-        ends = [transfer.descriptor.encode(phase, SEGMENT) for phase in (ANNOUNCEMENT, COMPLETION)]
+        ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, COMPLETION)]
         return [ends[0], *segments, ends[1]]
 
     def receive(self, *datagrams: bytes) -> None:

@@ -1,5 +1,6 @@
 """Packets of the multicast group: table II to the byte."""
 
+import contextlib
 import tracemalloc
 from typing import Any
 
@@ -40,14 +41,19 @@ ENCODED = bytes.fromhex(
     "0000000500020000"  # offset in the image, in bytes
     "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"  # authentication tag
 )
-ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED
-COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED
+KEY = bytes(range(32))
+MACS = [
+    bytes.fromhex("179ee46e3e5b3f62a209f2e3b996556f"),
+    bytes.fromhex("4bd64152e7f1e439708db442375672f2"),
+]
+ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED + MACS[0]
+COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED + MACS[1]
 
 def packed_again(packet: Any) -> bytes:
     """What C{parse} found, as the bytes it must have found it in."""
     if len(packet) == 2:
         phase, descriptor = packet
-        return bytes(descriptor.encode(phase, SEGMENT))
+        return bytes(descriptor.encode(phase, SEGMENT, KEY))
     first, length, rows = packet
     return b"".join(
         HEADER.pack(TRANSMISSION, length, (first + index) & 0xFFFFFFFF) + row.tobytes()
@@ -59,15 +65,36 @@ class VectorTests(SynchronousTestCase):
     """Packets as bytes."""
 
     def test_announcement(self) -> None:
-        """An announcement has phase 1, total bytes, total segments, then the descriptor."""
-        self.assertEqual(DESCRIPTOR.encode(ANNOUNCEMENT, SEGMENT), ANNOUNCED)
+        """An announcement has phase 1, total bytes, total segments, then the descriptor, MAC."""
+        self.assertEqual(DESCRIPTOR.encode(ANNOUNCEMENT, SEGMENT, KEY), ANNOUNCED)
         self.assertEqual(list(parse(ANNOUNCED)), [(ANNOUNCEMENT, DESCRIPTOR)])
 
     def test_completion(self) -> None:
-        """A completion differs from its announcement by its phase, 3, alone."""
-        self.assertEqual(DESCRIPTOR.encode(COMPLETION, SEGMENT), COMPLETED)
+        """A completion differs from its announcement by its phase, 3, and so by its MAC."""
+        self.assertEqual(DESCRIPTOR.encode(COMPLETION, SEGMENT, KEY), COMPLETED)
         self.assertEqual(list(parse(COMPLETED)), [(COMPLETION, DESCRIPTOR)])
         self.assertEqual(len(COMPLETED), CONTROL_SIZE)
+
+    def test_authentic(self) -> None:
+        """A control packet counts as it is, and under its key: not as one of the other phase."""
+        for packet in (ANNOUNCED, COMPLETED):
+            for bit in range(8 * len(packet)):
+                wrong = bytearray(packet)
+                wrong[bit // 8] ^= 1 << bit % 8
+                with contextlib.suppress(MalformedSegment):
+                    for found in parse(bytes(wrong)):
+                        self.assertEqual(len(found), 2)
+                        self.assertFalse(self.is_authentic(found, KEY))
+            ((phase, descriptor),) = parse(packet)  # type: ignore[misc]
+            self.assertTrue(self.is_authentic((phase, descriptor), KEY))
+            self.assertFalse(self.is_authentic((4 - phase, descriptor), KEY))
+            self.assertFalse(self.is_authentic((phase, descriptor), KEY[::-1]))
+
+    def is_authentic(self, control: Any, key: bytes) -> bool:
+        """Whether what was parsed is taken for the server's."""
+        phase, descriptor = control
+        authentic: bool = descriptor.is_authentic(phase, SEGMENT, key)
+        return authentic
 
     def test_segments(self) -> None:
         """A segment has phase 2, its own bytes and its number, which starts anew at 2**32."""
@@ -178,11 +205,12 @@ class MalformedTests(SynchronousTestCase):
             ("00000002 00000000 00000001", b""),  # a segment of nothing
             ("00000002 00000579 00000001", bytes(1401)),  # larger than segments are
             ("00000002 ffffffff 00000001", bytes(1400)),
-            ("00000001 00000000 00000000", ENCODED),  # a transfer of nothing
-            ("00000001 00020001 0000005e", ENCODED),  # larger than a block
-            ("00000001 ffffffff 002ecf93", ENCODED),
-            ("00000001 00000af1 00000002", ENCODED),  # another number of segments
-            ("00000003 00000af1 ffffffff", ENCODED),
+            ("00000001 00000000 00000000", ENCODED + bytes(16)),  # a transfer of nothing
+            ("00000001 00020001 0000005e", ENCODED + bytes(16)),  # larger than a block
+            ("00000001 ffffffff 002ecf93", ENCODED + bytes(16)),
+            ("00000001 00000af1 00000002", ENCODED + bytes(16)),  # another number of segments
+            ("00000003 00000af1 ffffffff", ENCODED + bytes(16)),
+            ("00000001 00000af1 00000003", ENCODED),  # no MAC
         ]:
             self.assert_malformed(bytes.fromhex(header) + rest)
 
@@ -235,7 +263,7 @@ class MalformedTests(SynchronousTestCase):
     def test_memory(self) -> None:
         """The sizes told in a header make nobody allocate memory."""
         datagrams = [
-            HEADER.pack(phase, size, size) + bytes(52)
+            HEADER.pack(phase, size, size) + bytes(68)
             for phase in (ANNOUNCEMENT, TRANSMISSION, COMPLETION)
             for size in (1 << 20, 1 << 31, (1 << 32) - 1)
         ]

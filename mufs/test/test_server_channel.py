@@ -35,6 +35,7 @@ from mufs.wire.channel import (
     MAX_DATA,
     MAX_READ,
     Gone,
+    Key,
     Occasion,
     Priority,
     Read,
@@ -203,11 +204,32 @@ class HelloTests(ServerChannelTestCase):
 
     def test_welcome(self) -> None:
         """HELLO is answered with all that a client must know of the multicast side."""
-        ((kind, tag, body),) = self.send(pack_tagged(Type.HELLO, 5, encode(Hello(VERSION, "a"))))
+        self.channel.dataReceived(pack_tagged(Type.HELLO, 5, encode(Hello(VERSION, "a"))))
+        welcomed, (key, at, secret) = self.wire.packets()
+        kind, (tag, body) = welcomed[0], parse_tagged(welcomed[2])
+        epoch = self.server.factory.keys.epoch
+        self.assertEqual((key, Key.parse(at, secret)), (Type.KEY, Key(epoch.number, epoch.secret)))
         self.assertEqual((kind, tag), (Type.WELCOME, 5))
         welcome = decode(Welcome, body)
         self.assertEqual((welcome.group, welcome.segment), ("239.5.5.0", SEGMENT))
         self.assertEqual(self.channel.name, "a")
+
+    def test_expelled(self) -> None:
+        """Of who breaks the protocol the others get new keys; not of who never said HELLO."""
+        _, wire = self.server.connect()
+        begun = self.server.factory.keys.epoch
+        self.send(bytes(range(9)))
+        self.assertTrue(self.wire.ended)
+        self.server.clock.advance(5)
+        self.assertIs(self.server.factory.keys.epoch, begun)
+        welcomed, gone = self.server.connect()
+        welcomed.dataReceived(bytes(range(9)))
+        self.server.clock.advance(5)
+        epoch = self.server.factory.keys.epoch
+        ((kind, at, body),) = wire.packets()
+        self.assertEqual((kind, Key.parse(at, body)), (Type.KEY, Key(1, epoch.secret)))
+        self.assertNotEqual(epoch.secret, begun.secret)
+        self.assertEqual(gone.packets(), [])
 
     def test_other_version(self) -> None:
         """A client of another version is told so, and the connection ends."""

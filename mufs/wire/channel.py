@@ -8,8 +8,9 @@ data, 128 KiB at most; network byte order. docs/protocol.md section 2 states eac
 from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
+from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -39,6 +40,7 @@ class Type(IntEnum):
     SEGMENTS = 135
     GONE = 136
     PONG = 137
+    KEY = 138
 
 
 class Priority(IntEnum):
@@ -103,6 +105,7 @@ _SENT = Struct("!IIQIIB")
 _DATA = Struct("!IQQ")
 _REPAIR = Struct("!IQB")
 _GONE = Struct("!IQ")
+_KEY = Struct("!I32s")
 _TAG = Struct("!I")
 
 OVER_TCP = 0x80
@@ -112,7 +115,7 @@ MAX_READ = 16 * 1024 * 1024
 """The longest range, in bytes, that one READ may ask for."""
 
 
-def _unpack(form: Struct, data: bytes, exact: bool = True) -> tuple[int, ...]:
+def _unpack(form: Struct, data: bytes, exact: bool = True) -> tuple[Any, ...]:
     if len(data) < form.size or (exact and len(data) > form.size):
         raise ProtocolError(f"{len(data)} bytes where {form.size} belong")
     return form.unpack_from(data)
@@ -257,6 +260,27 @@ class Gone:
     def parse(cls, offset: int, data: bytes) -> "Gone":
         """@raise ProtocolError: when the fields are not those of a GONE."""
         return cls(*_unpack(_GONE, data))
+
+
+@frozen
+class Key:
+    """
+    What the server sends to the group from now on is of this epoch.
+
+    @ivar secret: 32 random bytes, from which its keys derive.
+    """
+
+    epoch: int
+    secret: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        """The packet."""
+        return pack(Type.KEY, _KEY.pack(self.epoch, self.secret))
+
+    @classmethod
+    def parse(cls, offset: int, data: bytes) -> "Key":
+        """@raise ProtocolError: when the fields are not those of a KEY."""
+        return cls(*_unpack(_KEY, data))
 
 
 def pack_tagged(kind: int, tag: int, body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
 
-VERSION = 1
+VERSION = 2
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
@@ -110,7 +110,7 @@ class Opened:
     @ivar handle: what READ and CLOSE name it by, on this connection.
     @ivar image: which file it is; the same for all generations of it.
     @ivar generation: which content: device, inode, size, mtime and ctime as one number.
-    @ivar key: opens the transfers of this generation.
+    @ivar key: opens the transfers of this generation, with the secret of their epoch.
     """
 
     handle: U32

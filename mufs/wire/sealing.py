@@ -1,46 +1,136 @@
 """
-How a transfer is sealed: AES-GCM (NIST SP 800-38D) under the key of the image's generation.
+How transfers are sealed: AES-GCM (NIST SP 800-38D), under keys that are replaced now and then.
 
-The keys derive from a secret that a server makes anew each time it starts (HKDF, RFC 5869);
-the nonce is the number of the transfer, so no nonce is used twice under a key.
+The key of a transfer derives (HKDF, RFC 5869) from that of the image's generation, which OPEN
+hands over, and from the secret of the epoch, which KEY brings: who lacks either opens nothing.
+The nonce is the number of the transfer; each epoch counts its own, under a secret of its own, so
+no nonce is used twice under a key. docs/protocol.md section 5.
 """
+
+import os
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mufs.wire.pages import PAGE
 from mufs.wire.segments import TAG_SIZE, Descriptor
+
+SECRET_SIZE = 32
 
 MAX_CIPHERS = 4096
 
+EPOCH_TIME = 3600.0
+"""Seconds after which keys are replaced: so long who has left can read on."""
+
+EPOCH_BYTES = 1 << 36
+"""
+Bytes sealed after which they are. RFC 8446 section 5.5 allows 2**38.5 for a key of AES-GCM, and
+here all images together have that much. Each transfer counts for a page at least, so an epoch has
+2**24 of them at the most, of 2**32 that its numbers allow.
+"""
+
+
+def _derive(secret: bytes, length: int, info: bytes) -> bytes:
+    return HKDF(SHA256(), length, None, info).derive(secret)
+
 
 def derive_key(secret: bytes, image: int, generation: int) -> bytes:
-    """The 16 bytes that seal the transfers of one generation of an image."""
+    """The 16 bytes that stand for one generation of an image in a run of the server."""
     info = b"mufs image" + image.to_bytes(8, "big") + generation.to_bytes(8, "big")
-    return HKDF(SHA256(), 16, None, info).derive(secret)
+    return _derive(secret, 16, info)
 
 
-class Keys:
-    """The keys of a server's run: one for each generation of an image."""
+class Epoch:
+    """
+    The keys that are in use until they are replaced, as server and clients have them.
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._ciphers: dict[tuple[int, int], AESGCM] = {}
+    @ivar number: the high half of the numbers of its transfers.
+    @ivar control: the key for the MACs of announcements and completions.
+    """
 
-    def key(self, image: int, generation: int) -> bytes:
-        """What a client needs to open transfers of that generation."""
-        return derive_key(self._secret, image, generation)
+    def __init__(self, number: int, secret: bytes) -> None:
+        """@param secret: random bytes, which go to all clients."""
+        self.number = number
+        self.secret = secret
+        self.control = _derive(secret, 32, b"mufs control")
+        self._ciphers: dict[bytes, AESGCM] = {}
 
-    def cipher(self, image: int, generation: int) -> AESGCM:
-        """What seals them."""
-        cipher = self._ciphers.get((image, generation))
+    def transfer_key(self, key: bytes) -> bytes:
+        """The 16 bytes that seal the transfers of the generation with this key."""
+        return _derive(key + self.secret, 16, b"mufs transfer")
+
+    def cipher(self, key: bytes) -> AESGCM:
+        """What seals and opens them."""
+        cipher = self._ciphers.get(key)
         if cipher is None:
             if len(self._ciphers) >= MAX_CIPHERS:
                 self._ciphers.clear()
-            cipher = AESGCM(self.key(image, generation))
-            self._ciphers[image, generation] = cipher
+            cipher = self._ciphers[key] = AESGCM(self.transfer_key(key))
         return cipher
+
+
+class Keys:
+    """
+    The keys of a server's run, and when they are replaced.
+
+    @ivar epoch: those in use.
+    @ivar since: when they were new.
+    """
+
+    def __init__(
+        self,
+        secret: bytes,
+        seconds: Callable[[], float] = lambda: 0.0,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """
+        @param secret: random bytes of this run, from which the keys of the generations derive.
+        @param seconds: the time.
+        @param random: gives so many bytes that nobody can guess.
+        """
+        self._secret = secret
+        self._seconds = seconds
+        self._random = random
+        self._keys: dict[tuple[int, int], bytes] = {}
+        self._number = -1
+        self.replace()
+
+    def key(self, image: int, generation: int) -> bytes:
+        """What OPEN hands over."""
+        key = self._keys.get((image, generation))
+        if key is None:
+            if len(self._keys) >= MAX_CIPHERS:
+                self._keys.clear()
+            key = self._keys[image, generation] = derive_key(self._secret, image, generation)
+        return key
+
+    def cipher(self, image: int, generation: int) -> AESGCM:
+        """What seals the transfers of a generation now."""
+        return self.epoch.cipher(self.key(image, generation))
+
+    def next_transfer(self, length: int) -> int:
+        """The number of a transfer that is to be sealed now, of so many bytes."""
+        self._sealed += max(length, PAGE)
+        self._transfers += 1
+        return self.epoch.number << 32 | self._transfers
+
+    def due(self) -> str | None:
+        """Why the keys have to be replaced before the next transfer, if they have to."""
+        if self._seconds() - self.since >= EPOCH_TIME:
+            return "those before were in use for an hour"
+        if self._sealed >= EPOCH_BYTES:
+            return "those before sealed 64 GiB"
+        return None
+
+    def replace(self) -> None:
+        """Begin the next epoch."""
+        self._number += 1
+        self.epoch = Epoch(self._number, self._random(SECRET_SIZE))
+        self.since = self._seconds()
+        self._sealed = self._transfers = 0
 
 
 def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[memoryview, bytes]:

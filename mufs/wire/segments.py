@@ -2,17 +2,18 @@
 Packets of the multicast group (UDP): table II of the paper, and the descriptor in them.
 
 Every packet is a phase, a number of bytes and a number (4 bytes each, network byte order),
-then data: a descriptor in an announcement or completion, file data in a segment. Each tells
-its own length, so several may lie back to back in one datagram, as the kernel hands over
+then data: a descriptor and its MAC in an announcement or completion, file data in a segment.
+Each tells its own length, so several may lie back to back in one datagram, as the kernel hands over
 what it received together (UDP_GRO). docs/protocol.md section 3.
 """
 
 from collections.abc import Iterator
+from hmac import compare_digest, digest
 from struct import Struct
 from typing import Any
 
 import numpy
-from attrs import frozen
+from attrs import field, frozen
 
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
@@ -20,7 +21,7 @@ from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 HEADER = Struct("!III")
 SEGMENT = 1400
 ANNOUNCEMENT, TRANSMISSION, COMPLETION = 1, 2, 3
-TAG_SIZE = 16
+TAG_SIZE = MAC_SIZE = 16
 _DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
 _BOUND = Struct("!QIQQQI")
 
@@ -44,12 +45,14 @@ class Descriptor:
     """
     What a transfer carries and under which numbers.
 
-    @ivar transfer: counts the transfers of a server's run; also the nonce.
+    @ivar transfer: number of the transfer; also the nonce. The high half is the epoch of its keys,
+        the low half counts the transfers of that epoch.
     @ivar first: number of its first segment, mod 2**32; its parity is numbered behind the last.
     @ivar image: the file, and C{generation} its content (see C{Opened}).
     @ivar offset: of its first byte in the image.
     @ivar total: how many bytes it carries, within one block.
     @ivar tag: authentication tag of the sealed bytes.
+    @ivar mac: of the announcement or completion that it came in.
     """
 
     transfer: int
@@ -59,6 +62,12 @@ class Descriptor:
     offset: int
     total: int
     tag: bytes = b"\0" * TAG_SIZE
+    mac: bytes = field(default=b"\0" * MAC_SIZE, eq=False)
+
+    @property
+    def epoch(self) -> int:
+        """Which keys it was sealed with."""
+        return self.transfer >> 32
 
     def bound(self) -> bytes:
         """The associated data: all of it but the tag."""
@@ -66,19 +75,28 @@ class Descriptor:
             self.transfer, self.first, self.image, self.generation, self.offset, self.total
         )
 
-    def encode(self, phase: int, segment: int) -> bytes:
-        """The announcement or completion that carries it."""
-        return HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
+    def encode(self, phase: int, segment: int, key: bytes = b"") -> bytes:
+        """
+        The announcement or completion that carries it.
+
+        @param key: that of the epoch for the MAC (HMAC-SHA256, RFC 2104, its first 16 bytes).
+        """
+        packet = HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
             _DESCRIPTOR.pack(
                 self.transfer, self.first, self.image, self.generation, self.offset, self.tag
             )
         )
+        return packet + digest(key, packet, "sha256")[:MAC_SIZE]
+
+    def is_authentic(self, phase: int, segment: int, key: bytes) -> bool:
+        """Whether it came in a packet of that phase from somebody who has the key."""
+        return compare_digest(self.mac, self.encode(phase, segment, key)[-MAC_SIZE:])
 
 
 MAX_ROWS = 16384
 """More segments than a datagram, or the data of a TCP packet, can hold."""
 
-CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size
+CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size + MAC_SIZE
 
 
 def cut(first: int, sealed: bytes | memoryview, size: int = SEGMENT) -> "numpy.ndarray[Any, Any]":
@@ -143,7 +161,7 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
     The packets of a datagram.
 
     @param size: the segment size of the server, which no segment may exceed.
-    @return: for a control packet its phase and descriptor; segments of one size with
+    @return: for a control packet its phase and descriptor, unproven; segments of one size with
         consecutive numbers come together, as number of the first, bytes in each, and their
         data (a view of C{datagram}, one row a segment).
     @raise MalformedSegment: at the first byte that is not of the protocol.
@@ -192,4 +210,5 @@ def _descriptor(datagram: bytes, position: int, total: int, count: int, size: in
     within = offset % PAGE == 0 and 0 < total <= BLOCK - offset % BLOCK
     if not within or count != segment_count(total, size):
         raise MalformedSegment(f"{total} bytes in {count} segments at offset {offset}")
-    return Descriptor(transfer, first, image, generation, offset, total, tag)
+    mac = bytes(datagram[position + CONTROL_SIZE - MAC_SIZE : position + CONTROL_SIZE])
+    return Descriptor(transfer, first, image, generation, offset, total, tag, mac)

@@ -10,7 +10,7 @@ from zope.interface import Interface
 
 from mufs.wire.channel import Occasion
 from mufs.wire.pages import BLOCK, mask_of
-from mufs.wire.segments import Descriptor, cut_parity, number_count
+from mufs.wire.segments import HEADER, Descriptor, cut_parity, number_count
 
 BlockKey = tuple[int, int, int]
 """Image, generation, and number of the block."""
@@ -32,6 +32,7 @@ class SentTransfer:
     A transfer as it goes out.
 
     @ivar rows: its segments, one a row, the last one padded (see C{segments.cut}).
+    @ivar key: of its epoch, for the MACs of its control packets.
     @ivar parity: how many parity segments of it were made, and so sent, so far.
     @ivar mended: when segments or parity of it were sent again last, in seconds.
     @ivar audience: the clients that waited for it when it was sent.
@@ -40,6 +41,7 @@ class SentTransfer:
 
     descriptor: Descriptor
     rows: "numpy.ndarray[Any, Any]" = field(repr=False)
+    key: bytes = field(default=b"", repr=False)
     parity: int = 0
     mended: float = float("-inf")
     audience: set[IReader] = field(factory=set, repr=False)
@@ -61,6 +63,10 @@ class SentTransfer:
     def parity_left(self) -> int:
         """How many parity segments may still be made of it."""
         return number_count(len(self.rows)) - len(self.rows) - self.parity
+
+    def control(self, phase: int) -> bytes:
+        """Its announcement or completion."""
+        return self.descriptor.encode(phase, self.rows.shape[1] - HEADER.size, self.key)
 
     def make_parity(self, count: int) -> "numpy.ndarray[Any, Any]":
         """The next parity segments, ready to send."""
@@ -90,6 +96,12 @@ class SentWindow:
             same.remove(oldest)
             if not same:
                 del self._blocks[oldest.block]
+
+    def clear(self) -> None:
+        """Keep none of them any longer: their keys were replaced."""
+        self._bytes = 0
+        self._transfers.clear()
+        self._blocks.clear()
 
     def get(self, number: int) -> SentTransfer | None:
         """The transfer of that number, or C{None} when it is no longer held."""

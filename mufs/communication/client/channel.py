@@ -13,6 +13,7 @@ from mufs.wire.channel import (
     Data,
     Framer,
     Gone,
+    Key,
     ProtocolError,
     Sent,
     Type,
@@ -72,6 +73,9 @@ class IChannelUser(Interface):
 
     def failed(tag: int, error: OSError) -> None:
         """A read cannot be answered."""
+
+    def key(key: Key) -> None:
+        """The keys of what is sent to the group were replaced, or are told for the first time."""
 
 
 class ClientChannel(Protocol):
@@ -169,6 +173,8 @@ class ClientChannel(Protocol):
             self._user.segments(parse_tagged(body)[1])
         elif kind == Type.GONE:
             self._user.gone(Gone.parse(offset, body).tag)
+        elif kind == Type.KEY:
+            self._user.key(Key.parse(offset, body))
         else:
             tag, rest = parse_tagged(body)
             if kind == Type.REPLY:

@@ -106,6 +106,9 @@ class Reassembly:
 
     Bounded in all directions: transfers known, transfers held with segments missing, segments
     whose transfer is not known yet; the oldest go.
+
+    Descriptors must be authentic. Segments may be anybody's: nothing is concluded from their
+    numbers, and what a forged one can do is to spoil the transfer that it pretends to be of.
     """
 
     def __init__(self, size: int) -> None:
@@ -115,20 +118,25 @@ class Reassembly:
         self._partial: dict[int, _Transfer] = {}
         self._in_order: list[_Transfer] = []
         self._newest: int | None = None
+        self._passed = 0
         self._orphans: deque[Run] = deque()
         self._orphan_count = 0
         self._expected: OrderedDict[int, None] = OrderedDict()
 
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """
-        Learn what a transfer carries, from its announcement or its completion.
+        Learn what a transfer carries, from its announcement or its completion. One that is older
+        than those remembered is passed over, unless it is expected: somebody may have recorded it.
 
         @param wanted: whether its bytes are of use here; else its segments are passed over.
         @return: as L{segments}: those that came before may be all of it.
         """
-        if descriptor.transfer in self._transfers:
+        number = descriptor.transfer
+        old = number <= self._passed and number not in self._expected
+        if old or number in self._transfers:
             return []
         first = self._unwrap(descriptor.first)
+        self._newest = first if self._newest is None else max(self._newest, first)
         transfer = _Transfer(descriptor, first, self._size, wanted)
         self._transfers[descriptor.transfer] = transfer
         self._in_order.insert(self._place(first), transfer)
@@ -138,8 +146,20 @@ class Reassembly:
                 oldest = self._partial.pop(next(iter(self._partial)))
                 oldest.buffer = None
         if len(self._transfers) > MAX_KNOWN:
-            self.forget(next(iter(self._transfers)))
+            oldest_known = next(iter(self._transfers))
+            self._passed = max(self._passed, oldest_known)
+            self.forget(oldest_known)
         return self._adopt(transfer)
+
+    def restart(self, descriptor: Descriptor) -> None:
+        """
+        What came of a transfer was not what was sent. It is taken in again if it comes again, as
+        others lack it, too; only a reader asks for it.
+        """
+        self.forget(descriptor.transfer)
+        self.describe(descriptor, True)
+        if descriptor.transfer in self._partial:
+            self._partial[descriptor.transfer].asked = True
 
     def segments(self, run: Run) -> list[tuple[Descriptor, bytearray]]:
         """
@@ -193,8 +213,9 @@ class Reassembly:
         return lacking or 1
 
     def lost(self, number: int) -> int:
-        """How many segments of a known transfer have not come, of use or not."""
-        return self._transfers[number].missing.bit_count()
+        """How many segments of a transfer have not come, of use or not; 0 if it is not known."""
+        transfer = self._transfers.get(number)
+        return 0 if transfer is None else transfer.missing.bit_count()
 
     def is_complete(self, number: int) -> bool:
         """Whether all of a transfer came."""
@@ -210,8 +231,8 @@ class Reassembly:
         return transfer.missing
 
     def has_passed(self, number: int) -> bool:
-        """Whether segments with higher numbers than this came already."""
-        return self._newest is not None and self._distance(number) < 0
+        """Whether a transfer with higher numbers than this came already, or a part of it."""
+        return self._newest is not None and _difference(number, self._newest) < 0
 
     def expect(self, number: int) -> None:
         """Segments of a transfer were asked for: (another) completion of it will come."""
@@ -268,16 +289,8 @@ class Reassembly:
 
     def _unwrap(self, number: int) -> int:
         """A segment number without its wrapping at 2**32 (serial number arithmetic, RFC 1982)."""
-        if self._newest is None:
-            self._newest = (1 << 32) + number
-        number = self._newest + self._distance(number)
-        self._newest = max(self._newest, number)
-        return number
-
-    def _distance(self, number: int) -> int:
-        """How far a segment number is from the newest one."""
-        assert self._newest is not None
-        return _difference(number, self._newest)
+        newest = (1 << 32) + number if self._newest is None else self._newest
+        return newest + _difference(number, newest)
 
 
 def _difference(number: int, other: int) -> int:

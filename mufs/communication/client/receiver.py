@@ -6,7 +6,6 @@ from collections.abc import Callable
 from select import select
 from typing import cast
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -14,7 +13,7 @@ from twisted.logger import Logger
 from mufs.communication.client.reassembly import Reassembly
 from mufs.communication.client.reception import Reception
 from mufs.communication.multicast import UDP_GRO, MulticastProtocol
-from mufs.wire.sealing import unseal
+from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
     COMPLETION,
     HEADER,
@@ -32,6 +31,9 @@ RECEIVE_BUFFER = 16 * 1024 * 1024
 
 MAX_KEYS = 4096
 
+RETIRED = 2.0
+"""Seconds for which replaced keys still open what was on its way, or lay in the receive buffer."""
+
 MAX_ASIDE = 128
 """Segments put aside: more than a transfer has."""
 
@@ -48,10 +50,13 @@ class MulticastReceiver(MulticastProtocol):
     """
     Keeps what comes from the server's address, puts transfers together and opens them.
 
+    Anybody on the network can send from that address. So nothing is learnt of an announcement or
+    completion that was not made with the keys of the server (docs/protocol.md section 5).
+
     @ivar segment: data bytes in one segment of the server.
     @ivar buffer: bytes of the receive buffer that the system granted.
     @ivar segments_received: segments that came from the group, also those of no use here.
-    @ivar datagrams_dropped: from elsewhere, or malformed.
+    @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: complete, but not what the server sealed.
     @ivar lacking: called with a transfer that was completed but lacks segments here.
     """
@@ -64,7 +69,10 @@ class MulticastReceiver(MulticastProtocol):
         self._reception = reception
         self._deliver = deliver
         self._source: tuple[str, int] | None = None
-        self._ciphers: OrderedDict[tuple[int, int], AESGCM] = OrderedDict()
+        self._keys: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._epoch: Epoch | None = None
+        self._last_epoch: Epoch | None = None
+        self._last_ends = 0.0
         self._aside: list[bytes] = []
         self._head = b""
         self._rest: IDelayedCall | None = None
@@ -114,21 +122,35 @@ class MulticastReceiver(MulticastProtocol):
         self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
         self._aside.clear()
         self.reassembly = Reassembly(segment)
-        self._ciphers.clear()
+        self._keys.clear()
+        self._epoch = self._last_epoch = None
 
     def add_key(self, image: int, generation: int, key: bytes) -> None:
         """Keep from now on what comes of a generation of an image."""
-        self._ciphers[image, generation] = AESGCM(key)
-        self._ciphers.move_to_end((image, generation))
-        if len(self._ciphers) > MAX_KEYS:
-            self._ciphers.popitem(last=False)
+        self._keys[image, generation] = key
+        self._keys.move_to_end((image, generation))
+        if len(self._keys) > MAX_KEYS:
+            self._keys.popitem(last=False)
+
+    def begin_epoch(self, number: int, secret: bytes) -> None:
+        """From now on the server uses other keys."""
+        self._last_epoch, self._epoch = self._epoch, Epoch(number, secret)
+        self._last_ends = self._clock.seconds() + RETIRED
+
+    def _epoch_of(self, descriptor: Descriptor) -> Epoch | None:
+        """The keys of a transfer, if they are in use, or were a moment ago."""
+        epoch, last = self._epoch, self._last_epoch
+        if epoch is not None and epoch.number == descriptor.epoch:
+            return epoch
+        recent = self._clock.seconds() < self._last_ends
+        return last if last is not None and recent and last.number == descriptor.epoch else None
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         """Take in a datagram, or several that the kernel put together."""
         if addr != self._source:
             self.datagrams_dropped += 1
             return
-        self._reception.heard()
+        self._reception.came()
         # One by one, segments cost many times what they do together, and until the last of a
         # transfer is there they are of no use.
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
@@ -165,7 +187,15 @@ class MulticastReceiver(MulticastProtocol):
                     done = self.reassembly.segments(packet)
                 else:
                     phase, descriptor = packet
-                    wanted = (descriptor.image, descriptor.generation) in self._ciphers
+                    epoch = self._epoch_of(descriptor)
+                    if epoch is None or not descriptor.is_authentic(
+                        phase, self.segment, epoch.control
+                    ):
+                        self.datagrams_dropped += 1
+                        continue
+                    if heard:
+                        self._reception.heard()
+                    wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
                         if heard:
@@ -187,10 +217,13 @@ class MulticastReceiver(MulticastProtocol):
             self._reception.result(count, self.reassembly.lost(descriptor.transfer))
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
-        cipher = self._ciphers.get((descriptor.image, descriptor.generation))
-        data = None if cipher is None else unseal(cipher, descriptor, sealed)
+        epoch = self._epoch_of(descriptor)
+        key = self._keys.get((descriptor.image, descriptor.generation))
+        if epoch is None or key is None:
+            return
+        data = unseal(epoch.cipher(key), descriptor, sealed)
         if data is None:
             self.transfers_rejected += 1
-            self.reassembly.forget(descriptor.transfer)
-            return
-        self._deliver(descriptor, data)
+            self.reassembly.restart(descriptor)
+        else:
+            self._deliver(descriptor, data)

@@ -92,9 +92,13 @@ class Reception:
         """There is no group to listen to."""
         self._fail(Fault.UNAVAILABLE, why)
 
-    def heard(self) -> None:
-        """A datagram of the server came in."""
+    def came(self) -> None:
+        """A datagram came in from the server's address, which others may use."""
         self._heard = self._clock.seconds()
+
+    def heard(self) -> None:
+        """A packet came in that the server made."""
+        self.came()
         if self.state != "working" and self._fault in (Fault.NONE, Fault.SILENT):
             self._recover()
 

@@ -52,6 +52,7 @@ class Repairs:
         self._send = send
         self._wanted = wanted
         self._read_over_tcp = read_over_tcp
+        self._overheard: set[int] = set()
         self.segments_lost = 0
         self.repairs_sent = 0
 
@@ -72,7 +73,9 @@ class Repairs:
 
     def lacking(self, descriptor: Descriptor) -> None:
         """A transfer was completed, and lacks segments here."""
-        if self._reception.works and not self._reception.is_failing:
+        usable = self._reception.works and not self._reception.is_failing
+        if usable and descriptor.transfer not in self._overheard:
+            self._overheard.add(descriptor.transfer)
             self._clock.callLater(OVERHEARD_GRACE, self._look_overheard, descriptor)
 
     def _look(self, sent: Sent, patience: int = PATIENCE) -> None:
@@ -116,6 +119,7 @@ class Repairs:
         return not reassembly.has_passed(sent.first + self._count(sent) - 1)
 
     def _look_overheard(self, descriptor: Descriptor) -> None:
+        self._overheard.discard(descriptor.transfer)
         self._receiver.settle()
         missing = self._receiver.reassembly.lacks(descriptor.transfer)
         if missing and self._reception.works:

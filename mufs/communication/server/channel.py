@@ -19,6 +19,7 @@ from mufs.wire.channel import (
     MAX_DATA,
     Framer,
     Gone,
+    Key,
     Occasion,
     ProtocolError,
     Read,
@@ -146,6 +147,12 @@ class ServerChannel(Protocol):
         if not self._ending:
             self._write(b"".join(packets))
 
+    def tell_key(self) -> None:
+        """Tell a client that was welcomed which keys are in use now."""
+        if self.name and not self._ending:
+            epoch = self.factory.keys.epoch
+            self._write(Key(epoch.number, epoch.secret).encode())
+
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IReader.failed}."""
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure.of(error))))
@@ -213,6 +220,7 @@ class ServerChannel(Protocol):
             return
         self.name = hello.name or "?"
         self._reply(self.factory.welcome(self), tag, Type.WELCOME)
+        self.tell_key()
 
     def _getattr(self, tag: int, body: bytes) -> "Deferred[None]":
         path = decode(At, body).path
@@ -298,16 +306,15 @@ class ServerChannel(Protocol):
         """Send the packets of a transfer over TCP, as they went to the group."""
         missing = repair.missing & (1 << len(transfer.rows)) - 1
         segment = self.factory.controller.segment
-        descriptor = transfer.descriptor
         # A client that does not take what it asked for may read over TCP, which waits for it.
         # Most of a transfer does not go past its share of a full link either.
         few = missing.bit_count() * 2 <= len(transfer.rows)
         room = few or self._unicast.take(missing.bit_count() * segment)
         if room and not self._full:
-            packets = [descriptor.encode(ANNOUNCEMENT, segment)]
+            packets = [transfer.control(ANNOUNCEMENT)]
             if missing:
                 packets += map(bytes, trains(transfer, missing))
-            packets.append(descriptor.encode(COMPLETION, segment))
+            packets.append(transfer.control(COMPLETION))
             for each in packets:
                 self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))
                 self.segment_bytes_over_tcp += len(each)
@@ -345,6 +352,8 @@ class ServerChannel(Protocol):
             self.transport.abortConnection()
             return
         self._ending = True
+        if self.name:
+            self.factory.expelled()
         self._unicast.stop()
         # Under TLS the connection would wait for the producer to end.
         self.transport.unregisterProducer()  # type: ignore[attr-defined]
@@ -387,6 +396,7 @@ class ServerChannelFactory(Factory):
         self.clock = clock
         self.channels: set[ServerChannel] = set()
         self._bytes_over_tcp = 0
+        controller.keys_replaced = self._tell_keys
 
     @property
     def bytes_over_tcp(self) -> int:
@@ -398,6 +408,14 @@ class ServerChannelFactory(Factory):
         channel = ServerChannel()
         channel.factory = self
         return channel
+
+    def expelled(self) -> None:
+        """A client was sent away: what is sealed from now on is not for it."""
+        self.controller.expelled()
+
+    def _tell_keys(self) -> None:
+        for channel in self.channels:
+            channel.tell_key()
 
     def lost(self, channel: ServerChannel) -> None:
         """A client has gone."""

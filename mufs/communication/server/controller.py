@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -31,7 +31,7 @@ from mufs.wire.segments import (
 )
 
 AHEAD = 4
-"""How many entries are read from disk and sealed while another is sent."""
+"""How many entries are read from disk while another is sent."""
 
 MOST_MENDED = 94
 """Segments that are sent again, for readers that wait, before the next transfer has its turn."""
@@ -41,6 +41,12 @@ MERGING = 0.01
 Seconds from one repair of a transfer to the next, while there is none other to send: the more
 clients have reported then what they lack, the less is sent for each.
 """
+
+KEY_AHEAD = 0.01
+"""Seconds that new keys have for their way to the clients before they are needed."""
+
+KEY_LEAST = 1.0
+"""Seconds for which keys are used at least, however many clients are expelled."""
 
 Reading = Callable[[IImage, int, int, int], "Deferred[bytes]"]
 """Reads from an image: offset, length, and how many bytes after that will be asked for soon."""
@@ -57,6 +63,7 @@ class MulticastController:
         in their place.
     @ivar parity_sent: parity segments sent along with transfers.
     @ivar bytes_multicast: bytes of all datagrams.
+    @ivar keys_replaced: called when there are new keys, before anything is sealed with them.
     """
 
     _log = Logger()
@@ -80,10 +87,12 @@ class MulticastController:
         self._clock = clock
         self.segment = segment
         self.output: ISegmentOutput | None = None
-        self._ready: deque[tuple[Entry, Deferred[SentTransfer]]] = deque()
+        self.keys_replaced: Callable[[], None] = lambda: None
+        self._replacing: IDelayedCall | None = None
+        self._keys_needed_at = 0.0
+        self._ready: deque[tuple[Entry, Deferred[bytes]]] = deque()
         self._idle = True
         self._sending: Deferred[None] = succeed(None)
-        self._next_transfer = 1
         self._next_segment = 0
         self.transfers = 0
         self.segments_sent = 0
@@ -126,8 +135,18 @@ class MulticastController:
         """The client has gone."""
         self._queue.forget(reader)
 
+    def expelled(self) -> None:
+        """A client was sent away: what is sealed from now on is not for it."""
+        if self._replacing is None:
+            rest = max(0.0, self._keys.since + KEY_LEAST - self._clock.seconds())
+            self._replacing = self._clock.callLater(
+                rest, self._replace_keys, "a client was expelled"
+            )
+
     def stop(self) -> None:
         """Send nothing more."""
+        if self._replacing is not None:
+            self._replacing.cancel()
         self._sending.cancel()
         for _, ready in self._ready:
             ready.addErrback(lambda _: None)
@@ -169,32 +188,59 @@ class MulticastController:
             item = self._queue.take()
             if item is None or isinstance(item, Resend):
                 return item
-            self._ready.append((item, self._seal(item)))
+            self._ready.append((item, self._read_pages(item)))
         return None
 
-    def _seal(self, entry: Entry) -> "Deferred[SentTransfer]":
+    def _read_pages(self, entry: Entry) -> "Deferred[bytes]":
+        size = entry.image.attributes.size
+        offset, length = byte_range(entry.block, entry.first, entry.count, size)
+        more = PAGE * self._queue.following(entry)
+        end = min(offset + length + more, size)
+        return self._read(entry.image, offset, length, end - offset - length)
+
+    def _seal(self, entry: Entry, data: bytes) -> SentTransfer:
+        """Seal with the keys of this moment."""
         image = entry.image
         offset, length = byte_range(
             entry.block, entry.first, entry.count, image.attributes.size
         )
+        number = self._keys.next_transfer(length)
         descriptor = Descriptor(
-            self._next_transfer, self._next_segment, image.image, image.generation, offset, length
+            number, self._next_segment, image.image, image.generation, offset, length
         )
-        self._next_transfer += 1
         self._next_segment = (
             self._next_segment + number_count(segment_count(length, self.segment))
         ) & 0xFFFFFFFF
+        return seal_transfer(self._keys, descriptor, data, self.segment)
 
-        def sealed(data: bytes) -> SentTransfer:
-            return seal_transfer(self._keys, descriptor, data, self.segment)
+    def _replace_keys(self, why: str) -> None:
+        """
+        Take new keys. What was sealed with those before is held no longer: who lacks some of it
+        asks anew, as clients soon forget these keys.
+        """
+        if self._replacing is not None and self._replacing.active():
+            self._replacing.cancel()
+        self._replacing = None
+        self._keys.replace()
+        self._window.clear()
+        self._log.info("new keys: {why}", why=why)
+        self._keys_needed_at = self._clock.seconds() + KEY_AHEAD
+        self.keys_replaced()
 
-        more = PAGE * self._queue.following(entry)
-        end = min(offset + length + more, image.attributes.size)
-        return self._read(image, offset, length, end - offset - length).addCallback(sealed)
+    async def _let_keys_go_ahead(self) -> None:
+        """Replace the keys if they were used for long, and let clients have them first."""
+        why = self._keys.due()
+        if why is not None:
+            self._replace_keys(why)
+        early = self._keys_needed_at - self._clock.seconds()
+        if early > 0:
+            await deferLater(self._clock, early)
 
-    async def _send(self, entry: Entry, ready: "Deferred[SentTransfer]") -> None:
+    async def _send(self, entry: Entry, ready: "Deferred[bytes]") -> None:
         try:
-            transfer = await ready
+            data = await ready
+            await self._let_keys_go_ahead()
+            transfer = self._seal(entry, data)
             parity = min(self._pace.parity, transfer.parity_left)
             await self._write(transfer, (1 << len(transfer.rows)) - 1, parity)
         except CancelledError:
@@ -206,7 +252,8 @@ class MulticastController:
         self.transfers += 1
         self.segments_sent += len(transfer.rows)
         self.parity_sent += parity
-        self._window.add(transfer)
+        if transfer.descriptor.epoch == self._keys.epoch.number:
+            self._window.add(transfer)
         self._queue.done(entry)
         transfer.audience.update(entry.readers)
         _tell(entry.readers, transfer, Occasion.NOW)
@@ -237,14 +284,13 @@ class MulticastController:
                 reader.failed(tag, error)
 
     async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
-        descriptor = transfer.descriptor
-        await self._out(descriptor.encode(ANNOUNCEMENT, self.segment))
+        await self._out(transfer.control(ANNOUNCEMENT))
         pieces: list[bytes | memoryview] = []
         if segments:
             pieces += trains(transfer, segments)
         if parity:
             pieces += _trains(transfer.make_parity(parity))
-        completion = descriptor.encode(COMPLETION, self.segment)
+        completion = transfer.control(COMPLETION)
         # The last segment mostly is a short one, and leaves room in its datagram.
         last = len(pieces[-1]) % (HEADER.size + self.segment)
         if 0 < last <= self.segment + HEADER.size - len(completion):
@@ -275,7 +321,7 @@ def seal_transfer(
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
     whole = Descriptor(d.transfer, d.first, d.image, d.generation, d.offset, d.total, tag)
-    return SentTransfer(whole, cut(d.first, sealed, segment))
+    return SentTransfer(whole, cut(d.first, sealed, segment), keys.epoch.control)
 
 
 def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> list[memoryview]:

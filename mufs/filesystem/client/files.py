@@ -18,7 +18,7 @@ from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.fetch import Fetch, OpenImage, stale
 from mufs.filesystem.client.readahead import ReadAhead, Window
-from mufs.wire.channel import Data, Sent, Type, pack
+from mufs.wire.channel import Data, Key, Sent, Type, pack
 from mufs.wire.metadata import (
     At,
     Attributes,
@@ -152,6 +152,10 @@ class Files:
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
         self.fetch.failed(tag, error)
+
+    def key(self, key: Key) -> None:
+        """See L{IChannelUser.key}."""
+        self.receiver.begin_epoch(key.epoch, key.secret)
 
     # What the mount asks for.
 
