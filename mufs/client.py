@@ -48,6 +48,7 @@ class ClientSettings:
         the server.
     @ivar cache_size: bytes.
     @ivar timeout: seconds that an operation may take.
+    @ivar tls: whether the server's endpoint is one of TLS.
     """
 
     server: str
@@ -57,6 +58,7 @@ class ClientSettings:
     timeout: float
     allow_other: bool
     host: str
+    tls: bool = False
 
 
 class _QuietClientService(ClientService):
@@ -97,10 +99,12 @@ class ClientMount(Service):
         )
         self._files.reception.join = self._join
         self._bridge = Bridge(reactor, self._files, settings.timeout)
+        factory = ClientChannelFactory(self._files, reactor, settings.host)
+        backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
         self._connection = _QuietClientService(
             server,
-            ClientChannelFactory(self._files, reactor, settings.host),
-            retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5),
+            factory,
+            retryPolicy=lambda attempts: backoff(max(attempts, factory.in_vain)),
             clock=reactor,
         )
 
@@ -111,6 +115,8 @@ class ClientMount(Service):
             self._status.listen(status_site(self.figures)).addCallbacks(
                 self._listening, self._cannot_listen
             )
+        if not self._settings.tls:
+            self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
         self._connection.startService()
         self._connection.whenConnected(failAfterFailures=1).addErrback(self._absent)
@@ -151,6 +157,7 @@ class ClientMount(Service):
             "datagrams_dropped": receiver.datagrams_dropped,
             "multicast": self._files.reception.state,
             "connected": self._files.is_connected,
+            "tls": self._settings.tls,
             "server": self._settings.server,
             "mount": self._settings.directory,
         }

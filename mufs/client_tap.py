@@ -12,7 +12,8 @@ from mufs.client import ClientMount, ClientSettings
 from mufs.filesystem.client.mountpoint import Unusable, make_ready
 from mufs.options import Options as CommonOptions
 from mufs.options import (
-    client_endpoint,
+    channel_client_endpoint,
+    is_tls,
     parse_address,
     parse_seconds,
     parse_size,
@@ -64,7 +65,7 @@ class Options(CommonOptions):
         """Check what can be checked before anything starts."""
         self.require("server", "mount")
         super().postOptions()
-        client_endpoint(the_reactor, "server", self["server"])
+        channel_client_endpoint(the_reactor, "server", self["server"])
         if self["status"] is not None:
             server_endpoint(the_reactor, "status", self["status"])
         try:
@@ -83,11 +84,12 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         config["timeout"],
         bool(config["allow-other"]),
         socket.gethostname(),
+        is_tls(config["server"]),
     )
     status = config["status"]
     return ClientMount(
         reactor,
         settings,
-        client_endpoint(reactor, "server", config["server"]),
+        channel_client_endpoint(reactor, "server", config["server"]),
         None if status is None else server_endpoint(reactor, "status", status),
     )

@@ -284,7 +284,7 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
 
     print(f"starting one server and {HOSTS} clients for {image.name}, {original.size / 1e6:.1f} MB")
     command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
-    command += ["--interface", HERE, "--port", str(group_port)]
+    command += ["--interface", HERE, "--port", str(group_port), "--no-root-squash"]
     server = Service("server", command, directory, statuses.pop())
     stack.callback(server.end)
     server.wait_until(server.listens, "listen")

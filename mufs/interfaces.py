@@ -2,7 +2,7 @@
 
 from zope.interface import Attribute, Interface
 
-from mufs.wire.metadata import Attributes, Statistics
+from mufs.wire.metadata import Attributes, Caller, Statistics
 
 
 class IImage(Interface):
@@ -25,18 +25,19 @@ class IImageLibrary(Interface):
     The tree of files that a server shares. Paths are names joined by slashes, from its root.
 
     Every method may block, and raises C{OSError} with an errno; none follows a symbolic link.
+    C{caller} is who asks: EACCES where the mode bits do not let him; C{None} is not asked.
     """
 
-    def getattr(path: bytes) -> Attributes:
+    def getattr(path: bytes, caller: Caller | None = None) -> Attributes:
         """The attributes of the file itself, also of a symbolic link."""
 
-    def readdir(path: bytes) -> list[tuple[bytes, Attributes]]:
+    def readdir(path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
         """The names in a directory, without C{.} and C{..}, each with its attributes."""
 
-    def readlink(path: bytes) -> bytes:
+    def readlink(path: bytes, caller: Caller | None = None) -> bytes:
         """Where a symbolic link points."""
 
-    def open(path: bytes) -> IImage:
+    def open(path: bytes, caller: Caller | None = None) -> IImage:
         """The present generation of a regular file; the same object while anybody holds it."""
 
     def statfs() -> Statistics:

@@ -5,9 +5,11 @@ import sys
 from ipaddress import IPv4Address
 from typing import Any, ClassVar
 
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import SSL4ServerEndpoint, clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.python import usage
+
+from mufs.communication.tls import ServerTLS
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B|bit/s)?", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3}
@@ -81,10 +83,53 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{option} is required")
 
 
-def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+def server_endpoint(
+    reactor: Any, option: str, text: str, make: Any = serverFromString
+) -> IStreamServerEndpoint:
     """The endpoint to listen on that a string of Twisted's form describes."""
-    endpoint: IStreamServerEndpoint = _endpoint(serverFromString, reactor, option, text)
+    endpoint: IStreamServerEndpoint = _endpoint(make, reactor, option, text)
     return endpoint
+
+
+def is_tls(text: str) -> bool:
+    """Whether an endpoint string is one of TLS."""
+    return text.startswith("tls:")
+
+
+def channel_server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+    """The same for the request channel: what is TLS checks the certificates of the clients."""
+    return server_endpoint(reactor, option, text, _tls_from_string)
+
+
+def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
+    """The endpoint of the request channel: what is TLS checks the server's name, too."""
+    if text.startswith("ssl:"):
+        raise usage.UsageError(
+            f"--{option}: {text!r}: ssl: does not check the name of the server: use "
+            "tls:HOST:PORT:certificate=FILE:trustRoots=DIR"
+        )
+    return client_endpoint(reactor, option, text)
+
+
+def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """What C{serverFromString} makes, but for TLS, whose own there asks for no certificate."""
+    if text.startswith("ssl:"):
+        raise ValueError(f"ssl: does not check who connects: use {_TLS}")
+    if not is_tls(text):
+        plain: IStreamServerEndpoint = serverFromString(reactor, text)
+        return plain
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
+    given = dict(word.partition("=")[::2] for word in words[1:])
+    unknown = given.keys() - {"certificate", "privateKey", "trustRoots", "interface", "backlog"}
+    if unknown or not given.keys() >= {"certificate", "trustRoots"}:
+        raise ValueError(f"not of the form {_TLS}")
+    context = ServerTLS(given["certificate"], given.get("privateKey"), given["trustRoots"])
+    return SSL4ServerEndpoint(
+        reactor, int(words[0]), context, int(given.get("backlog", 50)), given.get("interface", "")
+    )
+
+
+_TLS = "tls:PORT:certificate=FILE:trustRoots=DIR[:privateKey=FILE][:interface=ADDRESS]"
 
 
 def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:

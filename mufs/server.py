@@ -23,6 +23,7 @@ from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
 from mufs.ending import fail
+from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.reads import Reads
 from mufs.interfaces import IImageLibrary
 from mufs.status import status_site
@@ -48,6 +49,7 @@ class ServerSettings:
     @ivar interface: address of the interface to send on, or C{None} for that of the route to
         the first client.
     @ivar rate_min: bits a second; C{rate_max} likewise.
+    @ivar tls: whether the endpoint to listen on is one of TLS.
     """
 
     group: str
@@ -55,6 +57,7 @@ class ServerSettings:
     interface: str | None
     rate_min: int
     rate_max: int
+    tls: bool = False
 
 
 class ServerService(Service):
@@ -71,6 +74,7 @@ class ServerService(Service):
         secret: bytes,
         listen: IStreamServerEndpoint,
         status: IStreamServerEndpoint | None,
+        access: Access = EVERYBODY,
     ) -> None:
         """@param secret: random bytes of this run, from which the keys derive."""
         self._reactor = reactor
@@ -90,7 +94,14 @@ class ServerService(Service):
             self._queue, window, keys, self._pace, self._reads, reactor
         )
         self._factory = ServerChannelFactory(
-            library, self._controller, keys, self._reads, in_thread, self._welcome, reactor
+            library,
+            self._controller,
+            keys,
+            self._reads,
+            in_thread,
+            self._welcome,
+            reactor,
+            partial(access.view, library),
         )
 
     def startService(self) -> None:
@@ -102,6 +113,8 @@ class ServerService(Service):
         most = MOST_FILES if hard == RLIM_INFINITY else min(hard, MOST_FILES)
         if soft != RLIM_INFINITY and soft < most:
             setrlimit(RLIMIT_NOFILE, (most, hard))
+        if not self._settings.tls:
+            self._log.warn("no TLS: whoever can connect may read, and the keys travel in the clear")
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
@@ -138,6 +151,7 @@ class ServerService(Service):
             "rate": round(self._pace.rate),
             "key_epoch": self._keys.epoch.number,
             "interface": None if self._output is None else self._output.interface,
+            "tls": self._settings.tls,
             "clients": [
                 {
                     "name": channel.name,

@@ -8,9 +8,16 @@ from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
+from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import Directory
 from mufs.options import Options as CommonOptions
-from mufs.options import parse_address, parse_rate, server_endpoint
+from mufs.options import (
+    channel_server_endpoint,
+    is_tls,
+    parse_address,
+    parse_rate,
+    server_endpoint,
+)
 from mufs.server import ServerService, ServerSettings
 
 
@@ -45,6 +52,10 @@ class Options(CommonOptions):
         ["rate-min", None, "1M", "Floor of the rate of sending, in bits a second"],
         ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
     ]
+    optFlags = [
+        ["no-root-squash", None, "Let root of a client's host count as root, not as nobody"],
+        ["all-squash", None, "Let everybody on a client's host count as nobody"],
+    ]
     conversions = {
         "group": _group,
         "port": _port,
@@ -53,25 +64,44 @@ class Options(CommonOptions):
         "rate-min": parse_rate,
     }
 
+    def __init__(self) -> None:
+        super().__init__()
+        self["allow"] = ()
+
+    def opt_allow(self, rule: str) -> None:
+        """NAME:/PATH[:ro], what clients whose certificate has a name like NAME (a shell pattern)
+        may see; may be given several times (default: everybody sees all). Needs TLS."""
+        try:
+            self["allow"] += (parse_rule(rule),)
+        except ValueError as error:
+            raise usage.UsageError(f"--allow: {rule!r}: {error}") from None
+
     def postOptions(self) -> None:
         """Check what can be checked before anything starts."""
         self.require("images")
         super().postOptions()
         if not 0 < self["rate-min"] <= self["rate-max"]:
             raise usage.UsageError("--rate-min must be above 0 and at most --rate-max")
+        if self["allow"] and not is_tls(self["listen"]):
+            raise usage.UsageError("--allow needs TLS (--listen tls:...): who is it for otherwise?")
         try:
             self["library"] = Directory(os.path.abspath(self["images"]))
         except OSError as error:
             raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
-        for option in ("listen", "status"):
-            if self[option] is not None:
-                server_endpoint(the_reactor, option, self[option])
+        channel_server_endpoint(the_reactor, "listen", self["listen"])
+        if self["status"] is not None:
+            server_endpoint(the_reactor, "status", self["status"])
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The server that the options describe."""
     settings = ServerSettings(
-        config["group"], config["port"], config["interface"], config["rate-min"], config["rate-max"]
+        config["group"],
+        config["port"],
+        config["interface"],
+        config["rate-min"],
+        config["rate-max"],
+        is_tls(config["listen"]),
     )
     status = config["status"]
     return ServerService(
@@ -79,6 +109,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         settings,
         config["library"],
         os.urandom(32),
-        server_endpoint(reactor, "listen", config["listen"]),
+        channel_server_endpoint(reactor, "listen", config["listen"]),
         None if status is None else server_endpoint(reactor, "status", status),
+        Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )

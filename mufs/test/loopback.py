@@ -76,7 +76,11 @@ class Loopback:
         return path
 
     def start_server(
-        self, name: str = "server", wait: bool = True, enter: tuple[str, ...] = ()
+        self,
+        name: str = "server",
+        wait: bool = True,
+        enter: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
     ) -> Service:
         """Start `mufs-server` on `images`, and wait until it listens.
 
@@ -85,25 +89,31 @@ class Loopback:
         arguments = ["mufs-server", "--images", str(self.images)]
         arguments += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         arguments += ["--group", self.group, "--port", str(free_port(socket.SOCK_DGRAM))]
+        arguments += options
         service = self._start(name, arguments, enter)
         if wait:
             service.wait_until(lambda: _serves(service), 20, "listens")
         return service
 
-    def start_client(self, name: str, *options: str, point: Path | None = None) -> Service:
+    def start_client(
+        self, name: str, *options: str, point: Path | None = None, enter: tuple[str, ...] = ()
+    ) -> Service:
         """Start `mufs-client`, and wait until it has mounted."""
-        service = self.launch_client(name, *options, point=point)
+        service = self.launch_client(name, *options, point=point, enter=enter)
         point = point or self.mount_point(name)
+        # Of a command that is run by another one it is not known which process it is.
         service.wait_until(
-            lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}"
+            lambda: (enter or service.holds_mount()) and mounted(point), 20, f"mounts {point}"
         )
         return service
 
-    def launch_client(self, name: str, *options: str, point: Path | None = None) -> Service:
+    def launch_client(
+        self, name: str, *options: str, point: Path | None = None, enter: tuple[str, ...] = ()
+    ) -> Service:
         """Start `mufs-client`, at the mount point of its name if no other is given."""
         arguments = ["mufs-client", "--server", f"tcp:127.0.0.1:{self.port}"]
         arguments += ["--mount", str(point or self.mount_point(name))]
-        return self._start(name, [*arguments, "--timeout", str(TIMEOUT), *options])
+        return self._start(name, [*arguments, "--timeout", str(TIMEOUT), *options], enter)
 
     def guard(self) -> Timer:
         """End all processes in a while, so that nobody waits for a mount for ever; starts now."""
@@ -139,14 +149,15 @@ def _serves(service: Service) -> bool:
 @cache
 def shared() -> Loopback:
     """
-    The loopback of all tests that only look: its client `here` lets other users in.
+    The loopback of all tests that only look: its client `here` lets other users in, and root
+    counts as root on its server.
 
     trial has no fixtures of a class or a module, so it is made when the first test asks for it,
     and closed at the end of the process.
     """
     loopback = Loopback()
     try:
-        loopback.start_server()
+        loopback.start_server(options=("--no-root-squash",))
         loopback.start_client("here", "--allow-other")
     except BaseException:
         loopback.close()

@@ -5,7 +5,7 @@ import errno
 from zope.interface import implementer
 
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.wire.metadata import Attributes, Statistics
+from mufs.wire.metadata import Attributes, Caller, Statistics
 
 
 @implementer(IImage)
@@ -48,19 +48,19 @@ class MemoryLibrary:
         self.generations[image.image, image.generation] = content
         return image
 
-    def getattr(self, path: bytes) -> Attributes:
+    def getattr(self, path: bytes, caller: Caller | None = None) -> Attributes:
         """See L{IImageLibrary.getattr}."""
         return self.open(path).attributes
 
-    def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+    def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
         """See L{IImageLibrary.readdir}."""
         return [(name, image.attributes) for name, image in self.images.items()]
 
-    def readlink(self, path: bytes) -> bytes:
+    def readlink(self, path: bytes, caller: Caller | None = None) -> bytes:
         """See L{IImageLibrary.readlink}."""
         raise OSError(errno.EINVAL, "not a symbolic link")
 
-    def open(self, path: bytes) -> MemoryImage:
+    def open(self, path: bytes, caller: Caller | None = None) -> MemoryImage:
         """See L{IImageLibrary.open}."""
         if path not in self.images:
             raise OSError(errno.ENOENT, "no such image")

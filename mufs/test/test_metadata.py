@@ -15,6 +15,7 @@ from mufs.wire.channel import ProtocolError
 from mufs.wire.metadata import (
     At,
     Attributes,
+    Caller,
     Close,
     Failure,
     Hello,
@@ -41,13 +42,14 @@ ATTRIBUTES = st.builds(
 )
 NAMES = st.lists(st.tuples(NAME, ATTRIBUTES), max_size=3)
 KEY = st.binary(min_size=16, max_size=16)
+CALLER = st.builds(Caller, U32, U32, st.lists(U32, max_size=5))
 VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Hello: st.builds(Hello, st.integers(-5, 5), TEXT),
     Welcome: st.builds(
         Welcome, st.integers(), TEXT, PORT, st.tuples(TEXT, PORT), st.integers(64, 1400)
     ).filter(lambda welcome: -(1 << 63) <= welcome.version < 1 << 64),
     Attributes: ATTRIBUTES,
-    At: st.builds(At, PATH),
+    At: st.builds(At, PATH, CALLER),
     Link: st.builds(Link, TARGET),
     Names: st.builds(Names, NAMES),
     Opened: st.builds(Opened, U32, U64, U64, KEY, ATTRIBUTES),
@@ -64,7 +66,11 @@ VECTORS: list[tuple[Any, bytes]] = [
         b"\x85\xa7version\x01\xa5group\xa9239.5.5.0\xa4port\xcd\x1b\x81"
         b"\xa6source\x92\xa810.0.0.1\xcd\x9c\x40\xa7segment\xcd\x05\x78",
     ),
-    (At(b"dir/\xff"), b"\x81\xa4path\xc4\x05dir/\xff"),
+    (
+        At(b"dir/\xff", Caller(5, 1 << 31, [7])),
+        b"\x82\xa4path\xc4\x05dir/\xff\xa6caller\x83\xa3uid\x05\xa3gid\xce\x80\x00\x00\x00"
+        b"\xa6groups\x91\x07",
+    ),
     (Link(b"x"), b"\x81\xa6target\xc4\x01x"),
     (
         Names([(b"a", ATTRIBUTES_OF_A_FILE)]),
@@ -105,12 +111,16 @@ class MetadataTests(SynchronousTestCase):
         fields = msgspec.msgpack.decode(encode(value))
         name = data.draw(st.sampled_from(sorted(fields)))
         right = fields.pop(name)
-        if (kind, name) != (Failure, "text"):
+        if (kind, name) not in ((Failure, "text"), (At, "caller")):
             self.assertRaises(ProtocolError, decode, kind, msgspec.msgpack.encode(fields))
         others: list[Any] = [None, True, 1.5, -1, "text", b"bytes", [], [1], {}, 1 << 63]
         wrong = [other for other in others if type(other) is not type(right)]
         fields[name] = data.draw(st.sampled_from(wrong))
         self.assertRaises(ProtocolError, decode, kind, msgspec.msgpack.encode(fields))
+
+    def test_nobody(self) -> None:
+        """Who does not say on whose behalf he asks does so for nobody."""
+        self.assertEqual(decode(At, b"\x81\xa4path\xc4\x01x"), At(b"x", Caller(65534, 65534, [])))
 
     def test_bounds(self) -> None:
         """A value beyond the bounds of its field is a protocol error."""
@@ -124,6 +134,8 @@ class MetadataTests(SynchronousTestCase):
             *(attrs.evolve(welcome, segment=size) for size in (0, 63, 1401)),
             attrs.evolve(welcome, source=("a", 1, 2)),
             At(bytes(65537)),
+            *(At(b"", Caller(uid, 0, [])) for uid in (-1, 1 << 32)),
+            *(At(b"", Caller(0, 0, groups)) for groups in ([-1], [1 << 32], [1] * 257)),
             *(Link(target) for target in (b"", b"x" * 4096)),
             *(Names([(name, ATTRIBUTES_OF_A_FILE)]) for name in (b"", b"n" * 1025)),
             *(attrs.evolve(ATTRIBUTES_OF_A_FILE, mode=mode) for mode in (-1, 1 << 32)),

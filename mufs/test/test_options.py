@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import client_tap, server_tap
 from mufs.filesystem.server.library import Directory
+from mufs.keys import make_keys
 from mufs.options import Options, parse_rate, parse_seconds, parse_size
 
 
@@ -140,9 +141,41 @@ class ServerOptionsTests(OptionsTestCase):
                 "tcp:7040:interfaces=lo", "ssl:443:privateKey=/nonexistent", "systemd:INET:index=0",
             )
         self.assert_server_refuses("listen", "systemd:INET:name=mufs")
-        self.assert_server_refuses("listen", "ssl:443:privateKey=/dev/null:sslmethod=NONE")
-        self.assert_server_refuses("listen", f"ssl:443:privateKey={pem}")
+        self.assert_server_refuses("status", f"ssl:443:privateKey={pem}")
         self.assert_server_refuses("listen", "tcp:7040\\")
+
+    def test_tls(self) -> None:
+        """TLS without all that it needs to check clients is refused, and so is what checks none."""
+        keys = self.images / "keys"
+        make_keys(keys, ["host"], [])
+        (keys / "empty").mkdir()
+        good = f"certificate={keys}/server.pem:trustRoots={keys}/ca"
+        server = f"certificate={keys}/server.pem"
+        self.assert_server_refuses(
+            *("listen", f"ssl:7040:{good}", f"ssl:7040:privateKey={keys}/server.pem"),
+            *("tls:7040", f"tls:7040:{server}", f"tls:7040:trustRoots={keys}/ca", f"tls:{good}"),
+            *(f"tls:http:{good}", f"tls:7040:{good}:verify=no", f"tls:7040:{keys}"),
+            *(f"tls:7040:{server}:trustRoots={keys}/{none}" for none in ("none", "empty")),
+            f"tls:7040:certificate={keys}/ca/ca.pem:trustRoots={keys}/ca",
+            f"tls:7040:{good}:privateKey={keys}/ca.key",
+        )
+        pem = Path(f"{keys}/a:b.pem")
+        pem.write_bytes((keys / "server.pem").read_bytes())
+        for tls in (good, rf"certificate={keys}/a\:b.pem:trustRoots={keys}/ca:interface=127.0.0.1"):
+            self.server("--listen", f"tls:0:{tls}")
+
+    def test_allow(self) -> None:
+        """Rules are collected; one that is none is refused, and any without TLS."""
+        keys = self.images / "keys"
+        make_keys(keys, ["host"], [])
+        tls = ("--listen", f"tls:0:certificate={keys}/server.pem:trustRoots={keys}/ca")
+        options = self.server(*tls, "--allow", "*.lab:/a", "--allow", "h:/b:ro")
+        self.assertEqual([rule.path for rule in options["allow"]], [(b"a",), (b"b",)])
+        for rule, telling in (("nonsense", "NAME:/PATH"), ("h:/a:rw", "for reading alone")):
+            arguments = ["--images", str(self.images), *tls, "--allow", rule]
+            self.assert_refused(server_tap.Options(), arguments, "--allow", rule, telling)
+        arguments = ["--images", str(self.images), "--allow", "h:/a"]
+        self.assert_refused(server_tap.Options(), arguments, "--allow", "TLS")
 
     def test_no_directory(self) -> None:
         """Without a directory, or with an empty name for it, nothing is shared."""
@@ -201,6 +234,7 @@ class ClientOptionsTests(OptionsTestCase):
         pem = self.images / "not.pem"
         pem.write_text("not a certificate")
         self.assert_client_refuses("server", f"tls:host:7040:certificate={pem}")
+        self.assert_client_refuses("server", "ssl:host:7040", "tls:host:7040:trustRoots=/none")
 
     def test_mount_points(self) -> None:
         """A directory that is missing, not empty or no directory is refused."""

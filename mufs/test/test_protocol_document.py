@@ -20,7 +20,18 @@ from mufs.wire.channel import (
     pack,
     pack_tagged,
 )
-from mufs.wire.metadata import At, Attributes, Close, Failure, Hello, Opened, Welcome, encode
+from mufs.wire.metadata import (
+    VERSION,
+    At,
+    Attributes,
+    Caller,
+    Close,
+    Failure,
+    Hello,
+    Opened,
+    Welcome,
+    encode,
+)
 from mufs.wire.sealing import Epoch, derive_key, seal, unseal
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, Descriptor, cut, cut_parity, parse
 
@@ -52,15 +63,15 @@ def parity_segment(index: int) -> bytes:
 
 def channel_packets() -> dict[str, bytes]:
     """Those of the request channel, by their names in the document."""
-    welcome = Welcome(2, "239.5.5.0", 7041, ("192.0.2.1", 40000), SEGMENT)
+    welcome = Welcome(VERSION, "239.5.5.0", 7041, ("192.0.2.1", 40000), SEGMENT)
     opened = Opened(1, IMAGE, GENERATION, KEY, ATTRIBUTES)
     sent = Sent(2, 7, 0xFFFFFFFF, 0, 150)
     failure = Failure.of(OSError(errno.EINVAL, "read past the end of the image"))
     return {
-        "HELLO": pack_tagged(Type.HELLO, 0, encode(Hello(2, "host1"))),
+        "HELLO": pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "host1"))),
         "WELCOME": pack_tagged(Type.WELCOME, 0, encode(welcome)),
         "KEY": Key(EPOCH.number, EPOCH.secret).encode(),
-        "OPEN": pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))),
+        "OPEN": pack_tagged(Type.OPEN, 1, encode(At(b"disk.img", Caller(1000, 1000, [1000, 24])))),
         "REPLY": pack_tagged(Type.REPLY, 1, encode(opened)),
         "READ": Read(2, 1, 0, 150, Priority.BLOCKED).encode(),
         "SENT, now": sent.encode(),

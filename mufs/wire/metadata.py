@@ -71,10 +71,23 @@ class Attributes:
 
 
 @frozen
+class Caller:
+    """On whose behalf a client asks, as its host says: what Unix calls credentials."""
+
+    uid: U32
+    gid: U32
+    groups: Annotated[list[U32], Meta(max_length=256)]
+
+
+NOBODY = Caller(65534, 65534, [])
+
+
+@frozen
 class At:
     """A request about the file at C{path}: names joined by slashes, empty for the root."""
 
     path: Path
+    caller: Caller = NOBODY
 
 
 @frozen

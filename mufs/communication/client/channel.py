@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure as Error
 from zope.interface import Interface
 
+from mufs.communication.tls import check_names, why_lost
 from mufs.wire.channel import (
     Data,
     Framer,
@@ -82,6 +83,7 @@ class ClientChannel(Protocol):
     """One connection to the server."""
 
     _log = Logger()
+    factory: "ClientChannelFactory | None" = None
     transport: ITCPTransport
 
     def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
@@ -126,6 +128,8 @@ class ClientChannel(Protocol):
         if self._welcomed:
             self._welcomed = False
             self._user.disconnected()
+        elif self.factory is not None and not self._ending:
+            self.factory.lost_in_vain(why_lost(reason))
         # Only now, for who asked may ask again at once, and must find another channel.
         asked, self._asked = self._asked, {}
         for _, answer, _ in asked.values():
@@ -195,8 +199,14 @@ class ClientChannel(Protocol):
             self._user.refused(Refused(decode(Failure, body).text))
             self._end()
         elif kind == Type.WELCOME:
+            try:
+                check_names(self.transport)
+            except ValueError as error:
+                raise ProtocolError(str(error)) from None
             welcome = decode(Welcome, body)
             self._welcomed = True
+            if self.factory is not None:
+                self.factory.welcomed()
             self._user.connected(self, welcome)
         else:
             raise ProtocolError(f"packet of type {kind} before WELCOME")
@@ -231,6 +241,7 @@ class ClientChannel(Protocol):
         silent = self._clock.seconds() - self._heard
         if silent >= SILENCE:
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
+            self._ending = True
             self.transport.abortConnection()
             return
         if silent >= SILENCE / 4 and self._welcomed:
@@ -239,15 +250,35 @@ class ClientChannel(Protocol):
 
 
 class ClientChannelFactory(Factory):
-    """Makes the channel of each connection."""
+    """
+    Makes the channel of each connection.
 
+    @ivar in_vain: connections in a row that ended before the server said a word.
+    """
+
+    _log = Logger()
     noisy = False
 
     def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
         self._user = user
         self._clock = clock
         self._name = name
+        self._told = ""
+        self.in_vain = 0
 
-    def buildProtocol(self, addr: object) -> ClientChannel:
+    def buildProtocol(self, addr: object) -> ClientChannel:  # type: ignore[override]
         """The next channel."""
-        return ClientChannel(self._user, self._clock, self._name)
+        channel = ClientChannel(self._user, self._clock, self._name)
+        channel.factory = self
+        return channel
+
+    def welcomed(self) -> None:
+        """The server takes this client."""
+        self.in_vain, self._told = 0, ""
+
+    def lost_in_vain(self, reason: str) -> None:
+        """A connection ended without a WELCOME: that is said once, and tried again."""
+        self.in_vain += 1
+        if reason != self._told:
+            self._told = reason
+            self._log.warn("waiting for the server: {reason}", reason=reason)

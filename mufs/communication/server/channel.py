@@ -14,6 +14,7 @@ from zope.interface import implementer
 from mufs.cache.server.sent import IReader, SentTransfer
 from mufs.communication.server.controller import MulticastController, Reading, trains
 from mufs.communication.server.unicast import UnicastReads
+from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import (
     MAX_DATA,
@@ -58,7 +59,17 @@ TOGETHER = 0.01
 """Seconds for which word of transfers is kept back, to be sent together: their bytes are there."""
 
 HELLO_TIMEOUT = 10.0
-"""Seconds that a connection may take for its first packet."""
+"""Seconds that a connection may take for its first packet, and for TLS before it."""
+
+TLS_RECORD = b"\x16\x03"
+"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
+
+MOST_TOLD = 1000
+"""Addresses of which it is remembered why TLS with them failed last, so as not to repeat it."""
+
+
+def _host(transport: Any) -> str:
+    return str(getattr(transport.getPeer(), "host", "?"))
 
 
 @implementer(IReader, IPushProducer)
@@ -113,6 +124,9 @@ class ServerChannel(Protocol):
         """Carry out each packet; end the connection at the first that is not one."""
         if self._ending:
             return
+        if not self.name and data.startswith(TLS_RECORD):
+            self._give_up("it speaks TLS, and this server does not")
+            return
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)
@@ -123,6 +137,8 @@ class ServerChannel(Protocol):
 
     def connectionLost(self, reason: Error = connectionDone) -> None:
         """Forget what this client asked for, and what it said last."""
+        if not self.name and not self._ending:
+            self.factory.lost_in_vain(self.transport, reason)
         self._ending = True
         if self._patience.active():
             self._patience.cancel()
@@ -213,32 +229,43 @@ class ServerChannel(Protocol):
         self._patience.cancel()
         if hello.version != VERSION:
             text = f"this server speaks version {VERSION}, the client {hello.version}"
-            self._write(
-                pack_tagged(Type.ERROR, tag, encode(Failure("EPROTONOSUPPORT", text)))
-            )
-            self._give_up(text)
+            self._refuse(tag, "EPROTONOSUPPORT", text)
             return
-        self.name = hello.name or "?"
+        certified = peer_name(self.transport)
+        if certified == "":
+            self._give_up("its certificate has no name, or TLS asked for none")
+            return
+        library = self.factory.view(certified)
+        if library is None:
+            self._refuse(tag, "EACCES", f"nothing is shared with {certified}")
+            return
+        self._library = library
+        self.name = certified or hello.name or "?"
+        self.factory.told.pop(_host(self.transport), None)
         self._reply(self.factory.welcome(self), tag, Type.WELCOME)
         self.tell_key()
 
+    def _refuse(self, tag: int, error: str, text: str) -> None:
+        self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
+        self._give_up(text)
+
     def _getattr(self, tag: int, body: bytes) -> "Deferred[None]":
-        path = decode(At, body).path
-        asked = self.factory.in_thread(self.factory.library.getattr, path)
+        at = decode(At, body)
+        asked = self.factory.in_thread(self._library.getattr, at.path, at.caller)
         return asked.addCallback(self._reply, tag)
 
     def _readlink(self, tag: int, body: bytes) -> "Deferred[None]":
-        path = decode(At, body).path
-        asked = self.factory.in_thread(self.factory.library.readlink, path)
+        at = decode(At, body)
+        asked = self.factory.in_thread(self._library.readlink, at.path, at.caller)
         return asked.addCallback(Link).addCallback(self._reply, tag)
 
     def _statfs(self, tag: int, body: bytes) -> "Deferred[None]":
-        asked = self.factory.in_thread(self.factory.library.statfs)
+        asked = self.factory.in_thread(self._library.statfs)
         return asked.addCallback(self._reply, tag)
 
     def _readdir(self, tag: int, body: bytes) -> "Deferred[None]":
-        path = decode(At, body).path
-        asked = self.factory.in_thread(self.factory.library.readdir, path)
+        at = decode(At, body)
+        asked = self.factory.in_thread(self._library.readdir, at.path, at.caller)
         return asked.addCallback(self._list, tag)
 
     def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> None:
@@ -253,8 +280,8 @@ class ServerChannel(Protocol):
         self._reply(Names(part), tag)
 
     def _open(self, tag: int, body: bytes) -> "Deferred[None]":
-        path = decode(At, body).path
-        asked = self.factory.in_thread(self.factory.library.open, path)
+        at = decode(At, body)
+        asked = self.factory.in_thread(self._library.open, at.path, at.caller)
         return asked.addCallback(self._opened, tag)
 
     def _opened(self, image: IImage, tag: int) -> None:
@@ -369,8 +396,10 @@ class ServerChannelFactory(Factory):
     What all clients of a server share.
 
     @ivar channels: the clients connected now.
+    @ivar told: why TLS failed last, by address.
     """
 
+    _log = Logger()
     noisy = False
 
     def __init__(
@@ -382,12 +411,16 @@ class ServerChannelFactory(Factory):
         in_thread: Callable[..., "Deferred[Any]"],
         welcome: Callable[[ServerChannel], Welcome],
         clock: IReactorTime,
+        view: Callable[[str | None], IImageLibrary | None] | None = None,
     ) -> None:
         """
         @param in_thread: calls a function of the library outside the reactor's thread.
         @param welcome: what to tell a client that has said HELLO.
+        @param view: what a client sees of the library, by the name in its certificate; C{None} if
+            it shall see nothing. Without it everybody sees all.
         """
         self.library = library
+        self.view = view or (lambda name: library)
         self.controller = controller
         self.keys = keys
         self.read = read
@@ -395,6 +428,7 @@ class ServerChannelFactory(Factory):
         self.welcome = welcome
         self.clock = clock
         self.channels: set[ServerChannel] = set()
+        self.told: dict[str, str] = {}
         self._bytes_over_tcp = 0
         controller.keys_replaced = self._tell_keys
 
@@ -416,6 +450,18 @@ class ServerChannelFactory(Factory):
     def _tell_keys(self) -> None:
         for channel in self.channels:
             channel.tell_key()
+
+    def lost_in_vain(self, transport: ITCPTransport, reason: Error) -> None:
+        """A connection ended before HELLO. A client tries again and again: that is said once."""
+        if not is_tls(transport):
+            return
+        fault = handshake_fault(reason) or "it went, and may not accept this server's certificate"
+        host = _host(transport)
+        if self.told.get(host) != fault:
+            if len(self.told) >= MOST_TOLD:
+                self.told.clear()
+            self.told[host] = fault
+            self._log.warn("no TLS with {host}: {fault}", host=host, fault=fault)
 
     def lost(self, channel: ServerChannel) -> None:
         """A client has gone."""

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.filesystem.client.files import Files, PageCache
-from mufs.wire.metadata import Attributes, Statistics
+from mufs.wire.metadata import Attributes, Caller, Statistics
 
 T = TypeVar("T")
 
@@ -63,31 +63,37 @@ class Bridge:
         self._counter = count(1)
         self.hits = 0
 
-    def getattr(self, path: bytes, handle: int | None = None) -> Attributes:
-        """See L{Files.getattr}; the root answers also without a connection."""
+    def getattr(
+        self, path: bytes, handle: int | None, caller: Callable[[], Caller]
+    ) -> Attributes:
+        """
+        See L{Files.getattr}; the root answers also without a connection.
+
+        @param caller: tells who asks, if the server has to know.
+        """
         if handle is None:
             known = self._files.attributes.get(path)
             if known is None and not path and not self._files.is_connected:
                 known = self._files.attributes.last(path)
             if known is not None:
                 return known
-        return self._call(self._files.getattr, path, handle)
+        return self._call(self._files.getattr, path, handle, caller())
 
-    def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+    def readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
         """See L{Files.readdir}."""
-        return self._call(self._files.readdir, path)
+        return self._call(self._files.readdir, path, caller)
 
-    def readlink(self, path: bytes) -> bytes:
+    def readlink(self, path: bytes, caller: Caller) -> bytes:
         """See L{Files.readlink}."""
-        return self._call(self._files.readlink, path)
+        return self._call(self._files.readlink, path, caller)
 
     def statfs(self) -> Statistics:
         """See L{Files.statfs}."""
         return self._call(self._files.statfs)
 
-    def open(self, path: bytes) -> tuple[int, PageCache]:
+    def open(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
         """See L{Files.open}."""
-        return self._call(self._files.open, path)
+        return self._call(self._files.open, path, caller)
 
     def release(self, handle: int) -> None:
         """See L{Files.release}."""

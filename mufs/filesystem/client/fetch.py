@@ -12,7 +12,7 @@ from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.reception import Reception
 from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Read, Sent
-from mufs.wire.metadata import Attributes
+from mufs.wire.metadata import NOBODY, Attributes, Caller
 from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, mask_of, pieces, runs
 from mufs.wire.segments import Descriptor
 
@@ -54,6 +54,7 @@ class OpenImage:
     @ivar remote: the server's handle, C{None} while there is no connection.
     @ivar stale: the file on the server is no longer this generation.
     @ivar was_read: somebody has read from it.
+    @ivar caller: who opened it.
     """
 
     path: bytes
@@ -63,6 +64,7 @@ class OpenImage:
     remote: int | None = None
     stale: bool = False
     was_read: bool = False
+    caller: Caller = NOBODY
 
     @property
     def size(self) -> int:

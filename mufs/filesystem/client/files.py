@@ -20,8 +20,10 @@ from mufs.filesystem.client.fetch import Fetch, OpenImage, stale
 from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import Data, Key, Sent, Type, pack
 from mufs.wire.metadata import (
+    NOBODY,
     At,
     Attributes,
+    Caller,
     Close,
     Link,
     Names,
@@ -159,35 +161,40 @@ class Files:
 
     # What the mount asks for.
 
-    def getattr(self, path: bytes, handle: int | None = None) -> "Deferred[Attributes]":
+    def getattr(
+        self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
+    ) -> "Deferred[Attributes]":
         """
         The attributes of the file at C{path}.
 
         @param handle: of an open image that is asked about: ESTALE when it is no longer
             what lies at the path.
+        @param caller: who asks; with a handle it is who opened it.
         """
-        return ensureDeferred(self._getattr(path, handle))
+        return ensureDeferred(self._getattr(path, handle, caller))
 
-    def readdir(self, path: bytes) -> "Deferred[list[tuple[bytes, Attributes]]]":
+    def readdir(
+        self, path: bytes, caller: Caller = NOBODY
+    ) -> "Deferred[list[tuple[bytes, Attributes]]]":
         """The names in a directory with their attributes, which are known for a while then."""
-        return ensureDeferred(self._readdir(path))
+        return ensureDeferred(self._readdir(path, caller))
 
-    def readlink(self, path: bytes) -> "Deferred[bytes]":
+    def readlink(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[bytes]":
         """Where a symbolic link points."""
-        asked = ensureDeferred(self._ask(Type.READLINK, At(path), Link))
+        asked = ensureDeferred(self._ask(Type.READLINK, At(path, caller), Link))
         return asked.addCallback(lambda link: link.target)
 
     def statfs(self) -> "Deferred[Statistics]":
         """The figures of the server's file system."""
         return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
 
-    def open(self, path: bytes) -> "Deferred[tuple[int, PageCache]]":
+    def open(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[tuple[int, PageCache]]":
         """
         Open the present generation of an image.
 
         @return: a handle, and what the kernel may do with its page cache.
         """
-        return ensureDeferred(self._open_image(path))
+        return ensureDeferred(self._open_image(path, caller))
 
     def opened(self, handle: int) -> OpenImage:
         """What a handle stands for; from any thread."""
@@ -250,28 +257,31 @@ class Files:
         self._for_channel.append(waiting)
         return waiting
 
-    async def _getattr(self, path: bytes, handle: int | None) -> Attributes:
+    async def _getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
         now = self._now()
-        attributes = await self._ask(Type.GETATTR, At(path), Attributes)
+        if handle is not None and handle in self._open:
+            # Who has a file open may look at it, whoever he has become meanwhile.
+            caller = self._open[handle].caller
+        attributes = await self._ask(Type.GETATTR, At(path, caller), Attributes)
         self._learn(path, attributes, now)
         if handle is not None and handle in self._open and self._open[handle].stale:
             raise stale()
         return attributes
 
-    async def _readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+    async def _readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
         now = self._now()
-        names = await self._ask(Type.READDIR, At(path), Names)
+        names = await self._ask(Type.READDIR, At(path, caller), Names)
         for name, attributes in names.entries:
             self._learn(path + b"/" + name if path else name, attributes, now)
         # What is renamed while the server lists it may come twice.
         return list(dict(names.entries).items())
 
-    async def _open_image(self, path: bytes) -> tuple[int, PageCache]:
+    async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
         now = self._now()
-        found = await self._ask(Type.OPEN, At(path), Opened)
+        found = await self._ask(Type.OPEN, At(path, caller), Opened)
         key = found.image, found.generation
         ahead = ReadAhead(found.attributes.size, self.window)
-        opened = OpenImage(path, key, found.attributes, ahead, found.handle)
+        opened = OpenImage(path, key, found.attributes, ahead, found.handle, caller=caller)
         self.receiver.add_key(*key, found.key)
         same = [self._open[handle] for handle in self._paths.get(path, ())]
         others = [each for each in same if each.key != key]
@@ -307,7 +317,7 @@ class Files:
         channel = self._channel
         assert channel is not None
         try:
-            found = await channel.ask(Type.OPEN, At(opened.path), Opened)
+            found = await channel.ask(Type.OPEN, At(opened.path, opened.caller), Opened)
         except ChannelLost:
             return
         except OSError as error:

@@ -4,15 +4,16 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from fuse import FUSE, fuse_file_info
+from fuse import FUSE, fuse_file_info, fuse_get_context
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import PageCache
-from mufs.wire.metadata import Attributes
+from mufs.wire.metadata import Attributes, Caller
 
 T = TypeVar("T")
 
@@ -46,6 +47,19 @@ def _operation(method: Callable[..., T]) -> Callable[..., T]:
 
 def _path(path: str) -> bytes:
     return path.encode(ENCODING)[1:]
+
+
+def _caller() -> Caller:
+    """Who calls the operation that runs in this thread."""
+    uid, gid, pid = fuse_get_context()
+    groups: list[int] = []
+    # The kernel does not tell these. A process that has gone, or of another namespace, has none.
+    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Groups:"):
+                groups = [int(word) for word in line.split()[1:]]
+                break
+    return Caller(uid, gid, groups[:256])
 
 
 def _stat(attributes: Attributes) -> dict[str, int]:
@@ -91,13 +105,13 @@ class Operations:
     def getattr(self, path: str, info: "fuse_file_info | None" = None) -> dict[str, int]:
         """Attributes of a file, by its path, or of one that is open."""
         handle = info.fh if info else None
-        return _stat(self._bridge.getattr(_path(path), handle))
+        return _stat(self._bridge.getattr(_path(path), handle, _caller))
 
     @_operation
     def readdir(self, path: str, handle: int) -> Iterator[tuple[str, dict[str, int], int]]:
         """The names in a directory."""
         names: list[tuple[str, dict[str, int], int]] = [(".", {}, 0), ("..", {}, 0)]
-        for name, attributes in self._bridge.readdir(_path(path)):
+        for name, attributes in self._bridge.readdir(_path(path), _caller()):
             entry = {"st_ino": attributes.ino, "st_mode": attributes.mode}
             names.append((name.decode(ENCODING), entry, 0))
         return iter(names)
@@ -105,7 +119,7 @@ class Operations:
     @_operation
     def readlink(self, path: str) -> str:
         """Where a symbolic link points."""
-        return self._bridge.readlink(_path(path)).decode(ENCODING)
+        return self._bridge.readlink(_path(path), _caller()).decode(ENCODING)
 
     @_operation
     def statfs(self, path: str) -> dict[str, int]:
@@ -126,7 +140,7 @@ class Operations:
     @_operation
     def access(self, path: str, mode: int) -> int:
         """Whether a file is there; the kernel checks its modes itself."""
-        self._bridge.getattr(_path(path))
+        self._bridge.getattr(_path(path), None, _caller)
         if mode & os.W_OK:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return 0
@@ -136,7 +150,7 @@ class Operations:
         """Open an image for reading."""
         if info.flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        info.fh, pages = self._bridge.open(_path(path))
+        info.fh, pages = self._bridge.open(_path(path), _caller())
         info.keep_cache = pages is PageCache.KEEP
         info.direct_io = pages is PageCache.BYPASS
         return 0

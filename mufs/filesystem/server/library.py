@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary, finalize
 from zope.interface import implementer
 
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.wire.metadata import Attributes, Statistics
+from mufs.wire.metadata import Attributes, Caller, Statistics
 
 
 def _attributes(found: os.stat_result, device: int) -> Attributes:
@@ -44,6 +44,25 @@ def _generation(found: os.stat_result) -> int:
     return _number(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )
+
+
+def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
+    """
+    See that the mode bits of a file let somebody do something; they let root do all.
+
+    @param wanted: C{os.R_OK}, C{os.X_OK}, or both.
+    @raise OSError: EACCES.
+    """
+    if caller is None or caller.uid == 0:
+        return
+    if caller.uid == found.st_uid:
+        bits = found.st_mode >> 6
+    elif found.st_gid == caller.gid or found.st_gid in caller.groups:
+        bits = found.st_mode >> 3
+    else:
+        bits = found.st_mode
+    if bits & wanted != wanted:
+        raise OSError(errno.EACCES, "permission denied")
 
 
 @implementer(IImage)
@@ -86,19 +105,20 @@ class Directory:
         self._images: WeakValueDictionary[tuple[int, int], Image] = WeakValueDictionary()
         finalize(self, os.close, self._root)
 
-    def getattr(self, path: bytes) -> Attributes:
+    def getattr(self, path: bytes, caller: Caller | None = None) -> Attributes:
         """See L{IImageLibrary.getattr}."""
-        fd = self._walk(path)
+        fd = self._walk(path, caller)
         try:
             return _attributes(os.fstat(fd), self._device)
         finally:
             os.close(fd)
 
-    def readdir(self, path: bytes) -> list[tuple[bytes, Attributes]]:
-        """See L{IImageLibrary.readdir}."""
+    def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
+        """See L{IImageLibrary.readdir}; it tells attributes, which takes the right to search."""
         entries = []
-        fd = self._reopen(self._walk(path), os.O_DIRECTORY)
+        fd = self._reopen(self._walk(path, caller), os.O_DIRECTORY)
         try:
+            _check(caller, os.fstat(fd), os.R_OK | os.X_OK)
             with os.scandir(fd) as found:
                 for entry in found:
                     try:
@@ -111,9 +131,9 @@ class Directory:
             os.close(fd)
         return entries
 
-    def readlink(self, path: bytes) -> bytes:
+    def readlink(self, path: bytes, caller: Caller | None = None) -> bytes:
         """See L{IImageLibrary.readlink}."""
-        fd = self._walk(path)
+        fd = self._walk(path, caller)
         try:
             if not stat.S_ISLNK(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a symbolic link")
@@ -121,22 +141,31 @@ class Directory:
         finally:
             os.close(fd)
 
-    def open(self, path: bytes) -> Image:
+    def open(self, path: bytes, caller: Caller | None = None) -> Image:
         """
         See L{IImageLibrary.open}.
+
+        Who may run a file may read it, as NFS has it: the kernel that runs it reads it.
 
         @raise OSError: EISDIR for a directory, ELOOP for a symbolic link, EACCES for what is
             neither file nor directory: it is never opened.
         """
-        fd = self._walk(path)
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            os.close(fd)
-            if stat.S_ISDIR(mode):
+        fd = self._walk(path, caller)
+        try:
+            found = os.fstat(fd)
+            if stat.S_ISDIR(found.st_mode):
                 raise OSError(errno.EISDIR, "is a directory")
-            if stat.S_ISLNK(mode):
+            if stat.S_ISLNK(found.st_mode):
                 raise OSError(errno.ELOOP, "is a symbolic link")
-            raise OSError(errno.EACCES, "is no regular file")
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EACCES, "is no regular file")
+            try:
+                _check(caller, found, os.R_OK)
+            except PermissionError:
+                _check(caller, found, os.X_OK)
+        except OSError:
+            os.close(fd)
+            raise
         fd = self._reopen(fd, 0)
         found = os.fstat(fd)
         key = _number(found.st_dev, found.st_ino), _generation(found)
@@ -157,11 +186,12 @@ class Directory:
             namemax=found.f_namemax,
         )
 
-    def _walk(self, path: bytes) -> int:
+    def _walk(self, path: bytes, caller: Caller | None) -> int:
         """
         A descriptor that names the file at C{path}, without opening it (O_PATH).
 
-        @raise OSError: EACCES for a path that could lead elsewhere than down.
+        @raise OSError: EACCES for a path that could lead elsewhere than down, and for a directory
+            that C{caller} may not search.
         """
         names = path.split(b"/") if path else []
         if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
@@ -170,6 +200,8 @@ class Directory:
         fd = os.dup(self._root)
         for left, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
             try:
+                if caller is not None:
+                    _check(caller, os.fstat(fd), os.X_OK)
                 below = os.open(name, flags | (os.O_DIRECTORY if left else 0), dir_fd=fd)
             finally:
                 os.close(fd)

@@ -1,0 +1,156 @@
+"""
+TLS on the request channel: the server's side of the handshake, and what both sides say of it.
+
+Each side shows a certificate, and checks the other's against the operator's authorities. Who a
+certificate is for: the first DNS name among its alternative names (RFC 5280, 4.2.1.6), or else its
+common name.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+from OpenSSL.crypto import FILETYPE_PEM
+from service_identity import VerificationError
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    KeyPair,
+    PrivateCertificate,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+# Of X509_verify_cert(3).
+_FAULTS = {
+    9: "is not valid yet",
+    10: "has expired",
+    18: "is signed by itself",
+    19: "is of an authority that is not trusted here",
+    20: "is of an authority that is not trusted here",
+    26: "is not one for clients",
+}
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTLS:
+    """Lets those in who have a certificate for clients of one of the operator's authorities."""
+
+    def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
+        """
+        @param certificate: PEM file; with the key in it unless C{private_key} names another.
+        @param trust_roots: directory whose files C{*.pem} are the authorities.
+        @raise Exception: when these are not what they should be; OpenSSL and others say so each
+            in their way.
+        """
+        pem = Path(certificate).read_bytes()
+        if private_key is None:
+            own = PrivateCertificate.loadPEM(pem)
+        else:
+            key = KeyPair.load(Path(private_key).read_bytes(), FILETYPE_PEM)
+            own = PrivateCertificate.fromCertificateAndKeyPair(Certificate.loadPEM(pem), key)
+        files = sorted(Path(trust_roots).glob("*.pem"))
+        roots = [Certificate.loadPEM(file.read_bytes()) for file in files]
+        if not roots:
+            raise ValueError(f"no *.pem in {trust_roots}")
+        options = CertificateOptions(
+            own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
+        )
+        self._context: SSL.Context = options.getContext()
+        self._context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """See L{IOpenSSLServerConnectionCreator}."""
+        return SSL.Connection(self._context, None)
+
+
+def _verified(connection: object, certificate: Any, fault: int, depth: int, ok: int) -> bool:
+    if not ok:
+        # OpenSSL itself says no more than that it is not good.
+        what = _FAULTS.get(fault, f"is not accepted (X509_verify_cert(3), {fault})")
+        # Anybody may have written what it says: not into the log as it is.
+        raise SSL.Error([("", "", f"the certificate of {_name_of(certificate)[:64]!a} {what}")])
+    return True
+
+
+def _name_of(shown: Any) -> str:
+    """Whom a certificate is for, in lower case; empty if it does not say, or is malformed."""
+    try:
+        certificate: x509.Certificate = shown.to_cryptography()
+        extensions = certificate.extensions
+        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        found = [str(each.value) for each in common]
+    except Exception:  # what a malformed one raises is up to its parser
+        return ""
+    with suppress(x509.ExtensionNotFound):
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = names.get_values_for_type(x509.DNSName) or found
+    return found[0].lower() if found else ""
+
+
+def is_tls(transport: object) -> bool:
+    """Whether a connection is one of TLS."""
+    return hasattr(transport, "getPeerCertificate")
+
+
+def peer_name(transport: Any) -> str | None:
+    """
+    Whom the verified certificate of the other side is for; C{None} without TLS.
+
+    @return: empty, too, where TLS did not ask for a certificate.
+    """
+    if not is_tls(transport):
+        return None
+    certificate = transport.getPeerCertificate()
+    return "" if certificate is None else _name_of(certificate)
+
+
+def check_names(transport: Any) -> None:
+    """
+    See that a server's certificate has names that are such.
+
+    Twisted's endpoint compares them with the server's name, and where that fails otherwise than by
+    their being different, it logs the failure, and takes the certificate.
+
+    @raise ValueError: when it has not.
+    """
+    if is_tls(transport):
+        try:
+            extract_patterns(transport.getPeerCertificate())
+        except Exception as error:  # all that Twisted passes over
+            raise ValueError(f"the server's certificate: {error}") from None
+
+
+def handshake_fault(reason: Failure) -> str | None:
+    """Why TLS came to nothing; C{None} if that is not why a connection was lost."""
+    error = reason.value
+    if isinstance(error, VerificationError):
+        return "the certificate is for another name"
+    if not isinstance(error, SSL.Error):
+        return None
+    texts = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
+    text = ", ".join(texts) or "it ended in the middle"
+    if any(word in text for word in ("wrong version", "packet length", "http request")):
+        return f"what comes is not TLS ({text})"
+    if "alert" in text:
+        return f"the other side refuses ({text})"
+    if text == "certificate verify failed":
+        return "the certificate has expired, is of another authority, or not one for servers"
+    return text
+
+
+def why_lost(reason: Failure) -> str:
+    """Why a server's connection ended before it said anything, for a person on the client."""
+    fault = handshake_fault(reason)
+    if fault is not None:
+        return f"TLS: {fault}"
+    if reason.check(ConnectionDone, ConnectionLost):
+        return "it ends the connection at once: it may want TLS, or none, or another certificate"
+    return reason.getErrorMessage()

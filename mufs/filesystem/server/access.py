@@ -1,0 +1,169 @@
+"""
+Who may see what of the images: rules for subtrees by a client's name, and whom callers count as.
+
+All of it is applied in the view of the library that each client gets. What no rule shows it is
+not there for it: names beside the way to what it may see are ENOENT, and in no listing.
+"""
+
+import errno
+import stat
+from fnmatch import fnmatchcase
+
+from attrs import evolve, frozen
+from zope.interface import implementer
+
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.wire.metadata import NOBODY, Attributes, Caller, Statistics
+
+Names = tuple[bytes, ...]
+
+
+@frozen
+class Rule:
+    """
+    Clients whose name matches may read a subtree.
+
+    @ivar name: shell pattern of a client's name, in lower case.
+    @ivar path: names from the root to the subtree.
+    """
+
+    name: str
+    path: Names
+
+
+def parse_rule(text: str) -> Rule:
+    """
+    C{NAME:PATH}, C{NAME:PATH:ro}.
+
+    @raise ValueError: when it is not that.
+    """
+    name, colon, path = text.partition(":")
+    for ending in (":ro", ":rw"):
+        if path.endswith(ending):
+            path = path.removesuffix(ending)
+            if ending == ":rw":
+                raise ValueError("images are shared for reading alone: rw is not possible")
+            break
+    if not (name and colon and path.startswith("/")):
+        raise ValueError("is not of the form NAME:/PATH or NAME:/PATH:ro")
+    # The same bytes that the name has on the disk.
+    names = tuple(part.encode("utf-8", "surrogateescape") for part in path.strip("/").split("/"))
+    if any(each in (b"", b".", b"..") for each in names) and names != (b"",):
+        raise ValueError("has a path with an empty name, '.' or '..' in it")
+    return Rule(name.lower(), () if names == (b"",) else names)
+
+
+@frozen
+class Access:
+    """
+    What an operator says of who may see what.
+
+    @ivar rules: what is allowed; if there are none, everybody sees all.
+    @ivar root_squash: root of a client's host counts as nobody.
+    @ivar all_squash: everybody counts as nobody.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    root_squash: bool = True
+    all_squash: bool = False
+
+    def view(self, library: IImageLibrary, name: str | None) -> IImageLibrary | None:
+        """
+        What a client sees of a library.
+
+        @param name: that in its verified certificate, if it has one.
+        @return: C{None} if no rule is for it.
+        """
+        subtrees = [rule.path for rule in self.rules if fnmatchcase(name or "", rule.name)]
+        if self.rules and not subtrees:
+            return None
+        return View(library, self, subtrees or [()])
+
+    def squash(self, caller: Caller | None) -> Caller | None:
+        """Whom a caller counts as, number by number, as NFS has it."""
+        if caller is None or not (self.root_squash or self.all_squash):
+            return caller
+        if self.all_squash:
+            return NOBODY
+        groups = [group or NOBODY.gid for group in caller.groups]
+        return Caller(caller.uid or NOBODY.uid, caller.gid or NOBODY.gid, groups)
+
+
+EVERYBODY = Access()
+
+
+@implementer(IImageLibrary)
+class View:
+    """What one client sees of a library: some subtrees, and the directories on the way to them."""
+
+    def __init__(self, library: IImageLibrary, access: Access, subtrees: list[Names]) -> None:
+        self._library = library
+        self._squash = access.squash
+        self._subtrees = subtrees
+        self._all = () in subtrees
+
+    def getattr(self, path: bytes, caller: Caller | None = None) -> Attributes:
+        """See L{IImageLibrary.getattr}."""
+        shown = self._shown(path)
+        found = self._library.getattr(path, self._squash(caller))
+        return found if shown else _on_the_way(found)
+
+    def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
+        """See L{IImageLibrary.readdir}."""
+        shown = self._shown(path)
+        found = self._library.readdir(path, self._squash(caller))
+        if shown:
+            return found
+        entries = []
+        for name, attributes in found:
+            try:
+                beneath = self._shown(path + b"/" + name if path else name)
+                entries.append((name, attributes if beneath else _on_the_way(attributes)))
+            except FileNotFoundError:
+                continue
+        return entries
+
+    def readlink(self, path: bytes, caller: Caller | None = None) -> bytes:
+        """See L{IImageLibrary.readlink}."""
+        if not self._shown(path):
+            self.getattr(path, caller)
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        return self._library.readlink(path, self._squash(caller))
+
+    def open(self, path: bytes, caller: Caller | None = None) -> IImage:
+        """See L{IImageLibrary.open}."""
+        if not self._shown(path):
+            self.getattr(path, caller)
+            raise OSError(errno.EISDIR, "is a directory")
+        return self._library.open(path, self._squash(caller))
+
+    def statfs(self) -> Statistics:
+        """See L{IImageLibrary.statfs}; who does not see all does not learn how much there is."""
+        found = self._library.statfs()
+        if self._all:
+            return found
+        return Statistics(found.bsize, found.frsize, 0, 0, 0, 0, 0, 0, found.namemax)
+
+    def _shown(self, path: bytes) -> bool:
+        """
+        Whether a path leads into a subtree; else it is on the way to one.
+
+        @raise FileNotFoundError: when it is neither.
+        """
+        names = tuple(path.split(b"/")) if path else ()
+        if any(names[: len(subtree)] == subtree for subtree in self._subtrees):
+            return True
+        if any(subtree[: len(names)] == names for subtree in self._subtrees):
+            return False
+        raise _absent()
+
+
+def _absent() -> OSError:
+    return FileNotFoundError(errno.ENOENT, "no such file or directory")
+
+
+def _on_the_way(found: Attributes) -> Attributes:
+    """Of a directory on the way no more than that: size and times tell of what else is there."""
+    if not stat.S_ISDIR(found.mode):
+        raise _absent()
+    return evolve(found, nlink=2, size=0, blocks=0, atime=0, mtime=0, ctime=0)

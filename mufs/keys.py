@@ -1,0 +1,194 @@
+"""
+C{mufs keys}: an authority of the operator's own, and certificates for a server and its clients.
+
+What it makes in its directory, laid out for the endpoint strings of C{--listen} and C{--server}:
+
+    ca.key       the authority's private key: it stays here
+    ca/ca.pem    its certificate, which everybody gets: C{trustRoots=ca}
+    server.pem   certificate and private key of the server: C{certificate=server.pem}
+    NAME.pem     the same for the client of that name
+"""
+
+import os
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+CA_VALID = timedelta(days=3650)
+VALID = timedelta(days=730)
+EARLIER = timedelta(days=1)
+"""Certificates are valid so long before they are made: clocks differ."""
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+"""A host's name, that is a file's name too; X.509 has no room for more than 64."""
+
+
+class Unusable(Exception):
+    """It cannot be done as asked for; the text says why."""
+
+
+@frozen
+class Authority:
+    """Who signs the certificates."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
+def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[str]:
+    """
+    Make an authority, unless there is one, and certificates signed by it. Nothing is overwritten.
+
+    @param servers: names and addresses of the server, for one certificate; or none.
+    @param clients: a name for each certificate of a client.
+    @return: a line for each file that was made.
+    @raise Unusable: before anything was made, if a name is none, or a file exists.
+    @raise OSError: when a file cannot be written.
+    """
+    for name in clients:
+        if name == "server" or not isinstance(_alternative(name), x509.DNSName):
+            raise Unusable(f"{name!r} is no name for a client")
+    names = [_alternative(name) for name in servers]
+    wanted = [*(["server"] if servers else []), *clients]
+    for number, name in enumerate(wanted):
+        if (directory / f"{name}.pem").exists() or name in wanted[:number]:
+            raise Unusable(f"{directory / name}.pem exists already: it is not overwritten")
+    made: list[str] = []
+    authority = _authority(directory, made)
+    if servers:
+        use = ExtendedKeyUsageOID.SERVER_AUTH
+        _issue(authority, directory / "server.pem", names, use, made)
+    for name in clients:
+        use = ExtendedKeyUsageOID.CLIENT_AUTH
+        _issue(authority, directory / f"{name}.pem", [x509.DNSName(name)], use, made)
+    return made
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        if not _NAME.fullmatch(name):
+            raise Unusable(f"{name!r} is neither a host's name nor an address") from None
+        return x509.DNSName(name)
+
+
+def _authority(directory: Path, made: list[str]) -> Authority:
+    key_file, file = directory / "ca.key", directory / "ca" / "ca.pem"
+    if key_file.exists() and file.exists():
+        try:
+            key = load_pem_private_key(key_file.read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        except (ValueError, TypeError) as error:
+            raise Unusable(f"{key_file}, {file}: not an authority: {error}") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise Unusable(f"{key_file}: not an authority that this command made")
+        if key.public_key() != certificate.public_key():
+            raise Unusable(f"{key_file} is not the key of {file}")
+        return Authority(key, certificate)
+    for each in (key_file, file):
+        if each.exists():
+            raise Unusable(f"{each} exists, but not all of the authority")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "ca").mkdir(mode=0o755, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Two authorities of one name could not be told apart by who has to find the right one.
+    name = _name(f"mUFS authority {secrets.token_hex(4)}")
+    certificate = (
+        _builder(name, name, key, key, CA_VALID)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(key, SHA256())
+    )
+    _write(key_file, 0o600, _private(key))
+    _write(file, 0o644, certificate.public_bytes(Encoding.PEM))
+    made.append(f"{key_file}: private key of the authority, which stays here")
+    made.append(_told(file, certificate))
+    return Authority(key, certificate)
+
+
+def _issue(
+    authority: Authority,
+    file: Path,
+    names: list[x509.GeneralName],
+    use: x509.ObjectIdentifier,
+    made: list[str],
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    valid = min(VALID, authority.certificate.not_valid_after_utc - datetime.now(UTC))
+    subject = _name(str(names[0].value))
+    certificate = (
+        _builder(subject, authority.certificate.subject, key, authority.key, valid)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(authority.key, SHA256())
+    )
+    _write(file, 0o600, _private(key) + certificate.public_bytes(Encoding.PEM))
+    made.append(_told(file, certificate, *(str(name.value) for name in names)))
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    valid: timedelta,
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - EARLIER)
+        .not_valid_after(now + valid)
+        .add_extension(identifier, critical=False)
+        .add_extension(signed_by, critical=False)
+    )
+
+
+def _usage(signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, key_cert_sign=signs, crl_sign=signs,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(file: Path, mode: int, content: bytes) -> None:
+    # O_EXCL: neither what exists is overwritten nor a link followed.
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(fd, "wb") as written:
+        written.write(content)
+
+
+def _told(file: Path, certificate: x509.Certificate, *names: str) -> str:
+    until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+    return f"{file}: {', '.join(names) or 'certificate of the authority'}; until {until}"
