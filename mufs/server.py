@@ -11,15 +11,17 @@ from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
 from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
 from mufs.ending import fail
@@ -36,6 +38,13 @@ MOST_FILES = 65536
 
 UNSENT = 128 * 1024
 """Bytes that wait in the kernel for a connection's turn: more would go past its share later."""
+
+REFUSED = 16
+"""Connections that are refused before none are accepted for a moment, of C{DEAF} seconds."""
+DEAF = 0.01
+
+ASKING = 8
+"""Threads that look at files and directories for clients; twice what one client may keep busy."""
 
 START_RATE = 1e8
 """Bits a second to begin with; it doubles until what comes back speaks against it."""
@@ -84,7 +93,12 @@ class ServerService(Service):
         self._ports: list[IListeningPort] = []
         self._output: MulticastOutput | None = None
         self._source = ("", 0)
+        self._deaf: IDelayedCall | None = None
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        # Of its own: what is asked about files shall not keep those from being read.
+        self._asking = ThreadPool(0, ASKING, "asking")
+        ask_in_thread = partial(deferToThreadPool, reactor, self._asking)
+        self._limits = Limits(reactor)
         window = SentWindow()
         self._queue = MulticastQueue(window)
         self._reads = Reads(in_thread)
@@ -98,9 +112,10 @@ class ServerService(Service):
             self._controller,
             keys,
             self._reads,
-            in_thread,
+            ask_in_thread,
             self._welcome,
             reactor,
+            self._limits,
             partial(access.view, library),
         )
 
@@ -115,6 +130,12 @@ class ServerService(Service):
             setrlimit(RLIMIT_NOFILE, (most, hard))
         if not self._settings.tls:
             self._log.warn("no TLS: whoever can connect may read, and the keys travel in the clear")
+        # No client shall use up all files, and connections leave half of them to images.
+        files = getrlimit(RLIMIT_NOFILE)[0]
+        if files != RLIM_INFINITY:
+            self._limits.most = min(MAX_CONNECTIONS, files // 2)
+            self._limits.handles = min(MAX_HANDLES, files // 4)
+        self._asking.start()
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
@@ -125,12 +146,16 @@ class ServerService(Service):
         """Stop listening, and end every connection."""
         super().stopService()
         self._controller.stop()
+        if self._deaf is not None:
+            self._deaf.cancel()
         for channel in list(self._factory.channels):
             channel.transport.abortConnection()
         ports: list[Any] = [*self._ports]
         if self._output is not None:
             ports.append(self._output.transport)
         ends = [maybeDeferred(port.stopListening) for port in ports]
+        if self._asking.started:
+            ends.append(deferToThread(self._asking.stop))
         return DeferredList(ends, consumeErrors=True)
 
     def figures(self) -> dict[str, object]:
@@ -150,6 +175,9 @@ class ServerService(Service):
             "bytes_over_tcp": self._factory.bytes_over_tcp,
             "rate": round(self._pace.rate),
             "key_epoch": self._keys.epoch.number,
+            "connections": self._limits.connections,
+            "refused": self._limits.refused,
+            "cut_off": self._limits.cut_off,
             "interface": None if self._output is None else self._output.interface,
             "tls": self._settings.tls,
             "clients": [
@@ -160,6 +188,8 @@ class ServerService(Service):
                     "repairs": channel.repairs,
                     "bytes_over_tcp": channel.bytes_over_tcp,
                     "over_tcp": channel.over_tcp,
+                    "waiting": channel.share.waiting,
+                    "held_back": channel.host.held_back,
                 }
                 for channel in channels
                 if channel.name
@@ -169,6 +199,8 @@ class ServerService(Service):
     def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
         def listening(port: IListeningPort) -> None:
             self._ports.append(port)
+            if factory is self._factory:
+                self._refuse_at(port)
             # Connections have it of the socket that they come by; one that is not TCP has it not.
             with suppress(AttributeError, OSError):
                 port.socket.setsockopt(  # type: ignore[attr-defined]  # only real ports have one
@@ -183,6 +215,32 @@ class ServerService(Service):
             fail(self._reactor, self.name, f"cannot listen for {what}: {reason}")
 
         endpoint.listen(factory).addCallbacks(listening, failed)
+
+    def _refuse_at(self, port: Any) -> None:
+        """
+        Have connections that are too many ended as soon as they are accepted: by the factory that
+        the port knows, which may be one of TLS around that of the channels.
+        """
+        outer = getattr(port, "factory", None)
+        if outer is None:
+            return
+        build = outer.buildProtocol
+
+        def build_unless(address: Any) -> Any:
+            if not self._limits.refuses(getattr(address, "host", None)):
+                return build(address)
+            # As many as there are: who comes without end shall not be all that is seen to.
+            port.numberAccepts = 1
+            if self._limits.refused % REFUSED == 0 and self._deaf is None:
+                port.stopReading()
+                self._deaf = self._reactor.callLater(DEAF, hear)
+            return None
+
+        def hear() -> None:
+            self._deaf = None
+            port.startReading()
+
+        outer.buildProtocol = build_unless
 
     def _welcome(self, channel: ServerChannel) -> Welcome:
         address = channel.transport.getHost()

@@ -6,7 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from mufs.cache.server.sent import IReader, SentTransfer
+from mufs.cache.server.sent import IReader, SentTransfer, Share
 from mufs.communication.server.output import ISegmentOutput
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion
@@ -45,6 +45,7 @@ class RecordingReader:
     name: str = ""
     told: list[tuple[int, SentTransfer, Occasion]] = field(factory=list)
     failures: list[tuple[int, OSError]] = field(factory=list)
+    share: Share = field(factory=Share)
 
     def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
         """See L{IReader.sent}."""

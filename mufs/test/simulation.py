@@ -35,8 +35,9 @@ from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.receiver import RECEIVE_BUFFER
-from mufs.communication.server.channel import ServerChannelFactory
+from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.filesystem.client.fetch import OpenImage
@@ -74,6 +75,7 @@ class SimulatedServer:
         self.factory = ServerChannelFactory(
             network.library, self.controller, keys, self.reads, self._in_thread,
             lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT), self._clock,
+            Limits(self._clock, lambda: 0.0),
         )
 
     def write(self, packets: bytes | memoryview) -> int:
@@ -393,7 +395,9 @@ class SimulatedNetwork:
         left = [each for client in self.clients for each in client.leftovers()]
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
-        watches = calls.count(ClientChannel._look.__qualname__)
-        return left + [call for call in calls if call != ClientChannel._look.__qualname__] + [
-            f"{watches} watches"
-        ] * (watches > len(self.clients))
+        # Both ends of each connection watch the other one.
+        for end in (ClientChannel._look.__qualname__, ServerChannel._look.__qualname__):
+            watches = calls.count(end)
+            calls = [call for call in calls if call != end]
+            left += [f"{watches} watches"] * (watches > len(self.clients))
+        return left + calls

@@ -132,7 +132,7 @@ class Spoofer:
             return chance.choice(self._recorded)
         step = chance.choice([1, 2, -1, 126, 1 << 20, (1 << 31) - 1, -(1 << 31)])
         if way == "noise":
-            number = (real.first + (step << 8)) % (1 << 32)
+            number = (real.first + (step << 20)) % (1 << 32)
             return HEADER.pack(TRANSMISSION, SEGMENT, number) + chance.randbytes(SEGMENT)
         packet = evolve(
             real,

@@ -28,8 +28,9 @@ from zope.interface import implementer
 
 from mufs.cache.server.sent import SentTransfer
 from mufs.communication.client.reassembly import Reassembly
-from mufs.communication.server.channel import MAX_HANDLES, ServerChannel
+from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.controller import seal_transfer, trains
+from mufs.communication.server.limits import MAX_HANDLES
 from mufs.filesystem.client.fetch import OpenImage
 from mufs.filesystem.server.library import Directory
 from mufs.test.memory import MemoryImage
@@ -44,6 +45,7 @@ from mufs.wire.channel import (
     Data,
     Framer,
     Gone,
+    Key,
     Occasion,
     Priority,
     ProtocolError,
@@ -72,6 +74,7 @@ from mufs.wire.sealing import Keys, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
+    MAC_SIZE,
     SEGMENT,
     Descriptor,
     MalformedSegment,
@@ -170,7 +173,7 @@ def _framer(data: bytes) -> None:
     assert stream.startswith(b"".join(pack(kind, body, offset) for kind, offset, body in whole[0]))
 
 
-_STRUCTS: list[Any] = [Read, Sent, Data, Repair, Gone]
+_STRUCTS: list[Any] = [Read, Sent, Data, Repair, Gone, Key]
 
 
 def _structs(data: bytes) -> None:
@@ -186,7 +189,7 @@ def _structs(data: bytes) -> None:
     if kind is Repair:
         encoded, body = encoded.rstrip(b"\0"), body.rstrip(b"\0")
     assert encoded == body
-    assert kind in (Repair, Gone) or again == offset
+    assert kind in (Repair, Gone, Key) or again == offset
     assert kind.parse(again, encoded) == value
 
 
@@ -222,7 +225,7 @@ def _segments(data: bytes) -> None:
                     made += SEGMENT_HEADER.pack(2, length, number & 0xFFFFFFFF) + row.tobytes()
                     number += 1
             else:
-                made += packet[1].encode(packet[0], size)
+                made += packet[1].encode(packet[0], size)[:-MAC_SIZE] + packet[1].mac
     except MalformedSegment as error:
         assert str(error).isprintable()
     else:
@@ -365,7 +368,7 @@ def _lose_client(channel: ServerChannel, wire: Wire) -> None:
 
 _CONTENT = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
 _IMAGE = MemoryImage(5, 6, _CONTENT)
-_KEYS = Keys(b"secret")
+_KEYS = Keys(b"secret", random=bytes)
 _KEY = _KEYS.key(5, 6)
 _SOURCE = ("10.0.0.1", 40000)
 _FIRST = 0xFFFFFF00
@@ -378,7 +381,9 @@ _VALUES: list[Any] = [
     evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=(1 << 63) - 1)),
     Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9), {}, decode(metadata.Welcome, WELCOME),
 ]
-_ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS]
+_ANSWERS = [
+    Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY
+]
 
 
 @cache
@@ -397,7 +402,7 @@ def _sent() -> list[SentTransfer]:
 
 def _control(descriptor: Descriptor, phase: int) -> bytes:
     """An announcement or completion as the server makes it."""
-    return descriptor.encode(phase, SEGMENT)
+    return descriptor.encode(phase, SEGMENT, _KEYS.epoch.control)
 
 
 @cache
@@ -434,7 +439,7 @@ def _datagram(script: Script) -> bytes:
         return bytes(piece[: script.number(2) or None])
     genuine = _sent()[transfer].descriptor
     first = (genuine.first + script.number() - 128) & 0xFFFFFFFF
-    if how == 5:
+    if how == 5:  # made by somebody who has the keys
         total = 1 + script.number(3) % BLOCK
         offset = 0 if total > BLOCK - 3 * PAGE else script.number() % 4 * PAGE
         forged = Descriptor(
@@ -506,6 +511,7 @@ class Host:
     def greet(self) -> None:
         """The server answers HELLO."""
         self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
+        self.say(Key(_KEYS.epoch.number, _KEYS.epoch.secret).encode())
 
     def keep(self, result: Deferred[Any]) -> Deferred[Any]:
         """An operation of the mount may fail with C{OSError}, or be cancelled, and not else."""
@@ -576,7 +582,8 @@ class Host:
 def _client(data: bytes) -> None:
     """
     Whatever a server sends, cut anywhere, over TCP and by multicast: operations end with a
-    result or an C{OSError}, all that the client says is packets, and the next connection works.
+    result or an C{OSError}, all that the client says is packets, the next connection works, and
+    no page is in the cache of which only a part came.
     """
     script = Script(data)
     with clean_log():
@@ -607,6 +614,7 @@ def _client(data: bytes) -> None:
         assert host.client.files.is_connected
         host.client.clock.advance(1)
         host.check()
+        _check_cache(host)
         _end(host)
 
 
@@ -628,6 +636,8 @@ def _from_server(how: int, script: Script, host: Host) -> bytes:
             return packets if script.number() % 2 else pack_tagged(
                 Type.SEGMENTS, tag, _datagram(script)[: MAX_DATA - 4]
             )
+        case 11 if script.number() % 2:
+            return Key(script.number() % 3, bytes(32)).encode()
     raw: bytes = script.choice([
         pack(script.number(), script.piece(script.number()), script.number(4)),
         script.piece(script.number()),
@@ -723,7 +733,7 @@ def _check_cache(host: Host) -> None:
     """All pages that the cache holds are those of the image."""
     cache = host.client.cache
     for (key, block), held in list(cache._blocks.items()):
-        assert key == (5, 6)
+        assert key[0] == 5
         for page in range(32):
             offset = block * BLOCK + page * PAGE
             expected = _CONTENT[offset : offset + PAGE]
@@ -782,6 +792,7 @@ def _struct_seeds() -> list[bytes]:
     values: list[Any] = [
         Read(1, 2, 1 << 33, BLOCK, Priority.AHEAD), Sent(1, 2, 3, 1 << 33, BLOCK),
         Data(1, 2, 1 << 33, b"bytes"), Repair(1, 2, 1, 0x80F), Gone(1, 2),
+        Key(1, bytes(32)),
     ]
     return [
         bytes([number]) + value.encode()[1:5] + value.encode()[HEADER.size :]
@@ -821,6 +832,30 @@ def _machine_seeds() -> list[bytes]:
     return [bytes([1, 1]) + random.randbytes(1 << size) for size in range(3, 9)] * 2
 
 
+def _group_seeds() -> list[bytes]:
+    """Transfers that come in pieces, one of them changed, or more than there is room for."""
+    pieces = [bytes([0, 0, 0, index]) for index in range(9)]
+    changed = [bytes([0, 4, 0, index, 0, 100, 1, 0, 0]) for index in range(9)]
+    too_long = bytes([0, 6, 0, 130, 0, 0, 0, 0, 1, 2, 3, 4])
+    return [
+        *_machine_seeds(),
+        b"".join([pieces[0], changed[1], *pieces[2:4], pieces[8]]),
+        b"".join([pieces[0], pieces[1], changed[4], pieces[5], pieces[8]]),
+        b"".join([changed[0], *pieces[1:4], pieces[8]]),
+        b"".join([*pieces[1:4], changed[8], pieces[0]]),
+        b"".join([pieces[0], pieces[1], too_long, pieces[2], pieces[3], pieces[8]]),
+        b"".join([b"\3\0\0", *pieces[:4], pieces[8], b"\5\0\0\0\0\0\4\20"]),
+        b"\3\0\2" + bytes([5, 0, 2, 0, 0, 0, 0, 4, 20, 1, 3, 2, 4, 100]),
+    ]
+
+
+def _client_seeds() -> list[bytes]:
+    """A read that is answered by DATA: of all of its pages, of a part of one, of another end."""
+    read = bytes([1, 1, 0, 2, 1, 0, 2])
+    answers = [bytes([7, 0, offset, how, 0, 255]) for offset in (0, 32) for how in range(5)]
+    return [*_machine_seeds(), *(read + answer for answer in answers)]
+
+
 def _server_seeds() -> list[bytes]:
     opening = bytes([5, 0, 0, 1, 0, 20])
     read = bytes([5, 2, 0, 0, 3, 1, 1, 200, 0, 9])
@@ -842,6 +877,6 @@ TARGETS = {
     "transfer": Target(_transfer, _transfer_seeds),
     "paths": Target(_paths, _path_seeds),
     "server": Target(_server, _server_seeds),
-    "client": Target(_client, _machine_seeds),
-    "group": Target(_group, _machine_seeds),
+    "client": Target(_client, _client_seeds),
+    "group": Target(_group, _group_seeds),
 }

@@ -9,8 +9,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.server.queue import MulticastQueue
-from mufs.cache.server.sent import SentWindow
-from mufs.communication.server.controller import MulticastController, seal_transfer, trains
+from mufs.cache.server.sent import GREEDY, SentWindow
+from mufs.communication.server.controller import (
+    LAST_PART,
+    MulticastController,
+    seal_transfer,
+    trains,
+)
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
 from mufs.test.doubles import ImageInMemory, RecordingOutput, RecordingReader, make_sent
@@ -98,6 +103,45 @@ class ControllerTests(SynchronousTestCase):
                 numbers = [*numbers, *range(first, first + len(rows))]
                 found[now] = phases, numbers, data + rows.tobytes(), descriptor
         return found
+
+    def busy(self, seconds: float) -> list[int]:
+        """
+        Have C{b} read one block after the other, at the rate of a link, beside a greedy C{a};
+        blocks that went out for each.
+        """
+        self.controller._pace = Pace(self.clock, 1e8, 1e8, 1e8)
+        large = ImageInMemory(bytes(2 * GREEDY), image=8)
+        self.controller.request(self.a, large, Read(1, 1, 0, 2 * GREEDY, Priority.BLOCKED))
+        end, asked = self.clock.seconds() + seconds, 1
+        while self.clock.seconds() < end:
+            if len(self.b.told) == asked - 1:
+                own = ImageInMemory(bytes(BLOCK), image=100 + asked)
+                asked += 1
+                self.controller.request(self.b, own, Read(1, 1, 0, BLOCK, Priority.AHEAD))
+            self.clock.advance(0.001)
+        return [len(self.a.told), len(self.b.told)]
+
+    def test_one_voice(self) -> None:
+        """What the connections of one host report lost slows the server down no more than one."""
+        self.b.share = self.a.share
+        for reader in (self.a, self.b):
+            self.ask(reader, 1, 0, BLOCK)
+        (transfer,) = {told[1] for told in self.a.told}
+        self.assertEqual(list(transfer.interval.expected), [self.a.share])
+        for reader in (self.a, self.b):
+            self.controller.repair(reader, Repair(1, 1, 1, 0b1))
+        self.assertEqual(list(transfer.interval.lost), [self.a.share])
+
+    def test_last_line(self) -> None:
+        """A greedy client gets a small part of the time beside others, and all of it alone."""
+        greedy, other = self.busy(4.0)
+        self.assertGreater(greedy + other, 4.0 * 1e8 / 8 / (BLOCK * 1.02) - 20)
+        self.assertLess(greedy, 3 * other / LAST_PART)
+        self.assertGreater(greedy, 0)
+        before = len(self.a.told)
+        for _ in range(1500):
+            self.clock.advance(0.001)
+        self.assertGreater(len(self.a.told) - before, 0.4 * 1e8 / 8 / BLOCK)
 
     def test_datagrams(self) -> None:
         """A completion goes in the datagram of the last segment, if that leaves room for it."""

@@ -155,7 +155,7 @@ class MemoryTests(SynchronousTestCase):
                 "queue": len(server.queue),
                 "lines": sum(len(line) for each in server.queue._lines.values()
                              for line in each.values()),
-                "served": len(server.queue._served),
+                "limits": len(server.factory.limits._hosts),
                 "ready": len(server.controller._ready),
                 "window": len(server.queue._window._transfers),
                 "timers": len(server.clock.getDelayedCalls()),
@@ -230,7 +230,7 @@ class MemoryTests(SynchronousTestCase):
 
         def feed(number: int) -> None:
             forged = Descriptor(
-                random.getrandbits(64), random.getrandbits(32), 5, 5 + number % 2, 0, PAGE
+                1 + number, random.getrandbits(32), 5, 5 + number % 2, 0, PAGE
             )
             self.hear(host, targets._control(forged, 1 + number % 3 // 2 * 2))
 

@@ -11,12 +11,12 @@ from zope.interface.verify import verifyObject
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.server.sent import IReader
 from mufs.communication.client.channel import IChannelUser
-from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.output import ISegmentOutput, MulticastOutput
 from mufs.filesystem.client.files import Files
 from mufs.filesystem.server.library import Directory
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.test.doubles import ImageInMemory, RecordingOutput, RecordingReader
+from mufs.test.test_server_channel import Server
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -38,8 +38,8 @@ class InterfaceTests(SynchronousTestCase):
 
     def test_reader(self) -> None:
         """A channel of the server can be told by the queue, and paused by its transport."""
-        self.assert_provides(IReader, ServerChannel())
-        self.assert_provides(IPushProducer, ServerChannel())
+        self.assert_provides(IReader, Server().connect()[0])
+        self.assert_provides(IPushProducer, Server().connect()[0])
         self.assert_provides(IReader, RecordingReader())
 
     def test_channel_user(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.server.queue import Entry, MulticastQueue, Resend
-from mufs.cache.server.sent import SentTransfer, SentWindow
+from mufs.cache.server.sent import GREEDY, UNASKED, SentTransfer, SentWindow
 from mufs.test.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.properties import examples
 from mufs.wire.channel import Occasion, Priority
@@ -130,7 +130,7 @@ class MergingTests(QueueTestCase):
         """What lies behind an entry and is queued is known, to the page, until it is taken."""
         self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
         self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
-        expected = [PAGES + 3, 5, 3, 0, 0]
+        expected = [PAGES + 3, 5, 0, 3, 0]
         for following in expected:
             entry = self.queue.take()
             assert isinstance(entry, Entry)
@@ -237,6 +237,110 @@ class OrderTests(QueueTestCase):
         self.ask(self.b, 2, PAGE, priority=BACKGROUND)
         self.ask(self.c, 3, 2 * PAGE, priority=AHEAD)
         self.assertEqual(self.take_all(), ["a1 b2", "c3"])
+
+
+class ShareTests(QueueTestCase):
+    """What a client gets beside others that want other things, or too much."""
+
+    def take_sizes(self, count: int) -> dict[str, int]:
+        """Pages of the next so many entries, by the names of who waits for them."""
+        pages: dict[str, int] = {}
+        for _ in range(count):
+            entry = self.queue.take(Priority)
+            assert isinstance(entry, Entry)
+            who = "".join(r.name for r in entry.readers if isinstance(r, RecordingReader))
+            pages[who] = pages.get(who, 0) + entry.count
+            self.send(entry)
+        return pages
+
+    def large(self, blocks: int) -> ImageInMemory:
+        return ImageInMemory(bytes(blocks * BLOCK), image=9)
+
+    def test_bytes(self) -> None:
+        """Clients get the same in bytes, not in transfers; but each transfer has its price."""
+        for page in range(0, 6 * PAGES, 2):
+            self.ask(self.a, 1, page * PAGE)
+        self.queue.request(self.b, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        pages = self.take_sizes(30)
+        self.assertLess(pages["b"] + 4 * 30, 2 * (pages["a"] * 5))
+        self.assertGreater(pages["b"], pages["a"])
+
+    def test_shared_costs_less(self) -> None:
+        """One that wants something else gets the part of one, not half, beside many together."""
+        for reader in (self.a, self.b):
+            self.ask(reader, 1, 0, 8 * BLOCK)
+        self.queue.request(self.c, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        self.assertEqual(self.take_sizes(9), {"ab": 6 * PAGES, "c": 3 * PAGES})
+
+    def test_one_host(self) -> None:
+        """All connections of a host have one share together."""
+        self.b.share = self.a.share
+        for number, reader in enumerate((self.a, self.b, self.c)):
+            self.ask(reader, 1, number * 2 * BLOCK, 2 * BLOCK)
+        self.assertEqual(self.take_sizes(4), {"a": 2 * PAGES, "c": 2 * PAGES})
+
+    def test_nothing_saved_up(self) -> None:
+        """Who asked for nothing for a while does not come before the others for long then."""
+        self.ask(self.a, 1, 0, 6 * BLOCK)
+        self.take_sizes(6)
+        self.queue.request(self.b, 1, self.large(8), 0, 8 * BLOCK, BLOCKED)
+        self.ask(self.a, 2, 6 * BLOCK, 2 * BLOCK)
+        self.assertEqual(self.take_sizes(4), {"b": 3 * PAGES, "a": PAGES})
+
+    def test_greedy(self) -> None:
+        """Who waits for too much comes after the others, but for what they want as well."""
+        large = self.large(GREEDY // BLOCK + 4)
+        size = large.attributes.size
+        self.queue.request(self.a, 1, large, 0, size, BLOCKED)
+        self.queue.request(self.c, 3, large, 5 * BLOCK, PAGE, BACKGROUND)
+        self.ask(self.b, 2, 0, BLOCK, BACKGROUND)
+        self.assertEqual(self.take_sizes(2), {"b": PAGES, "ac": PAGES})
+        self.assertIsNone(self.queue.take(Priority))
+        self.assertTrue(self.queue.has_last)
+        entry = self.queue.take()
+        assert isinstance(entry, Entry)
+        self.assertTrue(entry.was_last)
+        self.assertFalse(self.queue.is_for_others(entry))
+        self.send(entry)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.assertEqual((self.a.share.waiting, len(self.queue)), (0, 0))
+
+    def test_greedy_until_it_was_sent(self) -> None:
+        """What is asked for once enough of it was sent has its turn as ever."""
+        large = self.large(GREEDY // BLOCK + 1)
+        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        while (entry := self.queue.take()) is not None:
+            self.send(entry)
+        self.assertEqual(self.a.share.waiting, 0)
+        self.ask(self.a, 2, 0)
+        self.assertEqual(self.take_sizes(1), {"a": 1})
+
+    def test_raised(self) -> None:
+        """What others want as well leaves the last line."""
+        large = self.large(GREEDY // BLOCK + 1)
+        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        self.assertIsNone(self.queue.take(Priority))
+        self.queue.request(self.b, 2, large, 7 * BLOCK, PAGE, AHEAD)
+        self.assertEqual(self.take_sizes(1), {"ab": PAGES})
+
+    def test_repairs(self) -> None:
+        """What is sent again for a client is of what was sent for it, else it comes last."""
+        everything = (1 << 94) - 1
+        transfers = [make_sent(n, self.image, n % 8 * BLOCK, BLOCK) for n in range(12)]
+        for transfer in transfers:
+            self.queue.repair(self.a, 1, transfer, everything, BLOCKED)
+        first = 0
+        while self.queue.take(Priority) is not None:
+            first += 1
+        self.assertEqual(first, UNASKED // BLOCK)
+        self.window.add(transfers[11])
+        self.ask(self.b, 1, 3 * BLOCK, BLOCK)
+        self.b.share.mendable -= UNASKED
+        self.queue.repair(self.b, 1, transfers[11], 1, BLOCKED)
+        resend = self.queue.take(Priority)
+        assert isinstance(resend, Resend)
+        self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [1])])
 
 
 class ForgetTests(QueueTestCase):
@@ -432,6 +536,7 @@ class PropertyTests(QueueTestCase):
                 self.queue.forget(gone)
                 asked = [each for each in asked if each[0] is not gone]
         self.assertEqual((len(self.queue), flying), (0, []))
+        self.assertEqual([reader.share.waiting for reader in readers], [0, 0, 0])
         for reader, tag, offset, length in asked:
             told = reader.pages_told(tag)
             for block, pages in pieces(offset, length):

@@ -7,6 +7,7 @@ from mufs.communication.client.receiver import (
     MAX_ASIDE,
     RECEIVE_BUFFER,
     REST,
+    RETIRED,
     MulticastReceiver,
 )
 from mufs.communication.client.reception import Reception
@@ -72,6 +73,32 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.opened, [CONTENT])
         self.receive(completion)
         self.assertEqual(self.receiver.segments_received, len(segments))
+
+    def test_replaced_keys(self) -> None:
+        """Keys open what is sent with them, for a moment also after others came; then no more."""
+        for seconds, opened in ((0.0, 1), (RETIRED - 0.1, 1), (RETIRED, 0)):
+            self.setUp()
+            self.receiver.begin_epoch(1, bytes(32))
+            self.clock.advance(seconds)
+            self.receive(*self.datagrams(1))
+            self.assertEqual(len(self.opened), opened)
+            self.assertEqual(self.receiver.datagrams_dropped, 0 if opened else 2)
+            self.assertEqual(self.receiver.transfers_rejected, 0)
+
+    def test_last_epoch_alone(self) -> None:
+        """Of the epochs before only the last is known, however fast they follow one another."""
+        for number in (1, 2):
+            self.receiver.begin_epoch(number, bytes(32))
+        self.receive(*self.datagrams(1))
+        self.assertEqual(self.opened, [])
+
+    def test_restarted_server(self) -> None:
+        """Nothing is left of the keys of another run."""
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(0, bytes(32))
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+        self.receive(*self.datagrams(1))
+        self.assertEqual(self.opened, [])
 
     def test_lost(self) -> None:
         """What is lacking is known as soon as somebody has asked for what is there."""

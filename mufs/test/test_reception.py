@@ -53,6 +53,15 @@ class ReceptionTests(SynchronousTestCase):
         self.reception.heard()
         self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
 
+    def test_anybody(self) -> None:
+        """Datagrams that anybody may have sent do not prove that multicast works."""
+        self.reception.result(10, 10)
+        self.assertFalse(self.reception.works)
+        self.reception.came()
+        self.assertFalse(self.reception.works)
+        self.reception.heard()
+        self.assertTrue(self.reception.works)
+
     def test_tolerable(self) -> None:
         """Loss up to the bound is left to repair, for ever."""
         self.receive(LOSSY - 0.05, 500)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
 from time import process_time
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure as Error
@@ -16,13 +18,9 @@ from zope.interface.verify import verifyObject
 
 from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import IReader, SentWindow
-from mufs.communication.server.channel import (
-    HELLO_TIMEOUT,
-    MAX_HANDLES,
-    ServerChannel,
-    ServerChannelFactory,
-)
+from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.limits import HELLO_TIMEOUT, MAX_HANDLES, SILENCE, Limits
 from mufs.communication.server.output import ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.filesystem.server.reads import Reads
@@ -99,6 +97,8 @@ class Server:
         self.library = MemoryLibrary()
         self.library.put(b"disk.img", bytes(range(256)) * (SIZE // 256) + bytes(SIZE % 256))
         self.asked: list[Any] = []
+        self.spent = 0.0
+        self.addresses = count(1)
         self.at_once = at_once
         reads = Reads(maybeDeferred)
         keys = Keys(b"secret")
@@ -112,7 +112,7 @@ class Server:
         self.factory = ServerChannelFactory(
             self.library, self.controller, keys, reads, self.in_thread,
             lambda _: Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT),
-            self.clock,
+            self.clock, Limits(self.clock, lambda: self.spent),
         )
 
     def in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
@@ -130,9 +130,12 @@ class Server:
         for each in asked:
             each.callback(None)
 
-    def connect(self, hello: bool = True) -> tuple[ServerChannel, Wire]:
-        """One more client."""
-        channel, wire = self.factory.buildProtocol(None), Wire()
+    def connect(
+        self, hello: bool = True, host: str | None = None
+    ) -> tuple[ServerChannel, Wire]:
+        """One more client, of another host unless one is given."""
+        address = IPv4Address("TCP", host or f"10.0.1.{next(self.addresses)}", 50000)
+        channel, wire = self.factory.buildProtocol(address), Wire(peerAddress=address)
         channel.makeConnection(wire)
         if hello:
             channel.dataReceived(HELLO)
@@ -277,9 +280,11 @@ class HelloTests(ServerChannelTestCase):
         self.assertTrue(self.wire.ended)
 
     def test_in_time(self) -> None:
-        """A client that was welcomed may be silent for as long as it likes."""
+        """A client that was welcomed, and shows signs of life, may do nothing else for ever."""
         self.send(HELLO)
-        self.server.clock.advance(1000 * HELLO_TIMEOUT)
+        for _ in range(100):
+            self.server.clock.advance(SILENCE - 1)
+            self.send(pack_tagged(Type.PING, 1, b""))
         self.assertFalse(self.wire.ended)
 
     def test_lost_before(self) -> None:
@@ -686,7 +691,8 @@ class UnreadAnswersTests(ServerChannelTestCase):
                 break
             channel.dataReceived(pack_tagged(Type.GETATTR, tag, encode(At(b"disk.img"))))
         self.assertEqual(wire.producerState, "paused")
-        server.answer()
+        while server.asked:
+            server.answer()
         self.assertEqual(wire.producerState, "producing")
 
     def test_same_read_again_and_again(self) -> None:

@@ -3,7 +3,8 @@
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.server.pacing import FULL, Pace
+from mufs.cache.server.sent import GREEDY, Share
+from mufs.communication.server.pacing import FULL, SENDING, Pace
 from mufs.communication.server.unicast import CREDIT, LOOK, PIECE, SHARE, UnicastReads
 from mufs.interfaces import IImage
 from mufs.test.doubles import ImageInMemory
@@ -21,11 +22,13 @@ class ShareTests(SynchronousTestCase):
         self.clock = VirtualTime()
         self.pace = Pace(self.clock, 1e8, 1e8, 1e8)
         self.image = ImageInMemory(bytes(SIZE))
+        self.share = Share()
         self.reads = self.make_reads()
 
     def make_reads(self) -> UnicastReads:
         return UnicastReads(
-            self.clock, self.pace, self.read, lambda packet: None, lambda tag, error: None
+            self.clock, self.pace, self.read, lambda packet: None, lambda tag, error: None,
+            self.share,
         )
 
     def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
@@ -64,6 +67,15 @@ class ShareTests(SynchronousTestCase):
         for reads in clients:
             self.assertGreater(reads.bytes_sent, 0.9 * share)
             self.assertLessEqual(reads.bytes_sent, share + CREDIT + PIECE)
+
+    def test_greedy(self) -> None:
+        """A greedy client gets its share while anything is multicast, also on an idle link."""
+        self.clock.advance(self.pace.delay(PIECE))
+        self.share.waiting = GREEDY
+        self.ask(self.reads)
+        self.assertLessEqual(self.reads.bytes_sent, CREDIT + PIECE)
+        self.clock.advance(SENDING + LOOK)
+        self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_afterwards(self) -> None:
         """It gets all soon after multicast has ended."""

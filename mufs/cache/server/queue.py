@@ -7,14 +7,15 @@ the rest becomes entries of its own. So any number of clients in lockstep cost o
 
 import itertools
 from collections import deque
+from collections.abc import Iterable
 from errno import EBUSY
 
 from attrs import define, field
 
-from mufs.cache.server.sent import BlockKey, IReader, SentTransfer, SentWindow
+from mufs.cache.server.sent import GREEDY, BlockKey, IReader, SentTransfer, SentWindow, Share
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority
-from mufs.wire.pages import PAGES, pieces, runs
+from mufs.wire.pages import PAGE, PAGES, pieces, runs
 
 Readers = dict[IReader, dict[int, None]]
 """Clients, and the tags that each asked under, in the order in which they came."""
@@ -26,6 +27,15 @@ MOST_FOLLOWING = 7 * PAGES
 MAX_TAGS = 64
 """How often a client may have asked for the same entry before it is answered."""
 
+EACH = 16 * 1024
+"""Bytes more that are worth the work for whatever is sent, be it one page."""
+
+LAST = len(Priority)
+"""
+The line behind all priorities: for what greedy hosts alone wait for, and for repairs of more than
+was sent.
+"""
+
 
 @define(eq=False)
 class Entry:
@@ -33,15 +43,27 @@ class Entry:
     A run of pages of one block to be read, sealed and sent.
 
     @ivar readers: who waits for it.
-    @ivar queued: the priority it is queued at, C{None} once it was taken.
+    @ivar queued: the line that it is in, C{None} once it was taken.
+    @ivar was_last: it was taken from the last line.
     """
 
     image: IImage
     block: int
     first: int
     count: int
-    queued: Priority | None
+    queued: int | None
     readers: Readers = field(factory=dict)
+    was_last: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that each reader waits for."""
+        return self.count * PAGE
+
+    @property
+    def cost(self) -> int:
+        """What it costs the server and its link, in bytes."""
+        return EACH + self.size
 
     @property
     def pages(self) -> int:
@@ -66,23 +88,38 @@ class Resend:
     """
 
     transfer: SentTransfer
-    queued: Priority | None
+    queued: int | None
     missing: int = 0
     most: int = 0
     parity: int = 0
     readers: Readers = field(factory=dict)
+    was_last: bool = False
 
     @property
     def segments(self) -> int:
         """How many segments will be sent."""
         return self.parity or self.missing.bit_count()
 
+    @property
+    def size(self) -> int:
+        """Bytes that each reader waits for: those of the transfer."""
+        return self.transfer.descriptor.total
+
+    @property
+    def cost(self) -> int:
+        """What it costs the server and its link, in bytes."""
+        return EACH + self.segments * int(self.transfer.rows.shape[1])
+
 
 class MulticastQueue:
     """
-    What is to be sent. Blocked readers come first, then read-ahead, then background; within
-    each comes first who was sent nothing for longest, and of those who share what they are sent
-    what was asked for first.
+    What is to be sent. Blocked readers come first, then read-ahead, then background; within each
+    comes first the host that least was sent for, and of those who share what they are sent what
+    was asked for first. What several hosts wait for counts as so much less for each, so that a
+    host with wishes of its own does not get half of the link beside many that want the same. Who
+    has nothing queued for a while does not save up.
+
+    What is waited for by greedy hosts alone goes to a last line, as soon as its turn comes.
 
     @ivar requests: how many came.
     @ivar merged: how many of them caused no entry of their own.
@@ -90,11 +127,11 @@ class MulticastQueue:
 
     def __init__(self, window: SentWindow) -> None:
         self._window = window
-        self._lines: dict[Priority, dict[IReader, deque[tuple[int, Entry | Resend]]]] = {
-            priority: {} for priority in Priority
+        self._lines: dict[int, dict[Share, deque[tuple[int, Entry | Resend]]]] = {
+            priority: {} for priority in (*Priority, LAST)
         }
         self._numbers = itertools.count(1)
-        self._served: dict[IReader, int] = {}
+        self._served = 0.0
         self._entries: dict[BlockKey, list[Entry]] = {}
         self._resends: dict[int, Resend] = {}
         self._under_way: Resend | None = None
@@ -128,12 +165,14 @@ class MulticastQueue:
                     wanted &= ~transfer.pages
                     # It may have had it, and let it go since: what it misses now is no loss.
                     transfer.audience.discard(reader)
+                    _allow(reader.share, transfer.descriptor.total)
                     reader.sent(tag, transfer, Occasion.BEFORE)
             for first, count in runs(wanted):
                 merged = False
-                entry = Entry(image, block, first, count, priority, {reader: {tag: None}})
+                entry = Entry(image, block, first, count, priority)
                 self._entries.setdefault(key, []).append(entry)
                 self._put(entry, reader, priority)
+                self._join(entry, reader, tag, priority)
         self.merged += merged
 
     def repair(
@@ -143,6 +182,7 @@ class MulticastQueue:
         missing &= (1 << len(transfer.rows)) - 1
         if not missing:
             return
+        line: int = priority if reader.share.may_mend(transfer.bytes_in(missing)) else LAST
         number = transfer.descriptor.transfer
         under_way = self._under_way
         if under_way is not None and under_way.transfer is transfer:
@@ -151,33 +191,41 @@ class MulticastQueue:
             else:
                 missing &= ~under_way.missing
             if not missing:
-                self._join(under_way, reader, tag, priority)
+                self._join(under_way, reader, tag, line)
                 return
         resend = self._resends.get(number)
         if resend is None:
-            resend = self._resends[number] = Resend(transfer, priority)
-            self._put(resend, reader, priority)
+            resend = self._resends[number] = Resend(transfer, line)
+            self._put(resend, reader, line)
         resend.missing |= missing
         resend.most = max(resend.most, missing.bit_count())
-        self._join(resend, reader, tag, priority)
+        self._join(resend, reader, tag, line)
 
-    def take(self) -> Entry | Resend | None:
+    def take(self, lines: Iterable[int] = (*Priority, LAST)) -> Entry | Resend | None:
         """
         The next to be sent. An entry stays open to be joined until L{done} is told of it; a
         resend grows until L{begin} is, and can be joined until L{resent} is: another is not
         taken before.
+
+        @param lines: which may have their turn, the first one first.
         """
-        for priority, line in self._lines.items():
+        for priority in lines:
+            line = self._lines[priority]
             while line:
-                reader = min(line, key=lambda each: (self._served.get(each, 0), line[each][0][0]))
-                _, item = line[reader].popleft()
-                if not line[reader]:
-                    del line[reader]
+                share = min(line, key=lambda each: (each.served, line[each][0][0]))
+                number, item = line[share].popleft()
+                if not line[share]:
+                    del line[share]
                 if item.queued != priority:
                     continue
+                if priority != LAST and item.readers and _is_greedy(item):
+                    item.queued = LAST
+                    self._lines[LAST].setdefault(share, deque()).append((number, item))
+                    continue
                 item.queued = None
+                item.was_last = priority == LAST
                 if item.readers:
-                    self._served.update(dict.fromkeys(item.readers, next(self._numbers)))
+                    self._charge(share, item)
                     return item
                 if isinstance(item, Resend):
                     self.begin(item)
@@ -185,6 +233,15 @@ class MulticastQueue:
                 else:
                     self.done(item)
         return None
+
+    @property
+    def has_last(self) -> bool:
+        """Whether something waits in the last line."""
+        return bool(self._lines[LAST])
+
+    def is_for_others(self, item: Entry | Resend) -> bool:
+        """Whether somebody waits for it whose host has nothing in the last line."""
+        return any(reader.share not in self._lines[LAST] for reader in item.readers)
 
     def begin(self, resend: Resend) -> None:
         """A L{Resend} that was taken is being sent: it grows no longer."""
@@ -195,10 +252,15 @@ class MulticastQueue:
 
     def resent(self) -> None:
         """The L{Resend} taken last was sent, or cannot be."""
+        if self._under_way is not None:
+            self._settle(self._under_way)
         self._under_way = None
 
     def done(self, entry: Entry) -> None:
         """Close an entry: it was sent, or cannot be."""
+        self._settle(entry)
+        for reader in entry.readers:
+            _allow(reader.share, entry.size)
         same = self._entries[entry.key]
         same.remove(entry)
         if not same:
@@ -222,30 +284,56 @@ class MulticastQueue:
 
     def forget(self, reader: IReader) -> None:
         """The client has gone: what it alone waited for is not sent."""
-        for entries in self._entries.values():
-            for entry in entries:
-                entry.readers.pop(reader, None)
-        for resend in self._resends.values():
-            resend.readers.pop(reader, None)
-        self._served.pop(reader, None)
+        waited: list[Entry | Resend] = [*self._resends.values()]
+        waited += (entry for entries in self._entries.values() for entry in entries)
+        if self._under_way is not None:
+            waited.append(self._under_way)
+        for item in waited:
+            tags = item.readers.pop(reader, ())
+            reader.share.waiting -= item.size * len(tags)
 
     def __len__(self) -> int:
         return sum(map(len, self._entries.values())) + len(self._resends)
 
-    def _join(
-        self, item: Entry | Resend, reader: IReader, tag: int, priority: Priority
-    ) -> None:
+    def _join(self, item: Entry | Resend, reader: IReader, tag: int, line: int) -> None:
         tags = item.readers.setdefault(reader, {})
-        if len(tags) >= MAX_TAGS and tag not in tags:
+        if tag in tags:
+            pass
+        elif len(tags) >= MAX_TAGS:
             reader.failed(tag, OSError(EBUSY, "asked for too often at a time"))
             return
-        tags[tag] = None
-        if item.queued is not None and priority < item.queued:
-            item.queued = priority
-            self._put(item, reader, priority)
+        else:
+            tags[tag] = None
+            reader.share.waiting += item.size
+        if item.queued is not None and line < item.queued:
+            item.queued = line
+            self._put(item, reader, line)
 
-    def _put(self, item: Entry | Resend, reader: IReader, priority: Priority) -> None:
-        self._lines[priority].setdefault(reader, deque()).append((next(self._numbers), item))
+    def _put(self, item: Entry | Resend, reader: IReader, line: int) -> None:
+        share = reader.share
+        share.served = max(share.served, self._served)
+        self._lines[line].setdefault(share, deque()).append((next(self._numbers), item))
+
+    def _charge(self, share: Share, item: Entry | Resend) -> None:
+        """Something is sent, in the turn of that host, and counts for all who wait for it."""
+        self._served = max(self._served, share.served)
+        shares = {reader.share for reader in item.readers}
+        for each in shares:
+            each.served = max(each.served, self._served) + item.cost / len(shares)
+
+    def _settle(self, item: Entry | Resend) -> None:
+        """Nobody waits for this any longer."""
+        for reader, tags in item.readers.items():
+            reader.share.waiting -= item.size * len(tags)
+
+
+def _is_greedy(item: Entry | Resend) -> bool:
+    return all(reader.share.is_greedy for reader in item.readers)
+
+
+def _allow(share: Share, size: int) -> None:
+    """A host was told of so many bytes: if they were lost, they may be sent again for it."""
+    share.mendable = min(share.mendable + size, GREEDY)
 
 
 def _highest(mask: int, count: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 from attrs import define, field
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from mufs.wire.channel import Occasion
 from mufs.wire.pages import BLOCK, mask_of
@@ -15,9 +15,48 @@ from mufs.wire.segments import HEADER, Descriptor, cut_parity, number_count
 BlockKey = tuple[int, int, int]
 """Image, generation, and number of the block."""
 
+GREEDY = 16 * 1024 * 1024
+"""
+Bytes that a host may wait for at a time before it waits behind the others: three times what a
+client reads ahead at the most.
+"""
+
+UNASKED = 1024 * 1024
+"""Bytes that may be sent again for a host before it has asked for any."""
+
+
+@define(eq=False)
+class Share:
+    """
+    What a host, by all of its connections, has of the multicast: what it may have is weighed
+    against this.
+
+    @ivar served: bytes sent for it, each divided among the hosts that waited for them.
+    @ivar waiting: bytes that it asked for, and that still have to be sent.
+    @ivar mendable: bytes that may be sent again for it as if it read them.
+    """
+
+    served: float = 0.0
+    waiting: int = 0
+    mendable: int = UNASKED
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it asks for more at a time than a reader has use for."""
+        return self.waiting > GREEDY
+
+    def may_mend(self, size: int) -> bool:
+        """Whether so many bytes may be sent again for it; if so, they count."""
+        if size > self.mendable:
+            return False
+        self.mendable -= size
+        return True
+
 
 class IReader(Interface):
     """A client, as the server's queue and controller see it: somebody to be told."""
+
+    share: Share = Attribute("what counts for it, and for all others of its host")
 
     def sent(tag: int, transfer: "SentTransfer", occasion: Occasion) -> None:
         """A transfer carried what the read of C{tag} asked for, or a part of it."""
@@ -58,6 +97,10 @@ class SentTransfer:
         """The pages that it carries."""
         start = self.descriptor.offset % BLOCK
         return mask_of(start, start + self.descriptor.total)
+
+    def bytes_in(self, segments: int) -> int:
+        """About how many of its bytes these segments carry, given as a bitmap."""
+        return self.descriptor.total * segments.bit_count() // len(self.rows)
 
     @property
     def parity_left(self) -> int:

@@ -1,11 +1,17 @@
 """The server's end of the request channel (docs/protocol.md section 2)."""
 
 import errno
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure as Error
@@ -13,6 +19,16 @@ from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer
 from mufs.communication.server.controller import MulticastController, Reading, trains
+from mufs.communication.server.limits import (
+    HELLO_TIMEOUT,
+    MAX_ASKED,
+    MAX_RUNNING,
+    SILENCE,
+    SLICE,
+    STUCK,
+    Host,
+    Limits,
+)
 from mufs.communication.server.unicast import UnicastReads
 from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
@@ -48,18 +64,16 @@ from mufs.wire.pages import PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION
 
-MAX_HANDLES = 4096
 ENTRY = 256
 """Bytes that an entry of a listing takes at the most, besides its name."""
 
-MAX_ASKED = 1024
-"""Requests about metadata that may be in flight before no more are read."""
+Entries = list[tuple[bytes, Attributes]]
+
+Answer = Callable[[Any, int], "Deferred[None] | None"]
+"""Sends what the library told under a tag, and tells when it is sent if that is not at once."""
 
 TOGETHER = 0.01
 """Seconds for which word of transfers is kept back, to be sent together: their bytes are there."""
-
-HELLO_TIMEOUT = 10.0
-"""Seconds that a connection may take for its first packet, and for TLS before it."""
 
 TLS_RECORD = b"\x16\x03"
 """How TLS begins (RFC 8446, 5.1), and no HELLO does."""
@@ -80,19 +94,28 @@ class ServerChannel(Protocol):
     factory: "ServerChannelFactory"
     transport: ITCPTransport
 
-    def __init__(self) -> None:
+    def __init__(self, factory: "ServerChannelFactory", address: object) -> None:
+        """@param address: what the client counts by, see L{Limits.enter}."""
+        self.factory = factory
+        self.host: Host = factory.limits.enter(self, address)
+        self.share = self.host.share
         self._framer = Framer()
         self._handles: dict[int, IImage] = {}
         self._next_handle = 1
         self.name = ""
         self.requests = 0
         self._ending = self._full = self._behind = False
-        self._in_flight = 0
+        self._heard = factory.clock.seconds()
+        self._stuck: IDelayedCall | None = None
+        self._resting: IDelayedCall | None = None
+        self._to_ask: deque[tuple[int, Answer, Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._running = 0
+        self._listings: deque[tuple[Iterator[tuple[Entries, bool]], int, Deferred[None]]] = deque()
         self._sent_now: list[bytes] = []
         self.repairs = 0
         self.over_tcp = False
         self.segment_bytes_over_tcp = 0
-        self._asked: dict[int, Callable[[int, bytes], Deferred[None]]] = {
+        self._asked: dict[int, Callable[[int, bytes], None]] = {
             Type.GETATTR: self._getattr,
             Type.READDIR: self._readdir,
             Type.READLINK: self._readlink,
@@ -108,17 +131,19 @@ class ServerChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the client's HELLO."""
-        self.factory.channels.add(self)
+        factory = self.factory
+        factory.channels.add(self)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        factory = self.factory
         self._unicast = UnicastReads(
-            factory.clock, factory.controller.pace, factory.read, self._write, self.failed
+            factory.clock, factory.controller.pace, factory.read, self._write, self.failed,
+            self.share,
         )
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
-        self._patience = self.factory.clock.callLater(
-            HELLO_TIMEOUT, self._give_up, "no HELLO came"
-        )
+        self._patience = factory.clock.callLater(HELLO_TIMEOUT, self._give_up, "no HELLO came")
+        eldest = factory.limits.eldest()
+        if eldest is not None:
+            eldest._give_up("no HELLO came, and too many others wait")
 
     def dataReceived(self, data: bytes) -> None:
         """Carry out each packet; end the connection at the first that is not one."""
@@ -127,23 +152,36 @@ class ServerChannel(Protocol):
         if not self.name and data.startswith(TLS_RECORD):
             self._give_up("it speaks TLS, and this server does not")
             return
+        limits = self.factory.limits
+        if data:
+            self._heard = self.factory.clock.seconds()
+        began = limits.cpu()
+        more = False
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)
                 if self._ending or self._full or self._behind:
-                    return
+                    break
+                if limits.cpu() - began > SLICE or self.host.waits_for_too_much:
+                    more = True
+                    break
         except ProtocolError as error:
             self._give_up(str(error))
+        self.host.charge(limits.cpu() - began)
+        self._rest(more)
 
     def connectionLost(self, reason: Error = connectionDone) -> None:
         """Forget what this client asked for, and what it said last."""
         if not self.name and not self._ending:
             self.factory.lost_in_vain(self.transport, reason)
         self._ending = True
-        if self._patience.active():
-            self._patience.cancel()
+        for timer in (self._patience, self._stuck, self._resting):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._unicast.stop()
         self._handles.clear()
+        self._to_ask.clear()
+        self._listings.clear()
         self._framer = Framer()
         self.factory.lost(self)
 
@@ -178,18 +216,58 @@ class ServerChannel(Protocol):
         self._full = True
         self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._unicast.pause(True)
+        if self._stuck is None:
+            self._stuck = self.factory.clock.callLater(
+                STUCK, self._give_up, f"it took nothing of what was sent to it for {STUCK:g} s"
+            )
 
     def resumeProducing(self) -> None:
         """It has room again."""
         self._full = False
+        if self._stuck is not None and self._stuck.active():
+            self._stuck.cancel()
+        self._stuck = None
         self._unicast.pause(False)
+        self._list_on()
+        self._ask_next()
         self._go_on()
 
     def _go_on(self) -> None:
         """Take requests again, unless there is another reason not to."""
-        if not (self._ending or self._full or self._behind):
+        if not (self._ending or self._full or self._behind or self._resting is not None):
+            self._heard = self.factory.clock.seconds()
             self.transport.resumeProducing()  # type: ignore[attr-defined]
             self.dataReceived(b"")
+
+    def _rest(self, more: bool) -> None:
+        """
+        Take no requests for as long as the host has used up what it may have.
+
+        @param more: there are some already: let others have their turn in any case.
+        """
+        rest = self.host.rest()
+        if self._ending or self._resting is not None or not (more or rest):
+            return
+        self.host.held_back += rest > 0
+        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self._resting = self.factory.clock.callLater(rest, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._rest(False)
+        self._ask_next()
+        self._go_on()
+
+    def _look(self) -> None:
+        """End the connection of a client from which nothing comes."""
+        clock = self.factory.clock
+        if self._full or self._behind or self._resting is not None:
+            self._heard = clock.seconds()
+        left = self._heard + SILENCE - clock.seconds()
+        if left > 0:
+            self._patience = clock.callLater(left, self._look)
+        else:
+            self._give_up(f"nothing came for {SILENCE:g} s")
 
     def stopProducing(self) -> None:
         """The connection is ending."""
@@ -201,6 +279,8 @@ class ServerChannel(Protocol):
         return self._unicast.bytes_sent + self.segment_bytes_over_tcp
 
     def _packet(self, kind: int, offset: int, body: bytes) -> None:
+        if kind != Type.PING:
+            self.factory.limits.heard(self.host)
         if not self.name:
             if kind != Type.HELLO:
                 raise ProtocolError(f"packet of type {kind} before HELLO")
@@ -208,16 +288,7 @@ class ServerChannel(Protocol):
         elif kind in self._asked:
             tag, rest = parse_tagged(body)
             self.requests += 1
-            try:
-                asked = self._asked[kind](tag, rest)
-            except OSError as error:
-                self.failed(tag, error)
-            else:
-                self._in_flight += 1
-                if self._in_flight >= MAX_ASKED:
-                    self._behind = True
-                    self.transport.pauseProducing()  # type: ignore[attr-defined]
-                asked.addErrback(self._asked_in_vain, tag).addCallback(self._answered)
+            self._asked[kind](tag, rest)
         elif kind in self._told:
             self._told[kind](offset, body)
         else:
@@ -227,6 +298,7 @@ class ServerChannel(Protocol):
         tag, rest = parse_tagged(body)
         hello = decode(Hello, rest)
         self._patience.cancel()
+        self.factory.limits.greeted(self)
         if hello.version != VERSION:
             text = f"this server speaks version {VERSION}, the client {hello.version}"
             self._refuse(tag, "EPROTONOSUPPORT", text)
@@ -242,6 +314,7 @@ class ServerChannel(Protocol):
         self._library = library
         self.name = certified or hello.name or "?"
         self.factory.told.pop(_host(self.transport), None)
+        self._patience = self.factory.clock.callLater(SILENCE, self._look)
         self._reply(self.factory.welcome(self), tag, Type.WELCOME)
         self.tell_key()
 
@@ -249,45 +322,50 @@ class ServerChannel(Protocol):
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
         self._give_up(text)
 
-    def _getattr(self, tag: int, body: bytes) -> "Deferred[None]":
+    def _getattr(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        asked = self.factory.in_thread(self._library.getattr, at.path, at.caller)
-        return asked.addCallback(self._reply, tag)
+        self._ask(tag, self._reply, self._library.getattr, at.path, at.caller)
 
-    def _readlink(self, tag: int, body: bytes) -> "Deferred[None]":
+    def _readlink(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        asked = self.factory.in_thread(self._library.readlink, at.path, at.caller)
-        return asked.addCallback(Link).addCallback(self._reply, tag)
+        self._ask(tag, self._linked, self._library.readlink, at.path, at.caller)
 
-    def _statfs(self, tag: int, body: bytes) -> "Deferred[None]":
-        asked = self.factory.in_thread(self._library.statfs)
-        return asked.addCallback(self._reply, tag)
+    def _linked(self, target: bytes, tag: int) -> None:
+        self._reply(Link(target), tag)
 
-    def _readdir(self, tag: int, body: bytes) -> "Deferred[None]":
+    def _statfs(self, tag: int, body: bytes) -> None:
+        self._ask(tag, self._reply, self._library.statfs)
+
+    def _readdir(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        asked = self.factory.in_thread(self._library.readdir, at.path, at.caller)
-        return asked.addCallback(self._list, tag)
+        self._ask(tag, self._list, self._library.readdir, at.path, at.caller)
 
-    def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> None:
-        part: list[tuple[bytes, Attributes]] = []
-        size = 0
-        for entry in entries:
-            size += len(entry[0]) + ENTRY
-            if size > MAX_DATA - 64:
-                self._reply(Names(part), tag, Type.MORE)
-                part, size = [], len(entry[0]) + ENTRY
-            part.append(entry)
-        self._reply(Names(part), tag)
 
-    def _open(self, tag: int, body: bytes) -> "Deferred[None]":
+    def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> "Deferred[None]":
+        done: Deferred[None] = Deferred()
+        self._listings.append((_parts(entries), tag, done))
+        self._list_on()
+        return done
+
+    def _list_on(self) -> None:
+        """Send of the listings what the connection takes; what follows waits for it."""
+        while self._listings and not (self._full or self._ending):
+            parts, tag, done = self._listings[0]
+            part, is_last = next(parts)
+            if is_last:
+                self._listings.popleft()
+            self._reply(Names(part), tag, Type.REPLY if is_last else Type.MORE)
+            if is_last:
+                done.callback(None)
+
+    def _open(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        asked = self.factory.in_thread(self._library.open, at.path, at.caller)
-        return asked.addCallback(self._opened, tag)
+        self._ask(tag, self._opened, self._library.open, at.path, at.caller)
 
     def _opened(self, image: IImage, tag: int) -> None:
         if self._ending:
             return
-        if len(self._handles) >= MAX_HANDLES:
+        if len(self._handles) >= self.factory.limits.handles:
             raise OSError(errno.EMFILE, "too many open images")
         handle = self._next_handle
         self._next_handle += 1
@@ -337,7 +415,7 @@ class ServerChannel(Protocol):
         # Most of a transfer does not go past its share of a full link either.
         few = missing.bit_count() * 2 <= len(transfer.rows)
         room = few or self._unicast.take(missing.bit_count() * segment)
-        if room and not self._full:
+        if room and not self._full and self.share.may_mend(transfer.bytes_in(missing)):
             packets = [transfer.control(ANNOUNCEMENT)]
             if missing:
                 packets += map(bytes, trains(transfer, missing))
@@ -354,9 +432,37 @@ class ServerChannel(Protocol):
     def _write(self, packet: bytes) -> None:
         self.transport.write(packet)
 
+    def _ask(self, tag: int, then: "Answer", function: Callable[..., Any], *args: Any) -> None:
+        """Ask the library, in the client's turn, and have the answer sent."""
+        self._to_ask.append((tag, then, function, args))
+        if len(self._to_ask) >= MAX_ASKED:
+            self._behind = True
+            self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        while self._to_ask and self._running < MAX_RUNNING:
+            if self._full or self._ending or self._resting is not None:
+                return
+            tag, then, function, args = self._to_ask.popleft()
+            self._running += 1
+            asked = self.factory.in_thread(self.factory.limits.timed, function, *args)
+            asked.addCallback(self._came, then, tag)
+            asked.addErrback(self._asked_in_vain, tag).addCallback(self._answered)
+
+    def _came(self, came: tuple[Any, float], then: "Answer", tag: int) -> "Deferred[None] | None":
+        result, seconds = came
+        self.host.charge(seconds)
+        if isinstance(result, OSError):
+            raise result
+        with self.host.charged():
+            return then(result, tag)
+
     def _answered(self, _: None) -> None:
-        self._in_flight -= 1
-        if self._behind and self._in_flight <= MAX_ASKED // 2:
+        self._running -= 1
+        self._rest(False)
+        self._ask_next()
+        if self._behind and len(self._to_ask) <= MAX_ASKED // 2:
             self._behind = False
             self._go_on()
 
@@ -381,6 +487,8 @@ class ServerChannel(Protocol):
         self._ending = True
         if self.name:
             self.factory.expelled()
+        self.factory.limits.cut_off += 1
+        self.factory.limits.greeted(self)
         self._unicast.stop()
         # Under TLS the connection would wait for the producer to end.
         self.transport.unregisterProducer()  # type: ignore[attr-defined]
@@ -389,6 +497,19 @@ class ServerChannel(Protocol):
         self._patience = self.factory.clock.callLater(
             HELLO_TIMEOUT, self._give_up, "it does not end by itself"
         )
+
+
+def _parts(entries: Entries) -> Iterator[tuple[Entries, bool]]:
+    """A listing in parts that fit a packet, and for each whether it is the last one."""
+    part: Entries = []
+    size = 0
+    for entry in entries:
+        size += len(entry[0]) + ENTRY
+        if size > MAX_DATA - 64:
+            yield part, False
+            part, size = [], len(entry[0]) + ENTRY
+        part.append(entry)
+    yield part, True
 
 
 class ServerChannelFactory(Factory):
@@ -411,6 +532,7 @@ class ServerChannelFactory(Factory):
         in_thread: Callable[..., "Deferred[Any]"],
         welcome: Callable[[ServerChannel], Welcome],
         clock: IReactorTime,
+        limits: Limits,
         view: Callable[[str | None], IImageLibrary | None] | None = None,
     ) -> None:
         """
@@ -427,6 +549,7 @@ class ServerChannelFactory(Factory):
         self.in_thread = in_thread
         self.welcome = welcome
         self.clock = clock
+        self.limits = limits
         self.channels: set[ServerChannel] = set()
         self.told: dict[str, str] = {}
         self._bytes_over_tcp = 0
@@ -439,9 +562,7 @@ class ServerChannelFactory(Factory):
 
     def buildProtocol(self, addr: object) -> ServerChannel:  # type: ignore[override]
         """A channel for one more client."""
-        channel = ServerChannel()
-        channel.factory = self
-        return channel
+        return ServerChannel(self, getattr(addr, "host", None))
 
     def expelled(self) -> None:
         """A client was sent away: what is sealed from now on is not for it."""
@@ -468,3 +589,4 @@ class ServerChannelFactory(Factory):
         self.channels.discard(channel)
         self._bytes_over_tcp += channel.bytes_over_tcp
         self.controller.forget(channel)
+        self.limits.left(channel, channel.host)

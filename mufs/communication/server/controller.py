@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mufs.cache.server.queue import Entry, MulticastQueue, Readers, Resend
+from mufs.cache.server.queue import LAST, Entry, MulticastQueue, Readers, Resend
 from mufs.cache.server.sent import IReader, SentTransfer, SentWindow
 from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
@@ -47,6 +47,12 @@ KEY_AHEAD = 0.01
 
 KEY_LEAST = 1.0
 """Seconds for which keys are used at least, however many clients are expelled."""
+
+LAST_PART = 40
+"""The last line of the queue gets one such part of the time while others are served."""
+
+ALONE = 1.0
+"""Seconds since anybody else was served, after which the last line gets all there is."""
 
 Reading = Callable[[IImage, int, int, int], "Deferred[bytes]"]
 """Reads from an image: offset, length, and how many bytes after that will be asked for soon."""
@@ -92,6 +98,9 @@ class MulticastController:
         self._keys_needed_at = 0.0
         self._ready: deque[tuple[Entry, Deferred[bytes]]] = deque()
         self._idle = True
+        self._others_at = float("-inf")
+        self._last_at = float("-inf")
+        self._later: IDelayedCall | None = None
         self._sending: Deferred[None] = succeed(None)
         self._next_segment = 0
         self.transfers = 0
@@ -125,7 +134,7 @@ class MulticastController:
             if reader in transfer.audience:
                 transfer.audience.discard(reader)
                 lost, sent = repair.missing.bit_count(), len(transfer.rows)
-                self._pace.lost(reader, lost, sent, transfer.interval)
+                self._pace.lost(reader.share, lost, sent, transfer.interval)
             priority = Priority.BLOCKED if repair.tag else Priority.AHEAD
             self._queue.repair(reader, repair.tag, transfer, repair.missing, priority)
             self._wake()
@@ -148,6 +157,9 @@ class MulticastController:
         if self._replacing is not None:
             self._replacing.cancel()
         self._sending.cancel()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         for _, ready in self._ready:
             ready.addErrback(lambda _: None)
             ready.cancel()
@@ -166,14 +178,20 @@ class MulticastController:
                 resend = self._prepare()
                 early = 0.0 if resend is None else self._too_early(resend)
                 if self._ready and (resend is None or early > 0 or mended >= MOST_MENDED):
-                    await self._send(*self._ready.popleft())
+                    entry, ready = self._ready.popleft()
+                    began = self._clock.seconds()
+                    await self._send(entry, ready)
+                    self._went(entry, began)
                     mended = 0
                 elif early > 0:
                     await deferLater(self._clock, early)
                 elif resend is None:
+                    self._come_back()
                     break
                 if resend is not None:
+                    began = self._clock.seconds()
                     await self._resend(resend)
+                    self._went(resend, began)
                     mended += resend.segments
         finally:
             self._idle = True
@@ -185,11 +203,44 @@ class MulticastController:
     def _prepare(self) -> Resend | None:
         """Have the next entries read; stop at segments to be sent again, which are ready."""
         while len(self._ready) < AHEAD:
-            item = self._queue.take()
+            item = self._queue.take(self._lines())
+            if item is not None:
+                self._took(item)
             if item is None or isinstance(item, Resend):
                 return item
             self._ready.append((item, self._read_pages(item)))
         return None
+
+    def _lines(self) -> tuple[int, ...]:
+        """Which lines of the queue have their turn now."""
+        now = self._clock.seconds()
+        if now >= self._others_at + ALONE:
+            return (*Priority, LAST)
+        # One at a time, so that none of the others has to wait for more than that.
+        if now >= self._last_at and not self._ready:
+            return (LAST, *Priority)
+        return tuple(Priority)
+
+    def _took(self, item: Entry | Resend) -> None:
+        if not item.was_last and self._queue.is_for_others(item):
+            self._others_at = self._clock.seconds()
+
+    def _went(self, item: Entry | Resend, began: float) -> None:
+        """Something was sent: if from the last line, that has to wait for as long as this took."""
+        if item.was_last:
+            now = self._clock.seconds()
+            took = max(now - began, item.cost * 8 / self._pace.rate)
+            self._last_at = now + LAST_PART * took
+
+    def _come_back(self) -> None:
+        """Nothing is left but what may be in the last line: see to it when it is its turn."""
+        if self._queue.has_last and self._later is None:
+            turn = min(self._last_at, self._others_at + ALONE) - self._clock.seconds()
+            self._later = self._clock.callLater(max(0.001, turn), self._see_to_last)
+
+    def _see_to_last(self) -> None:
+        self._later = None
+        self._wake()
 
     def _read_pages(self, entry: Entry) -> "Deferred[bytes]":
         size = entry.image.attributes.size
@@ -257,7 +308,8 @@ class MulticastController:
         self._queue.done(entry)
         transfer.audience.update(entry.readers)
         _tell(entry.readers, transfer, Occasion.NOW)
-        transfer.interval = self._pace.sent(transfer.audience, len(transfer.rows))
+        hosts = {reader.share for reader in transfer.audience}
+        transfer.interval = self._pace.sent(hosts, len(transfer.rows))
 
     async def _resend(self, resend: Resend) -> None:
         self._queue.begin(resend)

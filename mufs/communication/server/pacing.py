@@ -46,6 +46,9 @@ MOST_PARITY = 8
 FULL = 0.2
 """Seconds after the send buffer was full for which the local link is taken for full."""
 
+SENDING = 1.0
+"""Seconds after something was sent for which more is taken to be coming."""
+
 BURST = 0.004
 """Seconds' worth of sending that may be made up for at once: timers are no finer."""
 
@@ -116,6 +119,11 @@ class Pace:
     def is_full(self) -> bool:
         """Whether there is more to multicast than the local link takes, just now."""
         return self._clock.seconds() - self._filled < FULL
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something was multicast just now."""
+        return self.bytes > 0 and self._clock.seconds() - self._refilled < SENDING
 
     def delay(self, size: int) -> float:
         """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mufs.cache.server.sent import Share
 from mufs.communication.server.controller import Reading
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
@@ -33,6 +34,7 @@ class UnicastReads:
     """
     The reads of one client, answered one piece after the other, as fast as it takes them; but
     while multicast, that serves all, fills the server's link, a small share of what is multicast.
+    A greedy client gets no more than that while anything is multicast.
 
     @ivar bytes_sent: file bytes so far.
     """
@@ -46,13 +48,18 @@ class UnicastReads:
         read: Reading,
         write: Callable[[bytes], None],
         failed: Callable[[int, OSError], None],
+        share: Share,
     ) -> None:
-        """@param pace: of multicast."""
+        """
+        @param pace: of multicast.
+        @param share: of the client's host: what waits here counts there.
+        """
         self._clock = clock
         self._pace = pace
         self._read = read
         self._write = write
         self._failed = failed
+        self._share = share
         self._lines: dict[Priority, deque[tuple[IImage, Read]]] = {p: deque() for p in Priority}
         self._busy = False
         self._paused = False
@@ -62,6 +69,7 @@ class UnicastReads:
     def request(self, image: IImage, read: Read) -> None:
         """Answer C{read}; its range must lie within the image."""
         self._lines[read.priority].append((image, read))
+        self._share.waiting += read.length
         self._next()
 
     def pause(self, paused: bool) -> None:
@@ -74,6 +82,7 @@ class UnicastReads:
         """Forget what was asked: the connection is gone."""
         self._paused = True
         for line in self._lines.values():
+            self._share.waiting -= sum(read.length for _, read in line)
             line.clear()
 
     def _next(self) -> None:
@@ -89,6 +98,7 @@ class UnicastReads:
             self._clock.callLater(LOOK, self._done, None)
             return
         line.popleft()
+        self._share.waiting -= length
         if length < read.length:
             rest = evolve(read, offset=read.offset + length, length=read.length - length)
             line.appendleft((image, rest))
@@ -103,7 +113,7 @@ class UnicastReads:
     def take(self, size: int) -> bool:
         """Whether so many bytes may go to this client now; if so, they count."""
         multicast, start = self._pace.bytes, self._pace.bytes
-        if self._pace.is_full:
+        if self._pace.is_full or (self._share.is_greedy and self._pace.is_sending):
             if multicast < self._due:
                 return False
             start = max(self._due, multicast - SHARE * CREDIT)
@@ -120,7 +130,7 @@ class UnicastReads:
             self._log.failure("cannot read an image", failure)
             error = OSError(EIO, "the server failed")
         if line and line[0][1].tag == read.tag:
-            line.popleft()
+            self._share.waiting -= line.popleft()[1].length
         self._failed(read.tag, error)
 
     def _done(self, _: object) -> None:

@@ -36,6 +36,10 @@ TRIALS = 32
 AGAIN = 64
 """Later one of so many does, in case the path has become another one."""
 
+MOST_AHEAD = 8 * 1024 * 1024
+"""Bytes that may be on their way for any reads before nothing more is read ahead: who waits for
+more than 16 MiB is served after the others."""
+
 WATCH = 0.05
 """Seconds between two looks at the readers that wait: one timer for all of them."""
 
@@ -201,7 +205,8 @@ class Fetch:
 
     def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
         """Ask for a range that will be read soon."""
-        if opened.remote is not None and not opened.stale:
+        room = len(self._pending) * BLOCK + length <= MOST_AHEAD
+        if room and opened.remote is not None and not opened.stale:
             self._ask(opened, dict(pieces(offset, length)), Priority.AHEAD)
 
     def delivered(self, descriptor: Descriptor, data: bytes) -> None:
