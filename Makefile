@@ -6,6 +6,7 @@
 #   make lint                  ruff and mypy
 #   make fuzz [MINUTES=10]     any bytes to each parser and protocol, so long; TARGET=NAME for one,
 #                              REPEAT=FILE for an input that was found
+#   make soak [MINUTES=60] [SEED=N]  hosts read while faults come by chance; as root
 #   make bench [BENCH=OPTIONS] mUFS beside its peers, as far as these are installed: bench/README.md
 #   make bench-peers           install them
 #   make experiment            the paper's experiment with virtual machines: docs/experiments.md;
@@ -16,16 +17,17 @@
 PYTHON = python3
 IMAGE =
 TESTS = mufs
+SEED =
 BENCH =
 EXPERIMENT =
-MINUTES = 10
+MINUTES =
 TARGET =
 REPEAT =
 
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint fuzz bench bench-peers experiment experiment-replay clean
+.PHONY: setup system demo test lint fuzz soak bench bench-peers experiment experiment-replay clean
 
 setup: $(INSTALLED)
 
@@ -51,11 +53,14 @@ lint: setup
 	$(BIN)/mypy
 
 fuzz: .venv/fuzzing
-	$(BIN)/python -m mufs.test.fuzz $(if $(REPEAT),--repeat '$(REPEAT)',--minutes $(MINUTES) $(TARGET))
+	$(BIN)/python -m mufs.test.fuzz $(if $(REPEAT),--repeat '$(REPEAT)',--minutes $(or $(MINUTES),10) $(TARGET))
 
 .venv/fuzzing: $(INSTALLED)
 	$(BIN)/pip install --quiet --editable '.[fuzz]' --config-settings editable_mode=compat
 	@touch $@
+
+soak: setup
+	@$(BIN)/python -m mufs.test.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/drawing
 	$(BIN)/python bench/run.py $(BENCH)

@@ -37,6 +37,9 @@ UNMOUNT_TIME = 1.0
 UNMOUNT_TRIES = 5
 """Looks in that time for a mount that was only being made when the client had to end."""
 
+SPARE = 10
+"""Descriptors kept for unmounting, which has to be possible when there are none left."""
+
 
 @frozen
 class ClientSettings:
@@ -76,6 +79,7 @@ class ClientMount(Service):
         self,
         reactor: Any,
         settings: ClientSettings,
+        cache: BlockCache,
         server: IStreamClientEndpoint,
         status: IStreamServerEndpoint | None,
     ) -> None:
@@ -89,7 +93,8 @@ class ClientMount(Service):
         self._mount_before: Mounted | None = None
         self._mount_there: Mounted | None = None
         self._unmounted: Deferred[None] | None = None
-        self._cache = BlockCache(settings.cache_size)
+        self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]
+        self._cache = cache
         self._files = Files(
             reactor,
             self._cache,
@@ -275,6 +280,8 @@ class ClientMount(Service):
     def _unmount(self) -> Any:
         assert self._unmounted is not None
         directory = self._settings.directory
+        while self._spare:
+            os.close(self._spare.pop())
         for _ in range(UNMOUNT_TRIES):
             if self._is_ours(uppermost(directory)):
                 yield getProcessValue("fusermount", ["-u", "-z", "-q", "--", directory], os.environ)

@@ -2,13 +2,16 @@
 
 import os
 import socket
+import sys
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
+from mufs.cache.client.blocks import BlockCache
 from mufs.client import ClientMount, ClientSettings
+from mufs.clock import steady
 from mufs.filesystem.client.mountpoint import Unusable, make_ready
 from mufs.options import Options as CommonOptions
 from mufs.options import (
@@ -76,6 +79,7 @@ class Options(CommonOptions):
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The client that the options describe."""
+    steady(reactor)
     settings = ClientSettings(
         config["server"],
         config["mount"],
@@ -87,9 +91,11 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         is_tls(config["server"]),
     )
     status = config["status"]
-    return ClientMount(
-        reactor,
-        settings,
-        channel_client_endpoint(reactor, "server", config["server"]),
-        None if status is None else server_endpoint(reactor, "status", status),
-    )
+    server = channel_client_endpoint(reactor, "server", config["server"])
+    shown = None if status is None else server_endpoint(reactor, "status", status)
+    try:
+        cache = BlockCache(settings.cache_size)
+    except OSError as error:
+        size = settings.cache_size >> 20
+        sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
+    return ClientMount(reactor, settings, cache, server, shown)

@@ -5,6 +5,7 @@ import sys
 from ipaddress import IPv4Address
 from typing import Any, ClassVar
 
+from OpenSSL import SSL, crypto
 from twisted.internet.endpoints import SSL4ServerEndpoint, clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.python import usage
@@ -141,5 +142,11 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
 def _endpoint(make: Any, reactor: Any, option: str, text: str) -> Any:
     try:
         return make(reactor, text)
+    except (SSL.Error, crypto.Error) as error:
+        why = ", ".join(entry[2] for entry in error.args[0])
+        raise usage.UsageError(
+            f"--{option}: {text!r}: certificate or key cannot be used, or do not belong together "
+            f"(OpenSSL: {why})"
+        ) from None
     except Exception as error:  # what Twisted's parsers raise is up to them and to OpenSSL
         raise usage.UsageError(f"--{option}: {text!r} is not an endpoint: {error}") from None

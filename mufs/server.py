@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
-from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -46,8 +46,18 @@ DEAF = 0.01
 ASKING = 8
 """Threads that look at files and directories for clients; twice what one client may keep busy."""
 
+THREADS = 20
+"""That read images; some may hang."""
+
 START_RATE = 1e8
 """Bits a second to begin with; it doubles until what comes back speaks against it."""
+
+
+def _threads(most: int, name: str) -> ThreadPool:
+    """Not the reactor's, which waits at the end for its threads: one may hang for long."""
+    made = ThreadPool(0, most, name)
+    made.threadFactory = partial(ThreadPool.threadFactory, daemon=True)  # type: ignore[assignment]
+    return made
 
 
 @frozen
@@ -94,9 +104,10 @@ class ServerService(Service):
         self._output: MulticastOutput | None = None
         self._source = ("", 0)
         self._deaf: IDelayedCall | None = None
-        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
-        # Of its own: what is asked about files shall not keep those from being read.
-        self._asking = ThreadPool(0, ASKING, "asking")
+        self._threads = _threads(THREADS, "images")
+        # Others: what is asked about files shall not keep those from being read.
+        self._asking = _threads(ASKING, "asking")
+        in_thread = partial(deferToThreadPool, reactor, self._threads)
         ask_in_thread = partial(deferToThreadPool, reactor, self._asking)
         self._limits = Limits(reactor)
         window = SentWindow()
@@ -122,6 +133,8 @@ class ServerService(Service):
     def startService(self) -> None:
         """Listen, and send on the interface if one is set; a port that is taken ends it all."""
         super().startService()
+        self._threads.start()
+        self._asking.start()
         # An image that is open is a file that is open: the limit for all, not that for programs
         # that use select(2).
         soft, hard = getrlimit(RLIMIT_NOFILE)
@@ -135,7 +148,6 @@ class ServerService(Service):
         if files != RLIM_INFINITY:
             self._limits.most = min(MAX_CONNECTIONS, files // 2)
             self._limits.handles = min(MAX_HANDLES, files // 4)
-        self._asking.start()
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
@@ -154,8 +166,6 @@ class ServerService(Service):
         if self._output is not None:
             ports.append(self._output.transport)
         ends = [maybeDeferred(port.stopListening) for port in ports]
-        if self._asking.started:
-            ends.append(deferToThread(self._asking.stop))
         return DeferredList(ends, consumeErrors=True)
 
     def figures(self) -> dict[str, object]:

@@ -8,6 +8,7 @@ from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
+from mufs.clock import steady
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import Directory
 from mufs.options import Options as CommonOptions
@@ -69,8 +70,7 @@ class Options(CommonOptions):
         self["allow"] = ()
 
     def opt_allow(self, rule: str) -> None:
-        """NAME:/PATH[:ro], what clients whose certificate has a name like NAME (a shell pattern)
-        may see; may be given several times (default: everybody sees all). Needs TLS."""
+        """NAME:/PATH that clients of such names may see; may be repeated (default: all see all)"""
         try:
             self["allow"] += (parse_rule(rule),)
         except ValueError as error:
@@ -95,6 +95,7 @@ class Options(CommonOptions):
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The server that the options describe."""
+    steady(reactor)
     settings = ServerSettings(
         config["group"],
         config["port"],

@@ -95,15 +95,12 @@ class Loopback:
             service.wait_until(lambda: _serves(service), 20, "listens")
         return service
 
-    def start_client(
-        self, name: str, *options: str, point: Path | None = None, enter: tuple[str, ...] = ()
-    ) -> Service:
+    def start_client(self, name: str, *options: str, point: Path | None = None) -> Service:
         """Start `mufs-client`, and wait until it has mounted."""
-        service = self.launch_client(name, *options, point=point, enter=enter)
+        service = self.launch_client(name, *options, point=point)
         point = point or self.mount_point(name)
-        # Of a command that is run by another one it is not known which process it is.
         service.wait_until(
-            lambda: (enter or service.holds_mount()) and mounted(point), 20, f"mounts {point}"
+            lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}"
         )
         return service
 

@@ -10,13 +10,18 @@ from mufs.wire.metadata import Attributes, Caller, Statistics
 
 @implementer(IImage)
 class MemoryImage:
-    """A generation of an image whose bytes are in memory."""
+    """
+    A generation of an image whose bytes are in memory.
+
+    @ivar error: what all reads fail with; C{bad} are bytes that cannot be read.
+    """
 
     def __init__(self, image: int, generation: int, content: bytes) -> None:
         self.image = image
         self.generation = generation
         self.content = content
         self.error: int | None = None
+        self.bad = range(0)
         self.attributes = Attributes(
             0o100444, image, 1, 0, 0, 0, len(content), -(-len(content) // 512),
             generation, generation, generation,
@@ -26,6 +31,8 @@ class MemoryImage:
         """See L{IImage.read}."""
         if self.error is not None:
             raise OSError(self.error, "as the test wants it")
+        if max(offset, self.bad.start) < min(offset + length, self.bad.stop):
+            raise OSError(errno.EIO, "a bad sector")
         return self.content[offset : offset + length]
 
 

@@ -6,8 +6,11 @@ import errno
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -15,6 +18,7 @@ from mufs.communication.client.channel import (
     SILENCE,
     ChannelLost,
     ClientChannel,
+    ClientChannelFactory,
     IChannelUser,
     Refused,
 )
@@ -195,3 +199,32 @@ class AskTests(ClientChannelTestCase):
         self.failureResultOf(asked)
         self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
         self.assertEqual(self.sent(), [])
+
+
+class VainTests(SynchronousTestCase):
+    """Connections that end before the server says a word."""
+
+    def test_lost_in_vain(self) -> None:
+        """They are counted until one does, and each reason is said once in a row."""
+        lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            lines.append(formatEvent(event))
+
+        observer: Any = observe
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        factory = ClientChannelFactory(User(), Clock(), "host")
+        welcome = Welcome(VERSION, "", 0, ("", 0), 1400)
+        for reason, counted, said in (
+            (ConnectionDone(), 1, 1), (ConnectionLost(), 2, 1), (OSError("odd"), 3, 2),
+            (None, 0, 2), (OSError("odd"), 1, 3),
+        ):  # fmt: skip
+            channel, transport = factory.buildProtocol(None), Transport()
+            transport.protocol = channel
+            channel.makeConnection(transport)
+            if reason is None:
+                channel.dataReceived(pack_tagged(Type.WELCOME, 0, encode(welcome)))
+            channel.connectionLost(Error(reason or ConnectionDone()))
+            found = [line for line in lines if line.startswith("waiting for the server: ")]
+            self.assertEqual((factory.in_vain, len(found)), (counted, said), reason)

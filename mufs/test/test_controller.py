@@ -12,6 +12,7 @@ from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import GREEDY, SentWindow
 from mufs.communication.server.controller import (
     LAST_PART,
+    SLOW,
     MulticastController,
     seal_transfer,
     trains,
@@ -64,12 +65,16 @@ class ControllerTests(SynchronousTestCase):
         self.a, self.b = RecordingReader("a"), RecordingReader("b")
         self.reads: list[tuple[int, int]] = []
         self.failures: dict[int, Exception] = {}
+        self.hanging: list[Deferred[bytes]] | None = None
 
     def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
         """Read at once, and remember it."""
         self.reads.append((offset, length))
         if offset in self.failures:
             return fail(self.failures[offset])
+        if self.hanging is not None and image is not self.image:
+            self.hanging.append(Deferred())
+            return self.hanging[-1].addCallback(lambda _: image.read(offset, length))
         return execute(image.read, offset, length)
 
     def ask(
@@ -235,6 +240,28 @@ class ControllerTests(SynchronousTestCase):
             self.flushLoggedErrors(ValueError)
             self.setUp()
 
+    def test_hanging_image(self) -> None:
+        """While reads of one image hang, others are sent; it follows, its segments numbered on."""
+        self.hanging = []
+        other = ImageInMemory(CONTENT, image=2)
+        for block in range(3):
+            for page in range(0, 8, 2):
+                read = Read(9, 1, block * BLOCK + page * PAGE, PAGE, Priority.BLOCKED)
+                self.controller.request(self.a, other, read)
+        self.ask(self.b, 1, 0, BLOCK)
+        self.clock.advance(SLOW)
+        self.assertEqual([tag for tag, _, _ in self.b.told], [1])
+        self.ask(self.b, 2, BLOCK, BLOCK)
+        self.assertEqual([tag for tag, _, _ in self.b.told], [1, 2])
+        self.assertEqual(self.a.told, [])
+        for each in self.hanging:
+            each.callback(b"")
+        self.clock.advance(1)
+        self.assertEqual(len(self.a.told), 12)
+        firsts = [numbers[0] for _, numbers, _, _ in self.received().values()]
+        self.assertEqual(firsts, sorted(firsts))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_repair(self) -> None:
         """Of a transfer only the segments that are missing go out again, and that is told."""
         self.ask(self.a, 1, 0, BLOCK)
@@ -307,6 +334,16 @@ class ControllerTests(SynchronousTestCase):
         self.output.drain()
         self.clock.advance(10)
         self.assertEqual(len(self.output.written), written)
+
+    def test_stop_while_reading(self) -> None:
+        """What was being read when it stopped is not sent."""
+        self.hanging = []
+        read = Read(9, 1, 0, PAGE, Priority.BLOCKED)
+        self.controller.request(self.a, ImageInMemory(CONTENT, image=2), read)
+        self.controller.stop()
+        self.hanging[0].callback(b"")
+        self.assertEqual(self.output.written, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_seal(self) -> None:
         """A transfer is sealed under the key of its generation, its tag in the descriptor."""

@@ -451,10 +451,16 @@ class ReadTests(HostileServerTestCase):
         self.assertEqual(asked, [0, 8 * PAGE])
 
     def test_error_twice(self) -> None:
-        """The read fails with the first error; another concerns nobody."""
-        reading, tag = self.read()
-        error = pack_tagged(Type.ERROR, tag, encode(Failure("EIO")))
-        self.say(error, error)
+        """
+        After an error the read asks once more, over TCP and for itself alone; it fails with the
+        error of that. Another one concerns nobody.
+        """
+        reading, first = self.read()
+        error = encode(Failure("EIO"))
+        ((kind, again, rest),) = self.say(*[pack_tagged(Type.ERROR, first, error)] * 2)
+        self.assertEqual((kind, rest[-1] & 0x80), (Type.READ, 0x80))
+        self.assertNoResult(reading)
+        self.assertEqual(self.say(*[pack_tagged(Type.ERROR, again, error)] * 2), [])
         self.assertEqual(self.failureResultOf(reading, OSError).value.errno, errno.EIO)
         self.assertFalse(self.client.wire.ended)
 

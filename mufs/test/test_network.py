@@ -28,7 +28,7 @@ class LabTestCase(SynchronousTestCase):
     skip = missing()
 
     def make_lab(
-        self, hosts: int, size: int, rate: float = 100, snooping: bool = False
+        self, hosts: int, size: int, rate: float | None = 100, snooping: bool = False
     ) -> Lab:
         lab = Lab(hosts, rate, Path(self.mktemp()), snooping)
         self.addCleanup(lab.close)

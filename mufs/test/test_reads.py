@@ -1,12 +1,13 @@
 """Reads of image files on the server."""
 
 from collections.abc import Callable
+from errno import EIO, ESTALE
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.server.reads import MAX_RUNS, MOST, Reads
+from mufs.filesystem.server.reads import MAX_RUNS, MAX_THREADS, MOST, Reads
 from mufs.test.memory import MemoryImage
 
 CONTENT = bytes(range(256)) * (MOST // 128)
@@ -75,13 +76,36 @@ class ReadsTests(SynchronousTestCase):
         self.assertEqual(self.work(), [(0, MOST + 5)])
 
     def test_failure(self) -> None:
-        """All that waits for a read fails with it, and the next one tries anew."""
-        self.image.error = 5
-        asked = [self.reads(self.image, 0, 100, 100), self.reads(self.image, 100, 50, 50)]
-        self.work()
-        for each in asked:
-            self.assertEqual(self.failureResultOf(each, OSError).value.errno, 5)
-        self.image.error = None
+        """What cannot be read together is read part by part, and fails part by part."""
+        self.image.bad = range(120, 130)
+        asked = [self.reads(self.image, offset, 50, 150 - offset) for offset in (0, 50, 100)]
+        self.assertEqual(self.work(), [(0, 200)])
+        self.assertEqual(self.work(), [(0, 50), (50, 50), (100, 50)])
+        self.assertEqual(self.successResultOf(asked[0]), CONTENT[:50])
+        self.assertEqual(self.successResultOf(asked[1]), CONTENT[50:100])
+        self.assertEqual(self.failureResultOf(asked[2], OSError).value.errno, EIO)
+        self.assertEqual(self.work(), [])
+        self.image.bad = range(0)
         again = self.reads(self.image, 0, 100, 100)
         self.assertEqual(self.work(), [(0, 200)])
         self.assertEqual(self.successResultOf(again), CONTENT[:100])
+
+    def test_stale(self) -> None:
+        """An image that has changed is not read again: all that waits fails."""
+        self.image.error = ESTALE
+        asked = [self.reads(self.image, 0, 100, 100), self.reads(self.image, 100, 50, 50)]
+        self.assertEqual(self.work(), [(0, 200)])
+        for each in asked:
+            self.assertEqual(self.failureResultOf(each, OSError).value.errno, ESTALE)
+        self.assertEqual(self.work(), [])
+
+    def test_hanging(self) -> None:
+        """An image whose reads hang has but a few threads wait for it."""
+        asked = [self.reads(self.image, number * 100, 100, 0) for number in range(MAX_THREADS + 2)]
+        other = self.reads(MemoryImage(2, 1, CONTENT), 0, 100, 0)
+        self.assertEqual(len(self.calls), MAX_THREADS + 1)
+        self.assertEqual(len(self.work()), MAX_THREADS + 1)
+        self.assertEqual(self.successResultOf(other), CONTENT[:100])
+        self.assertEqual(len(self.work()), 2)
+        for number, each in enumerate(asked):
+            self.assertEqual(self.successResultOf(each), CONTENT[number * 100 :][:100])

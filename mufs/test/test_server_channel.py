@@ -136,6 +136,7 @@ class Server:
         """One more client, of another host unless one is given."""
         address = IPv4Address("TCP", host or f"10.0.1.{next(self.addresses)}", 50000)
         channel, wire = self.factory.buildProtocol(address), Wire(peerAddress=address)
+        assert channel is not None
         channel.makeConnection(wire)
         if hello:
             channel.dataReceived(HELLO)
@@ -601,6 +602,20 @@ class RepairTests(ServerChannelTestCase):
                 ((kind, offset, body),) = self.say(Repair(5, number, attempt, 1).encode())
                 self.assertEqual(kind, Type.GONE)
                 self.assertEqual(Gone.parse(offset, body), Gone(5, number))
+
+    def test_not_opened(self) -> None:
+        """Who has not opened an image gets no segments of it, and causes none to be sent."""
+        sent = self.transfer()
+        self.channel, self.wire = self.server.connect()
+        for tag, attempt in ((0, 1), (5, 1), (5, 2)):
+            ((kind, offset, body),) = self.say(Repair(tag, sent.transfer, attempt, 3).encode())
+            self.assertEqual(kind, Type.GONE)
+            self.assertEqual(Gone.parse(offset, body), Gone(tag, sent.transfer))
+        self.assertEqual(self.server.output.segments, 0)
+        handle = self.open().handle
+        self.say(pack(Type.CLOSE, encode(Close(handle))))
+        packets = self.send(Repair(5, sent.transfer, 2, 3).encode())
+        self.assertEqual(packets[0][0], Type.SEGMENTS)
 
     def test_absurd_bitmap(self) -> None:
         """Bits of segments that the transfer does not have count for nothing."""

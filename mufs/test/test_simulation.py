@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import DeferredList, ensureDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -624,6 +624,35 @@ class FailureTests(SimulationTestCase):
         results = self.results(network)
         self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
         self.assert_clean(network)
+
+    def check_bad_sector(self, **settings: Any) -> None:
+        """A bad sector gives EIO to who reads it, at once, and to nobody else."""
+        network = self.make_network(2, 2 * MIB, **settings)
+        image = network.library.images[PATH]
+        image.bad = range(5 * BLOCK + 8192 + 100, 5 * BLOCK + 8192 + 612)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
+        for client in network.clients:
+            opened = client.files.opened(network.run(client.open(PATH))[0])
+            for first, length in ((0, 8192), (12288, BLOCK - 12288), (-4096, 12288)):
+                offset = 5 * BLOCK + first
+                data = network.run(ensureDeferred(client.read(opened, offset, length)))
+                self.assertEqual(data, image.content[offset : offset + length])
+            reading = ensureDeferred(client.read(opened, 5 * BLOCK + 8192, 4096))
+            self.assertEqual(self.assertRaises(OSError, network.run, reading).errno, errno.EIO)
+            for block in (*range(5), *range(6, 16)):
+                data = network.run(ensureDeferred(client.read(opened, block * BLOCK, BLOCK)))
+                self.assertEqual(data, image.content[block * BLOCK :][:BLOCK])
+            self.assertLess(client.longest_wait, 1.0)
+        self.assert_clean(network)
+
+    def test_bad_sector(self) -> None:
+        """A sector that cannot be read fails no read of another one."""
+        self.check_bad_sector()
+
+    def test_bad_sector_over_tcp(self) -> None:
+        """The same for clients that read over TCP."""
+        self.check_bad_sector(loss=1.0)
 
     def test_short_read_error(self) -> None:
         """After an error that passes, reading again succeeds."""

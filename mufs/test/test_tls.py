@@ -33,7 +33,7 @@ from mufs.communication.client.channel import (
 from mufs.communication.server import channel as server_channel
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.keys import make_keys
-from mufs.options import channel_client_endpoint, channel_server_endpoint
+from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
 from mufs.server import ServerService, ServerSettings
 from mufs.test.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
@@ -121,15 +121,21 @@ class TLSTestCase(TestCase):
         path.write_bytes(b"".join(file.read_bytes() for file in files))
 
     async def listen(
-        self, certificate: str | None = None, tls: bool = True, rules: tuple[str, ...] = ()
+        self,
+        certificate: str | None = None,
+        tls: bool = True,
+        rules: tuple[str, ...] = (),
+        make: Any = channel_server_endpoint,
     ) -> int:
         """Start a server, and return its port."""
-        if tls:
+        if make is server_endpoint:
+            string = f"ssl:0:privateKey={self.own}/server.pem:interface={LOCAL}"
+        elif tls:
             string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
         else:
             string = f"tcp:0:interface={LOCAL}"
         settings = ServerSettings("239.5.5.0", 7041, LOCAL, 10**6, 10**10, tls)
-        endpoint = channel_server_endpoint(the_reactor, "listen", string)
+        endpoint = make(the_reactor, "listen", string)
         self.service = ServerService(
             the_reactor, settings, self.library, b"secret", endpoint, None,
             Access(tuple(map(parse_rule, rules))),
@@ -256,6 +262,16 @@ class AcceptanceTests(TLSTestCase):
         done = ensureDeferred(self.meet(None, self.certificate("self", self.other)))
         return done.addCallback(lambda _: self.assert_refused("is signed by itself", ""))
 
+    async def unasked(self) -> None:
+        port = await self.listen(make=server_endpoint)
+        user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertIsNone(user.channel)
+        self.assert_refused("TLS asked for none", "at once")
+
+    def test_unasked(self) -> Deferred[None]:
+        """TLS that asks for no certificate lets nobody in, whoever made it."""
+        return ensureDeferred(self.unasked())
+
     def test_wild_name(self) -> Deferred[None]:
         """What a certificate that is not accepted says goes into the log without line breaks."""
         name, authority = x509.DNSName("a\nb" * 50), keys._authority(self.other, [])
@@ -342,6 +358,16 @@ class AcceptanceTests(TLSTestCase):
         """A client with TLS does not speak to a server without it."""
         done = ensureDeferred(self.meet(None, self.certificate(), tls=False))
         return done.addCallback(lambda _: self.assert_refused("it speaks TLS", "it may want TLS"))
+
+    async def said_once_without_tls(self) -> None:
+        port = await self.listen(tls=False)
+        for _ in range(3):
+            await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertEqual(len(self.said("server")), 1)
+
+    def test_said_once_without_tls(self) -> Deferred[None]:
+        """The same of a client that comes with TLS where there is none."""
+        return ensureDeferred(self.said_once_without_tls())
 
     async def said_once(self) -> None:
         port = await self.listen()
@@ -431,6 +457,28 @@ class RawTests(TLSTestCase):
         1.3, where a client is done with the handshake before the server has looked at it.
         """
         return ensureDeferred(self.nothing_heard())
+
+    def resumed(self, port: int, context: ssl.SSLContext) -> bool:
+        """Whether a second connection may leave out what was verified on the first one."""
+        session = None
+        for _ in range(2):
+            with socket.create_connection((LOCAL, port), timeout=20) as plain:
+                channel = context.wrap_socket(plain, session=session)
+                channel.sendall(HELLO)
+                channel.recv(1 << 16)
+                session = channel.session
+        return bool(channel.session_reused)
+
+    async def no_resumption(self) -> None:
+        port = await self.listen()
+        for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+            context = self.context(self.own / "host1.lab.pem")
+            self.limit(version)(context)
+            self.assertFalse(await deferToThread(self.resumed, port, context))
+
+    def test_no_resumption(self) -> Deferred[None]:
+        """Each connection shows its certificate anew."""
+        return ensureDeferred(self.no_resumption())
 
     async def half_open(self) -> None:
         self.patch(server_channel, "HELLO_TIMEOUT", 0.3)

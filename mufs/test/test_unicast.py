@@ -1,5 +1,7 @@
 """Reads answered over TCP."""
 
+from errno import EIO
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -9,7 +11,7 @@ from mufs.communication.server.unicast import CREDIT, LOOK, PIECE, SHARE, Unicas
 from mufs.interfaces import IImage
 from mufs.test.doubles import ImageInMemory
 from mufs.test.virtual import VirtualTime
-from mufs.wire.channel import Priority, Read
+from mufs.wire.channel import Data, Framer, Priority, Read
 
 SIZE = 64 * PIECE
 
@@ -102,3 +104,57 @@ class ShareTests(SynchronousTestCase):
         self.reads.stop()
         self.clock.advance(1)
         self.assertEqual(self.reads.bytes_sent, before)
+
+
+class HangingTests(SynchronousTestCase):
+    """One of the images that a client reads over TCP does not answer."""
+
+    def setUp(self) -> None:
+        """A client, and reads that wait for the test."""
+        clock = VirtualTime()
+        self.asked: list[tuple[IImage, int, Deferred[bytes]]] = []
+        self.sent: list[tuple[int, int]] = []
+        self.failed: list[int] = []
+        self.reads = UnicastReads(
+            clock, Pace(clock, 1e8, 1e8, 1e8), self.read, self.write,
+            lambda tag, error: self.failed.append(tag), Share(),
+        )
+
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
+        self.asked.append((image, offset, Deferred()))
+        return self.asked[-1][2]
+
+    def write(self, packet: bytes) -> None:
+        ((_, offset, body),) = Framer().feed(packet)
+        data = Data.parse(offset, body)
+        self.sent.append((data.image, data.offset))
+
+    def answer(self, image: IImage) -> None:
+        """Answer all that is read of an image, one piece after the other."""
+        while found := [each for each in self.asked if each[0] is image]:
+            self.asked.remove(found[0])
+            found[0][2].callback(bytes(PIECE))
+
+    def test_others(self) -> None:
+        """The other images are read on, and that one goes on where it was, in order."""
+        slow, quick = ImageInMemory(bytes(SIZE), 1), ImageInMemory(bytes(SIZE), 2)
+        self.reads.request(slow, Read(1, 1, 0, 3 * PIECE, Priority.BLOCKED, True))
+        self.reads.request(quick, Read(2, 2, 0, 2 * PIECE, Priority.AHEAD, True))
+        self.reads.request(slow, Read(3, 1, 8 * PIECE, PIECE, Priority.BLOCKED, True))
+        self.assertEqual(len(self.asked), 2)
+        self.answer(quick)
+        self.assertEqual(self.sent, [(2, 0), (2, PIECE)])
+        self.assertEqual(len(self.asked), 1)
+        self.answer(slow)
+        offsets = [offset for image, offset in self.sent if image == 1]
+        self.assertEqual(offsets, [0, PIECE, 2 * PIECE, 8 * PIECE])
+
+    def test_failed(self) -> None:
+        """A read that fails is not read on; the next one of that image is."""
+        slow = ImageInMemory(bytes(SIZE), 1)
+        self.reads.request(slow, Read(1, 1, 0, 3 * PIECE, Priority.BLOCKED, True))
+        self.reads.request(slow, Read(3, 1, 8 * PIECE, PIECE, Priority.BLOCKED, True))
+        self.asked.pop()[2].errback(OSError(EIO, "a bad sector"))
+        self.answer(slow)
+        self.assertEqual((self.failed, self.sent), ([1], [(1, 8 * PIECE)]))
+        self.assertEqual(self.asked, [])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.test import loopback
 from mufs.test.loopback import Loopback
-from mufs.test.processes import CHECKOUT, mounted, wait_until
+from mufs.test.processes import CHECKOUT, Service, mounted, wait_until
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
 SERVER, CLIENT = "mufs-server.service", "mufs-client@.service"
@@ -175,6 +177,13 @@ class RestrictionTests(SynchronousTestCase):
             commands += [f"mkdir -p {path}", f"mount --move {stash} {path}"]
         return commands
 
+    def end_traced(self, service: Service) -> None:
+        """Have the service end that strace runs: it would outlive it."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"PPid:\t{service.pid}\n" in (process / "status").read_text():
+                    os.kill(int(process.name), signal.SIGTERM)
+
     def assert_allowed(self, unit: str) -> None:
         """All system calls that were made are among those that the unit allows."""
         text = (self.trace / "calls").read_text(errors="replace")
@@ -201,7 +210,9 @@ class RestrictionTests(SynchronousTestCase):
             *("unshare", "--mount", "sh", "-e", "-c", "\n".join(commands), "sh"),
             *("setpriv", *nobody, "--inh-caps=-all", "--bounding-set=-all"),
         ]
-        server = self.loopback.start_server(enter=(*enter, *self.strace))
+        server = self.loopback.start_server(wait=False, enter=(*enter, *self.strace))
+        self.addCleanup(self.end_traced, server)
+        wait_until(lambda: "listening for clients" in server.output, 30, "the server listens")
         self.loopback.start_client("host")
         image = self.loopback.mount_point("host") / "disk.img"
         self.assertEqual(image.read_bytes(), self.content)
@@ -217,12 +228,13 @@ class RestrictionTests(SynchronousTestCase):
         self.loopback.start_server()
         rights = f"--bounding-set=-all,{kept}"
         enter = ("setpriv", "--no-new-privs", "--inh-caps=-all", rights, *self.strace)
-        client = self.loopback.start_client("host", enter=enter)
+        client = self.loopback.launch_client("host", enter=enter)
+        self.addCleanup(self.end_traced, client)
+        wait_until(lambda: "mounted at" in client.output, 30, "the client mounts")
         point = self.loopback.mount_point("host")
         self.assertEqual((point / "disk.img").read_bytes(), self.content)
         self.assertIn("receive buffer of 16384 KiB", client.output)
-        (child,) = Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()
-        os.kill(int(child), 15)
+        self.end_traced(client)
         wait_until(lambda: not client.running, 20, "the client ends")
         self.assertFalse(mounted(point))
         self.assertNotIn("Traceback", client.output)

@@ -101,6 +101,7 @@ class ServerChannel(Protocol):
         self.share = self.host.share
         self._framer = Framer()
         self._handles: dict[int, IImage] = {}
+        self._keys_told: set[tuple[int, int]] = set()
         self._next_handle = 1
         self.name = ""
         self.requests = 0
@@ -150,7 +151,9 @@ class ServerChannel(Protocol):
         if self._ending:
             return
         if not self.name and data.startswith(TLS_RECORD):
-            self._give_up("it speaks TLS, and this server does not")
+            self._ending = True
+            self.factory.turned_away(self.transport, "it speaks TLS, and this server does not")
+            self.transport.abortConnection()
             return
         limits = self.factory.limits
         if data:
@@ -172,8 +175,11 @@ class ServerChannel(Protocol):
 
     def connectionLost(self, reason: Error = connectionDone) -> None:
         """Forget what this client asked for, and what it said last."""
-        if not self.name and not self._ending:
-            self.factory.lost_in_vain(self.transport, reason)
+        if not (self.name or self._ending) and is_tls(self.transport):
+            fault = handshake_fault(reason)
+            self.factory.turned_away(
+                self.transport, fault or "it went, and may not accept this server's certificate"
+            )
         self._ending = True
         for timer in (self._patience, self._stuck, self._resting):
             if timer is not None and timer.active():
@@ -371,6 +377,7 @@ class ServerChannel(Protocol):
         self._next_handle += 1
         self._handles[handle] = image
         key = self.factory.keys.key(image.image, image.generation)
+        self._keys_told.add((image.image, image.generation))
         self._reply(
             Opened(handle, image.image, image.generation, key, image.attributes), tag
         )
@@ -401,7 +408,8 @@ class ServerChannel(Protocol):
     def _repair(self, offset: int, body: bytes) -> None:
         repair = Repair.parse(offset, body)
         self.repairs += 1
-        transfer = self.factory.controller.repair(self, repair)
+        # What is sent of images that it may not open is none of its business, sealed or not.
+        transfer = self.factory.controller.repair(self, repair, self._keys_told)
         if transfer is None:
             self._write(Gone(repair.tag, repair.transfer).encode())
         elif repair.attempt == 2:
@@ -572,11 +580,8 @@ class ServerChannelFactory(Factory):
         for channel in self.channels:
             channel.tell_key()
 
-    def lost_in_vain(self, transport: ITCPTransport, reason: Error) -> None:
-        """A connection ended before HELLO. A client tries again and again: that is said once."""
-        if not is_tls(transport):
-            return
-        fault = handshake_fault(reason) or "it went, and may not accept this server's certificate"
+    def turned_away(self, transport: ITCPTransport, fault: str) -> None:
+        """TLS came to nothing. A client tries again and again: that is said once."""
         host = _host(transport)
         if self.told.get(host) != fault:
             if len(self.told) >= MOST_TOLD:

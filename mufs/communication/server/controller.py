@@ -1,7 +1,7 @@
 """The multicast controller: takes from the queue, seals, cuts, paces (paper, section 5.3)."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from errno import EIO
 from typing import Any
 
@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, suc
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mufs.cache.server.queue import LAST, Entry, MulticastQueue, Readers, Resend
 from mufs.cache.server.sent import IReader, SentTransfer, SentWindow
@@ -32,6 +33,9 @@ from mufs.wire.segments import (
 
 AHEAD = 4
 """How many entries are read from disk while another is sent."""
+
+SLOW = 0.1
+"""Seconds after which an image that is still being read keeps no other from being read."""
 
 MOST_MENDED = 94
 """Segments that are sent again, for readers that wait, before the next transfer has its turn."""
@@ -96,7 +100,10 @@ class MulticastController:
         self.keys_replaced: Callable[[], None] = lambda: None
         self._replacing: IDelayedCall | None = None
         self._keys_needed_at = 0.0
-        self._ready: deque[tuple[Entry, Deferred[bytes]]] = deque()
+        self._reading: dict[Entry, float] = {}
+        self._slow: set[IImage] = set()
+        self._watch: IDelayedCall | None = None
+        self._ready: deque[tuple[Entry, bytes]] = deque()
         self._idle = True
         self._others_at = float("-inf")
         self._last_at = float("-inf")
@@ -121,14 +128,17 @@ class MulticastController:
         )
         self._wake()
 
-    def repair(self, reader: IReader, repair: Repair) -> SentTransfer | None:
+    def repair(
+        self, reader: IReader, repair: Repair, images: Container[tuple[int, int]] | None = None
+    ) -> SentTransfer | None:
         """
         Answer a REPAIR by multicast, or leave it to TCP.
 
-        @return: the transfer, C{None} when it is no longer held.
+        @param images: those that the reader may ask for, if not all: image and generation.
+        @return: the transfer, C{None} when it is no longer held, or not for the reader.
         """
         transfer = self._window.get(repair.transfer)
-        if transfer is None:
+        if transfer is None or (images is not None and transfer.block[:2] not in images):
             return None
         if repair.attempt == 1:
             if reader in transfer.audience:
@@ -157,12 +167,13 @@ class MulticastController:
         if self._replacing is not None:
             self._replacing.cancel()
         self._sending.cancel()
+        self._idle = False  # so that what is still being read begins nothing
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        for _, ready in self._ready:
-            ready.addErrback(lambda _: None)
-            ready.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _wake(self) -> None:
         if self._idle:
@@ -178,9 +189,9 @@ class MulticastController:
                 resend = self._prepare()
                 early = 0.0 if resend is None else self._too_early(resend)
                 if self._ready and (resend is None or early > 0 or mended >= MOST_MENDED):
-                    entry, ready = self._ready.popleft()
+                    entry, data = self._ready.popleft()
                     began = self._clock.seconds()
-                    await self._send(entry, ready)
+                    await self._send(entry, data)
                     self._went(entry, began)
                     mended = 0
                 elif early > 0:
@@ -202,13 +213,13 @@ class MulticastController:
 
     def _prepare(self) -> Resend | None:
         """Have the next entries read; stop at segments to be sent again, which are ready."""
-        while len(self._ready) < AHEAD:
+        while len(self._ready) + self._quick() < AHEAD:
             item = self._queue.take(self._lines())
             if item is not None:
                 self._took(item)
             if item is None or isinstance(item, Resend):
                 return item
-            self._ready.append((item, self._read_pages(item)))
+            self._begin(item)
         return None
 
     def _lines(self) -> tuple[int, ...]:
@@ -217,7 +228,7 @@ class MulticastController:
         if now >= self._others_at + ALONE:
             return (*Priority, LAST)
         # One at a time, so that none of the others has to wait for more than that.
-        if now >= self._last_at and not self._ready:
+        if now >= self._last_at and not self._ready and not self._quick():
             return (LAST, *Priority)
         return tuple(Priority)
 
@@ -242,19 +253,42 @@ class MulticastController:
         self._later = None
         self._wake()
 
-    def _read_pages(self, entry: Entry) -> "Deferred[bytes]":
-        size = entry.image.attributes.size
-        offset, length = byte_range(entry.block, entry.first, entry.count, size)
+    def _quick(self) -> int:
+        """How many entries are being read of images that are not slow."""
+        return sum(entry.image not in self._slow for entry in self._reading)
+
+    def _begin(self, entry: Entry) -> None:
+        """Have an entry read; it is sent in its turn once it was."""
+        image, (offset, length) = entry.image, _range(entry)
         more = PAGE * self._queue.following(entry)
-        end = min(offset + length + more, size)
-        return self._read(entry.image, offset, length, end - offset - length)
+        end = min(offset + length + more, image.attributes.size)
+        self._reading[entry] = self._clock.seconds()
+        if self._watch is None:
+            self._watch = self._clock.callLater(SLOW, self._look)
+        reading = self._read(image, offset, length, end - offset - length)
+        reading.addCallbacks(self._was_read, self._unreadable, (entry,), {}, (entry,))
+
+    def _was_read(self, data: bytes, entry: Entry) -> None:
+        del self._reading[entry]
+        self._ready.append((entry, data))
+        self._wake()
+
+    def _unreadable(self, failure: Failure, entry: Entry) -> None:
+        del self._reading[entry]
+        self._queue.done(entry)
+        self._fail(entry, failure)
+        self._wake()
+
+    def _look(self) -> None:
+        """See which images are slow: what is read of others goes past them."""
+        late = self._clock.seconds() - SLOW
+        self._slow = {entry.image for entry, begun in self._reading.items() if begun <= late}
+        self._watch = self._clock.callLater(SLOW, self._look) if self._reading else None
+        self._wake()
 
     def _seal(self, entry: Entry, data: bytes) -> SentTransfer:
         """Seal with the keys of this moment."""
-        image = entry.image
-        offset, length = byte_range(
-            entry.block, entry.first, entry.count, image.attributes.size
-        )
+        image, (offset, length) = entry.image, _range(entry)
         number = self._keys.next_transfer(length)
         descriptor = Descriptor(
             number, self._next_segment, image.image, image.generation, offset, length
@@ -287,18 +321,17 @@ class MulticastController:
         if early > 0:
             await deferLater(self._clock, early)
 
-    async def _send(self, entry: Entry, ready: "Deferred[bytes]") -> None:
+    async def _send(self, entry: Entry, data: bytes) -> None:
         try:
-            data = await ready
             await self._let_keys_go_ahead()
             transfer = self._seal(entry, data)
             parity = min(self._pace.parity, transfer.parity_left)
             await self._write(transfer, (1 << len(transfer.rows)) - 1, parity)
         except CancelledError:
             raise
-        except Exception as error:
+        except Exception:
             self._queue.done(entry)
-            self._fail(entry, error)
+            self._fail(entry, Failure())
             return
         self.transfers += 1
         self.segments_sent += len(transfer.rows)
@@ -318,18 +351,19 @@ class MulticastController:
             await self._write(resend.transfer, segments, resend.parity)
         except CancelledError:
             raise
-        except Exception as error:
+        except Exception:
             self._queue.resent()
-            self._fail(resend, error)
+            self._fail(resend, Failure())
             return
         self.segments_repaired += resend.segments
         resend.transfer.mended = self._clock.seconds()
         self._queue.resent()
         _tell(resend.readers, resend.transfer, Occasion.REPAIR)
 
-    def _fail(self, item: Entry | Resend, error: Exception) -> None:
+    def _fail(self, item: Entry | Resend, failure: Failure) -> None:
+        error = failure.value
         if not isinstance(error, OSError):
-            self._log.failure("cannot send a transfer")
+            self._log.failure("cannot send a transfer", failure)
             error = OSError(EIO, "the server failed")
         for reader, tags in item.readers.items():
             for tag in tags:
@@ -364,6 +398,11 @@ class MulticastController:
             self._pace.blocked()
             await self.output.writable()
         self.bytes_multicast += len(packets)
+
+
+def _range(entry: Entry) -> tuple[int, int]:
+    """Offset and length in the image."""
+    return byte_range(entry.block, entry.first, entry.count, entry.image.attributes.size)
 
 
 def seal_transfer(

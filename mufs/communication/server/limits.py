@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mufs.cache.server.sent import Share
+from mufs.communication.server.descriptors import SPARE, exhausted
 
 MAX_CONNECTIONS = 4096
 """Connections of all clients together, if the system lets the server open as many files."""
@@ -159,16 +160,18 @@ class Limits:
         host = self._hosts.get(address)
         known = 0 if host is None else host.connections
         most = self.most - (self.most // RESERVE if known else 0)
-        if known < MAX_OF_ADDRESS and self.connections < most:
+        full = exhausted(SPARE)
+        if not full and known < MAX_OF_ADDRESS and self.connections < most:
             return False
         self.refused += 1
         now = self.clock.seconds()
         if now >= self._told_at + AGAIN:
             self._told_at = now
             self._log.warn(
-                "refusing a connection from {address}, which has {known} of {all}: too many "
+                "refusing a connection from {address}, which has {known} of {all}: {why} "
                 "({refused} refused so far)",
                 address=address, known=known, all=self.connections, refused=self.refused,
+                why="too many files are open" if full else "too many",
             )
         return True
 

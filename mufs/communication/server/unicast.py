@@ -32,9 +32,9 @@ LOOK = 0.01
 
 class UnicastReads:
     """
-    The reads of one client, answered one piece after the other, as fast as it takes them; but
-    while multicast, that serves all, fills the server's link, a small share of what is multicast.
-    A greedy client gets no more than that while anything is multicast.
+    The reads of one client, answered one piece of each image after the other, as fast as it takes
+    them; but while multicast, that serves all, fills the server's link, a small share of what is
+    multicast. A greedy client gets no more than that while anything is multicast.
 
     @ivar bytes_sent: file bytes so far.
     """
@@ -60,15 +60,16 @@ class UnicastReads:
         self._write = write
         self._failed = failed
         self._share = share
-        self._lines: dict[Priority, deque[tuple[IImage, Read]]] = {p: deque() for p in Priority}
-        self._busy = False
+        self._lines: dict[Priority, dict[IImage, deque[Read]]] = {p: {} for p in Priority}
+        self._reading: set[IImage] = set()
+        self._resting = False
         self._paused = False
         self._due = 0
         self.bytes_sent = 0
 
     def request(self, image: IImage, read: Read) -> None:
         """Answer C{read}; its range must lie within the image."""
-        self._lines[read.priority].append((image, read))
+        self._lines[read.priority].setdefault(image, deque()).append(read)
         self._share.waiting += read.length
         self._next()
 
@@ -81,34 +82,45 @@ class UnicastReads:
     def stop(self) -> None:
         """Forget what was asked: the connection is gone."""
         self._paused = True
-        for line in self._lines.values():
-            self._share.waiting -= sum(read.length for _, read in line)
-            line.clear()
+        for images in self._lines.values():
+            for line in images.values():
+                self._share.waiting -= sum(read.length for read in line)
+            images.clear()
 
     def _next(self) -> None:
-        if self._busy or self._paused:
-            return
-        line = next((line for line in self._lines.values() if line), None)
-        if line is None:
-            return
-        image, read = line[0]
+        while not (self._paused or self._resting):
+            for images in self._lines.values():
+                image = next((image for image in images if image not in self._reading), None)
+                if image is not None:
+                    self._begin(images, image)
+                    break
+            else:
+                return
+
+    def _begin(self, images: dict[IImage, deque[Read]], image: IImage) -> None:
+        """Read the next piece of an image, of which none is being read."""
+        line = images[image]
+        read = line[0]
         length = min(read.length, PIECE - read.offset % PIECE)
         if not self.take(length):
-            self._busy = True
-            self._clock.callLater(LOOK, self._done, None)
+            self._resting = True
+            self._clock.callLater(LOOK, self._rested)
             return
-        line.popleft()
+        del images[image], line[0]
         self._share.waiting -= length
         if length < read.length:
-            rest = evolve(read, offset=read.offset + length, length=read.length - length)
-            line.appendleft((image, rest))
-        self._busy = True
+            line.appendleft(
+                evolve(read, offset=read.offset + length, length=read.length - length)
+            )
+        if line:
+            images[image] = line  # behind the other images
+        self._reading.add(image)
         reading: Deferred[bytes] = self._read(
             image, read.offset, length, read.length - length
         )
         reading.addCallback(self._send, image, read.offset)
-        reading.addErrback(self._error, read, line)
-        reading.addBoth(self._done)
+        reading.addErrback(self._error, read, images, image)
+        reading.addBoth(self._done, image)
 
     def take(self, size: int) -> bool:
         """Whether so many bytes may go to this client now; if so, they count."""
@@ -124,15 +136,24 @@ class UnicastReads:
         self.bytes_sent += len(data)
         self._write(Data(image.image, image.generation, offset, data).encode())
 
-    def _error(self, failure: Failure, read: Read, line: deque[tuple[IImage, Read]]) -> None:
+    def _error(
+        self, failure: Failure, read: Read, images: dict[IImage, deque[Read]], image: IImage
+    ) -> None:
         error = failure.value
         if not isinstance(error, OSError):
             self._log.failure("cannot read an image", failure)
             error = OSError(EIO, "the server failed")
-        if line and line[0][1].tag == read.tag:
-            self._share.waiting -= line.popleft()[1].length
+        line = images.get(image)
+        if line and line[0].tag == read.tag:
+            self._share.waiting -= line.popleft().length
+            if not line:
+                del images[image]
         self._failed(read.tag, error)
 
-    def _done(self, _: object) -> None:
-        self._busy = False
+    def _done(self, _: object, image: IImage) -> None:
+        self._reading.discard(image)
+        self._next()
+
+    def _rested(self) -> None:
+        self._resting = False
         self._next()

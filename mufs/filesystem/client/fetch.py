@@ -78,13 +78,18 @@ class OpenImage:
 
 @define(eq=False)
 class _Request:
-    """A READ that the server has not answered in full; C{pages} are those lacking, by block."""
+    """
+    A READ that the server has not answered in full; C{pages} are those lacking, by block.
+
+    @ivar alone: the only read that it is for, of nothing that this one does not want.
+    """
 
     tag: int
     opened: OpenImage
     priority: Priority
     over_tcp: bool
     pages: dict[int, int] = field(factory=dict)
+    alone: "_Waiting | None" = None
 
 
 @define(eq=False)
@@ -249,14 +254,20 @@ class Fetch:
             self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp)
 
     def failed(self, tag: int, error: OSError) -> None:
-        """The server cannot answer a request."""
+        """
+        The server cannot answer a request. It may have been for more than a reader wants, by
+        read-ahead or for another one too: so each reader fails only by a request of its own.
+        """
         request = self._drop(tag)
         if request is None:
             return
         if error.errno == errno.ESTALE:
             request.opened.stale = True
         for waiting in self._waiting_for(request):
-            self._fail(waiting, error)
+            if error.errno == errno.ESTALE or request.alone is waiting:
+                self._fail(waiting, error)
+            elif not any(each.alone is waiting for each in self._requests_of(waiting)):
+                self._repeat(waiting, True, alone=True)
 
     def interrupted(self) -> None:
         """The connection has gone, and with it what was asked for; reads go on waiting."""
@@ -304,12 +315,13 @@ class Fetch:
         length: int,
         priority: Priority,
         over_tcp: bool | None,
+        alone: _Waiting | None = None,
     ) -> None:
         assert opened.remote is not None
         if over_tcp is None:
             over_tcp = not self._reception.use()
         pages = dict(pieces(offset, length))
-        request = _Request(self._new_tag(), opened, priority, over_tcp, pages)
+        request = _Request(self._new_tag(), opened, priority, over_tcp, pages, alone)
         if not self._requests:
             self._first = request, self._clock.seconds()
         self._requests[request.tag] = request
@@ -431,7 +443,7 @@ class Fetch:
         """Have a reader answered over TCP."""
         self._repeat(waiting, True)
 
-    def _repeat(self, waiting: _Waiting, over_tcp: bool | None) -> None:
+    def _repeat(self, waiting: _Waiting, over_tcp: bool | None, alone: bool = False) -> None:
         """Ask for what a reader lacks although it was asked for before."""
         opened = waiting.opened
         for block, pages in list(waiting.pages.items()) if opened.remote is not None else ():
@@ -441,7 +453,9 @@ class Fetch:
                     pages &= ~request.pages[block]
             for first, count in runs(pages):
                 offset, length = byte_range(block, first, count, opened.size)
-                self._request(opened, offset, length, Priority.BLOCKED, over_tcp)
+                self._request(
+                    opened, offset, length, Priority.BLOCKED, over_tcp, waiting if alone else None
+                )
 
     def _give_up(self, waiting: _Waiting) -> None:
         """Forget a read, and what was asked for it in vain: who reads next shall ask anew."""

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary, finalize
 
 from zope.interface import implementer
 
+from mufs.communication.server.descriptors import SPARE_OF_IMAGES, exhausted
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
 
@@ -65,6 +66,11 @@ def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
         raise OSError(errno.EACCES, "permission denied")
 
 
+def _key(found: os.stat_result) -> tuple[int, int]:
+    """Image and generation."""
+    return _number(found.st_dev, found.st_ino), _generation(found)
+
+
 @implementer(IImage)
 class Image:
     """One generation of a file: device, inode, size, mtime and ctime as it was opened with."""
@@ -75,8 +81,7 @@ class Image:
         @param device: that of the library's root.
         """
         self._fd = fd
-        self.image = _number(found.st_dev, found.st_ino)
-        self.generation = _generation(found)
+        self.image, self.generation = _key(found)
         self.attributes = _attributes(found, device)
         finalize(self, os.close, fd)
 
@@ -148,7 +153,7 @@ class Directory:
         Who may run a file may read it, as NFS has it: the kernel that runs it reads it.
 
         @raise OSError: EISDIR for a directory, ELOOP for a symbolic link, EACCES for what is
-            neither file nor directory: it is never opened.
+            neither file nor directory: it is never opened. EMFILE when too many are open.
         """
         fd = self._walk(path, caller)
         try:
@@ -163,13 +168,18 @@ class Directory:
                 _check(caller, found, os.R_OK)
             except PermissionError:
                 _check(caller, found, os.X_OK)
+            image = self._images.get(_key(found))
+            if image is None and exhausted(SPARE_OF_IMAGES):
+                raise OSError(errno.EMFILE, "too many open images")
         except OSError:
             os.close(fd)
             raise
+        if image is not None:
+            os.close(fd)
+            return image
         fd = self._reopen(fd, 0)
         found = os.fstat(fd)
-        key = _number(found.st_dev, found.st_ino), _generation(found)
-        return self._images.setdefault(key, Image(fd, found, self._device))
+        return self._images.setdefault(_key(found), Image(fd, found, self._device))
 
     def statfs(self) -> Statistics:
         """See L{IImageLibrary.statfs}."""

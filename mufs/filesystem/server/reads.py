@@ -1,10 +1,12 @@
 """Reads of image files, outside the reactor's thread."""
 
 from collections.abc import Callable
+from errno import ESTALE
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.python.failure import Failure
 
 from mufs.interfaces import IImage
@@ -14,6 +16,9 @@ MOST = 1024 * 1024
 
 MAX_RUNS = 16
 """Runs held of which a part was not asked for yet."""
+
+MAX_THREADS = 4
+"""Reads of one image at a time: one that hangs leaves threads to the others."""
 
 
 @define(eq=False)
@@ -27,27 +32,25 @@ class _Run:
     image: IImage
     offset: int
     end: int
-    left: int
-    result: bytes | Failure | None = None
+    left: int = field(init=False)
+    result: bytes | None = None
     waiting: list[tuple[Deferred[bytes], int, int]] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.left = self.end - self.offset
 
     def part(self, offset: int, length: int) -> "Deferred[bytes]":
         start = offset - self.offset
-        if isinstance(self.result, Failure):
-            return fail(self.result)
         if self.result is not None:
             return succeed(self.result[start : start + length])
         asked: Deferred[bytes] = Deferred()
         self.waiting.append((asked, start, length))
         return asked
 
-    def done(self, result: bytes | Failure) -> None:
+    def done(self, result: bytes) -> None:
         self.result = result
         for asked, start, length in self.waiting:
-            if isinstance(result, Failure):
-                asked.errback(result)
-            else:
-                asked.callback(result[start : start + length])
+            asked.callback(result[start : start + length])
 
 
 class Reads:
@@ -62,6 +65,7 @@ class Reads:
         """@param in_thread: calls a function outside the reactor's thread."""
         self._in_thread = in_thread
         self._runs: list[_Run] = []
+        self._turns: WeakKeyDictionary[IImage, DeferredSemaphore] = WeakKeyDictionary()
         self.image_reads = 0
         self.image_read_bytes = 0
 
@@ -74,21 +78,21 @@ class Reads:
         """
         for run in self._runs:
             if run.image is image and run.offset <= offset <= offset + length <= run.end:
-                break
-        else:
-            run = self._begin(image, offset, max(length, min(length + more, MOST)))
+                return self._part(run, offset, length)
+        run = _Run(image, offset, offset + max(length, min(length + more, MOST)))
+        self._runs.append(run)
+        del self._runs[:-MAX_RUNS]
+        part = self._part(run, offset, length)
+        turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
+        reading = turns.run(self._in_thread, image.read, run.offset, run.end - run.offset)
+        reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
+        return part
+
+    def _part(self, run: _Run, offset: int, length: int) -> "Deferred[bytes]":
         run.left -= length
         if run.left <= 0:
             self._forget(run)
         return run.part(offset, length)
-
-    def _begin(self, image: IImage, offset: int, length: int) -> _Run:
-        run = _Run(image, offset, offset + length, length)
-        self._runs.append(run)
-        del self._runs[:-MAX_RUNS]
-        reading = self._in_thread(image.read, offset, length)
-        reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
-        return run
 
     def _done(self, data: bytes, run: _Run) -> None:
         self.image_reads += 1
@@ -96,8 +100,14 @@ class Reads:
         run.done(data)
 
     def _failed(self, failure: Failure, run: _Run) -> None:
+        """What cannot be read together is read part by part: a bad sector fails its own alone."""
         self._forget(run)
-        run.done(failure)
+        stale = getattr(failure.value, "errno", None) == ESTALE
+        for asked, start, length in run.waiting:
+            if stale or length == run.end - run.offset:
+                asked.errback(failure)
+            else:
+                self(run.image, run.offset + start, length, 0).chainDeferred(asked)
 
     def _forget(self, run: _Run) -> None:
         if run in self._runs:
