@@ -132,7 +132,8 @@ class Spoofer:
             return chance.choice(self._recorded)
         step = chance.choice([1, 2, -1, 126, 1 << 20, (1 << 31) - 1, -(1 << 31)])
         if way == "noise":
-            number = (real.first + (step << 20)) % (1 << 32)
+            far = chance.choice([1 << 20, -(1 << 20), 126 << 20, 1 << 30, -(1 << 31)])
+            number = (real.first + far) % (1 << 32)
             return HEADER.pack(TRANSMISSION, SEGMENT, number) + chance.randbytes(SEGMENT)
         packet = evolve(
             real,

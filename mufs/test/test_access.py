@@ -187,7 +187,9 @@ class CallerTests(AccessTestCase):
             stat = real(fd)
             if stat.st_ino != found.st_ino:
                 return stat
-            return os.stat_result((*stat[:4], uid, gid, *stat[6:]), {})
+            named = ("st_atime_ns", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_rdev")
+            rest = {name: getattr(stat, name) for name in named}
+            return os.stat_result((*stat[:4], uid, gid, *stat[6:10]), rest)
 
         patch = self.patch(os, "fstat", fstat)
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
-from mufs.test.lab import SERVER, Lab, write_image
-from mufs.test.processes import Program, Service, wait_until
+from mufs.keys import make_keys
+from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab, write_image
+from mufs.test.processes import SERVER_PORT, Program, Service, wait_until
 from mufs.test.spoofer import payloads
 from mufs.test.test_network import MIB, LabTestCase
 
@@ -46,16 +48,18 @@ class SpoofedTestCase(LabTestCase):
 class CaptureTests(SpoofedTestCase):
     """What somebody learns who only listens."""
 
-    encrypted = (UDP,)
-    """Protocols in which nothing may be read: with TLS on the request channel TCP, too."""
+    def capture(self, listen: tuple[str, ...] = (), server: tuple[str, ...] = ()) -> str:
+        """
+        Two hosts read a file, one by multicast and one over TCP.
 
-    def test_nothing_to_read(self) -> None:
-        """Neither bytes nor names of files are in what is sent while hosts read."""
+        @return: the file that has what went by the server's interface meanwhile.
+        """
         lab = self.make_lab(2, 0)
         content = MARK * (4 * MIB // len(MARK))
         (lab.images / NAME).write_bytes(content)
-        lab.start_server()
-        lab.start_clients()
+        lab.start_server(*listen)
+        lab.network.set_loss("host2", 1000)
+        lab.start_clients(*server)
         file = str(lab.directory / "frames")
         arguments = ["-m", "mufs.test.spoofer", "capture", file]
         spy = lab.start_program("spy", SERVER, [sys.executable, *arguments])
@@ -63,16 +67,40 @@ class CaptureTests(SpoofedTestCase):
         for reader in lab.start_readers(NAME):
             self.assertEqual(reader.result().size, len(content))
         wait_until(
-            lambda: sum(map(len, payloads(file, UDP))) >= len(content), 20, "all was captured"
-        )
+            lambda: all(
+                sum(map(len, payloads(file, protocol))) >= len(content) for protocol in (UDP, TCP)
+            ),
+            20, "all was captured",
+        )  # fmt: skip
         spy.stop()
+        return file
+
+    def assert_nothing_to_read(self, file: str, protocol: int) -> None:
+        heard = b"".join(payloads(file, protocol))
+        self.assertNotIn(NAME.encode(), heard)
+        for at in range(len(MARK) - 12):
+            self.assertNotIn(MARK[at : at + 12], heard)
+
+    def test_multicast(self) -> None:
+        """Neither bytes nor names of files are in what is sent to the group."""
+        file = self.capture()
+        self.assert_nothing_to_read(file, UDP)
         # The request channel is in the clear without TLS: so what is looked for would be found.
-        self.assertIn(NAME.encode(), b"".join(payloads(file, TCP)))
-        for protocol in self.encrypted:
-            heard = b"".join(payloads(file, protocol))
-            self.assertNotIn(NAME.encode(), heard)
-            for at in range(len(MARK) - 12):
-                self.assertNotIn(MARK[at : at + 12], heard)
+        over_tcp = b"".join(payloads(file, TCP))
+        self.assertIn(NAME.encode(), over_tcp)
+        self.assertIn(MARK, over_tcp)
+
+    def test_tls(self) -> None:
+        """With TLS on the request channel they are nowhere."""
+        keys = Path(self.mktemp()).absolute()
+        make_keys(keys, [SERVER_ADDRESS], ["host"])
+        trust = f"trustRoots={keys}/ca"
+        file = self.capture(
+            ("--listen", f"tls:{SERVER_PORT}:certificate={keys}/server.pem:{trust}"),
+            ("--server", f"tls:{SERVER_ADDRESS}:{SERVER_PORT}:certificate={keys}/host.pem:{trust}"),
+        )
+        for protocol in (UDP, TCP):
+            self.assert_nothing_to_read(file, protocol)
 
 
 class SpoofTests(SpoofedTestCase):
