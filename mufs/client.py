@@ -34,6 +34,9 @@ from mufs.wire.pages import BLOCK
 UNMOUNT_TIME = 1.0
 """Seconds that FUSE may take to end once it is unmounted."""
 
+UNWRITTEN_TIME = 0.5
+"""Seconds that it may take to write what a cache directory does not have yet."""
+
 UNMOUNT_TRIES = 5
 """Looks in that time for a mount that was only being made when the client had to end."""
 
@@ -123,6 +126,8 @@ class ClientMount(Service):
         if not self._settings.tls:
             self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
+        self._working = self._bridge.run(self._cache.work, "cache")
+        self._working.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
         self._connection.startService()
         self._connection.whenConnected(failAfterFailures=1).addErrback(self._absent)
 
@@ -134,6 +139,9 @@ class ClientMount(Service):
         if self._unmounted is not None and not self._unmounted.called:
             yield self._unmount()
         self._files.stop()
+        self._cache.stop()
+        late = deferLater(self._reactor, UNWRITTEN_TIME, lambda: None)
+        yield DeferredList([self._working, late], fireOnOneCallback=True)
         for port in (self._group_port, self._status_port):
             if port is not None:
                 yield port.stopListening()
@@ -155,6 +163,7 @@ class ClientMount(Service):
             "bytes_over_tcp": fetch.bytes_over_tcp,
             "cache_bytes": self._cache.held,
             "evictions": self._cache.evictions,
+            "blocks_damaged": self._cache.damaged,
             "segments_received": receiver.segments_received,
             "segments_lost": repairs.segments_lost,
             "repairs_sent": repairs.repairs_sent,
@@ -248,7 +257,8 @@ class ClientMount(Service):
         self._mount_before = uppermost(settings.directory)
         operations = Operations(self._bridge, self._mounted)
         self._unmounted = self._bridge.run(
-            lambda: serve(operations, settings.directory, settings.server, settings.allow_other)
+            lambda: serve(operations, settings.directory, settings.server, settings.allow_other),
+            "fuse",
         )
         self._unmounted.addBoth(self._ended)
 

@@ -10,6 +10,8 @@ from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.cache.client.directory import Directory
+from mufs.cache.client.layout import Unusable as NoCache
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import steady
 from mufs.filesystem.client.mountpoint import Unusable, make_ready
@@ -32,8 +34,6 @@ def _cache_size(text: str) -> int:
     size = parse_size(text)
     if size < SMALLEST_CACHE:
         raise ValueError("is too small, 1M is the least")
-    if size > MEMORY:
-        raise ValueError("is more than the memory of this host")
     return size
 
 
@@ -52,7 +52,11 @@ class Options(CommonOptions):
         ],
         [
             "cache-size", None, f"{min(1024, MEMORY >> 22)}M",
-            "Most bytes of images to keep in memory",
+            "Most bytes of images to keep, in memory or in the directory",
+        ],
+        [
+            "cache-dir", None, None,
+            "Directory to keep images in, for this client alone (default: in memory)",
         ],
         ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
         ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
@@ -67,8 +71,11 @@ class Options(CommonOptions):
     def postOptions(self) -> None:
         """Check what can be checked before anything starts."""
         self.require("server", "mount")
+        size = self["cache-size"]
         super().postOptions()
         channel_client_endpoint(the_reactor, "server", self["server"])
+        if self["cache-dir"] is None and self["cache-size"] > MEMORY:
+            raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
         if self["status"] is not None:
             server_endpoint(the_reactor, "status", self["status"])
         try:
@@ -94,7 +101,11 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     server = channel_client_endpoint(reactor, "server", config["server"])
     shown = None if status is None else server_endpoint(reactor, "status", status)
     try:
-        cache = BlockCache(settings.cache_size)
+        kept = config["cache-dir"]
+        storage = None if kept is None else Directory(kept, config["server"])
+        cache = BlockCache(settings.cache_size, storage)
+    except NoCache as error:
+        sys.exit(f"{Options.name}: --cache-dir: {kept}: {error}")
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mufs import kept
 from mufs.keys import Unusable, make_keys
 
 
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name of a client; may be given several times, and later for further ones",
     )  # fmt: skip
     keys.set_defaults(run=_keys)
+    kept.add_parser(commands)
     return parser
 
 

@@ -1,5 +1,8 @@
 """What the parts of mUFS ask of one another where more than one implementation makes sense."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from zope.interface import Attribute, Interface
 
 from mufs.wire.metadata import Attributes, Caller, Statistics
@@ -42,3 +45,56 @@ class IImageLibrary(Interface):
 
     def statfs() -> Statistics:
         """The figures of the file system that the root lies on."""
+
+
+class IBlockStorage(Interface):
+    """
+    Where a client's cache has the bytes of its blocks; an image here is image and generation.
+
+    The thread that changes the cache calls all of it, but C{work}; none of these waits for a disk.
+    Any thread may call C{read} and C{warm}, which may.
+    """
+
+    cost: int = Attribute("bytes that one block takes")
+
+    def begin(blocks: int) -> Iterable[tuple[tuple[int, int], int, int, Any]]:
+        """
+        Make room for so many blocks.
+
+        @return: what is there from before, at most as many, least recently used first: image,
+            number of the block, pages of it, place.
+        """
+
+    def paths() -> Iterable[tuple[tuple[int, int], bytes]]:
+        """The images that are there from before, and where they were opened last."""
+
+    def opened(image: tuple[int, int], path: bytes, size: int) -> None:
+        """An image of so many bytes was opened at a path."""
+
+    def place(image: tuple[int, int], number: int) -> Any:
+        """A place for a block, of which it has nothing yet. There are as many as blocks."""
+
+    def free(place: Any) -> None:
+        """A block is held no longer."""
+
+    def overdue() -> tuple[tuple[int, int], int] | None:
+        """A block that has to go, for it cannot be written as fast as others come."""
+
+    def write(place: Any, start: int, data: bytes) -> bool:
+        """
+        Put whole pages at an offset within a block; they can be read from now on.
+
+        @return: whether there was room for them.
+        """
+
+    def read(place: Any, start: int, target: memoryview) -> bool:
+        """Fill C{target} from an offset within a block; whether that is what was written there."""
+
+    def warm(place: Any, pages: int) -> None:
+        """Take the time now that reading these pages takes: that thread will read them next."""
+
+    def work() -> None:
+        """Do what waits for a disk, in a thread of its own, until L{stop}."""
+
+    def stop() -> None:
+        """Let L{work} end once it has done what it has to do already."""

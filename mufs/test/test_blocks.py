@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.cache.client.memory import Memory
 from mufs.test.properties import examples
 from mufs.wire.pages import BLOCK, PAGE, PAGES, pieces
 
@@ -164,12 +165,15 @@ class BlockCacheTests(SynchronousTestCase):
         self.assertEqual(cache.held, 0)
 
 
+CODE = [part.read.__code__.co_filename for part in (BlockCache, Memory)]
+
+
 def at_opcode(place: int, act: Callable[[], object], function: Callable[..., T], *args: Any) -> T:
     """Call a function of the cache, and do something else just before its opcode C{place}."""
     left = [place]
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename != BlockCache.read.__code__.co_filename:
+        if frame.f_code.co_filename not in CODE:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

@@ -122,10 +122,11 @@ class Bridge:
         """Have the reactor's thread call a function, without waiting for it."""
         self._reactor.callFromThread(function, *args)
 
-    def run(self, function: Callable[[], None]) -> "Deferred[None]":
+    def run(self, function: Callable[[], None], name: str) -> "Deferred[None]":
         """
         Run a function in a thread of its own, which does not keep the process alive.
 
+        @param name: of the thread.
         @return: fires in the reactor's thread when it ended.
         """
         ended: Deferred[None] = Deferred()
@@ -138,7 +139,7 @@ class Bridge:
             else:
                 self._reactor.callFromThread(ended.callback, None)
 
-        Thread(target=body, name="fuse", daemon=True).start()
+        Thread(target=body, name=name, daemon=True).start()
         return ended
 
     def stop(self) -> None:

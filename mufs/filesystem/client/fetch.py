@@ -178,7 +178,9 @@ class Fetch:
         waiting = _Waiting(opened, offset, target, {}, done, look)
         for block, pages in pieces(offset, len(target)):
             missing = self._cache.missing(opened.key, block, pages)
-            self._take_cached(waiting, block, pages & ~missing)
+            if not self._take_cached(waiting, block, pages & ~missing):
+                self._cache.discard(opened.key, block)
+                missing = pages
             if missing:
                 waiting.pages[block] = missing
                 self._waiting.setdefault((opened.key, block), []).append(waiting)
@@ -357,13 +359,15 @@ class Fetch:
                 if not waiting.pages:
                     waiting.done.callback(len(waiting.target))
 
-    def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> None:
+    def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> bool:
+        """Copy what the cache has of a block; whether it really has it."""
         for first, count in runs(pages):
             begin, target = waiting.part(
                 *byte_range(block, first, count, waiting.opened.size)
             )
-            held = self._cache.read(waiting.opened.key, begin, target)
-            assert held
+            if not self._cache.read(waiting.opened.key, begin, target):
+                return False
+        return True
 
     def _all_waiting(self) -> "dict[_Waiting, None]":
         """Every read that waits, once."""

@@ -287,6 +287,7 @@ class Files:
         others = [each for each in same if each.key != key]
         for other in others:
             other.stale = True
+        self._cache.opened(key, path, found.attributes.size)
         self._learn(path, found.attributes, now)
         handle = self._next_handle
         self._next_handle += 1

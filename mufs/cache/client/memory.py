@@ -1,0 +1,84 @@
+"""The bytes of a cache that ends with its process."""
+
+import mmap
+import os
+from collections.abc import Iterable
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mufs.interfaces import IBlockStorage
+from mufs.wire.pages import BLOCK
+
+
+@implementer(IBlockStorage)
+class Memory:
+    """Anonymous memory, taken as it fills up. A place is a number of a block in it."""
+
+    _log = Logger()
+    cost = BLOCK
+
+    def __init__(self) -> None:
+        self._file = open(  # noqa: SIM115 # as long as this object
+            os.memfd_create("mufs-cache"), "wb", buffering=0
+        )
+        self._free: list[int] = []
+        self._short = False
+
+    def begin(self, blocks: int) -> Iterable[tuple[tuple[int, int], int, int, int]]:
+        """See L{IBlockStorage.begin}."""
+        self._file.truncate(blocks * BLOCK)
+        memory = mmap.mmap(self._file.fileno(), blocks * BLOCK, prot=mmap.PROT_READ)
+        self._memory = memoryview(memory)
+        self._free.extend(range(blocks - 1, -1, -1))
+        return ()
+
+    def paths(self) -> Iterable[tuple[tuple[int, int], bytes]]:
+        """See L{IBlockStorage.paths}."""
+        return ()
+
+    def opened(self, image: tuple[int, int], path: bytes, size: int) -> None:
+        """See L{IBlockStorage.opened}."""
+
+    def place(self, image: tuple[int, int], number: int) -> int:
+        """See L{IBlockStorage.place}."""
+        return self._free.pop()
+
+    def free(self, place: int) -> None:
+        """See L{IBlockStorage.free}."""
+        self._free.append(place)
+
+    def overdue(self) -> tuple[tuple[int, int], int] | None:
+        """See L{IBlockStorage.overdue}."""
+        return None
+
+    def write(self, place: int, start: int, data: bytes) -> bool:
+        """See L{IBlockStorage.write}."""
+        # A page that is mapped first would be cleared first: this takes half the time.
+        try:
+            written = os.pwrite(self._file.fileno(), data, place * BLOCK + start)
+            reason = ""
+        except OSError as error:
+            written, reason = 0, f" ({error.strerror})"
+        if written < len(data) and not self._short:
+            self._short = True
+            self._log.warn(
+                "no memory for more than {held} MiB of the cache{reason}: going on with these",
+                held=os.fstat(self._file.fileno()).st_blocks >> 11, reason=reason,
+            )  # fmt: skip
+        return written == len(data)
+
+    def read(self, place: int, start: int, target: memoryview) -> bool:
+        """See L{IBlockStorage.read}."""
+        base = place * BLOCK + start
+        target[:] = self._memory[base : base + len(target)]
+        return True
+
+    def warm(self, place: int, pages: int) -> None:
+        """See L{IBlockStorage.warm}."""
+
+    def work(self) -> None:
+        """See L{IBlockStorage.work}."""
+
+    def stop(self) -> None:
+        """See L{IBlockStorage.stop}."""

@@ -1,0 +1,111 @@
+"""C{mufs cache}: what a client keeps in a directory."""
+
+import argparse
+import sys
+import time
+from datetime import datetime
+
+from mufs.cache.client.directory import Directory
+from mufs.cache.client.layout import Summary, Unusable, summaries
+
+DAY = 86400
+"""Seconds."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add C{cache} to the subcommands of C{mufs}."""
+    cache = commands.add_parser(
+        "cache",
+        help="look at what a client keeps in its --cache-dir",
+        description="Look at what a client keeps in its --cache-dir.",
+    )
+    verbs = cache.add_subparsers(metavar="VERB", required=True)
+    ls = verbs.add_parser("ls", help="list the images; also while a client uses the directory")
+    rm = verbs.add_parser("rm", help="take images away")
+    verify = verbs.add_parser(
+        "verify", help="check all pages and take wrong ones away; status 1 if there were any"
+    )
+    for parser, run in ((ls, _ls), (rm, _rm), (verify, _verify)):
+        parser.add_argument("directory", metavar="DIR")
+        parser.set_defaults(run=run)
+    which = rm.add_mutually_exclusive_group(required=True)
+    which.add_argument("names", metavar="NAME", nargs="*", default=[], help="as `ls` shows them")
+    which.add_argument("--all", action="store_true", help="all, so that DIR may serve any server")
+    which.add_argument(
+        "--unused", metavar="DAYS", type=float, help="those that were not used for so long"
+    )
+
+
+def _shown(summary: Summary) -> str:
+    """The path of an image as text that fits a line, whatever it is made of."""
+    if summary.path is None:
+        return "{:016x}-{:016x}".format(*summary.key)
+    text = summary.path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _ls(given: argparse.Namespace) -> None:
+    lines = [("held", "size", "", "last used", "image")]
+    for each in sorted(_summaries(given.directory), key=_shown):
+        used = datetime.fromtimestamp(min(each.used, 1 << 35)).strftime("%Y-%m-%d %H:%M")
+        lines.append(
+            (
+                _bytes(each.held),
+                _bytes(each.size),
+                f"{100 * each.held // max(1, each.size)}%",
+                used if each.used else "-",
+                _shown(each),
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    for line in lines:
+        columns = [text.rjust(width) for text, width in zip(line, widths, strict=False)]
+        print("  ".join([*columns, line[4]]))
+
+
+def _bytes(count: int) -> str:
+    for unit, power in (("G", 3), ("M", 2), ("K", 1)):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f}{unit}"
+    return str(count)
+
+
+def _rm(given: argparse.Namespace) -> None:
+    directory = _directory(given.directory)
+    found = directory.summaries()
+    if given.all:
+        directory.remove_all()
+        gone = found
+    else:
+        unknown = set(given.names) - {_shown(each) for each in found}
+        if unknown:
+            sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
+        oldest = None if given.unused is None else time.time() - given.unused * DAY
+        gone = [
+            each
+            for each in found
+            if _shown(each) in given.names or (oldest is not None and each.used < oldest)
+        ]
+        directory.remove(each.key for each in gone)
+    print(f"{len(gone)} images removed, {_bytes(sum(each.held for each in gone))} bytes")
+
+
+def _verify(given: argparse.Namespace) -> None:
+    pages, wrong = _directory(given.directory).verify()
+    print(f"{pages} pages checked, {wrong} of them wrong and removed")
+    if wrong:
+        sys.exit(1)
+
+
+def _directory(path: str) -> Directory:
+    try:
+        return Directory(path)
+    except Unusable as error:
+        sys.exit(f"mufs cache: {path}: {error}")
+
+
+def _summaries(path: str) -> list[Summary]:
+    try:
+        return summaries(path)
+    except Unusable as error:
+        sys.exit(f"mufs cache: {path}: {error}")
