@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -27,7 +29,9 @@ from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import Files
 from mufs.filesystem.client.mount import Operations, serve
 from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
-from mufs.status import status_site
+from mufs.status.client_page import HeldImage, client_page
+from mufs.status.figures import CLIENT
+from mufs.status.site import StatusSite
 from mufs.wire.metadata import Welcome
 from mufs.wire.pages import BLOCK
 
@@ -89,6 +93,7 @@ class ClientMount(Service):
         self._reactor = reactor
         self._settings = settings
         self._status = status
+        self._site: StatusSite | None = None
         self._status_port: IListeningPort | None = None
         self._group: tuple[str, int, str] | None = None
         self._group_port: IListeningPort | None = None
@@ -120,9 +125,10 @@ class ClientMount(Service):
         """Connect, now or when the server comes, and mount then."""
         super().startService()
         if self._status is not None:
-            self._status.listen(status_site(self.figures)).addCallbacks(
-                self._listening, self._cannot_listen
-            )
+            page = partial(client_page, self.figures, self._held_images)
+            figures = self.figures
+            self._site = StatusSite(self._reactor, self.name, CLIENT, figures, figures, page)
+            self._status.listen(self._site).addCallbacks(self._listening, self._cannot_listen)
         if not self._settings.tls:
             self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
@@ -135,6 +141,8 @@ class ClientMount(Service):
     def stopService(self) -> Any:
         """Fail what waits, unmount, and end the connection."""
         super().stopService()
+        if self._site is not None:
+            self._site.end()
         self._bridge.stop()
         if self._unmounted is not None and not self._unmounted.called:
             yield self._unmount()
@@ -150,18 +158,21 @@ class ClientMount(Service):
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""
         fetch, receiver, repairs = self._files.fetch, self._files.receiver, self._files.repairs
-        hits = self._bridge.hits
-        reads = hits + fetch.joined + fetch.misses
+        reads = self._files.reads
+        # The other one may grow meanwhile: FUSE's threads count.
+        hits = reads - fetch.joined - fetch.misses
         return {
             "reads": reads,
             "hits": hits,
             "joined": fetch.joined,
             "misses": fetch.misses,
             "hit_rate": hits / reads if reads else 0.0,
+            "lag": self._files.lag,
             "bytes_requested": fetch.bytes_requested,
             "bytes_overheard": fetch.bytes_overheard,
             "bytes_over_tcp": fetch.bytes_over_tcp,
             "cache_bytes": self._cache.held,
+            "cache_size": self._settings.cache_size,
             "evictions": self._cache.evictions,
             "blocks_damaged": self._cache.damaged,
             "segments_received": receiver.segments_received,
@@ -170,6 +181,7 @@ class ClientMount(Service):
             "transfers_rejected": receiver.transfers_rejected,
             "datagrams_dropped": receiver.datagrams_dropped,
             "multicast": self._files.reception.state,
+            "multicast_works": self._files.reception.works,
             "connected": self._files.is_connected,
             "tls": self._settings.tls,
             "server": self._settings.server,
@@ -307,6 +319,13 @@ class ClientMount(Service):
         return there is not None and there.type == TYPE and there != self._mount_before
 
     # The status.
+
+    def _held_images(self) -> Iterator[HeldImage]:
+        """The images opened last, the latest first."""
+        handles = self._files.open_images()
+        for image in reversed(self._files.images.values()):
+            missing = partial(self._cache.missing, image.key)
+            yield HeldImage(image.path, image.size, image.key in handles, missing)
 
     def _listening(self, port: IListeningPort) -> None:
         self._status_port = port

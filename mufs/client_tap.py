@@ -22,7 +22,7 @@ from mufs.options import (
     parse_address,
     parse_seconds,
     parse_size,
-    server_endpoint,
+    status_endpoint,
 )
 from mufs.wire.pages import BLOCK
 
@@ -59,7 +59,10 @@ class Options(CommonOptions):
             "Directory to keep images in, for this client alone (default: in memory)",
         ],
         ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
-        ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
+        [
+            "status", None, None,
+            "Port or endpoint to serve the status page on (default: none)",
+        ],
     ]
     optFlags = [["allow-other", None, "Let other users than the one who mounts read it, too"]]
     conversions = {
@@ -77,7 +80,7 @@ class Options(CommonOptions):
         if self["cache-dir"] is None and self["cache-size"] > MEMORY:
             raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
         if self["status"] is not None:
-            server_endpoint(the_reactor, "status", self["status"])
+            status_endpoint(the_reactor, self["status"])
         try:
             self["mount"] = make_ready(self["mount"])
         except Unusable as error:
@@ -99,7 +102,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     )
     status = config["status"]
     server = channel_client_endpoint(reactor, "server", config["server"])
-    shown = None if status is None else server_endpoint(reactor, "status", status)
+    shown = None if status is None else status_endpoint(reactor, status)
     try:
         kept = config["cache-dir"]
         storage = None if kept is None else Directory(kept, config["server"])

@@ -133,6 +133,22 @@ def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
 _TLS = "tls:PORT:certificate=FILE:trustRoots=DIR[:privateKey=FILE][:interface=ADDRESS]"
 
 
+def status_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """
+    The endpoint of C{--status}: of this host alone, unless an interface is named.
+
+    @param text: of Twisted's form, or no more than a port.
+    """
+    kind, *fields = (f"tcp:{text}" if text.isdecimal() else text).split(":")
+    here = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}.get(kind)
+    # Of tcp and tcp6 the second value without a name is the interface.
+    unnamed = sum("=" not in field for field in fields)
+    named = any(field.startswith("interface=") for field in fields)
+    if here is not None and not named and (kind == "ssl" or unnamed < 2):
+        fields.append(f"interface={here}")
+    return server_endpoint(reactor, "status", ":".join([kind, *fields]))
+
+
 def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
     """The endpoint to connect to that a string of Twisted's form describes."""
     endpoint: IStreamClientEndpoint = _endpoint(clientFromString, reactor, option, text)

@@ -21,6 +21,7 @@ from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
 from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.demand import ImageDemand
 from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
@@ -28,8 +29,11 @@ from mufs.ending import fail
 from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.reads import Reads
 from mufs.interfaces import IImageLibrary
-from mufs.status import status_site
-from mufs.wire.metadata import VERSION, Welcome
+from mufs.status.figures import SERVER
+from mufs.status.markup import shown
+from mufs.status.server_page import server_page
+from mufs.status.site import StatusSite
+from mufs.wire.metadata import VERSION, Report, Welcome
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT
 
@@ -100,6 +104,7 @@ class ServerService(Service):
         self._settings = settings
         self._listen = listen
         self._status = status
+        self._site: StatusSite | None = None
         self._ports: list[IListeningPort] = []
         self._output: MulticastOutput | None = None
         self._source = ("", 0)
@@ -152,11 +157,17 @@ class ServerService(Service):
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
         if self._status is not None:
-            self._open(self._status, status_site(self.figures), "status requests")
+            page = partial(server_page, self.figures)
+            self._site = StatusSite(
+                self._reactor, self.name, SERVER, self.figures, self.numbers, page
+            )
+            self._open(self._status, self._site, "status requests")
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
         super().stopService()
+        if self._site is not None:
+            self._site.end()
         self._controller.stop()
         if self._deaf is not None:
             self._deaf.cancel()
@@ -170,7 +181,16 @@ class ServerService(Service):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""
-        controller, channels = self._controller, self._factory.channels
+        return {
+            **self.numbers(),
+            "interface": None if self._output is None else self._output.interface,
+            "clients": [_client(each) for each in self._factory.channels if each.name],
+            "images": [_image(image, rate) for image, rate in self._factory.demand],
+        }
+
+    def numbers(self) -> dict[str, object]:
+        """Those of them that are of the server as a whole."""
+        controller = self._controller
         return {
             "image_reads": self._reads.image_reads,
             "image_read_bytes": self._reads.image_read_bytes,
@@ -180,6 +200,8 @@ class ServerService(Service):
             "transfers": controller.transfers,
             "segments_sent": controller.segments_sent,
             "segments_repaired": controller.segments_repaired,
+            "segments_awaited": self._pace.segments_awaited,
+            "segments_lost": self._pace.segments_lost,
             "parity_sent": controller.parity_sent,
             "bytes_multicast": controller.bytes_multicast,
             "bytes_over_tcp": self._factory.bytes_over_tcp,
@@ -188,22 +210,7 @@ class ServerService(Service):
             "connections": self._limits.connections,
             "refused": self._limits.refused,
             "cut_off": self._limits.cut_off,
-            "interface": None if self._output is None else self._output.interface,
             "tls": self._settings.tls,
-            "clients": [
-                {
-                    "name": channel.name,
-                    "address": getattr(channel.transport.getPeer(), "host", ""),
-                    "requests": channel.requests,
-                    "repairs": channel.repairs,
-                    "bytes_over_tcp": channel.bytes_over_tcp,
-                    "over_tcp": channel.over_tcp,
-                    "waiting": channel.share.waiting,
-                    "held_back": channel.host.held_back,
-                }
-                for channel in channels
-                if channel.name
-            ],
         }
 
     def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
@@ -298,3 +305,36 @@ class ServerService(Service):
             "multicast to {group}:{port} on interface {interface}",
             group=settings.group, port=settings.port, interface=interface,
         )
+
+
+def _client(channel: ServerChannel) -> dict[str, object]:
+    """Its row in the figures; what it did not tell yet is nothing."""
+    report = channel.report or Report(0, 0, 0, True, "")
+    return {
+        "name": channel.name,
+        "address": getattr(channel.transport.getPeer(), "host", ""),
+        "connections": 1,
+        "requests": channel.requests,
+        "repairs": channel.repairs,
+        "bytes_over_tcp": channel.bytes_over_tcp,
+        "over_tcp": channel.over_tcp or not report.works,
+        "waiting": channel.share.waiting,
+        "held_back": channel.host.held_back,
+        "image": None if channel.reading is None else shown(channel.reading.path),
+        "images": channel.images_open,
+        "reads": report.reads,
+        "hits": report.hits,
+        "lag": report.lag / 1000,
+        "multicast": report.multicast,
+    }
+
+
+def _image(image: ImageDemand, rate: float) -> dict[str, object]:
+    """Its row in the figures; C{rate} is in bytes a second."""
+    return {
+        "name": shown(image.path),
+        "opens": image.opens,
+        "requests": image.requests,
+        "bytes_requested": image.bytes_requested,
+        "demand": round(rate),
+    }

@@ -17,7 +17,7 @@ from mufs.options import (
     is_tls,
     parse_address,
     parse_rate,
-    server_endpoint,
+    status_endpoint,
 )
 from mufs.server import ServerService, ServerSettings
 
@@ -51,7 +51,10 @@ class Options(CommonOptions):
         ],
         ["rate-max", None, "10G", "Ceiling of the rate of sending, in bits a second"],
         ["rate-min", None, "1M", "Floor of the rate of sending, in bits a second"],
-        ["status", None, None, "Endpoint to serve /status.json on (default: none)"],
+        [
+            "status", None, None,
+            "Port or endpoint to serve the status page on (default: none)",
+        ],
     ]
     optFlags = [
         ["no-root-squash", None, "Let root of a client's host count as root, not as nobody"],
@@ -90,7 +93,7 @@ class Options(CommonOptions):
             raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
         channel_server_endpoint(the_reactor, "listen", self["listen"])
         if self["status"] is not None:
-            server_endpoint(the_reactor, "status", self["status"])
+            status_endpoint(the_reactor, self["status"])
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
@@ -111,6 +114,6 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         config["library"],
         os.urandom(32),
         channel_server_endpoint(reactor, "listen", config["listen"]),
-        None if status is None else server_endpoint(reactor, "status", status),
+        None if status is None else status_endpoint(reactor, status),
         Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )

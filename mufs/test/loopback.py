@@ -81,6 +81,7 @@ class Loopback:
         wait: bool = True,
         enter: tuple[str, ...] = (),
         options: tuple[str, ...] = (),
+        status_port: int | None = None,
     ) -> Service:
         """Start `mufs-server` on `images`, and wait until it listens.
 
@@ -90,14 +91,20 @@ class Loopback:
         arguments += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         arguments += ["--group", self.group, "--port", str(free_port(socket.SOCK_DGRAM))]
         arguments += options
-        service = self._start(name, arguments, enter)
+        service = self._start(name, arguments, enter, status_port)
         if wait:
             service.wait_until(lambda: _serves(service), 20, "listens")
         return service
 
-    def start_client(self, name: str, *options: str, point: Path | None = None) -> Service:
+    def start_client(
+        self,
+        name: str,
+        *options: str,
+        point: Path | None = None,
+        status_port: int | None = None,
+    ) -> Service:
         """Start `mufs-client`, and wait until it has mounted."""
-        service = self.launch_client(name, *options, point=point)
+        service = self.launch_client(name, *options, point=point, status_port=status_port)
         point = point or self.mount_point(name)
         service.wait_until(
             lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}"
@@ -105,12 +112,18 @@ class Loopback:
         return service
 
     def launch_client(
-        self, name: str, *options: str, point: Path | None = None, enter: tuple[str, ...] = ()
+        self,
+        name: str,
+        *options: str,
+        point: Path | None = None,
+        enter: tuple[str, ...] = (),
+        status_port: int | None = None,
     ) -> Service:
         """Start `mufs-client`, at the mount point of its name if no other is given."""
         arguments = ["mufs-client", "--server", f"tcp:127.0.0.1:{self.port}"]
         arguments += ["--mount", str(point or self.mount_point(name))]
-        return self._start(name, [*arguments, "--timeout", str(TIMEOUT), *options], enter)
+        arguments += ["--timeout", str(TIMEOUT), *options]
+        return self._start(name, arguments, enter, status_port)
 
     def guard(self) -> Timer:
         """End all processes in a while, so that nobody waits for a mount for ever; starts now."""
@@ -127,8 +140,14 @@ class Loopback:
             unmount(path)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _start(self, name: str, arguments: list[str], enter: tuple[str, ...] = ()) -> Service:
-        service = Service(name, list(enter), self.directory, arguments)
+    def _start(
+        self,
+        name: str,
+        arguments: list[str],
+        enter: tuple[str, ...] = (),
+        status_port: int | None = None,
+    ) -> Service:
+        service = Service(name, list(enter), self.directory, arguments, status_port)
         self.services[name] = service
         return service
 

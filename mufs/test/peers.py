@@ -22,7 +22,17 @@ from mufs.wire.channel import (
     pack_tagged,
     parse_tagged,
 )
-from mufs.wire.metadata import At, Close, Failure, Hello, Link, Names, Opened, encode
+from mufs.wire.metadata import (
+    At,
+    Close,
+    Failure,
+    Hello,
+    Link,
+    Names,
+    Opened,
+    Report,
+    encode,
+)
 
 T = TypeVar("T")
 
@@ -91,10 +101,15 @@ _garbage = st.one_of(
     st.builds(lambda kind, size: HEADER.pack(kind, 0, size), st.integers(0, 255), U32),
 )
 
+_reports = st.just(b"") | st.builds(
+    lambda hits, more, lag: encode(Report(hits + more, hits, lag, True, "working")),
+    SMALL, SMALL, U32,
+)
+
 FROM_CLIENTS: "st.SearchStrategy[bytes]" = st.one_of(
     _tagged,
     _tagged,
-    st.builds(pack_tagged, st.just(Type.PING), SMALL, st.binary(max_size=3)),
+    st.builds(pack_tagged, st.just(Type.PING), SMALL, _reports | st.binary(max_size=3)),
     st.builds(pack, st.just(Type.CLOSE), st.builds(Close, SMALL).map(encode)),
     _encoded(Read, SMALL, SMALL, OFFSETS, LENGTHS, st.sampled_from(Priority), st.booleans()),
     _encoded(Repair, SMALL, SMALL, st.integers(0, 4), st.integers(0, 1 << 120)),

@@ -213,29 +213,51 @@ class Program:
 
 
 class Service(Program):
-    """One mUFS process; `enter` is the head of a command that runs on its host."""
+    """One mUFS process; `enter` is the head of a command that runs on its host.
 
-    def __init__(self, name: str, enter: list[str], directory: Path, arguments: list[str]) -> None:
+    Its status is served at a socket in `directory`, or at `status_port` of its host alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        enter: list[str],
+        directory: Path,
+        arguments: list[str],
+        status_port: int | None = None,
+    ) -> None:
         self._status = directory / f"{name}.status"
         self._status.unlink(missing_ok=True)
+        self.status_port = status_port
+        endpoint = f"unix:{self._status}" if status_port is None else str(status_port)
         twistd = [TWISTD, "-n", "--pidfile="]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-        command = [*enter, *twistd, *arguments, "--status", f"unix:{self._status}"]
+        command = [*enter, *twistd, *arguments, "--status", endpoint]
         super().__init__(name, command, directory, {"PYTHONPATH": path})
 
     def status(self) -> dict[str, Any]:
         """The figures of its `/status.json`."""
-        connection = _StatusConnection(self._status)
+        figures: dict[str, Any] = json.loads(self.get("/status.json"))
+        return figures
+
+    def get(self, path: str) -> str:
+        """What it serves at a path."""
+        connection = self.connect_status()
         try:
-            connection.request("GET", "/status.json")
+            connection.request("GET", path)
             response = connection.getresponse()
             body = response.read()
         finally:
             connection.close()
         if response.status != 200:
             raise LabError(f"{self.name}: status {response.status}")
-        figures: dict[str, Any] = json.loads(body)
-        return figures
+        return body.decode()
+
+    def connect_status(self) -> http.client.HTTPConnection:
+        """A connection to where it serves its status."""
+        if self.status_port is None:
+            return _StatusConnection(self._status)
+        return http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=5)
 
     def listens(self) -> bool:
         """Tell whether its host has a TCP port open on `SERVER_PORT`."""

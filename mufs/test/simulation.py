@@ -142,7 +142,6 @@ class SimulatedClient:
         most_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
         self.files = Files(self._clock, self.cache, most_ahead, self._welcomed, self._refused)
         self.files.reception.join = self._join
-        self.hits = 0
         self.longest_wait = 0.0
         self.refused: list[Refused] = []
         self.connections = 0
@@ -184,11 +183,16 @@ class SimulatedClient:
         if self.stream is not None:
             self.stream.end(ConnectionLost())
 
+    @property
+    def hits(self) -> int:
+        """Reads that the cache answered."""
+        return self.files.hits
+
     def figures(self) -> dict[str, object]:
         """What L{mufs.client.ClientMount.figures} tells, and more that must repeat."""
         fetch, receiver, repairs = self.files.fetch, self.files.receiver, self.files.repairs
         return {
-            "hits": self.hits,
+            "hits": self.files.hits,
             "joined": fetch.joined,
             "misses": fetch.misses,
             "bytes_requested": fetch.bytes_requested,
@@ -247,7 +251,6 @@ class SimulatedClient:
         view = memoryview(target)
         length = self.files.cached_read(opened, offset, view)
         if length is not None:
-            self.hits += 1
             ahead = opened.ahead.advance(offset, size)
             if ahead is not None:
                 self._clock.callLater(0, self.files.fetch.prefetch, opened, *ahead)

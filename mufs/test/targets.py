@@ -65,6 +65,7 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Report,
     Statistics,
     decode,
     encode,
@@ -195,7 +196,7 @@ def _structs(data: bytes) -> None:
 
 _MAPS: list[Any] = [
     metadata.Hello, metadata.Welcome, At, Attributes, Link, Names, Opened, Close, Statistics,
-    Failure,
+    Failure, Report,
 ]
 
 
@@ -287,7 +288,7 @@ _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
 
 def _from_client(script: Script) -> bytes:
     """A packet as a client might send it that knows the protocol, and does not keep it."""
-    match script.number() % 8:
+    match script.number() % 9:
         case 0 | 1:
             kind, tag = script.choice(_ASKED), script.number() % 8
             return pack_tagged(kind, tag, encode(At(script.choice(_PATHS))))
@@ -306,6 +307,11 @@ def _from_client(script: Script) -> bytes:
             return pack(Type.CLOSE, encode(Close(script.number() % 8)))
         case 6:
             return pack(script.number(), script.piece(script.number()), script.number(4))
+        case 7:
+            reads, text = script.number(), script.piece(script.number()).decode("latin-1")
+            report = {"reads": reads, "hits": script.number(), "lag": script.number(4),
+                      "works": reads < 128, "multicast": text}
+            return pack_tagged(Type.PING, script.number() % 8, encode(report))
     return script.piece(script.number())
 
 
@@ -338,6 +344,8 @@ def _server(data: bytes) -> None:
                             channel.dataReceived(piece)
             assert len(channel._framer._buffer) <= HEADER.size + MAX_DATA
             assert len(channel._handles) <= MAX_HANDLES
+            opens = sum(image.opens for image, _ in server.factory.demand)
+            assert opens == len(channel._handles) == len(channel._demands)
             for kind, _, body in wire.packets():
                 assert kind >= 128
                 parse_tagged(body)
@@ -801,7 +809,8 @@ def _struct_seeds() -> list[bytes]:
 
 
 def _metadata_seeds() -> list[bytes]:
-    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), *_VALUES]
+    report = Report(9, 5, 20, True, "working")
+    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, *_VALUES]
     return [
         bytes([_MAPS.index(type(value))]) + encode(value)
         for value in values if type(value) in _MAPS
@@ -860,7 +869,8 @@ def _server_seeds() -> list[bytes]:
     opening = bytes([5, 0, 0, 1, 0, 20])
     read = bytes([5, 2, 0, 0, 3, 1, 1, 200, 0, 9])
     repair = bytes([5, 4, 3, 1, 1, 2, 0xFF, 3, 7, 0, 255])
-    return [*_machine_seeds(), b"\1\1" + opening + read + repair,
+    ping = bytes([5, 7, 9, 2, *b"ok", 5, 0, 0, 0, 1, 3, 255])
+    return [*_machine_seeds(), b"\1\1" + opening + read + ping + repair,
             b"\0\1" + opening * 3 + b"\1" + read + b"\0\x10" + repair + b"\4" + opening]
 
 

@@ -31,6 +31,7 @@ from mufs.wire.metadata import (
     Close,
     Failure,
     Opened,
+    Report,
     Welcome,
     decode,
     encode,
@@ -82,6 +83,10 @@ class User:
 
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
+
+    def report(self) -> Report:
+        """See L{IChannelUser.report}."""
+        return Report(4, 3, 20, True, "working")
 
     def gone(self, tag: int) -> None:
         """See L{IChannelUser.gone}."""
@@ -143,6 +148,14 @@ class SilenceTests(ClientChannelTestCase):
             for late in (0.0, 0.0005, 0.01, 0.3):
                 self.idle(100, answer_after, late)
                 self.assertFalse(self.transport.aborted, (answer_after, late))
+
+    def test_reports(self) -> None:
+        """Every five seconds the server is told how this host fares, whatever else is said."""
+        for _ in range(50):
+            self.clock.advance(SILENCE / 20)
+            self.answer(Type.PONG, 0, None)
+        pings = [parse_tagged(body)[1] for kind, _, body in self.sent() if kind == Type.PING]
+        self.assertEqual([decode(Report, body) for body in pings], 5 * [self.user.report()])
 
     def test_ended(self) -> None:
         """A connection to a server that answers nothing is ended when SILENCE is over."""

@@ -63,6 +63,21 @@ class RandomReadTests(SynchronousTestCase):
             self.assertEqual(client.cache.held - held, brought * PAGE, pages)
         self.assertEqual(net.leftovers(), [])
 
+    def test_lag(self) -> None:
+        """The longest wait since it was asked last is told: of reads that ended or wait still."""
+        net, opened = self.read(1, latency=0.01)
+        client = net.clients[0]
+        report = client.files.report()
+        self.assertEqual((report.reads, report.hits), (1, 0))
+        self.assertTrue(20 <= report.lag < 100, report)
+        self.assertEqual(client.files.report().lag, 0)
+        net.server.kill()
+        ensureDeferred(client.read(opened, 0, PAGE)).addErrback(lambda _: None)
+        net.clock.advance(2.0)
+        self.assertEqual(client.files.report().lag, 2000)
+        net.clock.advance(1.0)
+        self.assertEqual(client.files.report().lag, 3000)
+
     def test_small_cache(self) -> None:
         """A cache of one block gives right bytes all the same."""
         net, _ = self.read(10, latency=0.0001, cache_size=BLOCK)

@@ -22,6 +22,7 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Report,
     Statistics,
     Welcome,
     decode,
@@ -55,6 +56,11 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Opened: st.builds(Opened, U32, U64, U64, KEY, ATTRIBUTES),
     Close: st.builds(Close, U32),
     Statistics: st.builds(Statistics, *[U64] * 9),
+    Report: st.tuples(U64, U64).flatmap(
+        lambda counts: st.builds(
+            Report, st.just(max(counts)), st.just(min(counts)), U32, st.booleans(), TEXT
+        )
+    ),
     Failure: st.builds(Failure, TEXT, TEXT),
 }
 ATTRIBUTES_OF_A_FILE = Attributes(0o100644, 2, 1, 0, 0, 0, 5, 8, 1, -1, 1 << 32)
@@ -79,6 +85,11 @@ VECTORS: list[tuple[Any, bytes]] = [
         b"\xa5mtime\xff\xa5ctime\xcf\x00\x00\x00\x01\x00\x00\x00\x00",
     ),
     (Close(7), b"\x81\xa6handle\x07"),
+    (
+        Report(300, 2, 1, True, "working"),
+        b"\x85\xa5reads\xcd\x01\x2c\xa4hits\x02\xa3lag\x01\xa5works\xc3"
+        b"\xa9multicast\xa7working",
+    ),
     (Failure("ENOENT", "no"), b"\x82\xa5errno\xa6ENOENT\xa4text\xa2no"),
 ]
 
@@ -126,6 +137,7 @@ class MetadataTests(SynchronousTestCase):
         """A value beyond the bounds of its field is a protocol error."""
         opened = Opened(1, 2, 3, bytes(16), ATTRIBUTES_OF_A_FILE)
         welcome = VECTORS[1][0]
+        report = Report(3, 2, 1, True, "working")
         wrong: list[Any] = [
             Hello(1, "n" * 256),
             attrs.evolve(welcome, group="n" * 256),
@@ -147,9 +159,14 @@ class MetadataTests(SynchronousTestCase):
             Statistics(*[-1] * 9),
             Failure("E" * 256),
             *(Failure("EIO", text) for text in ("a\nb", "end\n", "\x1b[2J", "\x9b", "\u2028")),
+            *(attrs.evolve(report, lag=lag) for lag in (-1, 1 << 32)),
+            attrs.evolve(report, multicast="n" * 256),
         ]
         for value in wrong:
             self.assertRaises(ProtocolError, decode, type(value), encode(value))
+        fields = msgspec.msgpack.decode(encode(report))
+        more = msgspec.msgpack.encode({**fields, "hits": report.reads + 1})
+        self.assertRaises(ProtocolError, decode, Report, more)
 
     def test_names(self) -> None:
         """What cannot be a name in a directory, or a link's target, is neither."""

@@ -4,13 +4,42 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+from OpenSSL.crypto import FILETYPE_PEM
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import KeyPair
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import client_tap, server_tap
 from mufs.filesystem.server.library import Directory
 from mufs.keys import make_keys
-from mufs.options import Options, parse_rate, parse_seconds, parse_size
+from mufs.options import Options, parse_rate, parse_seconds, parse_size, status_endpoint
+
+
+class Listening:
+    """A reactor that is asked to listen, and does not."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, str]] = []
+
+    def listenTCP(self, port: int, factory: object, backlog: int = 5, interface: str = "") -> None:
+        """See L{IReactorTCP.listenTCP}."""
+        self.asked.append((port, interface))
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: object,
+        contextFactory: object,
+        backlog: int = 5,
+        interface: str = "",
+    ) -> None:
+        """See L{IReactorSSL.listenSSL}."""
+        self.asked.append((port, interface))
+
+    def listenUNIX(self, path: str, factory: object, **how: object) -> None:
+        """See L{IReactorUNIX.listenUNIX}."""
+        self.asked.append((path, ""))
 
 
 class NumberTests(SynchronousTestCase):
@@ -135,9 +164,10 @@ class ServerOptionsTests(OptionsTestCase):
         """What is no endpoint is refused, whatever Twisted's parsers make of it."""
         pem = self.images / "not.pem"
         pem.write_text("not a key")
+        self.assert_server_refuses("listen", "7040")
         for option in ("listen", "status"):
             self.assert_server_refuses(
-                option, "", "7040", "tcp", "tcp:", "tcp:http", "udp:7040", "unix", "tcp:1:2:3:4:5",
+                option, "", "tcp", "tcp:", "tcp:http", "udp:7040", "unix", "tcp:1:2:3:4:5",
                 "tcp:7040:interfaces=lo", "ssl:443:privateKey=/nonexistent", "systemd:INET:index=0",
             )
         self.assert_server_refuses("listen", "systemd:INET:name=mufs")
@@ -198,6 +228,48 @@ class ServerOptionsTests(OptionsTestCase):
                 self.assertIn(default or "", out.getvalue())
 
 
+class StatusEndpointTests(SynchronousTestCase):
+    """Where C{--status} listens."""
+
+    def interface(self, text: str) -> str:
+        """The address that an endpoint would listen on; empty stands for all."""
+        listening = Listening()
+        status_endpoint(listening, text).listen(Factory())
+        ((port, interface),) = listening.asked
+        self.assertEqual(port, 7080)
+        return interface
+
+    def test_this_host(self) -> None:
+        """Without an interface it is one of this host alone."""
+        for text in ("7080", "tcp:7080", "tcp:port=7080", "tcp:7080:backlog=5"):
+            self.assertEqual(self.interface(text), "127.0.0.1", text)
+        self.assertEqual(self.interface("tcp6:7080"), "::1")
+
+    def test_told_otherwise(self) -> None:
+        """With one it is that, or all if that is said."""
+        for text, interface in [
+            ("tcp:7080:interface=192.0.2.1", "192.0.2.1"), ("tcp:7080:192.0.2.1", "192.0.2.1"),
+            ("tcp:7080:interface=0.0.0.0", "0.0.0.0"), ("tcp:7080:interface=", ""),
+            (r"tcp6:7080:interface=\:\:", "::"), (r"tcp:7080:interface=\:\:1", "::1"),
+        ]:
+            self.assertEqual(self.interface(text), interface, text)
+
+    def test_tls(self) -> None:
+        """Over TLS it is the same."""
+        key = KeyPair.generate()
+        pem = Path(self.mktemp())
+        pem.write_bytes(key.dump(FILETYPE_PEM) + key.selfSignedCert(1, CN="here").dumpPEM())
+        listening = Listening()
+        status_endpoint(listening, f"ssl:7080:privateKey={pem}").listen(Factory())
+        self.assertEqual(listening.asked, [(7080, "127.0.0.1")])
+
+    def test_socket(self) -> None:
+        """A UNIX socket needs no interface."""
+        listening = Listening()
+        status_endpoint(listening, "unix:/run/status:mode=600").listen(Factory())
+        self.assertEqual(listening.asked, [("/run/status", "")])
+
+
 class ClientOptionsTests(OptionsTestCase):
     """What C{twistd mufs-client} takes."""
 
@@ -227,7 +299,7 @@ class ClientOptionsTests(OptionsTestCase):
             "server", "", "192.0.2.1", "tcp", "tcp:192.0.2.1", "tcp:192.0.2.1:http",
             "udp:192.0.2.1:7040", "tls:h..h:7040",
         )
-        self.assert_client_refuses("status", "tcp", "80")
+        self.assert_client_refuses("status", "tcp", "http")
 
     def test_bad_certificate(self) -> None:
         """A certificate that is none is refused, too."""

@@ -107,6 +107,18 @@ class ParityTests(PacingTestCase):
             self.assertIn(pace.parity, (before, before - 1))
 
 
+class LossCountTests(SynchronousTestCase):
+    """What is counted of losses."""
+
+    def test_counted(self) -> None:
+        """Segments count for each client that waited; no more are lost than were sent."""
+        pace = Pace(Clock(), 1e6, 1e9, 1e8)
+        interval = pace.sent(["a", "b", "c"], 94)
+        pace.lost("a", 10, 94, interval)
+        pace.lost("b", 5000, 94, interval)
+        self.assertEqual((pace.segments_awaited, pace.segments_lost), (3 * 94, 104))
+
+
 class RateTests(PacingTestCase):
     """A rate that stays as it is."""
 

@@ -53,6 +53,7 @@ from mufs.wire.metadata import (
     Hello,
     Names,
     Opened,
+    Report,
     Statistics,
     Welcome,
     decode,
@@ -352,6 +353,60 @@ class FramingTests(ServerChannelTestCase):
                      Type.STATFS, Type.READ, Type.REPAIR, Type.PING):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack(kind))
+
+
+class ReportTests(ServerChannelTestCase):
+    """What a client tells of itself."""
+
+    def ping(self, body: bytes) -> list[tuple[int, int, bytes]]:
+        """What is answered to a PING with this in it."""
+        return self.send(pack_tagged(Type.PING, 1, body))
+
+    def test_kept(self) -> None:
+        """The last report is kept, and a PING without one changes nothing."""
+        self.assertIs(self.channel.report, None)
+        for report in (Report(9, 5, 20, True, "working"), Report(0, 0, 0, False, "<b>&'")):
+            self.assertEqual(self.ping(encode(report)), [(Type.PONG, 1, b"")])
+            self.assertEqual(self.channel.report, report)
+        self.assertEqual(self.ping(b""), [(Type.PONG, 1, b"")])
+        self.assertEqual(self.channel.report, report)
+
+    def test_malformed(self) -> None:
+        """What is no report ends the connection, and is not kept."""
+        report = {"reads": 9, "hits": 5, "lag": 20, "works": True, "multicast": "working"}
+        wrong: list[object] = [
+            [], 5, {}, {**report, "hits": 10}, {**report, "lag": -1}, {**report, "lag": 1 << 32},
+            {**report, "reads": 9.5}, {**report, "multicast": "n" * 256},
+            {**report, "multicast": b"b"}, {**report, "works": 1},
+            *({**report, "multicast": text} for text in ("a\nb", "end\n", "\x1b[2J", "\u2028")),
+        ]
+        for each in wrong:
+            self.channel, self.wire = self.server.connect()
+            self.assert_closes(pack_tagged(Type.PING, 1, encode(each)))
+            self.assertIs(self.channel.report, None)
+
+    def test_demand(self) -> None:
+        """What it opens, asks for and closes counts for the image, also when it goes at once."""
+        handles = [self.open().handle for _ in range(3)]
+        ((image, _),) = self.server.factory.demand
+        self.assertEqual((image.path, image.opens), (b"disk.img", 3))
+        self.say(Read(7, handles[0], 0, 2 * BLOCK, Priority.BLOCKED).encode())
+        self.assertEqual((image.requests, image.bytes_requested), (1, 2 * BLOCK))
+        self.assertIs(self.channel.reading, image)
+        for _ in range(2):
+            self.say(pack(Type.CLOSE, encode(Close(handles[0]))))
+            self.assertEqual((image.opens, self.channel.images_open), (2, 2))
+        self.channel.connectionLost(Error(ConnectionLost()))
+        self.assertEqual(image.opens, 0)
+
+    def test_refused(self) -> None:
+        """A READ that is refused, and an OPEN that fails, count for nothing."""
+        handle = self.open().handle
+        self.say(Read(7, handle, 5, BLOCK, Priority.BLOCKED).encode())
+        self.say(Read(7, handle + 1, 0, BLOCK, Priority.BLOCKED).encode())
+        self.say(pack_tagged(Type.OPEN, 2, encode(At(b"none"))))
+        self.assertEqual([(i.path, i.requests) for i, _ in self.server.factory.demand],
+                         [(b"disk.img", 0)])
 
 
 class MetadataTests(ServerChannelTestCase):

@@ -217,6 +217,7 @@ class RestrictionTests(SynchronousTestCase):
         image = self.loopback.mount_point("host") / "disk.img"
         self.assertEqual(image.read_bytes(), self.content)
         self.assertGreater(server.status()["bytes_multicast"], 0)
+        self.assertIn("\nprocess_resident_memory_bytes ", server.get("/metrics"))
         self.assertNotIn("Traceback", server.output)
         self.assert_allowed(SERVER)
 

@@ -141,6 +141,28 @@ class Close:
 
 
 @frozen
+class Report:
+    """
+    How a client fares, for the operator of the server.
+
+    @ivar reads: that reached it since it started; C{hits}: those that its cache answered.
+    @ivar lag: milliseconds that a read had to wait at the most, since the last report.
+    @ivar works: whether nothing is known to be wrong with multicast there; C{multicast} says it
+        for people.
+    """
+
+    reads: U64
+    hits: U64
+    lag: U32
+    works: bool
+    multicast: Text
+
+    def __attrs_post_init__(self) -> None:
+        if self.hits > self.reads:
+            raise ValueError(f"{self.hits} hits in {self.reads} reads")
+
+
+@frozen
 class Statistics:
     """What statvfs(2) tells of the file system that the images lie on."""
 

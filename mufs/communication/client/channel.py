@@ -29,6 +29,7 @@ from mufs.wire.metadata import (
     Hello,
     Names,
     Opened,
+    Report,
     Welcome,
     decode,
     encode,
@@ -77,6 +78,9 @@ class IChannelUser(Interface):
 
     def key(key: Key) -> None:
         """The keys of what is sent to the group were replaced, or are told for the first time."""
+
+    def report() -> Report:
+        """What the server is to know of this host; the next report goes on from there."""
 
 
 class ClientChannel(Protocol):
@@ -237,15 +241,15 @@ class ClientChannel(Protocol):
         self.transport.loseConnection()
 
     def _look(self) -> None:
-        """Ask for a sign of life when none came for a while; give up when none comes at all."""
+        """Tell how this host fares, which asks for a sign of life; give up when none comes."""
         silent = self._clock.seconds() - self._heard
         if silent >= SILENCE:
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
             self._ending = True
             self.transport.abortConnection()
             return
-        if silent >= SILENCE / 4 and self._welcomed:
-            self.send(pack_tagged(Type.PING, self.new_tag(), b""))
+        if self._welcomed:
+            self.send(pack_tagged(Type.PING, self.new_tag(), encode(self._user.report())))
         self._watch = self._clock.callLater(SILENCE / 2, self._look)
 
 

@@ -3,6 +3,7 @@
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,7 @@ from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer
 from mufs.communication.server.controller import MulticastController, Reading, trains
+from mufs.communication.server.demand import Demand, ImageDemand
 from mufs.communication.server.limits import (
     HELLO_TIMEOUT,
     MAX_ASKED,
@@ -56,6 +58,7 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Report,
     Welcome,
     decode,
     encode,
@@ -88,7 +91,12 @@ def _host(transport: Any) -> str:
 
 @implementer(IReader, IPushProducer)
 class ServerChannel(Protocol):
-    """One client."""
+    """
+    One client.
+
+    @ivar reading: the image that it read from, or opened, last.
+    @ivar report: what it told of itself last.
+    """
 
     _log = Logger()
     factory: "ServerChannelFactory"
@@ -102,6 +110,9 @@ class ServerChannel(Protocol):
         self._framer = Framer()
         self._handles: dict[int, IImage] = {}
         self._keys_told: set[tuple[int, int]] = set()
+        self._demands: dict[int, ImageDemand] = {}
+        self.reading: ImageDemand | None = None
+        self.report: Report | None = None
         self._next_handle = 1
         self.name = ""
         self.requests = 0
@@ -188,6 +199,8 @@ class ServerChannel(Protocol):
         self._handles.clear()
         self._to_ask.clear()
         self._listings.clear()
+        for handle in list(self._demands):
+            self._demands.pop(handle).opens -= 1
         self._framer = Framer()
         self.factory.lost(self)
 
@@ -280,6 +293,11 @@ class ServerChannel(Protocol):
         self._unicast.stop()
 
     @property
+    def images_open(self) -> int:
+        """How many handles it holds."""
+        return len(self._handles)
+
+    @property
     def bytes_over_tcp(self) -> int:
         """File bytes, and segments, that went to this client over TCP."""
         return self._unicast.bytes_sent + self.segment_bytes_over_tcp
@@ -346,7 +364,6 @@ class ServerChannel(Protocol):
         at = decode(At, body)
         self._ask(tag, self._list, self._library.readdir, at.path, at.caller)
 
-
     def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> "Deferred[None]":
         done: Deferred[None] = Deferred()
         self._listings.append((_parts(entries), tag, done))
@@ -366,9 +383,10 @@ class ServerChannel(Protocol):
 
     def _open(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        self._ask(tag, self._opened, self._library.open, at.path, at.caller)
+        then = partial(self._opened, at.path)
+        self._ask(tag, then, self._library.open, at.path, at.caller)
 
-    def _opened(self, image: IImage, tag: int) -> None:
+    def _opened(self, path: bytes, image: IImage, tag: int) -> None:
         if self._ending:
             return
         if len(self._handles) >= self.factory.limits.handles:
@@ -376,6 +394,7 @@ class ServerChannel(Protocol):
         handle = self._next_handle
         self._next_handle += 1
         self._handles[handle] = image
+        self.reading = self._demands[handle] = self.factory.demand.opened(path)
         key = self.factory.keys.key(image.image, image.generation)
         self._keys_told.add((image.image, image.generation))
         self._reply(
@@ -383,10 +402,15 @@ class ServerChannel(Protocol):
         )
 
     def _close(self, offset: int, body: bytes) -> None:
-        self._handles.pop(decode(Close, body).handle, None)
+        handle = decode(Close, body).handle
+        if self._handles.pop(handle, None) is not None:
+            self._demands.pop(handle).opens -= 1
 
     def _ping(self, offset: int, body: bytes) -> None:
-        self._write(pack_tagged(Type.PONG, parse_tagged(body)[0], b""))
+        tag, report = parse_tagged(body)
+        if report:
+            self.report = decode(Report, report)
+        self._write(pack_tagged(Type.PONG, tag, b""))
 
     def _read(self, offset: int, body: bytes) -> None:
         read = Read.parse(offset, body)
@@ -400,6 +424,8 @@ class ServerChannel(Protocol):
             self.failed(read.tag, OSError(errno.EINVAL, "not pages of the image"))
             return
         self.over_tcp = read.over_tcp
+        self.reading = self._demands[read.handle]
+        self.factory.demand.asked(self.reading, read.length)
         if read.over_tcp or self.factory.controller.output is None:
             self._unicast.request(image, read)
         else:
@@ -526,6 +552,7 @@ class ServerChannelFactory(Factory):
 
     @ivar channels: the clients connected now.
     @ivar told: why TLS failed last, by address.
+    @ivar demand: what they ask for of each image.
     """
 
     _log = Logger()
@@ -560,6 +587,7 @@ class ServerChannelFactory(Factory):
         self.limits = limits
         self.channels: set[ServerChannel] = set()
         self.told: dict[str, str] = {}
+        self.demand = Demand(clock)
         self._bytes_over_tcp = 0
         controller.keys_replaced = self._tell_keys
 

@@ -94,6 +94,8 @@ class Pace:
     @ivar rate: bits a second, of datagrams as they are written.
     @ivar parity: how many parity segments to send along with a transfer.
     @ivar bytes: what was sent so far.
+    @ivar segments_awaited: segments of transfers, each counted for every client that waited for it.
+    @ivar segments_lost: those of them that the client lacked when it asked first.
     """
 
     def __init__(self, clock: IReactorTime, floor: float, ceiling: float, start: float) -> None:
@@ -112,7 +114,7 @@ class Pace:
         self._before = Interval(self._refilled, self.rate, 0)
         self._held_back = False
         self._blocked = False
-        self.bytes = 0
+        self.bytes = self.segments_awaited = self.segments_lost = 0
         self._filled = float("-inf")
 
     @property
@@ -154,6 +156,7 @@ class Pace:
         interval.segments += segments
         for client in audience:
             interval.expected[client] += segments
+            self.segments_awaited += segments
         age = self._clock.seconds() - interval.began
         least = START_INTERVAL if self._capacity is None else INTERVAL
         if age >= least and (interval.segments >= SAMPLE or age >= 10 * INTERVAL):
@@ -170,6 +173,7 @@ class Pace:
         @param sent: how many segments the transfer has.
         @param interval: what L{sent} said of them; judged already, it is past caring.
         """
+        self.segments_lost += min(segments, sent)
         if segments < sent:
             interval.lost[client] += segments
             interval.reports.append(segments)

@@ -7,7 +7,6 @@ rest into the reactor with C{blockingCallFromThread}, where nothing takes longer
 
 import errno
 from collections.abc import Callable
-from itertools import count
 from threading import Thread
 from typing import Any, TypeVar, cast
 
@@ -39,11 +38,7 @@ class _Call:
 
 
 class Bridge:
-    """
-    The operations of L{Files} as plain calls for threads other than the reactor's.
-
-    @ivar hits: reads that the cache answered.
-    """
+    """The operations of L{Files} as plain calls for threads other than the reactor's."""
 
     _log = Logger()
 
@@ -60,8 +55,6 @@ class Bridge:
         self._calls: dict[_Call, None] = {}
         self._expiry: IDelayedCall | None = None
         self._stopped = False
-        self._counter = count(1)
-        self.hits = 0
 
     def getattr(
         self, path: bytes, handle: int | None, caller: Callable[[], Caller]
@@ -112,7 +105,6 @@ class Bridge:
         length = self._files.cached_read(opened, offset, target)
         if length is None:
             return self._call(self._files.read, opened, offset, target)
-        self.hits = next(self._counter)
         ahead = opened.ahead.advance(offset, length)
         if ahead is not None and not self._stopped and self._files.lacks(opened, *ahead):
             self._reactor.callFromThread(self._files.fetch.prefetch, opened, *ahead)

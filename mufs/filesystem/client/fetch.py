@@ -98,6 +98,7 @@ class _Waiting:
     A read that somebody waits for; C{pages} are those lacking, by block.
 
     @ivar target: where the bytes go, which is not touched any longer once C{done} has a result.
+    @ivar since: when it began to wait.
     @ivar look: when it has waited for too long.
     """
 
@@ -106,6 +107,7 @@ class _Waiting:
     target: memoryview
     pages: dict[int, int]
     done: "Deferred[int]"
+    since: float
     look: float
     urged: bool = False
 
@@ -156,6 +158,7 @@ class Fetch:
         self._first: tuple[_Request, float] | None = None
         self._at_random = 0
         self._whole_time = 0.0
+        self._longest_wait = 0.0
         self.joined = 0
         self.misses = 0
         self.bytes_requested = 0
@@ -174,8 +177,8 @@ class Fetch:
         """
         target = target[: max(0, opened.size - offset)]
         done: Deferred[int] = Deferred(lambda _: self._give_up(waiting))
-        look = self._clock.seconds() + URGENT_AFTER
-        waiting = _Waiting(opened, offset, target, {}, done, look)
+        now = self._clock.seconds()
+        waiting = _Waiting(opened, offset, target, {}, done, now, now + URGENT_AFTER)
         for block, pages in pieces(offset, len(target)):
             missing = self._cache.missing(opened.key, block, pages)
             if not self._take_cached(waiting, block, pages & ~missing):
@@ -208,7 +211,16 @@ class Fetch:
             self.joined += 1
         if self._watch is None:
             self._watch = self._clock.callLater(WATCH, self._look)
-        return done
+        return done.addBoth(self._waited, now)
+
+    def take_lag(self) -> float:
+        """
+        Seconds that a read waited at the most, of those that ended since this was asked last and
+        those that wait still.
+        """
+        waits = (self._clock.seconds() - waiting.since for waiting in self._all_waiting())
+        longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
+        return longest
 
     def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
         """Ask for a range that will be read soon."""
@@ -423,6 +435,10 @@ class Fetch:
     def _came_whole(self, length: int, asked: float) -> int:
         self._whole_time += (self._clock.seconds() - asked - self._whole_time) / 8
         return length
+
+    def _waited(self, result: T, since: float) -> T:
+        self._longest_wait = max(self._longest_wait, self._clock.seconds() - since)
+        return result
 
     def _look(self) -> None:
         """Do something for those reads that have waited for too long."""

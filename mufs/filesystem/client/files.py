@@ -1,8 +1,10 @@
 """The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
 
 import errno
+from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
+from itertools import count
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -10,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mufs.cache.client.blocks import BlockCache
+from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.channel import ChannelLost, ClientChannel, IChannelUser, Refused
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.reception import Reception
@@ -28,6 +30,7 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Report,
     Statistics,
     Welcome,
     encode,
@@ -36,6 +39,9 @@ from mufs.wire.pages import pieces
 
 T = TypeVar("T")
 
+
+MOST_IMAGES = 64
+"""Images that were opened, of which is remembered what they are called."""
 
 MOST_KEPT = 20_000
 """Paths of which it is known what the kernel has in its page cache."""
@@ -60,6 +66,10 @@ class Files:
     Without a connection an operation waits for the next one; the caller bounds the wait by
     cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read}, L{lacks} and
     the attribute cache, which any thread may use.
+
+    @ivar hits: reads that the cache answered.
+    @ivar lag: seconds that a read had to wait at the most in the time of the last report.
+    @ivar images: those opened last, by image and generation, also if they are closed.
     """
 
     _log = Logger()
@@ -98,6 +108,15 @@ class Files:
         self._paths: dict[bytes, set[int]] = {}
         self._kernel: dict[bytes, OpenImage] = {}
         self._next_handle = 1
+        self._hit_numbers = count(1)
+        self.hits = 0
+        self.lag = 0.0
+        self.images: OrderedDict[ImageKey, OpenImage] = OrderedDict()
+
+    @property
+    def reads(self) -> int:
+        """Reads that came, however they were answered."""
+        return self.hits + self.fetch.joined + self.fetch.misses
 
     @property
     def is_connected(self) -> bool:
@@ -159,6 +178,15 @@ class Files:
         """See L{IChannelUser.key}."""
         self.receiver.begin_epoch(key.epoch, key.secret)
 
+    def report(self) -> Report:
+        """See L{IChannelUser.report}."""
+        self.lag = self.fetch.take_lag()
+        reads = self.reads
+        # FUSE's threads count on meanwhile: of both figures those that belong together.
+        hits = reads - self.fetch.joined - self.fetch.misses
+        works, state = self.reception.works, self.reception.state[:255]
+        return Report(reads, hits, round(self.lag * 1000), works, state)
+
     # What the mount asks for.
 
     def getattr(
@@ -200,6 +228,10 @@ class Files:
         """What a handle stands for; from any thread."""
         return self._open[handle]
 
+    def open_images(self) -> set[ImageKey]:
+        """Image and generation of all that is open."""
+        return {opened.key for opened in self._open.values()}
+
     def release(self, handle: int) -> None:
         """An open image is no longer needed."""
         opened = self._open.pop(handle)
@@ -230,7 +262,10 @@ class Files:
         length = opened.attributes.size - offset
         if length < len(target):
             target = target[: max(0, length)]
-        return len(target) if self._cache.read(opened.key, offset, target) else None
+        if not self._cache.read(opened.key, offset, target):
+            return None
+        self.hits = next(self._hit_numbers)
+        return len(target)
 
     def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
         """Whether some of a range is not in the cache; from any thread."""
@@ -292,8 +327,15 @@ class Files:
         handle = self._next_handle
         self._next_handle += 1
         self._open[handle] = opened
+        self._remember(opened)
         self._paths.setdefault(path, set()).add(handle)
         return handle, self._page_cache(opened, bool(others))
+
+    def _remember(self, opened: OpenImage) -> None:
+        self.images[opened.key] = opened
+        self.images.move_to_end(opened.key)
+        if len(self.images) > MOST_IMAGES:
+            self.images.popitem(last=False)
 
     def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
         """

@@ -1,0 +1,166 @@
+"""
+What each figure is: its name in /status.json, its metric in /metrics, its kind and what it tells.
+
+docs/operations.md has the same in its tables, which a test compares.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from attrs import frozen
+
+
+class Kind(Enum):
+    """A figure only grows, or it goes up and down."""
+
+    COUNTER = "what was counted"
+    GAUGE = "what is now"
+
+
+@frozen
+class Figure:
+    """
+    A number among the figures that is a metric, too.
+
+    @ivar metric: its name without prefix and, for a counter, without C{_total}.
+    @ivar scale: what it is multiplied with, for metrics are in bytes and seconds.
+    @ivar largest: of several rows of one host the largest counts, not their sum.
+    """
+
+    name: str
+    metric: str
+    kind: Kind
+    help: str
+    scale: float = 1.0
+    largest: bool = False
+
+
+@frozen
+class Table:
+    """
+    A list among the figures, one row for each of something.
+
+    @ivar prefix: of its metrics.
+    @ivar labels: what names a row: labels of metrics, and the names of figures.
+    """
+
+    name: str
+    prefix: str
+    labels: Mapping[str, str]
+    figures: Sequence[Figure]
+
+
+@frozen
+class Schema:
+    """All figures of a service that are metrics."""
+
+    prefix: str
+    figures: Sequence[Figure]
+    tables: Sequence[Table] = ()
+
+
+COUNTER, GAUGE = Kind.COUNTER, Kind.GAUGE
+
+SERVER = Schema(
+    "mufs_server_",
+    [
+        Figure("image_reads", "image_reads", COUNTER, "Reads of image files"),
+        Figure("image_read_bytes", "image_read_bytes", COUNTER, "Bytes read of image files"),
+        Figure("requests", "requests", COUNTER, "READs to be answered by multicast"),
+        Figure(
+            "requests_merged", "requests_merged", COUNTER,
+            "READs that caused no transfer of their own",
+        ),
+        Figure("queue", "queue_entries", GAUGE, "Ranges and repairs that wait or are being sent"),
+        Figure("transfers", "transfers", COUNTER, "Transfers sent by multicast"),
+        Figure("segments_sent", "segments_sent", COUNTER, "Segments of these transfers"),
+        Figure(
+            "segments_repaired", "segments_repaired", COUNTER,
+            "Segments sent again, and parity segments in their place",
+        ),
+        Figure(
+            "segments_awaited", "segments_awaited", COUNTER,
+            "Segments sent, counted for each client that waited for them",
+        ),
+        Figure(
+            "segments_lost", "segments_lost", COUNTER,
+            "Segments that the clients which waited for them reported missing",
+        ),
+        Figure("parity_sent", "parity_segments_sent", COUNTER, "Parity segments sent unasked"),
+        Figure("bytes_multicast", "multicast_bytes", COUNTER, "Bytes of datagrams to the group"),
+        Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data sent over TCP"),
+        Figure(
+            "rate", "rate_limit_bytes_per_second", GAUGE,
+            "Rate at which multicast is sent at most", 1 / 8,
+        ),
+        Figure("key_epoch", "key_changes", COUNTER, "Times the keys of multicast were replaced"),
+        Figure("connections", "connections", GAUGE, "Connections, also of clients not yet known"),
+        Figure("refused", "connections_refused", COUNTER, "Connections closed as they came"),
+        Figure("cut_off", "connections_cut_off", COUNTER, "Connections that the server ended"),
+        Figure("tls", "tls", GAUGE, "1 if the request channel is one of TLS"),
+    ],
+    [
+        Table(
+            "clients", "client_", {"host": "name", "address": "address"},
+            [
+                Figure("connections", "connections", GAUGE, "Connections of the host"),
+                Figure("requests", "requests", COUNTER, "Requests that the host made"),
+                Figure("repairs", "repairs", COUNTER, "Requests for segments that did not come"),
+                Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes sent to the host over TCP"),
+                Figure(
+                    "over_tcp", "over_tcp", GAUGE,
+                    "Connections that read over TCP: multicast does not reach them",
+                ),
+                Figure(
+                    "waiting", "waiting_bytes", GAUGE,
+                    "Bytes that its address asked for and that were not sent yet", largest=True,
+                ),
+                Figure(
+                    "held_back", "held_back", COUNTER,
+                    "Times that nothing more was read from its address for a while", largest=True,
+                ),
+                Figure("images", "open_images", GAUGE, "Images that the host has open"),
+                Figure("reads", "reads", COUNTER, "Reads that reached the client"),
+                Figure("hits", "hits", COUNTER, "Reads that its cache answered"),
+                Figure(
+                    "lag", "lag_seconds", GAUGE, "Longest wait of a read in the last report",
+                    largest=True,
+                ),
+            ],
+        ),
+        Table(
+            "images", "image_", {"image": "name"},
+            [
+                Figure("opens", "opens", GAUGE, "Handles of clients on the image"),
+                Figure("requests", "requests", COUNTER, "READs for the image"),
+                Figure("bytes_requested", "requested_bytes", COUNTER, "Bytes that they asked for"),
+            ],
+        ),
+    ],
+)  # fmt: skip
+
+CLIENT = Schema(
+    "mufs_client_",
+    [
+        Figure("reads", "reads", COUNTER, "Reads that reached the client"),
+        Figure("hits", "hits", COUNTER, "Reads that the cache answered"),
+        Figure("joined", "joined", COUNTER, "Reads that waited for bytes on their way already"),
+        Figure("misses", "misses", COUNTER, "Reads that had to ask the server"),
+        Figure("lag", "lag_seconds", GAUGE, "Longest wait of a read in the last five seconds"),
+        Figure("bytes_requested", "requested_bytes", COUNTER, "Bytes asked of the server"),
+        Figure("bytes_overheard", "overheard_bytes", COUNTER, "Bytes that others had caused"),
+        Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data that came over TCP"),
+        Figure("cache_bytes", "cache_bytes", GAUGE, "Bytes in the cache"),
+        Figure("cache_size", "cache_size_bytes", GAUGE, "Bytes that the cache may hold"),
+        Figure("evictions", "evictions", COUNTER, "Blocks dropped from the cache to make room"),
+        Figure("blocks_damaged", "blocks_damaged", COUNTER, "Blocks not as they were stored"),
+        Figure("segments_received", "segments_received", COUNTER, "Segments the group brought"),
+        Figure("segments_lost", "segments_lost", COUNTER, "Segments that did not come in time"),
+        Figure("repairs_sent", "repairs_sent", COUNTER, "Requests for segments that did not come"),
+        Figure("transfers_rejected", "transfers_rejected", COUNTER, "Transfers not as sealed"),
+        Figure("datagrams_dropped", "datagrams_dropped", COUNTER, "Datagrams not of the server"),
+        Figure("multicast_works", "multicast_works", GAUGE, "1 unless multicast does not work"),
+        Figure("connected", "connected", GAUGE, "1 while there is a connection to the server"),
+        Figure("tls", "tls", GAUGE, "1 if the request channel is one of TLS"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,72 @@
+"""The last ten minutes of a service's figures."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+
+from twisted.internet.interfaces import IReactorTime
+
+EVERY = 2.0
+"""Seconds from one sample to the next."""
+
+LENGTH = 600.0
+"""Seconds that are remembered."""
+
+Points = list[tuple[float, float]]
+"""Ages in seconds, the eldest first, and values."""
+
+
+class History:
+    """Samples of the figures that are numbers, as many as make up C{LENGTH}."""
+
+    def __init__(self, clock: IReactorTime, numbers: Callable[[], Mapping[str, object]]) -> None:
+        """@param numbers: tells the figures; those that are no numbers are not remembered."""
+        self._clock = clock
+        self._numbers = numbers
+        self._samples: deque[tuple[float, dict[str, float]]] = deque(
+            maxlen=int(LENGTH / EVERY) + 1
+        )
+
+    def sample(self) -> None:
+        """Remember the figures as they are now."""
+        numbers = {
+            name: value for name, value in self._numbers().items() if isinstance(value, int | float)
+        }
+        self._samples.append((self._clock.seconds(), numbers))
+
+    def values(self, name: str) -> Points:
+        """A figure at each sample."""
+        now = self._clock.seconds()
+        return [(now - time, sample[name]) for time, sample in self._samples]
+
+    def rates(self, name: str) -> Points:
+        """How much a figure that counts grew each second."""
+        return [(age, grown[name] / seconds) for age, seconds, grown in self._growth()]
+
+    def shares(self, part: str, *whole: str) -> Points:
+        """Which fraction one figure was of the sum of others, in what all of them grew by."""
+        found = []
+        for age, _, grown in self._growth():
+            total = sum(grown[name] for name in whole)
+            found.append((age, grown[part] / total if total > 0 else 0.0))
+        return found
+
+    def _growth(self) -> "Iterator[tuple[float, float, _Growth]]":
+        now = self._clock.seconds()
+        samples = iter(self._samples)
+        before = next(samples, None)
+        for sample in samples:
+            assert before is not None
+            seconds = sample[0] - before[0]
+            if seconds > 0:
+                yield now - sample[0], seconds, _Growth(before[1], sample[1])
+            before = sample
+
+
+class _Growth:
+    """What figures grew by from one sample to the next."""
+
+    def __init__(self, before: dict[str, float], after: dict[str, float]) -> None:
+        self._before, self._after = before, after
+
+    def __getitem__(self, name: str) -> float:
+        return self._after[name] - self._before[name]

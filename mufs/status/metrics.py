@@ -1,0 +1,95 @@
+"""The figures in the format of Prometheus."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import CLOCK_BOOTTIME, clock_gettime, time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from mufs.status.figures import Figure, Kind, Schema, Table
+from mufs.status.markup import shown
+
+Figures = Callable[[], Mapping[str, Any]]
+
+
+class FiguresCollector(Collector):
+    """Makes metrics of the figures as they are when somebody asks."""
+
+    def __init__(self, schema: Schema, figures: Figures) -> None:
+        self._schema = schema
+        self._figures = figures
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values: the figures are not asked for when this is registered."""
+        for figure in self._schema.figures:
+            yield _family(self._schema.prefix, figure)
+        for table in self._schema.tables:
+            for figure in table.figures:
+                yield _family(self._schema.prefix + table.prefix, figure, list(table.labels))
+
+    def collect(self) -> Iterator[Metric]:
+        """See L{Collector.collect}."""
+        values, prefix = self._figures(), self._schema.prefix
+        for figure in self._schema.figures:
+            family = _family(prefix, figure)
+            family.add_metric([], values[figure.name] * figure.scale)
+            yield family
+        for table in self._schema.tables:
+            rows = _by_labels(table, values[table.name])
+            for figure in table.figures:
+                family = _family(prefix + table.prefix, figure, list(table.labels))
+                for labels, same in rows.items():
+                    numbers = [row[figure.name] for row in same]
+                    whole = max(numbers) if figure.largest else sum(numbers)
+                    family.add_metric(labels, whole * figure.scale)
+                yield family
+
+
+def _by_labels(
+    table: Table, rows: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+    """Rows by what names them: a host may have several mounts, and a metric only one value."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        labels = tuple(shown(row[name]) for name in table.labels.values())
+        found.setdefault(labels, []).append(row)
+    return found
+
+
+def _family(
+    prefix: str, figure: Figure, labels: Sequence[str] = ()
+) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
+    return kind(prefix + figure.metric, f"{figure.help}.", labels=labels)
+
+
+class _Process(ProcessCollector):
+    """Those of the process, also where /proc shows nothing but processes (ProcSubset=pid)."""
+
+    def _boot_time(self) -> float:
+        return time() - clock_gettime(CLOCK_BOOTTIME)
+
+
+class Metrics(Resource):
+    """C{/metrics}: the figures, and those of the process."""
+
+    isLeaf = True
+
+    def __init__(self, schema: Schema, figures: Figures) -> None:
+        super().__init__()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(FiguresCollector(schema, figures))
+        _Process(registry=self._registry)
+
+    def render_GET(self, request: Request) -> bytes:
+        """The metrics, in the version of the format that the other side asks for."""
+        encoder, kind = choose_encoder(request.getHeader("accept") or "")
+        request.setHeader("content-type", kind)
+        request.setHeader("cache-control", "no-store")
+        text: bytes = encoder(self._registry)
+        return text

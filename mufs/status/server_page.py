@@ -1,0 +1,121 @@
+"""The server's page: what it sends, to whom, and of which images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mufs.status.history import History
+from mufs.status.markup import Markup, element, join, shown
+from mufs.status.pieces import (
+    NONE,
+    bits,
+    cards,
+    count,
+    named,
+    note,
+    percent,
+    rest,
+    seconds,
+    section,
+    size,
+    table,
+)
+from mufs.status.plots import Line, plot
+
+MOST_CLIENTS = 200
+"""Rows shown: first the clients that read over TCP, then those whose reads wait longest."""
+
+MOST_IMAGES = 20
+"""Rows shown, the hottest first."""
+
+
+def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> Markup:
+    """What the page shows now."""
+    now = figures()
+    clients, images = now["clients"], now["images"]
+    multicast, over_tcp = history.rates("bytes_multicast"), history.rates("bytes_over_tcp")
+    loss = history.shares("segments_lost", "segments_awaited")
+    return join(
+        element("h1", "mUFS server"),
+        note(
+            f"multicast goes out on {now['interface']}" if now["interface"]
+            else "nothing is sent by multicast yet"
+        ),
+        cards({
+            "clients": count(len(clients)),
+            "waiting in the queue": count(now["queue"]),
+            "rate at most": bits(now["rate"]),
+            "sent by multicast": size(now["bytes_multicast"]),
+            "sent over TCP": size(now["bytes_over_tcp"]),
+            "read of images": size(now["image_read_bytes"]),
+        }),
+        section("The last ten minutes", element(
+            "div",
+            plot("Sent", [
+                Line("multicast", [(age, 8 * value) for age, value in multicast]),
+                Line("TCP", [(age, 8 * value) for age, value in over_tcp]),
+            ], bits),
+            plot("Rate at most", [Line("", history.values("rate"))], bits),
+            plot("Segments lost", [Line("", loss)], percent),
+            plot("Queue", [Line("", history.values("queue"))], count),
+            class_="plots",
+        )),
+        section("Clients", _clients(clients)),
+        section("Images", _images(images)),
+    )  # fmt: skip
+
+
+def _clients(rows: list[dict[str, Any]]) -> Markup:
+    if not rows:
+        return note("no client is connected")
+    order = sorted(rows, key=lambda row: (not row["over_tcp"], -row["lag"], row["name"]))
+    names = "host", "address", "image", "hit rate", "lag", "reads", "over"
+    cells = [
+        (
+            named(row["name"]),
+            row["address"] or NONE,
+            _image(row),
+            percent(row["hits"] / row["reads"]) if row["reads"] else NONE,
+            seconds(row["lag"]),
+            count(row["reads"]),
+            _way(row),
+        )
+        for row in order[:MOST_CLIENTS]
+    ]
+    numbers = "hit rate", "lag", "reads"
+    return join(table(names, cells, numbers), rest(rows, MOST_CLIENTS, "clients"))
+
+
+def _image(row: dict[str, Any]) -> Markup:
+    if row["image"] is None:
+        return join("none yet")
+    others = row["images"] - 1
+    return join(named(row["image"]), f" and {others} more" if others > 0 else "")
+
+
+def _way(row: dict[str, Any]) -> str | Markup:
+    why = shown(row["multicast"])
+    if row["over_tcp"]:
+        reason = "what multicast did not bring" if why == "working" else why
+        return element("span", f"TCP: {reason.removeprefix('not working: ')}", class_="alarm")
+    return "multicast" if why == "working" else why or NONE
+
+
+def _images(rows: list[dict[str, Any]]) -> Markup:
+    if not rows:
+        return note("no image was opened yet")
+    order = sorted(rows, key=lambda row: (-row["demand"], -row["bytes_requested"], row["name"]))
+    top = order[0]["demand"] or 1
+    names = "image", "open", "asked for", "in all", "heat"
+    cells = [
+        (
+            named(row["name"]),
+            count(row["opens"]),
+            bits(8 * row["demand"]),
+            size(row["bytes_requested"]),
+            element("meter", min=0, max=1, value=f"{row['demand'] / top:.3f}",
+                    title=f"{row['demand'] / top:.0%} of the hottest"),
+        )
+        for row in order[:MOST_IMAGES]
+    ]  # fmt: skip
+    numbers = "open", "asked for", "in all"
+    return join(table(names, cells, numbers), rest(rows, MOST_IMAGES, "images"))

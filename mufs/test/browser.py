@@ -1,0 +1,164 @@
+"""A headless Chromium that shows a page, for tests that look at it as a person would.
+
+It is driven by the DevTools protocol over a pipe.  All waiting has a bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+TIMEOUT = 30.0
+"""Seconds that the browser may take for anything."""
+
+# It expects its pipe at the descriptors 3 and 4.
+ENTER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def find() -> str | None:
+    """Where the browser is, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self) -> None:
+        program = find()
+        assert program is not None
+        self._directory = tempfile.mkdtemp(prefix="mufs-browser-")
+        theirs, self._to = _pipe()
+        self._from, ours = _pipe()
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        command += ["--disable-background-networking", "--disable-extensions"]
+        command += [f"--user-data-dir={self._directory}", "--remote-debugging-pipe", "about:blank"]
+        enter = [sys.executable, "-I", "-S", "-c", ENTER, str(theirs), str(ours)]
+        self._process = subprocess.Popen(
+            [*enter, *command], pass_fds=(theirs, ours), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        os.close(ours)
+        self._buffer = b""
+        self._last = 0
+        self.events: list[str] = []
+        """What the page did, by the names of the protocol."""
+        self._session: str | None = None
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._ask("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self._ask(f"{domain}.enable")
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def look(self, width: int, dark: bool) -> None:
+        """Have a screen of this width, and a preference."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+            mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+
+    def allow_scripts(self, allowed: bool) -> None:
+        """Whether the pages opened from now on may run scripts."""
+        self._ask("Emulation.setScriptExecutionDisabled", value=not allowed)
+
+    def open(self, url: str) -> None:
+        """Go to a page, and wait until it is there."""
+        self.events.clear()
+        self._ask("Page.navigate", url=url)
+        deadline = time.monotonic() + TIMEOUT
+        while "Page.loadEventFired" not in self.events:
+            self._take(deadline)
+
+    def evaluate(self, expression: str) -> Any:
+        """What an expression of JavaScript is in the page."""
+        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
+
+    def wait_until(self, expression: str) -> None:
+        """Wait until an expression is true in the page."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.evaluate(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(expression)
+            time.sleep(0.1)
+
+    def screenshot(self, path: Path) -> None:
+        """Write the whole page as a PNG."""
+        picture = self._ask("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(picture["data"]))
+
+    def close(self) -> None:
+        """End it, and take away what it has written."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+        os.close(self._to)
+        os.close(self._from)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._last += 1
+        message: dict[str, Any] = {"id": self._last, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            answer = self._take(deadline)
+            if answer.get("id") == self._last:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _take(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError("the browser says nothing")
+            received = os.read(self._from, 1 << 16)
+            if not received:
+                raise RuntimeError("the browser ended")
+            self._buffer += received
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        if "method" in message:
+            self.events.append(message["method"])
+        return message
+
+
+def _pipe() -> tuple[int, int]:
+    """The ends of a pipe for reading and writing, at descriptors that are free for sure."""
+    ends = []
+    for end in os.pipe():
+        ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))
+        os.close(end)
+    return ends[0], ends[1]
