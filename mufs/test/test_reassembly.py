@@ -1,5 +1,6 @@
 """Transfers put together again from segments in whatever order they come."""
 
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -375,6 +376,16 @@ class BoundTests(SynchronousTestCase):
             take(self.reassembly, each.packets)
         done = [result for t in transfers for result in take(self.reassembly, [t.completion])]
         self.assertEqual(done, [transfers[1].result])
+
+    def test_far_orphans(self) -> None:
+        """What is missing of a transfer takes no memory by how far away other segments are."""
+        rows = numpy.zeros((1, SIZE), numpy.uint8)
+        for number in (9 + (1 << 30), 9 + (1 << 31), 8, 10, 14):
+            self.reassembly.segments((number, SIZE, rows))
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        self.assertEqual(self.reassembly.missing(42, 9, 5 * SIZE), 0b11101)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 1 << 20)
 
     def test_missing_of_unknown(self) -> None:
         """Of a transfer never heard of all segments are missing."""

@@ -204,12 +204,15 @@ class Reassembly:
         transfer = self._partial.get(number)
         if transfer is not None:
             return transfer.missing
-        lacking = (1 << segment_count(total, self._size)) - 1
+        count = segment_count(total, self._size)
+        lacking = (1 << count) - 1
         if number not in self._transfers:
             for start, _, rows in self._orphans:
                 index = _difference(start, first)
-                came = (1 << len(rows)) - 1
-                lacking &= ~(came << index if index >= 0 else came >> -index)
+                # Anybody's numbers: a bit that is far away takes much memory.
+                if -len(rows) < index < count:
+                    came = (1 << len(rows)) - 1
+                    lacking &= ~(came << index if index >= 0 else came >> -index)
         return lacking or 1
 
     def lost(self, number: int) -> int:
