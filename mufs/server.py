@@ -124,7 +124,7 @@ class ServerService(Service):
             self._queue, window, keys, self._pace, self._reads, reactor
         )
         self._factory = ServerChannelFactory(
-            library,
+            partial(access.view, library),
             self._controller,
             keys,
             self._reads,
@@ -132,7 +132,6 @@ class ServerService(Service):
             self._welcome,
             reactor,
             self._limits,
-            partial(access.view, library),
         )
 
     def startService(self) -> None:

@@ -231,10 +231,11 @@ class SwapTests(ConfinementTestCase):
 
     def test_server(self) -> None:
         """The same through the server's channel: a client opens and reads, and sees no more."""
-        self.swapping(self.root / "file", self.root / "link to file")
         server = Server()
-        server.factory.library = self.library
+        server.factory.view = lambda _: self.library
         channel, wire = server.connect()
+        self.assertEqual(self.read_over_tcp(server, channel, wire), INSIDE)
+        self.swapping(self.root / "file", self.root / "link to file")
         came = set()
         for _ in range(500):
             came.add(self.read_over_tcp(server, channel, wire))

@@ -111,7 +111,7 @@ class Server:
         self.output = RecordingOutput()
         self.controller.output = self.output
         self.factory = ServerChannelFactory(
-            self.library, self.controller, keys, reads, self.in_thread,
+            lambda _: self.library, self.controller, keys, reads, self.in_thread,
             lambda _: Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT),
             self.clock, Limits(self.clock, lambda: self.spent),
         )

@@ -147,7 +147,6 @@ class Directory:
         self._slots = 0
         self._line: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._trouble = False
-        self._damaged = False
 
     def close(self) -> None:
         """Let others use the directory."""

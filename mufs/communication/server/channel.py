@@ -560,7 +560,7 @@ class ServerChannelFactory(Factory):
 
     def __init__(
         self,
-        library: IImageLibrary,
+        view: Callable[[str | None], IImageLibrary | None],
         controller: MulticastController,
         keys: Keys,
         read: Reading,
@@ -568,16 +568,14 @@ class ServerChannelFactory(Factory):
         welcome: Callable[[ServerChannel], Welcome],
         clock: IReactorTime,
         limits: Limits,
-        view: Callable[[str | None], IImageLibrary | None] | None = None,
     ) -> None:
         """
+        @param view: what a client sees of the library, by the name in its certificate, if it has
+            one; C{None} if it shall see nothing.
         @param in_thread: calls a function of the library outside the reactor's thread.
         @param welcome: what to tell a client that has said HELLO.
-        @param view: what a client sees of the library, by the name in its certificate; C{None} if
-            it shall see nothing. Without it everybody sees all.
         """
-        self.library = library
-        self.view = view or (lambda name: library)
+        self.view = view
         self.controller = controller
         self.keys = keys
         self.read = read
