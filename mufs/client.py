@@ -9,7 +9,6 @@ from typing import Any
 from attrs import frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -23,7 +22,7 @@ from twisted.python.failure import Failure
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
-from mufs.communication.multicast import MAX_DATAGRAM
+from mufs.communication.client.group import Membership
 from mufs.ending import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import Files
@@ -95,8 +94,6 @@ class ClientMount(Service):
         self._status = status
         self._site: StatusSite | None = None
         self._status_port: IListeningPort | None = None
-        self._group: tuple[str, int, str] | None = None
-        self._group_port: IListeningPort | None = None
         self._mounting = False
         self._mount_before: Mounted | None = None
         self._mount_there: Mounted | None = None
@@ -110,7 +107,14 @@ class ClientMount(Service):
             self._welcomed,
             self._refused,
         )
-        self._files.reception.join = self._join
+        self._membership = Membership(
+            reactor,
+            self._files.receiver,
+            self._files.reception,
+            settings.interface,
+            self._joined,
+            partial(fail, reactor, self.name),
+        )
         self._bridge = Bridge(reactor, self._files, settings.timeout)
         factory = ClientChannelFactory(self._files, reactor, settings.host)
         backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
@@ -150,9 +154,9 @@ class ClientMount(Service):
         self._cache.stop()
         late = deferLater(self._reactor, UNWRITTEN_TIME, lambda: None)
         yield DeferredList([self._working, late], fireOnOneCallback=True)
-        for port in (self._group_port, self._status_port):
-            if port is not None:
-                yield port.stopListening()
+        yield self._membership.stop()
+        if self._status_port is not None:
+            yield self._status_port.stopListening()
         yield self._connection.stopService()
 
     def figures(self) -> dict[str, object]:
@@ -201,64 +205,15 @@ class ClientMount(Service):
         fail(self._reactor, self.name, f"the server at {self._settings.server} refused: {reason}")
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
-        address = channel.transport.getHost()
-        here = self._settings.interface
-        if here is None and isinstance(address, IPv4Address):
-            here = address.host
         self._log.info("connected to the server at {server}", server=self._settings.server)
-        source = welcome.source if welcome.group else None
-        self._files.receiver.listen_to(source, welcome.segment)
-        if not welcome.group:
-            self._files.reception.unavailable("the server sends no multicast to this host")
-        elif here is None:
-            self._files.reception.unavailable(
-                "the way to the server tells no interface to listen on (set --interface)"
-            )
-        elif self._group == (welcome.group, welcome.port, here):
-            self._files.reception.resumed()
-        else:
-            listening = self._listen(welcome.group, welcome.port, here)
-            listening.addErrback(self._not_joined, here)
+        self._membership.welcomed(channel.transport.getHost(), welcome)
         if not self._mounting:
             self._mounting = True
             self._files.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
 
-    @inlineCallbacks
-    def _listen(self, group: str, port: int, interface: str) -> Any:
-        self._group = None
-        if self._group_port is not None:
-            old, self._group_port = self._group_port, None
-            yield old.stopListening()
-        receiver = self._files.receiver
-        self._group_port = self._reactor.listenMulticast(
-            port, receiver, group, maxPacketSize=MAX_DATAGRAM, listenMultiple=True
-        )
-        yield receiver.transport.joinGroup(group, interface)
-        self._group = group, port, interface
-        self._files.window.limit(
-            max(BLOCK, min(self._settings.cache_size // 4, receiver.buffer // 3))
-        )
-        self._files.reception.available()
-        self._log.info(
-            "listening to {group}:{port} on interface {interface}",
-            group=group, port=port, interface=interface,
-        )
-
-    def _join(self, joined: bool) -> None:
-        """Enter the group that was listened to before, or leave it."""
-        if self._group is not None:
-            group, _, interface = self._group
-            transport = self._files.receiver.transport
-            change = transport.joinGroup if joined else transport.leaveGroup
-            change(group, interface).addErrback(self._not_joined, interface)
-
-    def _not_joined(self, failure: Failure, interface: str) -> None:
-        reason = getattr(failure.value, "strerror", None) or failure.getErrorMessage()
-        message = f"cannot listen to the group on interface {interface}: {reason}"
-        self._group = None
-        if self._settings.interface is not None:
-            fail(self._reactor, self.name, message)
-        self._files.reception.unavailable(message)
+    def _joined(self) -> None:
+        buffer = self._files.receiver.buffer
+        self._files.window.limit(max(BLOCK, min(self._settings.cache_size // 4, buffer // 3)))
 
     # The mount.
 
