@@ -43,8 +43,8 @@ ENCODED = bytes.fromhex(
 )
 KEY = bytes(range(32))
 MACS = [
-    bytes.fromhex("179ee46e3e5b3f62a209f2e3b996556f"),
-    bytes.fromhex("4bd64152e7f1e439708db442375672f2"),
+    bytes.fromhex("69fd8331fe853fe34b82b637a2120c96"),
+    bytes.fromhex("6c2308a5b81bee291d00aa061e651475"),
 ]
 ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED + MACS[0]
 COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED + MACS[1]
@@ -53,7 +53,8 @@ def packed_again(packet: Any) -> bytes:
     """What C{parse} found, as the bytes it must have found it in."""
     if len(packet) == 2:
         phase, descriptor = packet
-        return bytes(descriptor.encode(phase, SEGMENT, KEY))
+        encoded = descriptor.encode(phase, SEGMENT)
+        return bytes(encoded[: -len(descriptor.mac)] + descriptor.mac)
     first, length, rows = packet
     return b"".join(
         HEADER.pack(TRANSMISSION, length, (first + index) & 0xFFFFFFFF) + row.tobytes()

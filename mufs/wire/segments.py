@@ -8,7 +8,8 @@ what it received together (UDP_GRO). docs/protocol.md section 3.
 """
 
 from collections.abc import Iterator
-from hmac import compare_digest, digest
+from hashlib import blake2b
+from hmac import compare_digest
 from struct import Struct
 from typing import Any
 
@@ -79,14 +80,14 @@ class Descriptor:
         """
         The announcement or completion that carries it.
 
-        @param key: that of the epoch for the MAC (HMAC-SHA256, RFC 2104, its first 16 bytes).
+        @param key: that of the epoch for the MAC (keyed BLAKE2b of 16 bytes, RFC 7693).
         """
         packet = HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
             _DESCRIPTOR.pack(
                 self.transfer, self.first, self.image, self.generation, self.offset, self.tag
             )
         )
-        return packet + digest(key, packet, "sha256")[:MAC_SIZE]
+        return packet + blake2b(packet, digest_size=MAC_SIZE, key=key).digest()
 
     def is_authentic(self, phase: int, segment: int, key: bytes) -> bool:
         """Whether it came in a packet of that phase from somebody who has the key."""
