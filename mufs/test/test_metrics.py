@@ -158,13 +158,16 @@ class DocumentTests(SynchronousTestCase):
             'mufs_client_evictions_total{instance="c"}': "0+600x40",
             'mufs_client_hits_total{instance="c"}': "0+6000x40",
             'mufs_client_misses_total{instance="c"}': "0+60x40",
+            'mufs_client_blocks_damaged_total{instance="c"}': "0x40",
+            'mufs_server_connections_refused_total{instance="s"}': "0+1x40",
+            'mufs_server_connections_cut_off_total{instance="s"}': "0+1x40",
         }
         ill = dict(zip(well, [
             "0x40", "1x40", "1x40", "20x40", "0+6000x40", "0+60000x40", "0x40", "0+1x40",
-            "0+600x40", "0+60x40", "0+6000x40",
+            "0+600x40", "0+60x40", "0+6000x40", "0+1x40", "0+60x40", "0x40",
         ], strict=True))  # fmt: skip
         names = re.findall(r"alert: (\w+)", document(ALERTS))
-        self.assertEqual(len(names), 8)
+        self.assertEqual(len(names), 10)
         for name in names:
             self.assert_silent(name, well)
             self.assertRaises(AssertionError, self.assert_silent, name, ill)
