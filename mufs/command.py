@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from mufs import kept
+from mufs.check import command as check
 from mufs.keys import Unusable, make_keys
 
 
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     keys.set_defaults(run=_keys)
     kept.add_parser(commands)
+    check.add_parser(commands)
     return parser
 
 

@@ -84,6 +84,13 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{option} is required")
 
 
+def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
+    """What follows the kind in an endpoint string of Twisted's form: unnamed, and by name."""
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
+    named = dict(word.partition("=")[::2] for word in words if "=" in word)
+    return [word for word in words if "=" not in word], named
+
+
 def server_endpoint(
     reactor: Any, option: str, text: str, make: Any = serverFromString
 ) -> IStreamServerEndpoint:
@@ -119,10 +126,9 @@ def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     if not is_tls(text):
         plain: IStreamServerEndpoint = serverFromString(reactor, text)
         return plain
-    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
-    given = dict(word.partition("=")[::2] for word in words[1:])
+    words, given = endpoint_parts(text)
     unknown = given.keys() - {"certificate", "privateKey", "trustRoots", "interface", "backlog"}
-    if unknown or not given.keys() >= {"certificate", "trustRoots"}:
+    if unknown or len(words) != 1 or not given.keys() >= {"certificate", "trustRoots"}:
         raise ValueError(f"not of the form {_TLS}")
     context = ServerTLS(given["certificate"], given.get("privateKey"), given["trustRoots"])
     return SSL4ServerEndpoint(

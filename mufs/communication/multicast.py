@@ -13,6 +13,31 @@ _SO_RCVBUFFORCE = 33
 MAX_DATAGRAM = 65535
 
 
+def set_option(handle: socket.socket, level: int, option: int, value: int) -> bool:
+    """Set a socket option; C{False} where the kernel refuses it."""
+    try:
+        handle.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def grow_receive_buffer(handle: socket.socket, size: int) -> int:
+    """Ask for a receive buffer of C{size} bytes; what was granted."""
+    return _grow(handle, socket.SO_RCVBUF, _SO_RCVBUFFORCE, size)
+
+
+def _grow(handle: socket.socket, option: int, force: int, size: int) -> int:
+    """
+    Ask for a buffer of C{size} bytes, past the system's limit where that is allowed.
+
+    @return: the bytes granted.
+    """
+    if not set_option(handle, socket.SOL_SOCKET, force, size):
+        set_option(handle, socket.SOL_SOCKET, option, size)
+    return handle.getsockopt(socket.SOL_SOCKET, option) // 2
+
+
 class MulticastProtocol(DatagramProtocol):
     """A datagram protocol on a port made by C{listenMulticast}."""
 
@@ -25,26 +50,12 @@ class MulticastProtocol(DatagramProtocol):
 
     def _set(self, level: int, option: int, value: int) -> bool:
         """Set a socket option; C{False} where the kernel refuses it."""
-        try:
-            self._socket().setsockopt(level, option, value)
-        except OSError:
-            return False
-        return True
-
-    def _grow(self, option: int, force: int, size: int) -> int:
-        """
-        Ask for a buffer of C{size} bytes, past the system's limit where that is allowed.
-
-        @return: the bytes granted.
-        """
-        if not self._set(socket.SOL_SOCKET, force, size):
-            self._set(socket.SOL_SOCKET, option, size)
-        return self._socket().getsockopt(socket.SOL_SOCKET, option) // 2
+        return set_option(self._socket(), level, option, value)
 
     def grow_send_buffer(self, size: int) -> int:
         """Ask for a send buffer of C{size} bytes; what was granted."""
-        return self._grow(socket.SO_SNDBUF, _SO_SNDBUFFORCE, size)
+        return _grow(self._socket(), socket.SO_SNDBUF, _SO_SNDBUFFORCE, size)
 
     def grow_receive_buffer(self, size: int) -> int:
         """Ask for a receive buffer of C{size} bytes; what was granted."""
-        return self._grow(socket.SO_RCVBUF, _SO_RCVBUFFORCE, size)
+        return grow_receive_buffer(self._socket(), size)

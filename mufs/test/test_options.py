@@ -185,6 +185,7 @@ class ServerOptionsTests(OptionsTestCase):
             *("listen", f"ssl:7040:{good}", f"ssl:7040:privateKey={keys}/server.pem"),
             *("tls:7040", f"tls:7040:{server}", f"tls:7040:trustRoots={keys}/ca", f"tls:{good}"),
             *(f"tls:http:{good}", f"tls:7040:{good}:verify=no", f"tls:7040:{keys}"),
+            f"tls:7040:more:{good}",
             *(f"tls:7040:{server}:trustRoots={keys}/{none}" for none in ("none", "empty")),
             f"tls:7040:certificate={keys}/ca/ca.pem:trustRoots={keys}/ca",
             f"tls:7040:{good}:privateKey={keys}/ca.key",

@@ -108,6 +108,16 @@ class ReceiverTests(SynchronousTestCase):
         missing = self.receiver.reassembly.missing(1, number_count(94), BLOCK)
         self.assertEqual(missing, (1 << 94) - (1 << 60) | 1 << 40)
 
+    def test_loss(self) -> None:
+        """What had not come when its transfer was completed is lost, also if it comes later."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[:90], completion)
+        self.receive(announcement, *segments[90:], completion)
+        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 4))
+        self.receive(*self.datagrams(2))
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
+
     def test_only_whole_segments_wait(self) -> None:
         """A datagram that is no segment harms none of those that wait."""
         announcement, *segments, _ = self.datagrams(1)

@@ -29,6 +29,7 @@ class _Transfer:
     __slots__ = (
         "asked",
         "buffer",
+        "completed",
         "count",
         "descriptor",
         "first",
@@ -43,7 +44,7 @@ class _Transfer:
         self.first = first
         self.size = size
         self.have = 0
-        self.asked = False
+        self.asked = self.completed = False
         self.count = segment_count(descriptor.total, size)
         self.numbers = number_count(self.count)
         self.parity: dict[int, numpy.ndarray[Any, Any]] = {}
@@ -243,9 +244,14 @@ class Reassembly:
         if len(self._expected) > MAX_KNOWN:
             self._expected.popitem(last=False)
 
-    def completed(self, number: int) -> None:
-        """A completion came."""
+    def completed(self, number: int) -> bool:
+        """A completion came; whether it is the first one of that transfer, if it is known."""
         self._expected.pop(number, None)
+        transfer = self._transfers.get(number)
+        if transfer is None or transfer.completed:
+            return False
+        transfer.completed = True
+        return True
 
     def is_expected(self, number: int) -> bool:
         """Whether the completion has not come yet that L{expect} told of."""

@@ -56,6 +56,8 @@ class MulticastReceiver(MulticastProtocol):
     @ivar segment: data bytes in one segment of the server.
     @ivar buffer: bytes of the receive buffer that the system granted.
     @ivar segments_received: segments that came from the group, also those of no use here.
+    @ivar segments_due: of all transfers that were completed; C{segments_late} those of them that
+        had not come by then. The one divided by the other is the loss.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: complete, but not what the server sealed.
     @ivar lacking: called with a transfer that was completed but lacks segments here.
@@ -81,6 +83,7 @@ class MulticastReceiver(MulticastProtocol):
         self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
         self.buffer = 0
         self.segments_received = 0
+        self.segments_due = self.segments_late = 0
         self.datagrams_dropped = 0
         self.transfers_rejected = 0
 
@@ -198,9 +201,9 @@ class MulticastReceiver(MulticastProtocol):
                     wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
+                        first = self.reassembly.completed(descriptor.transfer)
                         if heard:
-                            self._count(descriptor)
-                        self.reassembly.completed(descriptor.transfer)
+                            self._count(descriptor, first)
                         if self.reassembly.is_partial(descriptor.transfer):
                             self.lacking(descriptor)
                 for descriptor, sealed in done:
@@ -210,9 +213,12 @@ class MulticastReceiver(MulticastProtocol):
             self._log.debug("malformed datagram: {error}", error=error)
         return segments
 
-    def _count(self, descriptor: Descriptor) -> None:
+    def _count(self, descriptor: Descriptor, first: bool) -> None:
         """Tell what came of a transfer that was completed, unless this is but a repair of it."""
         count = segment_count(descriptor.total, self.segment)
+        if first:
+            self.segments_due += count
+            self.segments_late += self.reassembly.lost(descriptor.transfer)
         if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
             self._reception.result(count, self.reassembly.lost(descriptor.transfer))
 

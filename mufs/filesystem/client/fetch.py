@@ -222,11 +222,13 @@ class Fetch:
         longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
         return longest
 
-    def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
-        """Ask for a range that will be read soon."""
+    def prefetch(
+        self, opened: OpenImage, offset: int, length: int, priority: Priority = Priority.AHEAD
+    ) -> None:
+        """Ask for a range that will be read soon, or, in the background, may be."""
         room = len(self._pending) * BLOCK + length <= MOST_AHEAD
         if room and opened.remote is not None and not opened.stale:
-            self._ask(opened, dict(pieces(offset, length)), Priority.AHEAD)
+            self._ask(opened, dict(pieces(offset, length)), priority)
 
     def delivered(self, descriptor: Descriptor, data: bytes) -> None:
         """A transfer of the group was opened."""

@@ -1,0 +1,157 @@
+"""The certificates of both ends: whose they are, and whether this host's clock finds them valid."""
+
+import shlex
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from mufs.check.finding import Finding, ok, problem, warning
+from mufs.status.markup import shown
+
+SOON = timedelta(days=30)
+"""What ends within this time is worth a warning."""
+
+CLOCK = timedelta(days=365)
+"""Outside of what a certificate says by more than this, it is rather the clock that is wrong."""
+
+OWN, AUTHORITY, SERVER = "own certificate", "authority", "server's cert"
+"""Whose they are."""
+
+
+def own(given: dict[str, str]) -> list[Finding]:
+    """
+    Of the certificates that an endpoint string names: this host's and those of its authorities.
+
+    @param given: the named parts of the string.
+    """
+    found = []
+    if "certificate" in given:
+        found.append(_of_file(OWN, Path(given["certificate"])))
+    else:
+        found.append(
+            warning(
+                OWN,
+                "none is given, and an mUFS server lets nobody in without one",
+                "give --server tls:HOST:PORT:certificate=FILE:trustRoots=DIR",
+            )
+        )
+    if "trustRoots" in given:
+        files = _authorities(given)
+        found += [_of_file(AUTHORITY, file) for file in files]
+        if not files:
+            figure = f"no *.pem in {given['trustRoots']}"
+            found.append(problem(AUTHORITY, figure, "put that of the server there: ca/ca.pem"))
+    return found
+
+
+def _authorities(given: dict[str, str]) -> list[Path]:
+    return sorted(Path(given["trustRoots"]).glob("*.pem")) if "trustRoots" in given else []
+
+
+def _of_file(what: str, file: Path) -> Finding:
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "holds no certificate in PEM"
+        return problem(what, f"{file}: {reason}", "give the file that `mufs keys` made")
+    return judge(what, certificate, datetime.now(UTC))
+
+
+def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
+    """Whether a certificate is valid, by the clock of this host."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    known = names(certificate)
+    figure = f"{', '.join(known) or 'no name'}; {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+    clock = f"this host's clock says {now:%Y-%m-%d %H:%M} UTC"
+    renew = "make a new one where ca.key is, and move the old one away before"
+    make = f"mufs keys --client {shlex.quote(known[0] if known else 'NAME')}"
+    if what == SERVER:
+        make = f"mufs keys --server {shlex.quote(','.join(known) or 'NAME')}"
+    elif what == AUTHORITY:
+        renew = "make another authority, and certificates of it for all"
+        make = "mufs keys --dir new-keys --server NAME --client NAME"
+    if now < begin:
+        slow = "slow by years" if begin - now > CLOCK else "slow"
+        return problem(
+            what,
+            f"{figure}: not valid yet, {clock}",
+            f"the clock of this host is {slow}, or that of who made it was fast: set it right",
+            "timedatectl set-ntp true",
+        )
+    if now > end:
+        if now - end > CLOCK:
+            renew += f"; but look first whether the clock is right: {clock}"
+        return problem(what, f"{figure}: expired", renew, make)
+    days = (end - now).days
+    if end - now < SOON:
+        return warning(what, f"{figure}: {days} days left", renew, make)
+    return ok(what, f"{figure}, {days} days left")
+
+
+def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -> list[Finding]:
+    """
+    What the server shows, who signed it, and whether it is for the name or address it was called
+    by.
+
+    @param given: as of L{own}.
+    """
+    found = [judge(SERVER, certificate, datetime.now(UTC))]
+    if "trustRoots" in given and not _is_signed(certificate, _authorities(given)):
+        signer = shown(certificate.issuer.rfc4514_string())[:64]
+        found.append(
+            problem(
+                "server's signer",
+                f"{signer}, which is not among those in {given['trustRoots']}",
+                "if this is your server, copy the certificate of its authority there (here from "
+                "its directory keys)",
+                shlex.join(
+                    ["scp", f"{host}:keys/ca/ca.pem", f"{given['trustRoots']}/{host}.pem"]
+                ),
+            )
+        )
+    known = names(certificate)
+    if not any(_matches(name, host) for name in known):
+        found.append(
+            problem(
+                "server's name",
+                f"the certificate is for {', '.join(known) or 'no name'}, not for {host}",
+                "call the server by one of these names, or make it a certificate with this one",
+                f"mufs keys --server {shlex.quote(','.join([*known, host]))}",
+            )
+        )
+    return found
+
+
+def _is_signed(certificate: x509.Certificate, authorities: list[Path]) -> bool:
+    for file in authorities:
+        # What a bad file or signature raises is up to the library: it is not this one's.
+        with suppress(Exception):
+            signer = x509.load_pem_x509_certificate(file.read_bytes())
+            certificate.verify_directly_issued_by(signer)
+            return True
+    return False
+
+
+def names(certificate: x509.Certificate) -> list[str]:
+    """The names and addresses that a certificate is for, as they can be shown."""
+    found: Iterable[object] = ()
+    # What a malformed one raises is up to its parser: it has no names then.
+    with suppress(x509.ExtensionNotFound, ValueError):
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found = [
+            *extension.value.get_values_for_type(x509.DNSName),
+            *extension.value.get_values_for_type(x509.IPAddress),
+        ]
+    if not found:
+        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        found = [each.value for each in common]
+    return [shown(str(name))[:64] for name in found]
+
+
+def _matches(name: str, host: str) -> bool:
+    name, host = name.lower(), host.lower().rstrip(".")
+    return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])

@@ -1,0 +1,77 @@
+"""What was looked at, what came of it, and what to do about it."""
+
+import textwrap
+from enum import Enum
+
+from attrs import frozen
+
+WIDTH = 80
+"""Columns."""
+
+
+class Level(Enum):
+    """How bad it is; the words are those of the output."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@frozen
+class Finding:
+    """
+    One thing that was looked at.
+
+    @ivar what: a few words; C{figure} what was found.
+    @ivar remedy: what to do, unless all is well, in lines; C{commands} what to type for it.
+    """
+
+    level: Level
+    what: str
+    figure: str
+    remedy: str = ""
+    commands: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """It as text for a terminal. Commands stay whole, however long: they are to be copied."""
+        head = f"{self.level.value:<8} {self.what:<15} "
+        found = _wrap(self.figure, head)
+        for number, part in enumerate(self.remedy.split("\n") if self.remedy else ()):
+            found += _wrap(part, " " * 9 + ("   " if number else "-> "))
+        return found + [" " * 14 + command for command in self.commands]
+
+    def fields(self) -> dict[str, object]:
+        """It as JSON has it."""
+        return {
+            "level": self.level.value,
+            "what": self.what,
+            "figure": self.figure,
+            "remedy": self.remedy,
+            "commands": list(self.commands),
+        }
+
+
+def ok(what: str, figure: str) -> Finding:
+    """All is well."""
+    return Finding(Level.OK, what, figure)
+
+
+def warning(what: str, figure: str, remedy: str, *commands: str) -> Finding:
+    """It works, but not as well as it could, or not for ever."""
+    return Finding(Level.WARNING, what, figure, remedy, commands)
+
+
+def problem(what: str, figure: str, remedy: str, *commands: str) -> Finding:
+    """It does not work like this."""
+    return Finding(Level.PROBLEM, what, figure, remedy, commands)
+
+
+def _wrap(text: str, head: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,276 @@
+"""The way to the server, as this host's kernel has it."""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from mufs.check.finding import Finding, ok, problem, warning
+from mufs.check.host import number
+from mufs.wire.segments import HEADER
+
+HEADERS = 20 + 8 + HEADER.size
+"""Bytes of a datagram of the group besides those of the segment: IPv4, UDP, mUFS."""
+
+TCP_HEADERS = 20 + 20 + 12
+"""Bytes of a packet of TCP besides those that its largest segment counts."""
+
+_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFMTU = 0x8912, 0x8913, 0x8921
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
+_IFREQ = 40
+"""Bytes of struct ifreq, netdevice(7)."""
+
+# Of netlink(7) and rtnetlink(7).
+_MESSAGE = struct.Struct("=IHHII")
+_ROUTE = struct.Struct("=8BI")
+_ATTRIBUTE = struct.Struct("=HH")
+_NLM_F_REQUEST, _NLMSG_ERROR, _RTM_GETROUTE = 1, 2, 26
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
+
+
+@frozen
+class Route:
+    """Where packets to an address go; C{gateway} is the first router, if there is one."""
+
+    interface: str
+    source: str | None
+    gateway: str | None
+
+
+@frozen
+class Interface:
+    """A network interface, by one of its addresses; C{mtu} in bytes."""
+
+    name: str
+    address: str
+    mtu: int
+    is_up: bool
+    has_carrier: bool
+    has_multicast: bool
+    is_loopback: bool
+    is_wireless: bool
+
+
+def route(address: str) -> Route:
+    """
+    Ask the kernel which way packets to an IPv4 address go.
+
+    @raise OSError: when there is none.
+    """
+    target = _ATTRIBUTE.pack(_ATTRIBUTE.size + 4, _RTA_DST) + socket.inet_aton(address)
+    body = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + target
+    head = _MESSAGE.pack(_MESSAGE.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(2)
+        kernel.send(head + body)
+        answer = kernel.recv(65536)
+    kind = _MESSAGE.unpack_from(answer)[1]
+    if kind == _NLMSG_ERROR:
+        fault = -struct.unpack_from("=i", answer, _MESSAGE.size)[0]
+        raise OSError(fault, os.strerror(fault))
+    found = dict(_attributes(answer[_MESSAGE.size + _ROUTE.size :]))
+    if _RTA_OIF not in found:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+    source, gateway = (
+        socket.inet_ntoa(found[each]) if len(found.get(each, b"")) == 4 else None
+        for each in (_RTA_PREFSRC, _RTA_GATEWAY)
+    )
+    name = socket.if_indextoname(struct.unpack("=I", found[_RTA_OIF])[0])
+    return Route(name, source, gateway)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind, data[_ATTRIBUTE.size : length]
+        data = data[max(_ATTRIBUTE.size, length + 3 & ~3) :]
+
+
+def interfaces() -> list[Interface]:
+    """Those that have IPv4 addresses, one for each address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        space = array("B", bytes(_IFREQ * 1024))
+        asked = struct.pack("iP", len(space), space.buffer_info()[0])
+        length = struct.unpack("iP", fcntl.ioctl(any_socket, _SIOCGIFCONF, asked))[0]
+        return [
+            _interface(any_socket, space[start : start + _IFREQ].tobytes())
+            for start in range(0, length, _IFREQ)
+        ]
+
+
+def _interface(any_socket: socket.socket, entry: bytes) -> Interface:
+    # The label of an address may have more behind a colon than the interface's name.
+    name = entry[:16].rstrip(b"\0").partition(b":")[0]
+    asked = name.ljust(_IFREQ, b"\0")
+    flags = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked), 16)[0]
+    mtu = struct.unpack_from("i", fcntl.ioctl(any_socket, _SIOCGIFMTU, asked), 16)[0]
+    return Interface(
+        name.decode(),
+        socket.inet_ntoa(entry[20:24]),
+        mtu,
+        bool(flags & _IFF_UP),
+        bool(flags & _IFF_RUNNING),
+        bool(flags & _IFF_MULTICAST),
+        bool(flags & _IFF_LOOPBACK),
+        name.decode() in _wireless(),
+    )
+
+
+def _wireless() -> list[str]:
+    try:
+        lines = Path("/proc/net/wireless").read_text().splitlines()[2:]
+    except OSError:
+        return []
+    return [line.partition(":")[0].strip() for line in lines]
+
+
+def interface_of(address: str) -> Interface | None:
+    """The interface that has an address."""
+    return next((each for each in interfaces() if each.address == address), None)
+
+
+def no_route(address: str, error: OSError) -> Finding:
+    """There is no way to the server."""
+    down = sorted({each.name for each in interfaces() if not each.is_up})
+    return problem(
+        "interface",
+        f"no route to {address}: {error.strerror}"
+        + (f"; down: {', '.join(down)}" if down else ""),
+        "bring the interface up, or add a route",
+        *(f"ip link set dev {name} up" for name in down),
+        f"ip route get {address}",
+    )
+
+
+def usable(address: str) -> Finding:
+    """Whether the group can be listened to on the interface of an address."""
+    found = interface_of(address)
+    if found is None:
+        own = ", ".join(
+            f"{each.address} ({each.name})" for each in interfaces() if not each.is_loopback
+        )
+        return problem(
+            "interface",
+            f"no interface has the address {address}",
+            f"set --interface to an address of this host: {own or 'there is none'}",
+        )
+    figure = f"{found.name} ({address}), MTU {found.mtu}"
+    if not found.is_up:
+        command = f"ip link set dev {found.name} up"
+        return problem("interface", f"{figure}, is down", "bring it up", command)
+    if not found.has_carrier:
+        return problem("interface", f"{figure}, has no carrier", "look after cable or switch")
+    if not found.has_multicast and not found.is_loopback:
+        return problem(
+            "interface",
+            f"{figure}, has multicast switched off",
+            "switch it on; a tunnel or VPN that cannot carry it leaves TCP",
+            f"ip link set dev {found.name} multicast on",
+        )
+    if found.is_wireless:
+        return warning(
+            "interface",
+            f"{figure}, is one of Wi-Fi, which sends multicast at its lowest rates",
+            "use a cable; over Wi-Fi hosts mostly read over TCP",
+        )
+    return ok("interface", figure)
+
+
+def same_network(source: str) -> Finding:
+    """Whether there is a router between, which multicast does not pass."""
+    try:
+        way = route(source)
+    except OSError as error:
+        return problem(
+            "route",
+            f"none to {source}, where multicast comes from: {error.strerror}",
+            "set --interface of the server to its address in this network",
+        )
+    if any(each.address == source for each in interfaces()):
+        return ok("route", f"multicast comes from this host ({source})")
+    if way.gateway is None:
+        return ok("route", f"{source} is in the network of {way.interface}")
+    return problem(
+        "route",
+        f"{source}, where multicast comes from, is behind the router {way.gateway}, which it "
+        "does not pass (time to live 1)",
+        "put server and client into one network, or set --interface of the server to its address "
+        "in this one; else this host reads over TCP",
+    )
+
+
+def reverse_path(name: str, source: str) -> Finding:
+    """Whether the kernel drops the group's datagrams because it would answer by another way."""
+    values = (number(f"/proc/sys/net/ipv4/conf/{each}/rp_filter") for each in ("all", name))
+    strictness = max(each or 0 for each in values)
+    try:
+        way = route(source).interface
+    except OSError:
+        way = "no interface"
+    figure = f"{strictness}, {source} is reached by {way}"
+    drops = way == "no interface" if strictness == 2 else strictness == 1 and way != name
+    if not drops or any(each.address == source for each in interfaces()):
+        return ok("rp_filter", figure)
+    return problem(
+        "rp_filter",
+        f"{figure}: what comes from there by {name} is dropped",
+        f"set --interface to the address of {way}, or let it pass",
+        f"sysctl -w net.ipv4.conf.{name}.rp_filter={2 if strictness == 1 else 0}",
+        *(["sysctl -w net.ipv4.conf.all.rp_filter=0"] if strictness == 2 else []),
+    )
+
+
+def packet_size(found: Interface, segment: int, largest: int | None) -> Finding:
+    """
+    Whether the group's datagrams fit the packets of the network.
+
+    @param segment: data bytes in one of them.
+    @param largest: segment of the TCP connection, from which the other side's MTU is seen.
+    """
+    need = segment + HEADERS
+    if found.mtu < need:
+        return problem(
+            "packet size",
+            f"the server's datagrams have {need} bytes, and {found.name} takes {found.mtu}",
+            "raise it; where it cannot be, as in a VPN, this host reads over TCP",
+            f"ip link set dev {found.name} mtu 1500",
+        )
+    if largest is not None and largest + TCP_HEADERS < need:
+        return warning(
+            "packet size",
+            f"the server's datagrams have {need} bytes, and packets of TCP from it only "
+            f"{largest + TCP_HEADERS}: they come in fragments, or not at all",
+            "raise the MTU of the server's interface (here eth0)",
+            "ip link set dev eth0 mtu 1500",
+        )
+    return ok("packet size", f"the server's datagrams have {need} bytes")
+
+
+def igmp_version(name: str) -> Finding:
+    """By which version of IGMP this host tells switches of its groups."""
+    forced = [
+        each
+        for each in ("all", name)
+        if number(f"/proc/sys/net/ipv4/conf/{each}/force_igmp_version")
+    ]
+    try:
+        lines = Path("/proc/net/igmp").read_text().splitlines()
+    except OSError as error:
+        return warning("IGMP", f"/proc/net/igmp: {error.strerror}", "use a kernel with multicast")
+    fields = [line.split() for line in lines if line[:1].isdigit()]
+    version = next((each[-1] for each in fields if each[1] == name), "V3")
+    if version != "V1":
+        figure = f"version {version[1:]}{', set by force_igmp_version' if forced else ''}"
+        return ok("IGMP", figure)
+    return warning(
+        "IGMP",
+        "version 1, which cannot leave a group: a host too slow for it keeps being sent it",
+        "let it be chosen by itself" if forced else "set the querier of this network to version 3",
+        *(f"sysctl -w net.ipv4.conf.{each}.force_igmp_version=0" for each in forced),
+    )
