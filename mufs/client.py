@@ -57,6 +57,7 @@ class ClientSettings:
         the server.
     @ivar cache_size: bytes.
     @ivar timeout: seconds that an operation may take.
+    @ivar source: what is shown as the device of the mount.
     @ivar tls: whether the server's endpoint is one of TLS.
     """
 
@@ -67,6 +68,8 @@ class ClientSettings:
     timeout: float
     allow_other: bool
     host: str
+    source: str
+    noexec: bool = False
     tls: bool = False
 
 
@@ -95,6 +98,7 @@ class ClientMount(Service):
         self._site: StatusSite | None = None
         self._status_port: IListeningPort | None = None
         self._mounting = False
+        self._why_absent = ""
         self._mount_before: Mounted | None = None
         self._mount_there: Mounted | None = None
         self._unmounted: Deferred[None] | None = None
@@ -116,7 +120,8 @@ class ClientMount(Service):
             partial(fail, reactor, self.name),
         )
         self._bridge = Bridge(reactor, self._files, settings.timeout)
-        factory = ClientChannelFactory(self._files, reactor, settings.host)
+        self.ready: Deferred[None] = Deferred()
+        self._factory = factory = ClientChannelFactory(self._files, reactor, settings.host)
         backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
         self._connection = _QuietClientService(
             server,
@@ -192,13 +197,33 @@ class ClientMount(Service):
             "mount": self._settings.directory,
         }
 
+    def state(self) -> str:
+        """How it is, in one line."""
+        # Not the files of TLS.
+        server = ":".join(self._settings.server.split(":")[:3])
+        if self._files.is_connected:
+            connection = f"connected to {server}"
+        else:
+            connection = f"waiting for the server at {server}"
+            why = self._factory.told or self._why_absent
+            connection += f": {why}" if why else ""
+        if not self.ready.called:
+            return connection
+        figures = self.figures()
+        return (
+            f"mounted at {self._settings.directory}; {connection}; "
+            f"multicast: {figures['multicast']}; hit rate: {figures['hit_rate']:.0%}; "
+            f"cache: {self._cache.held >> 20} of {self._settings.cache_size >> 20} MiB"
+        )
+
     # The connection.
 
     def _absent(self, failure: Failure) -> None:
+        self._why_absent = failure.getErrorMessage()
         if self.running:
-            self._log.info(
+            self._log.warn(
                 "waiting for the server at {server}: {reason}",
-                server=self._settings.server, reason=failure.getErrorMessage(),
+                server=self._settings.server, reason=self._why_absent,
             )
 
     def _refused(self, reason: Refused) -> None:
@@ -206,6 +231,7 @@ class ClientMount(Service):
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         self._log.info("connected to the server at {server}", server=self._settings.server)
+        self._why_absent = ""
         self._membership.welcomed(channel.transport.getHost(), welcome)
         if not self._mounting:
             self._mounting = True
@@ -224,14 +250,24 @@ class ClientMount(Service):
         self._mount_before = uppermost(settings.directory)
         operations = Operations(self._bridge, self._mounted)
         self._unmounted = self._bridge.run(
-            lambda: serve(operations, settings.directory, settings.server, settings.allow_other),
+            lambda: serve(
+                operations,
+                settings.directory,
+                settings.source,
+                settings.allow_other,
+                settings.noexec,
+            ),
             "fuse",
         )
         self._unmounted.addBoth(self._ended)
 
     def _mounted(self) -> None:
-        self._mount_there = uppermost(self._settings.directory)
+        there = uppermost(self._settings.directory)
+        # Something may be mounted over it already.
+        if there is not None and there.type == TYPE:
+            self._mount_there = there
         self._log.info("mounted at {directory}", directory=self._settings.directory)
+        self.ready.callback(None)
 
     def _cannot_mount(self, failure: Failure) -> None:
         fail(self._reactor, self.name, f"cannot mount: {failure.getErrorMessage()}")

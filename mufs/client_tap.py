@@ -15,6 +15,7 @@ from mufs.cache.client.layout import Unusable as NoCache
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import steady
 from mufs.filesystem.client.mountpoint import Unusable, make_ready
+from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
     channel_client_endpoint,
@@ -22,6 +23,7 @@ from mufs.options import (
     parse_address,
     parse_seconds,
     parse_size,
+    renewal,
     status_endpoint,
 )
 from mufs.wire.pages import BLOCK
@@ -58,13 +60,17 @@ class Options(CommonOptions):
             "cache-dir", None, None,
             "Directory to keep images in, for this client alone (default: in memory)",
         ],
+        ["source", None, None, "What mount(8) shows as the device (default: the server)"],
         ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
         [
             "status", None, None,
             "Port or endpoint to serve the status page on (default: none)",
         ],
     ]
-    optFlags = [["allow-other", None, "Let other users than the one who mounts read it, too"]]
+    optFlags = [
+        ["allow-other", None, "Let other users than the one who mounts read it, too"],
+        ["noexec", None, "Let nobody run programs from it"],
+    ]
     conversions = {
         "interface": parse_address,
         "cache-size": _cache_size,
@@ -98,6 +104,8 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         config["timeout"],
         bool(config["allow-other"]),
         socket.gethostname(),
+        config["source"] or config["server"],
+        bool(config["noexec"]),
         is_tls(config["server"]),
     )
     status = config["status"]
@@ -112,4 +120,5 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    return ClientMount(reactor, settings, cache, server, shown)
+    service = ClientMount(reactor, settings, cache, server, shown)
+    return supervised(reactor, service, renewal(server))

@@ -2,13 +2,22 @@
 
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, ClassVar
 
 from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, clientFromString, serverFromString
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.python import usage
+from zope.interface import implementer
 
 from mufs.communication.tls import ServerTLS
 
@@ -105,18 +114,60 @@ def is_tls(text: str) -> bool:
 
 
 def channel_server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
-    """The same for the request channel: what is TLS checks the certificates of the clients."""
-    return server_endpoint(reactor, option, text, _tls_from_string)
+    """
+    The same for the request channel: what is TLS checks the certificates of the clients, and can
+    be renewed.
+    """
+    endpoint = server_endpoint(reactor, option, text, _tls_from_string)
+    if isinstance(endpoint, _TLSServerEndpoint):
+        tls = endpoint.tls
+        endpoint.renew = partial(_endpoint, lambda *_: tls.renew(), reactor, option, text)
+    return endpoint
 
 
 def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
-    """The endpoint of the request channel: what is TLS checks the server's name, too."""
+    """
+    The endpoint of the request channel: what is TLS checks the server's name, too, and can be
+    renewed.
+    """
     if text.startswith("ssl:"):
         raise usage.UsageError(
             f"--{option}: {text!r}: ssl: does not check the name of the server: use "
             "tls:HOST:PORT:certificate=FILE:trustRoots=DIR"
         )
-    return client_endpoint(reactor, option, text)
+    make = partial(client_endpoint, reactor, option, text)
+    return _TLSClientEndpoint(make) if is_tls(text) else make()
+
+
+def renewal(endpoint: object) -> Callable[[], None] | None:
+    """
+    What has an endpoint of the request channel read its certificates anew, for new connections;
+    C{None} without TLS. It raises C{UsageError} if they are of no use, and leaves all as it was.
+    """
+    return getattr(endpoint, "renew", None)
+
+
+class _TLSServerEndpoint(SSL4ServerEndpoint):
+    renew: Callable[[], None]
+
+    def __init__(
+        self, reactor: Any, port: int, tls: ServerTLS, backlog: int, interface: str
+    ) -> None:
+        super().__init__(reactor, port, tls, backlog, interface)
+        self.tls = tls
+
+
+@implementer(IStreamClientEndpoint)
+class _TLSClientEndpoint:
+    def __init__(self, make: Callable[[], IStreamClientEndpoint]) -> None:
+        self._make = make
+        self.renew()
+
+    def renew(self) -> None:
+        self._endpoint = self._make()
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self._endpoint.connect(protocolFactory)
 
 
 def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
@@ -131,7 +182,7 @@ def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     if unknown or len(words) != 1 or not given.keys() >= {"certificate", "trustRoots"}:
         raise ValueError(f"not of the form {_TLS}")
     context = ServerTLS(given["certificate"], given.get("privateKey"), given["trustRoots"])
-    return SSL4ServerEndpoint(
+    return _TLSServerEndpoint(
         reactor, int(words[0]), context, int(given.get("backlog", 50)), given.get("interface", "")
     )
 

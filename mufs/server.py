@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
@@ -106,6 +106,8 @@ class ServerService(Service):
         self._status = status
         self._site: StatusSite | None = None
         self._ports: list[IListeningPort] = []
+        self._opening: list[Deferred[None]] = []
+        self.ready: Deferred[None] = Deferred()
         self._output: MulticastOutput | None = None
         self._source = ("", 0)
         self._deaf: IDelayedCall | None = None
@@ -161,6 +163,8 @@ class ServerService(Service):
                 self._reactor, self.name, SERVER, self.figures, self.numbers, page
             )
             self._open(self._status, self._site, "status requests")
+        opened = gatherResults(self._opening, consumeErrors=True)
+        opened.addCallbacks(lambda _: self.ready.callback(None), lambda _: None)
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
@@ -212,6 +216,15 @@ class ServerService(Service):
             "tls": self._settings.tls,
         }
 
+    def state(self) -> str:
+        """How it is, in one line."""
+        clients = [channel for channel in self._factory.channels if channel.name]
+        over_tcp = sum(_over_tcp(channel) for channel in clients)
+        return (
+            f"clients: {len(clients)}, of these over TCP: {over_tcp}; queue: {len(self._queue)}; "
+            f"rate: at most {self._pace.rate / 1e6:.0f} Mbit/s"
+        )
+
     def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
         def listening(port: IListeningPort) -> None:
             self._ports.append(port)
@@ -224,13 +237,14 @@ class ServerService(Service):
                 )
             self._log.info("listening for {what} on {where}", what=what, where=port.getHost())
 
-        def failed(failure: Failure) -> None:
+        def failed(failure: Failure) -> Failure:
             reason: object = failure.value
             if isinstance(reason, CannotListenError):
                 reason = f"{reason.interface or '*'}:{reason.port}: {reason.socketError}"
             fail(self._reactor, self.name, f"cannot listen for {what}: {reason}")
+            return failure
 
-        endpoint.listen(factory).addCallbacks(listening, failed)
+        self._opening.append(endpoint.listen(factory).addCallbacks(listening, failed))
 
     def _refuse_at(self, port: Any) -> None:
         """
@@ -316,7 +330,7 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "requests": channel.requests,
         "repairs": channel.repairs,
         "bytes_over_tcp": channel.bytes_over_tcp,
-        "over_tcp": channel.over_tcp or not report.works,
+        "over_tcp": _over_tcp(channel),
         "waiting": channel.share.waiting,
         "held_back": channel.host.held_back,
         "image": None if channel.reading is None else shown(channel.reading.path),
@@ -326,6 +340,10 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "lag": report.lag / 1000,
         "multicast": report.multicast,
     }
+
+
+def _over_tcp(channel: ServerChannel) -> bool:
+    return channel.over_tcp or not (channel.report is None or channel.report.works)
 
 
 def _image(image: ImageDemand, rate: float) -> dict[str, object]:

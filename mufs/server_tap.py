@@ -11,12 +11,14 @@ from twisted.python import usage
 from mufs.clock import steady
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import Directory
+from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
     channel_server_endpoint,
     is_tls,
     parse_address,
     parse_rate,
+    renewal,
     status_endpoint,
 )
 from mufs.server import ServerService, ServerSettings
@@ -108,12 +110,14 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         is_tls(config["listen"]),
     )
     status = config["status"]
-    return ServerService(
+    listen = channel_server_endpoint(reactor, "listen", config["listen"])
+    service = ServerService(
         reactor,
         settings,
         config["library"],
         os.urandom(32),
-        channel_server_endpoint(reactor, "listen", config["listen"]),
+        listen,
         None if status is None else status_endpoint(reactor, status),
         Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
+    return supervised(reactor, service, renewal(listen))

@@ -47,9 +47,19 @@ class ServerTLS:
         """
         @param certificate: PEM file; with the key in it unless C{private_key} names another.
         @param trust_roots: directory whose files C{*.pem} are the authorities.
-        @raise Exception: when these are not what they should be; OpenSSL and others say so each
-            in their way.
+        @raise Exception: see L{renew}.
         """
+        self._files = certificate, private_key, trust_roots
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        Read the files, for connections from now on.
+
+        @raise Exception: when these are not what they should be; OpenSSL and others say so each
+            in their way. Then all stays as it was.
+        """
+        certificate, private_key, trust_roots = self._files
         pem = Path(certificate).read_bytes()
         if private_key is None:
             own = PrivateCertificate.loadPEM(pem)
@@ -63,8 +73,9 @@ class ServerTLS:
         options = CertificateOptions(
             own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
         )
-        self._context: SSL.Context = options.getContext()
-        self._context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+        context: SSL.Context = options.getContext()
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+        self._context = context
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """See L{IOpenSSLServerConnectionCreator}."""

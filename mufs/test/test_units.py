@@ -99,7 +99,7 @@ class UnitTests(SynchronousTestCase):
         hiding = re.compile(
             "Private(Tmp|Devices|Mounts|IPC|Users)|ProtectSystem|ProtectHome|ProtectProc|ProcSubset"
             "|ProtectKernel.*|ProtectControlGroups|MountAPIVFS|Bind.*Paths|.*Paths|TemporaryFileSystem"
-            "|Root(Directory|Image)|DynamicUser|(State|Runtime|Cache|Logs)Directory|LoadCredential.*"
+            "|Root(Directory|Image)|DynamicUser|LoadCredential.*"
         )
         self.assertEqual([name for name in settings(CLIENT) if hiding.fullmatch(name)], [])
 

@@ -258,6 +258,7 @@ class ClientChannelFactory(Factory):
     Makes the channel of each connection.
 
     @ivar in_vain: connections in a row that ended before the server said a word.
+    @ivar told: why the last of them did.
     """
 
     _log = Logger()
@@ -267,7 +268,7 @@ class ClientChannelFactory(Factory):
         self._user = user
         self._clock = clock
         self._name = name
-        self._told = ""
+        self.told = ""
         self.in_vain = 0
 
     def buildProtocol(self, addr: object) -> ClientChannel:  # type: ignore[override]
@@ -278,11 +279,11 @@ class ClientChannelFactory(Factory):
 
     def welcomed(self) -> None:
         """The server takes this client."""
-        self.in_vain, self._told = 0, ""
+        self.in_vain, self.told = 0, ""
 
     def lost_in_vain(self, reason: str) -> None:
         """A connection ended without a WELCOME: that is said once, and tried again."""
         self.in_vain += 1
-        if reason != self._told:
-            self._told = reason
+        if reason != self.told:
+            self.told = reason
             self._log.warn("waiting for the server: {reason}", reason=reason)

@@ -504,13 +504,13 @@ class ServerChannel(Protocol):
         if isinstance(failure.value, OSError):
             self.failed(tag, failure.value)
         else:
-            self._log.failure("request of {name} failed", failure, name=self.name)
+            self._log.failure("request of {client} failed", failure, client=self.name)
             self.failed(tag, OSError(errno.EIO, "the server failed"))
 
     def _give_up(self, reason: str) -> None:
         self._log.warn(
-            "closing the connection of {peer}: {reason}",
-            peer=self.transport.getPeer(),
+            "closing the connection of {client}: {reason}",
+            client=self.name or _host(self.transport),
             reason=reason,
         )
         if self._patience.active():

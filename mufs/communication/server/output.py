@@ -121,7 +121,7 @@ class MulticastOutput(MulticastProtocol):
             refused = getattr(error, "errno", None) in (EINVAL, EIO, EOPNOTSUPP, None)
             if self._offload and refused:
                 # Not for this interface, or not beyond its MTU: the kernel fragments, then.
-                self._log.warn("UDP_SEGMENT is refused here ({error}): cutting", error=error)
+                self._log.info("UDP_SEGMENT is refused here ({error}): cutting", error=error)
                 self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
                 self._offload = False
                 return False

@@ -183,14 +183,15 @@ class _Mount(FUSE):  # type: ignore[misc] # fusepy has no types
         return length
 
 
-def serve(operations: Operations, directory: str, source: str, allow_other: bool) -> None:
+def serve(
+    operations: Operations, directory: str, source: str, allow_other: bool, noexec: bool
+) -> None:
     """
     Mount, and answer the kernel until the mount ends; blocks.
 
     @param source: what mount(8) and df(1) show as the device.
     @raise RuntimeError: when it cannot be mounted; libfuse says why on standard error.
     """
-    options: dict[str, Any] = {"allow_other": True} if allow_other else {}
     _Mount(
         operations,
         os.fsencode(directory).decode(ENCODING),
@@ -204,5 +205,6 @@ def serve(operations: Operations, directory: str, source: str, allow_other: bool
         use_ino=True,
         attr_timeout=0,
         entry_timeout=1,
-        **options,
+        allow_other=allow_other,
+        noexec=noexec,
     )

@@ -10,6 +10,12 @@ from attrs import frozen
 TYPE = "fuse.mufs"
 """What the kernel calls a mount of this file system."""
 
+AUTOMOUNT = "autofs"
+"""
+What it calls a directory that is mounted at when it is used. Whoever comes near waits for the
+mount, but the process group of who is to make it.
+"""
+
 
 class Unusable(Exception):
     """Nothing can be mounted there; the text says why."""
