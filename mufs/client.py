@@ -2,11 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
@@ -23,15 +23,18 @@ from twisted.python.failure import Failure
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.group import Membership
+from mufs.control import Control
 from mufs.ending import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.files import Files
 from mufs.filesystem.client.mount import Operations, serve
 from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
+from mufs.sockets import CLIENT as CONTROLLED
+from mufs.sockets import escape
 from mufs.status.client_page import HeldImage, client_page
 from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
-from mufs.wire.metadata import Welcome
+from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
 
 UNMOUNT_TIME = 1.0
@@ -95,7 +98,9 @@ class ClientMount(Service):
         self._reactor = reactor
         self._settings = settings
         self._status = status
-        self._site: StatusSite | None = None
+        page = partial(client_page, self.figures, self._held_images)
+        self._site = StatusSite(reactor, self.name, CLIENT, self.figures, self.figures, page)
+        self._control = Control(reactor, CONTROLLED, self._site, {"pull": self._pull})
         self._status_port: IListeningPort | None = None
         self._mounting = False
         self._why_absent = ""
@@ -133,10 +138,8 @@ class ClientMount(Service):
     def startService(self) -> None:
         """Connect, now or when the server comes, and mount then."""
         super().startService()
+        self._control.listen(escape(self._settings.directory))
         if self._status is not None:
-            page = partial(client_page, self.figures, self._held_images)
-            figures = self.figures
-            self._site = StatusSite(self._reactor, self.name, CLIENT, figures, figures, page)
             self._status.listen(self._site).addCallbacks(self._listening, self._cannot_listen)
         if not self._settings.tls:
             self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
@@ -150,8 +153,8 @@ class ClientMount(Service):
     def stopService(self) -> Any:
         """Fail what waits, unmount, and end the connection."""
         super().stopService()
-        if self._site is not None:
-            self._site.end()
+        self._site.end()
+        yield self._control.stop()
         self._bridge.stop()
         if self._unmounted is not None and not self._unmounted.called:
             yield self._unmount()
@@ -317,6 +320,15 @@ class ClientMount(Service):
         for image in reversed(self._files.images.values()):
             missing = partial(self._cache.missing, image.key)
             yield HeldImage(image.path, image.size, image.key in handles, missing)
+
+    def _pull(
+        self, asked: dict[str, Any], tell: Callable[[dict[str, object]], None]
+    ) -> "Deferred[dict[str, object]]":
+        """Fill the cache for somebody on this host: who may ask is this user, or root."""
+        caller = Caller(os.geteuid(), os.getegid(), os.getgroups()[:256])
+        path = os.fsencode(str(asked.get("path", "")))
+        pulling = self._files.pulls.pull(path, caller, lambda progress: tell(asdict(progress)))
+        return pulling.addCallback(lambda progress: {**asdict(progress), "ended": True})
 
     def _listening(self, port: IListeningPort) -> None:
         self._status_port = port

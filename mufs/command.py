@@ -1,12 +1,14 @@
 """The command C{mufs}: what is done beside running the services, one subcommand each."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
-from mufs import kept
+from mufs import fill, kept, show
 from mufs.check import command as check
 from mufs.keys import Unusable, make_keys
+from mufs.sockets import Unreachable
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     keys.set_defaults(run=_keys)
     kept.add_parser(commands)
+    show.add_parser(commands)
+    fill.add_parsers(commands)
     check.add_parser(commands)
     return parser
 
@@ -49,5 +53,7 @@ def main() -> None:
     given = _parser().parse_args()
     try:
         given.run(given)
-    except (Unusable, OSError) as error:
+    except (Unusable, Unreachable, OSError) as error:
         sys.exit(f"mufs: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

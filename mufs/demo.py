@@ -28,6 +28,8 @@ from typing import Any
 
 from attrs import frozen
 
+from mufs.sockets import VARIABLE
+
 HERE = "127.0.0.1"
 HOSTS = 2
 MIB = 1 << 20
@@ -102,6 +104,7 @@ class Service:
             self._process = subprocess.Popen(
                 [twistd, "-n", "--pidfile=", *command, *figures],
                 cwd=directory,
+                env={**os.environ, VARIABLE: str(directory / "run")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

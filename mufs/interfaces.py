@@ -80,6 +80,9 @@ class IBlockStorage(Interface):
     def overdue() -> tuple[tuple[int, int], int] | None:
         """A block that has to go, for it cannot be written as fast as others come."""
 
+    def is_behind() -> bool:
+        """Whether so much waits to be written that who can wait asks for no more."""
+
     def write(place: Any, start: int, data: bytes) -> bool:
         """
         Put whole pages at an offset within a block; they can be read from now on.

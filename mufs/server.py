@@ -1,6 +1,8 @@
 """The server as a service: library, queue, controller and request channel put together."""
 
+import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
@@ -8,8 +10,14 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    ensureDeferred,
+    gatherResults,
+    maybeDeferred,
+)
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
@@ -25,10 +33,13 @@ from mufs.communication.server.demand import ImageDemand
 from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
+from mufs.control import Control
 from mufs.ending import fail
 from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.reads import Reads
 from mufs.interfaces import IImageLibrary
+from mufs.sockets import SERVER as CONTROLLED
+from mufs.sockets import escape
 from mufs.status.figures import SERVER
 from mufs.status.markup import shown
 from mufs.status.server_page import server_page
@@ -73,6 +84,7 @@ class ServerSettings:
         the first client.
     @ivar rate_min: bits a second; C{rate_max} likewise.
     @ivar tls: whether the endpoint to listen on is one of TLS.
+    @ivar images: real path of the directory that is shared, if it is one.
     """
 
     group: str
@@ -81,6 +93,7 @@ class ServerSettings:
     rate_min: int
     rate_max: int
     tls: bool = False
+    images: str = ""
 
 
 class ServerService(Service):
@@ -102,9 +115,12 @@ class ServerService(Service):
         """@param secret: random bytes of this run, from which the keys derive."""
         self._reactor = reactor
         self._settings = settings
+        self._library = library
         self._listen = listen
         self._status = status
-        self._site: StatusSite | None = None
+        page = partial(server_page, self.figures)
+        self._site = StatusSite(reactor, self.name, SERVER, self.figures, self.numbers, page)
+        self._control = Control(reactor, CONTROLLED, self._site, {"push": self._push})
         self._ports: list[IListeningPort] = []
         self._opening: list[Deferred[None]] = []
         self.ready: Deferred[None] = Deferred()
@@ -158,10 +174,6 @@ class ServerService(Service):
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
         if self._status is not None:
-            page = partial(server_page, self.figures)
-            self._site = StatusSite(
-                self._reactor, self.name, SERVER, self.figures, self.numbers, page
-            )
             self._open(self._status, self._site, "status requests")
         opened = gatherResults(self._opening, consumeErrors=True)
         opened.addCallbacks(lambda _: self.ready.callback(None), lambda _: None)
@@ -169,8 +181,7 @@ class ServerService(Service):
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
         super().stopService()
-        if self._site is not None:
-            self._site.end()
+        self._site.end()
         self._controller.stop()
         if self._deaf is not None:
             self._deaf.cancel()
@@ -180,7 +191,7 @@ class ServerService(Service):
         if self._output is not None:
             ports.append(self._output.transport)
         ends = [maybeDeferred(port.stopListening) for port in ports]
-        return DeferredList(ends, consumeErrors=True)
+        return DeferredList([self._control.stop(), *ends], consumeErrors=True)
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""
@@ -230,6 +241,7 @@ class ServerService(Service):
             self._ports.append(port)
             if factory is self._factory:
                 self._refuse_at(port)
+                self._control.listen(_name(port.getHost()))
             # Connections have it of the socket that they come by; one that is not TCP has it not.
             with suppress(AttributeError, OSError):
                 port.socket.setsockopt(  # type: ignore[attr-defined]  # only real ports have one
@@ -298,6 +310,35 @@ class ServerService(Service):
         group = "" if self._output is None else self._settings.group
         return Welcome(VERSION, group, self._settings.port, self._source, SEGMENT)
 
+    async def _push_asked(
+        self, asked: dict[str, Any], tell: Callable[[dict[str, object]], None]
+    ) -> dict[str, object]:
+        """Have clients pull an image, for somebody on this host."""
+        names = asked.get("to")
+        if not (names is None or isinstance(names, list)):
+            raise ValueError("'to' is no list of names")
+        paths = [os.fsencode(str(asked.get("path", ""))).strip(b"/")]
+        file, root = str(asked.get("file", "")), self._settings.images
+        if root and file.startswith(f"{root}/"):
+            paths.insert(0, os.fsencode(file[len(root) + 1 :]))
+        failed: OSError | None = None
+        for path in paths:
+            try:
+                image = await self._factory.in_thread(self._library.open, path)
+            except OSError as error:
+                failed = failed or error
+                continue
+            size, clients = image.attributes.size, [c for c in self._factory.channels if c.name]
+            to = None if names is None else set(map(str, names))
+            return await self._factory.pushes.push(path, size, clients, to, tell)
+        assert failed is not None
+        raise failed
+
+    def _push(
+        self, asked: dict[str, Any], tell: Callable[[dict[str, object]], None]
+    ) -> "Deferred[dict[str, object]]":
+        return ensureDeferred(self._push_asked(asked, tell))
+
     def _send_on(self, interface: str) -> None:
         settings = self._settings
         output = MulticastOutput(
@@ -318,6 +359,13 @@ class ServerService(Service):
             "multicast to {group}:{port} on interface {interface}",
             group=settings.group, port=settings.port, interface=interface,
         )
+
+
+def _name(address: Any) -> str:
+    """What a server that listens there is called among those of its host."""
+    if isinstance(address, UNIXAddress):
+        return escape(os.fsdecode(address.name or b""))
+    return f"{address.host}:{address.port}"
 
 
 def _client(channel: ServerChannel) -> dict[str, object]:

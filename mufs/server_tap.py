@@ -108,6 +108,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         config["rate-min"],
         config["rate-max"],
         is_tls(config["listen"]),
+        os.path.realpath(config["images"]),
     )
     status = config["status"]
     listen = channel_server_endpoint(reactor, "listen", config["listen"])

@@ -30,6 +30,8 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Pull,
+    Pulled,
     Report,
     encode,
 )
@@ -111,6 +113,12 @@ FROM_CLIENTS: "st.SearchStrategy[bytes]" = st.one_of(
     _tagged,
     st.builds(pack_tagged, st.just(Type.PING), SMALL, _reports | st.binary(max_size=3)),
     st.builds(pack, st.just(Type.CLOSE), st.builds(Close, SMALL).map(encode)),
+    st.builds(
+        lambda number, held, more, ended: pack(
+            Type.PULLED, encode(Pulled(number, held, held + more, ended, "why"))
+        ),
+        SMALL, SMALL, SMALL, st.booleans(),
+    ),
     _encoded(Read, SMALL, SMALL, OFFSETS, LENGTHS, st.sampled_from(Priority), st.booleans()),
     _encoded(Repair, SMALL, SMALL, st.integers(0, 4), st.integers(0, 1 << 120)),
     _garbage,
@@ -130,6 +138,7 @@ def from_servers(image: int, generation: int) -> "st.SearchStrategy[bytes]":
             st.binary(max_size=9000),
         ),
         _encoded(Gone, SMALL, SMALL),
+        st.builds(lambda number, path: pack(Type.PULL, encode(Pull(number, path))), SMALL, PATHS),
         st.builds(pack_tagged, st.just(Type.SEGMENTS), SMALL, st.binary(max_size=200)),
         st.builds(
             pack_tagged,

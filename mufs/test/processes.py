@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from mufs.sockets import VARIABLE
 from mufs.test.netns import LabError
 
 SERVER_PORT = 7040
@@ -215,7 +216,8 @@ class Program:
 class Service(Program):
     """One mUFS process; `enter` is the head of a command that runs on its host.
 
-    Its status is served at a socket in `directory`, or at `status_port` of its host alone.
+    Its status is served at a socket in `directory`, or at `status_port` of its host alone, and
+    its control socket is in `directory`/run.
     """
 
     def __init__(
@@ -233,7 +235,8 @@ class Service(Program):
         twistd = [TWISTD, "-n", "--pidfile="]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         command = [*enter, *twistd, *arguments, "--status", endpoint]
-        super().__init__(name, command, directory, {"PYTHONPATH": path})
+        environment = {"PYTHONPATH": path, VARIABLE: str(directory / "run")}
+        super().__init__(name, command, directory, environment)
 
     def status(self) -> dict[str, Any]:
         """The figures of its `/status.json`."""

@@ -32,6 +32,8 @@ from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.controller import seal_transfer, trains
 from mufs.communication.server.limits import MAX_HANDLES
 from mufs.filesystem.client.fetch import OpenImage
+from mufs.filesystem.client.orders import MOST_ORDERED
+from mufs.filesystem.client.pull import MOST
 from mufs.filesystem.server.library import Directory
 from mufs.test.memory import MemoryImage
 from mufs.test.peers import Wire, opened
@@ -65,6 +67,8 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Pull,
+    Pulled,
     Report,
     Statistics,
     decode,
@@ -196,7 +200,7 @@ def _structs(data: bytes) -> None:
 
 _MAPS: list[Any] = [
     metadata.Hello, metadata.Welcome, At, Attributes, Link, Names, Opened, Close, Statistics,
-    Failure, Report,
+    Failure, Report, Pull, Pulled,
 ]
 
 
@@ -312,6 +316,10 @@ def _from_client(script: Script) -> bytes:
             report = {"reads": reads, "hits": script.number(), "lag": script.number(4),
                       "works": reads < 128, "multicast": text}
             return pack_tagged(Type.PING, script.number() % 8, encode(report))
+        case 8 if script.number() % 2:
+            pulled = {"number": script.number() % 4, "held": script.number(2),
+                      "size": script.number(2), "ended": script.number() < 64, "error": "text"}
+            return pack(Type.PULLED, encode(pulled))
     return script.piece(script.number())
 
 
@@ -324,6 +332,7 @@ def _server(data: bytes) -> None:
     with clean_log():
         server = Server(at_once=bool(script.number() % 2))
         channel, wire = server.connect(hello=bool(script.number() % 4))
+        pushes: list[Deferred[Any]] = []
         while script:
             match script.number() % 16:
                 case 0:
@@ -337,6 +346,10 @@ def _server(data: bytes) -> None:
                 case 4:
                     _lose_client(channel, wire)
                     channel, wire = server.connect()
+                case 14:
+                    pushes += _push(server)
+                case 15 if pushes:
+                    pushes.pop().cancel()
                 case _:
                     packet, at = _from_client(script), script.number()
                     for piece in (packet[:at], packet[at:]):
@@ -351,6 +364,8 @@ def _server(data: bytes) -> None:
                 parse_tagged(body)
         _lose_client(channel, wire)
         server.at_once = True
+        for push in pushes:
+            push.cancel()
         for _ in range(3):
             server.answer()
             server.clock.advance(1)
@@ -361,8 +376,18 @@ def _server(data: bytes) -> None:
         told = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
         assert [(sent.tag, sent.offset + sent.length) for sent in told] == [(2, SIZE)]
         assert server.factory.channels == {other}
+        assert not server.factory.pushes._running
         assert len(server.queue) == 0
         _lose_client(other, its_wire)
+
+
+def _push(server: Server) -> list[Deferred[Any]]:
+    """Push the image to all clients, if that can be."""
+    clients = [each for each in server.factory.channels if each.name]
+    push = server.factory.pushes.push
+    pushing = maybeDeferred(push, b"disk.img", SIZE, clients, None, lambda _: None)
+    pushing.addErrback(lambda failure: failure.trap(OSError, CancelledError) and None)
+    return [pushing]
 
 
 def _lose_client(channel: ServerChannel, wire: Wire) -> None:
@@ -496,6 +521,8 @@ class Host:
                 tag = Repair.parse(offset, body).tag
             elif kind == Type.CLOSE:
                 tag = 0 * decode(Close, body).handle
+            elif kind == Type.PULLED:
+                tag = 0 * decode(Pulled, body).number
             else:
                 assert kind < 128
                 tag = parse_tagged(body)[0]
@@ -585,6 +612,8 @@ class Host:
         assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
         assert self.client.cache.held <= 4 * BLOCK
         assert len(fetch._requests) <= 4096
+        assert len(self.client.files.orders._running) <= MOST_ORDERED
+        assert len(fetch.fillers) <= len(self.client.files.pulls._running) <= MOST
 
 
 def _client(data: bytes) -> None:
@@ -644,7 +673,10 @@ def _from_server(how: int, script: Script, host: Host) -> bytes:
             return packets if script.number() % 2 else pack_tagged(
                 Type.SEGMENTS, tag, _datagram(script)[: MAX_DATA - 4]
             )
-        case 11 if script.number() % 2:
+        case 11 if (which := script.number() % 4) > 0:
+            if which == 2:
+                path = script.choice([b"disk.img", b"", b"other"])
+                return pack(Type.PULL, encode(Pull(script.number() % 20, path)))
             return Key(script.number() % 3, bytes(32)).encode()
     raw: bytes = script.choice([
         pack(script.number(), script.piece(script.number()), script.number(4)),
@@ -661,7 +693,7 @@ def _end(host: Host) -> None:
     assert not fetch._waiting
     host.client.lose()
     host.client.clock.advance(30)
-    assert not fetch._requests and not fetch._pending
+    assert not fetch._requests and not fetch._pending and not fetch.fillers
 
 
 def _group(data: bytes) -> None:
@@ -810,7 +842,9 @@ def _struct_seeds() -> list[bytes]:
 
 def _metadata_seeds() -> list[bytes]:
     report = Report(9, 5, 20, True, "working")
-    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, *_VALUES]
+    pulled = Pulled(1, 2, 3, False)
+    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, Pull(1, b"a"), pulled]
+    values += _VALUES
     return [
         bytes([_MAPS.index(type(value))]) + encode(value)
         for value in values if type(value) in _MAPS
@@ -862,7 +896,13 @@ def _client_seeds() -> list[bytes]:
     """A read that is answered by DATA: of all of its pages, of a part of one, of another end."""
     read = bytes([1, 1, 0, 2, 1, 0, 2])
     answers = [bytes([7, 0, offset, how, 0, 255]) for offset in (0, 32) for how in range(5)]
-    return [*_machine_seeds(), *(read + answer for answer in answers)]
+    attributes, opening, second = (bytes(each) for each in (
+        [8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50]
+    ))  # fmt: skip
+    pull = bytes([1, 1, 0, 11, 0, 2, 0, 1, 255]) + attributes + opening + second
+    pages = [bytes([7, 0, page, 0, 0, 255]) for page in range(36)]
+    pulls = [pull, pull + b"".join(pages[:9]), pull + b"".join(pages) + second]
+    return [*_machine_seeds(), *(read + answer for answer in answers), *pulls]
 
 
 def _server_seeds() -> list[bytes]:
@@ -871,6 +911,7 @@ def _server_seeds() -> list[bytes]:
     repair = bytes([5, 4, 3, 1, 1, 2, 0xFF, 3, 7, 0, 255])
     ping = bytes([5, 7, 9, 2, *b"ok", 5, 0, 0, 0, 1, 3, 255])
     return [*_machine_seeds(), b"\1\1" + opening + read + ping + repair,
+            b"\1\1\x0e\5\x08\1\1\0\1\0\2\xff\xff\x0f",
             b"\0\1" + opening * 3 + b"\1" + read + b"\0\x10" + repair + b"\4" + opening]
 
 

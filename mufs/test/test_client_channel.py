@@ -31,6 +31,7 @@ from mufs.wire.metadata import (
     Close,
     Failure,
     Opened,
+    Pull,
     Report,
     Welcome,
     decode,
@@ -83,6 +84,9 @@ class User:
 
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""

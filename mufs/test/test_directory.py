@@ -236,10 +236,12 @@ class QuotaTests(DirectoryTestCase):
         for block in range(number):
             kept.cache.store((9, 9), block * BLOCK, b"%8d" % block * (PAGE // 8))
             self.assertLessEqual(kept.cache.held, MOST_WAITING * PAGE)
+            self.assertEqual(kept.cache.is_behind, block + 1 >= MOST_WAITING // 2)
         for block in range(number):
             there = read(kept.cache, (9, 9), block * BLOCK, 8)
             self.assertEqual(there, b"%8d" % block if block >= 100 else None)
         kept = self.again(kept, 2 * number * (BLOCK + RECORD))
+        self.assertFalse(kept.cache.is_behind)
         self.assertEqual(kept.cache.held, MOST_WAITING * PAGE)
 
     def test_no_space(self) -> None:

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.simulation import MIB, SimulatedNetwork
 from mufs.test.virtual import Stream
-from mufs.wire.channel import Priority, Read, Repair, Type, pack_tagged
-from mufs.wire.metadata import VERSION, At, Hello, encode
+from mufs.wire.channel import Priority, Read, Repair, Type, pack, pack_tagged
+from mufs.wire.metadata import VERSION, At, Hello, Pulled, encode
 from mufs.wire.pages import BLOCK
 
 SIZE = 16 * MIB
@@ -111,6 +111,11 @@ class HostileClientTests(SynchronousTestCase):
         self.assert_kept(repairs())
         sent = controller.segments_repaired - before
         self.assertLess(sent, 0.5 * 2 * SIZE / 1400)
+
+    def test_pulled(self) -> None:
+        """Who tells of pulls that nobody asked for takes little, and holds nothing up."""
+        told = (Pulled(t % 1000, t, t, False) for t in count(1))
+        self.assert_kept(pack(Type.PULLED, encode(each)) * 50 for each in told)
 
     def test_takes_nothing(self) -> None:
         """Who takes no answers takes nothing from the others either, and little memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -23,6 +24,8 @@ from mufs.communication.client.channel import (
 )
 from mufs.filesystem.client.fetch import OpenImage
 from mufs.filesystem.client.files import Files
+from mufs.filesystem.client.orders import MOMENT, MOST_ORDERED
+from mufs.filesystem.client.pull import EVERY
 from mufs.test.memory import MemoryImage
 from mufs.test.peers import Wire, from_servers, opened
 from mufs.test.properties import examples
@@ -33,6 +36,7 @@ from mufs.wire.channel import (
     Data,
     Gone,
     Occasion,
+    Priority,
     Read,
     Sent,
     Type,
@@ -47,6 +51,8 @@ from mufs.wire.metadata import (
     Hello,
     Link,
     Names,
+    Pull,
+    Pulled,
     Welcome,
     decode,
     encode,
@@ -57,7 +63,7 @@ from mufs.wire.segments import SEGMENT
 WELCOME = encode(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT))
 IMAGE = MemoryImage(5, 6, bytes(3 * BLOCK) + b"the end")
 ANSWERS = [Type.WELCOME, Type.REPLY, Type.MORE, Type.ERROR, Type.SENT, Type.DATA, Type.SEGMENTS,
-           Type.GONE, Type.PONG]
+           Type.GONE, Type.PONG, Type.PULL]
 
 
 class Client:
@@ -463,6 +469,107 @@ class ReadTests(HostileServerTestCase):
         self.assertEqual(self.say(*[pack_tagged(Type.ERROR, again, error)] * 2), [])
         self.assertEqual(self.failureResultOf(reading, OSError).value.errno, errno.EIO)
         self.assertFalse(self.client.wire.ended)
+
+
+class PullTests(HostileServerTestCase):
+    """Pulls that a server asks for."""
+
+    def tearDown(self) -> None:
+        """With the connection all of them end."""
+        self.client.lose()
+        self.client.clock.advance(2 * EVERY)
+        self.assertEqual(self.client.files.orders._running, {})
+        self.assertEqual(self.client.files.pulls._running, [])
+        super().tearDown()
+
+    def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:
+        """Ask for one; the types and tags of what the client says."""
+        said = self.say(pack(Type.PULL, encode(Pull(number, path))))
+        return [(Type(kind), tag) for kind, tag, _ in said]
+
+    def pulled(self) -> list[Pulled]:
+        """What the client has told of pulls."""
+        return [decode(Pulled, body) for kind, _, body in self.client.wire.packets()
+                if kind == Type.PULLED]  # fmt: skip
+
+    def test_pull(self) -> None:
+        """The image is opened, after a moment asked for in the background, and told of."""
+        ((kind, tag),) = self.pull(7)
+        self.assertEqual(kind, Type.GETATTR)
+        ((opens, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
+        self.assertEqual(opens, Type.OPEN)
+        self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE)))), [])
+        self.client.clock.advance(MOMENT)
+        size, reads = len(IMAGE.content), []
+        while asked := [p for p in self.client.wire.packets() if p[0] == Type.READ]:
+            for _, at, body in asked:
+                read = Read.parse(at, body)
+                reads.append((read.offset, read.length, read.priority))
+                for start in range(read.offset, read.offset + read.length, BLOCK // 2):
+                    data = IMAGE.content[start : start + BLOCK // 2]
+                    self.client.channel.dataReceived(Data(5, 6, start, data).encode())
+        self.assertEqual(reads, [
+            (start, min(BLOCK, size - start), Priority.BACKGROUND)
+            for start in range(0, size, BLOCK)
+        ])  # fmt: skip
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
+
+    def test_told(self) -> None:
+        """Each second the server is told how far it is."""
+        ((_, tag),) = self.pull(7)
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, 0, 0, False)])
+        ((_, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
+        self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, 0, len(IMAGE.content), False)])
+
+    def test_too_many(self) -> None:
+        """More than so many at a time end the connection."""
+        for number in range(MOST_ORDERED):
+            self.pull(number, b"%d" % number)
+        self.assertFalse(self.client.wire.ended)
+        self.pull(99, b"x")
+        self.assertTrue(self.client.wire.ended)
+
+    def test_twice(self) -> None:
+        """A number that is in use ends the connection; the same image is not pulled twice."""
+        self.pull(1)
+        self.assertEqual(self.pull(2), [])
+        self.client.clock.advance(EVERY)
+        ended = [each for each in self.pulled() if each.ended]
+        self.assertEqual(ended, [Pulled(2, 0, 0, True, "it is being pulled already")])
+        self.assert_closes(pack(Type.PULL, encode(Pull(1, b"other"))))
+
+    def test_without_end(self) -> None:
+        """Pulls that are given up or refused at once cost no more than so many packets a second."""
+        said = 0
+        for number in range(10 * MOST_ORDERED):
+            path = b"%d" % number
+            said += len(self.pull(number, path)) + len(self.pull(number, b""))
+            if self.client.wire.ended:
+                break
+        self.assertEqual(said, MOST_ORDERED)
+        self.assertTrue(self.client.wire.ended)
+
+    def test_too_large(self) -> None:
+        """An image that the cache has no room for is not even opened: its key is not wanted."""
+        ((_, tag),) = self.pull(1)
+        large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
+        self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
+        self.client.clock.advance(EVERY)
+        ended = Pulled(1, 0, 0, True, "the image has 0.5 MiB, the cache 0.5 MiB")
+        self.assertEqual(self.pulled(), [ended])
+
+    def test_given_up(self) -> None:
+        """One that is given up ends, also while it is opened; another may follow."""
+        self.pull(1)
+        self.assertEqual(self.pull(1, b""), [])
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(1, 0, 0, True, "interrupted")])
+        self.assertEqual([kind for kind, _ in self.pull(1)], [Type.GETATTR])
+        self.assertEqual(self.pull(9, b""), [])
 
 
 class SilenceTests(HostileServerTestCase):

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import mufs
 from mufs.keys import Unusable, make_keys
+from mufs.sockets import VARIABLE
 from mufs.test import loopback
 from mufs.test.processes import TWISTD
 
@@ -225,7 +226,8 @@ class ReadmeTests(SynchronousTestCase):
         done = subprocess.run(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh",
              "-c", script],
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}",
+                 VARIABLE: str(directory / "run")},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=90,
         )  # fmt: skip

@@ -29,6 +29,8 @@ from mufs.wire.metadata import (
     Failure,
     Hello,
     Opened,
+    Pull,
+    Pulled,
     Report,
     Welcome,
     encode,
@@ -89,6 +91,8 @@ def channel_packets() -> dict[str, bytes]:
         "CLOSE": pack(Type.CLOSE, encode(Close(1))),
         "PING": pack_tagged(Type.PING, 5, encode(Report(1000, 900, 20, True, "working"))),
         "PONG": pack_tagged(Type.PONG, 5, b""),
+        "PULL": pack(Type.PULL, encode(Pull(1, b"disk.img"))),
+        "PULLED": pack(Type.PULLED, encode(Pulled(1, 150, 150, True))),
     }
 
 

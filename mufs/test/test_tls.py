@@ -37,7 +37,7 @@ from mufs.options import channel_client_endpoint, channel_server_endpoint, serve
 from mufs.server import ServerService, ServerSettings
 from mufs.test.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
-from mufs.wire.metadata import VERSION, At, Attributes, Hello, Report, Welcome, encode
+from mufs.wire.metadata import VERSION, At, Attributes, Hello, Pull, Report, Welcome, encode
 
 HELLO = pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "whatever it says")))
 LOCAL = "127.0.0.1"
@@ -71,6 +71,9 @@ class RecordingUser:
 
     def key(self, key: Key) -> None:
         """See L{IChannelUser.key}."""
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""

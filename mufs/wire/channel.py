@@ -31,6 +31,7 @@ class Type(IntEnum):
     READ = 8
     REPAIR = 9
     PING = 10
+    PULLED = 11
     WELCOME = 129
     REPLY = 130
     MORE = 131
@@ -41,6 +42,7 @@ class Type(IntEnum):
     GONE = 136
     PONG = 137
     KEY = 138
+    PULL = 139
 
 
 class Priority(IntEnum):

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
 
-VERSION = 2
+VERSION = 3
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
@@ -160,6 +160,39 @@ class Report:
     def __attrs_post_init__(self) -> None:
         if self.hits > self.reads:
             raise ValueError(f"{self.hits} hits in {self.reads} reads")
+
+
+@frozen
+class Pull:
+    """
+    The server asks that an image be brought into the cache.
+
+    @ivar number: what L{Pulled} names it by, on this connection.
+    @ivar path: of the image; empty if the pull of that number is to be given up.
+    """
+
+    number: U32
+    path: Path
+
+
+@frozen
+class Pulled:
+    """
+    How far a client is with a L{Pull}.
+
+    @ivar held: bytes that it has of C{size}; this is 0 until it knows the image.
+    @ivar ended: nothing more will come of it; C{error} says why if that is too early.
+    """
+
+    number: U32
+    held: U64
+    size: U64
+    ended: bool
+    error: Text = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.held > self.size:
+            raise ValueError(f"{self.held} bytes of {self.size}")
 
 
 @frozen

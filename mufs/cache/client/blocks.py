@@ -64,6 +64,21 @@ class BlockCache:
         """Whether a block more can be held without another one having to go."""
         return len(self._blocks) < self._slots
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of whole blocks that can be held."""
+        return self._slots * BLOCK
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its disk cannot keep up: who can wait asks for no more."""
+        return self._storage.is_behind()
+
+    def renew(self, image: ImageKey) -> None:
+        """Take what is held of an image for used just now: others go before it."""
+        for number in self.held_blocks(image):
+            self._blocks.move_to_end((image, number))
+
     def held_blocks(self, image: ImageKey) -> dict[int, int]:
         """The pages that are held of each block of an image of which any are."""
         # The copy is made at once: readers in other threads change the order all the time.

@@ -241,6 +241,10 @@ class Directory:
         if not place.image.blocks:
             self._line.put((self._remove, place.image))
 
+    def is_behind(self) -> bool:
+        """See L{IBlockStorage.is_behind}."""
+        return self._line.qsize() >= MOST_WAITING // 2
+
     def overdue(self) -> tuple[ImageKey, int] | None:
         """See L{IBlockStorage.overdue}."""
         while self._line.qsize() >= MOST_WAITING:

@@ -48,6 +48,10 @@ class Memory:
         """See L{IBlockStorage.free}."""
         self._free.append(place)
 
+    def is_behind(self) -> bool:
+        """See L{IBlockStorage.is_behind}."""
+        return False
+
     def overdue(self) -> tuple[tuple[int, int], int] | None:
         """See L{IBlockStorage.overdue}."""
         return None

@@ -29,6 +29,7 @@ from mufs.wire.metadata import (
     Hello,
     Names,
     Opened,
+    Pull,
     Report,
     Welcome,
     decode,
@@ -78,6 +79,9 @@ class IChannelUser(Interface):
 
     def key(key: Key) -> None:
         """The keys of what is sent to the group were replaced, or are told for the first time."""
+
+    def pull(pull: Pull) -> None:
+        """The server asks for an image to be pulled. May raise L{ProtocolError}."""
 
     def report() -> Report:
         """What the server is to know of this host; the next report goes on from there."""
@@ -183,6 +187,8 @@ class ClientChannel(Protocol):
             self._user.gone(Gone.parse(offset, body).tag)
         elif kind == Type.KEY:
             self._user.key(Key.parse(offset, body))
+        elif kind == Type.PULL:
+            self._user.pull(decode(Pull, body))
         else:
             tag, rest = parse_tagged(body)
             if kind == Type.REPLY:

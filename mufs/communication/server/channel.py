@@ -31,6 +31,7 @@ from mufs.communication.server.limits import (
     Host,
     Limits,
 )
+from mufs.communication.server.push import IPushed, Pushes
 from mufs.communication.server.unicast import UnicastReads
 from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
@@ -45,6 +46,7 @@ from mufs.wire.channel import (
     Repair,
     Sent,
     Type,
+    pack,
     pack_tagged,
     parse_tagged,
 )
@@ -58,6 +60,8 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Pull,
+    Pulled,
     Report,
     Welcome,
     decode,
@@ -89,13 +93,14 @@ def _host(transport: Any) -> str:
     return str(getattr(transport.getPeer(), "host", "?"))
 
 
-@implementer(IReader, IPushProducer)
+@implementer(IReader, IPushProducer, IPushed)
 class ServerChannel(Protocol):
     """
     One client.
 
     @ivar reading: the image that it read from, or opened, last.
     @ivar report: what it told of itself last.
+    @ivar library: what it sees, once it was welcomed.
     """
 
     _log = Logger()
@@ -115,6 +120,7 @@ class ServerChannel(Protocol):
         self.report: Report | None = None
         self._next_handle = 1
         self.name = ""
+        self.library: IImageLibrary
         self.requests = 0
         self._ending = self._full = self._behind = False
         self._heard = factory.clock.seconds()
@@ -139,6 +145,7 @@ class ServerChannel(Protocol):
             Type.REPAIR: self._repair,
             Type.CLOSE: self._close,
             Type.PING: self._ping,
+            Type.PULLED: self._pulled,
         }
 
     def connectionMade(self) -> None:
@@ -292,6 +299,16 @@ class ServerChannel(Protocol):
         """The connection is ending."""
         self._unicast.stop()
 
+    def pull(self, number: int, path: bytes) -> None:
+        """See L{IPushed.pull}."""
+        if not self._ending:
+            self._write(pack(Type.PULL, encode(Pull(number, path))))
+
+    @property
+    def address(self) -> str:
+        """See L{IPushed.address}."""
+        return str(getattr(self.transport.getPeer(), "host", ""))
+
     @property
     def images_open(self) -> int:
         """How many handles it holds."""
@@ -303,7 +320,7 @@ class ServerChannel(Protocol):
         return self._unicast.bytes_sent + self.segment_bytes_over_tcp
 
     def _packet(self, kind: int, offset: int, body: bytes) -> None:
-        if kind != Type.PING:
+        if kind not in (Type.PING, Type.PULLED):
             self.factory.limits.heard(self.host)
         if not self.name:
             if kind != Type.HELLO:
@@ -335,12 +352,13 @@ class ServerChannel(Protocol):
         if library is None:
             self._refuse(tag, "EACCES", f"nothing is shared with {certified}")
             return
-        self._library = library
+        self.library = library
         self.name = certified or hello.name or "?"
         self.factory.told.pop(_host(self.transport), None)
         self._patience = self.factory.clock.callLater(SILENCE, self._look)
         self._reply(self.factory.welcome(self), tag, Type.WELCOME)
         self.tell_key()
+        self.factory.pushes.joined(self)
 
     def _refuse(self, tag: int, error: str, text: str) -> None:
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
@@ -348,21 +366,21 @@ class ServerChannel(Protocol):
 
     def _getattr(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        self._ask(tag, self._reply, self._library.getattr, at.path, at.caller)
+        self._ask(tag, self._reply, self.library.getattr, at.path, at.caller)
 
     def _readlink(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        self._ask(tag, self._linked, self._library.readlink, at.path, at.caller)
+        self._ask(tag, self._linked, self.library.readlink, at.path, at.caller)
 
     def _linked(self, target: bytes, tag: int) -> None:
         self._reply(Link(target), tag)
 
     def _statfs(self, tag: int, body: bytes) -> None:
-        self._ask(tag, self._reply, self._library.statfs)
+        self._ask(tag, self._reply, self.library.statfs)
 
     def _readdir(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        self._ask(tag, self._list, self._library.readdir, at.path, at.caller)
+        self._ask(tag, self._list, self.library.readdir, at.path, at.caller)
 
     def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> "Deferred[None]":
         done: Deferred[None] = Deferred()
@@ -384,7 +402,7 @@ class ServerChannel(Protocol):
     def _open(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
         then = partial(self._opened, at.path)
-        self._ask(tag, then, self._library.open, at.path, at.caller)
+        self._ask(tag, then, self.library.open, at.path, at.caller)
 
     def _opened(self, path: bytes, image: IImage, tag: int) -> None:
         if self._ending:
@@ -411,6 +429,9 @@ class ServerChannel(Protocol):
         if report:
             self.report = decode(Report, report)
         self._write(pack_tagged(Type.PONG, tag, b""))
+
+    def _pulled(self, offset: int, body: bytes) -> None:
+        self.factory.pushes.pulled(self, decode(Pulled, body))
 
     def _read(self, offset: int, body: bytes) -> None:
         read = Read.parse(offset, body)
@@ -553,6 +574,7 @@ class ServerChannelFactory(Factory):
     @ivar channels: the clients connected now.
     @ivar told: why TLS failed last, by address.
     @ivar demand: what they ask for of each image.
+    @ivar pushes: images that they are asked to pull.
     """
 
     _log = Logger()
@@ -586,6 +608,7 @@ class ServerChannelFactory(Factory):
         self.channels: set[ServerChannel] = set()
         self.told: dict[str, str] = {}
         self.demand = Demand(clock)
+        self.pushes = Pushes(clock, in_thread)
         self._bytes_over_tcp = 0
         controller.keys_replaced = self._tell_keys
 
@@ -618,6 +641,7 @@ class ServerChannelFactory(Factory):
     def lost(self, channel: ServerChannel) -> None:
         """A client has gone."""
         self.channels.discard(channel)
+        self.pushes.left(channel)
         self._bytes_over_tcp += channel.bytes_over_tcp
         self.controller.forget(channel)
         self.limits.left(channel, channel.host)

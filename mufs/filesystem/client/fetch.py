@@ -7,6 +7,7 @@ from typing import TypeVar
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import Interface
 
 from mufs.cache.client.blocks import BlockCache, ImageKey
 from mufs.communication.client.reception import Reception
@@ -118,6 +119,19 @@ class _Waiting:
         return start, self.target[start - self.offset : stop - self.offset]
 
 
+class IFiller(Interface):
+    """Who wants to know what comes of an image, and what becomes of his L{Fetch.fill}."""
+
+    def came(block: int, length: int) -> None:
+        """So many bytes of a block came, on whose account ever."""
+
+    def failed(error: OSError) -> None:
+        """The server cannot answer what was asked for."""
+
+    def resumed() -> None:
+        """There is a connection again; what was asked for on the last one was lost with it."""
+
+
 class Fetch:
     """
     Asks for what is missing, once, and answers each read as soon as its own bytes are there.
@@ -129,6 +143,7 @@ class Fetch:
     @ivar bytes_requested: bytes that the server was asked for.
     @ivar bytes_overheard: bytes that came without having been asked for.
     @ivar bytes_over_tcp: bytes that came over TCP.
+    @ivar fillers: who fills the cache by an open image.
     """
 
     def __init__(
@@ -155,6 +170,7 @@ class Fetch:
         self._pending: dict[tuple[ImageKey, int], list[_Request]] = {}
         self._waiting: dict[tuple[ImageKey, int], list[_Waiting]] = {}
         self._watch: IDelayedCall | None = None
+        self.fillers: dict[OpenImage, IFiller] = {}
         self._first: tuple[_Request, float] | None = None
         self._at_random = 0
         self._whole_time = 0.0
@@ -230,6 +246,19 @@ class Fetch:
         if room and opened.remote is not None and not opened.stale:
             self._ask(opened, dict(pieces(offset, length)), priority)
 
+    @property
+    def pending(self) -> int:
+        """Bytes of blocks of which something is on its way."""
+        return len(self._pending) * BLOCK
+
+    def fill(self, opened: OpenImage, wanted: dict[int, int]) -> None:
+        """Ask for pages, by block, that nobody waits for."""
+        self._ask(opened, wanted, Priority.BACKGROUND)
+
+    def is_asked(self, key: ImageKey, block: int) -> bool:
+        """Whether something of a block is on its way."""
+        return (key, block) in self._pending
+
     def delivered(self, descriptor: Descriptor, data: bytes) -> None:
         """A transfer of the group was opened."""
         key = descriptor.image, descriptor.generation
@@ -279,6 +308,8 @@ class Fetch:
             return
         if error.errno == errno.ESTALE:
             request.opened.stale = True
+        if request.opened in self.fillers:
+            self.fillers[request.opened].failed(error)
         for waiting in self._waiting_for(request):
             if error.errno == errno.ESTALE or request.alone is waiting:
                 self._fail(waiting, error)
@@ -293,6 +324,8 @@ class Fetch:
 
     def resume(self, opened: OpenImage) -> None:
         """A connection is there again: ask for what the readers of an image wait for."""
+        if opened in self.fillers:
+            self.fillers[opened].resumed()
         for waiting in self._all_waiting():
             if waiting.opened is opened:
                 if opened.stale:
@@ -314,7 +347,9 @@ class Fetch:
         for block, pages in wanted.items():
             pages = self._cache.missing(opened.key, block, pages)
             for request in self._pending.get((opened.key, block), ()):
-                pages &= ~request.pages[block]
+                # What nobody waited for when it was asked for would keep a reader waiting.
+                if request.priority <= max(priority, Priority.AHEAD):
+                    pages &= ~request.pages[block]
             for first, count in runs(pages):
                 offset, length = byte_range(block, first, count, opened.size)
                 if ranges and sum(ranges[-1]) == offset and ranges[-1][1] + length <= MAX_READ:
@@ -372,6 +407,9 @@ class Fetch:
                 self._remove(waiting, block)
                 if not waiting.pages:
                     waiting.done.callback(len(waiting.target))
+        for opened, filler in list(self.fillers.items()):
+            if opened.key == key:
+                filler.came(block, len(data))
 
     def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> bool:
         """Copy what the cache has of a block; whether it really has it."""

@@ -19,6 +19,8 @@ from mufs.communication.client.reception import Reception
 from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.fetch import Fetch, OpenImage, stale
+from mufs.filesystem.client.orders import Orders
+from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.readahead import ReadAhead, Window
 from mufs.wire.channel import Data, Key, Sent, Type, pack
 from mufs.wire.metadata import (
@@ -30,6 +32,7 @@ from mufs.wire.metadata import (
     Link,
     Names,
     Opened,
+    Pull,
     Report,
     Statistics,
     Welcome,
@@ -102,6 +105,8 @@ class Files:
             clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
         )
         self.receiver.lacking = self.repairs.lacking
+        self.pulls = Pulls(self, cache, clock)
+        self.orders = Orders(self.pulls, clock, self._send)
         self._channel: ClientChannel | None = None
         self._for_channel: list[Deferred[ClientChannel]] = []
         self._open: dict[int, OpenImage] = {}
@@ -148,6 +153,7 @@ class Files:
         """See L{IChannelUser.disconnected}."""
         self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
+        self.orders.lost()
         for opened in self._open.values():
             opened.remote = None
             opened.ahead = ReadAhead(opened.size, self.window)
@@ -177,6 +183,10 @@ class Files:
     def key(self, key: Key) -> None:
         """See L{IChannelUser.key}."""
         self.receiver.begin_epoch(key.epoch, key.secret)
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
+        self.orders.asked(pull)
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 
 from attrs import frozen
 
@@ -29,17 +30,23 @@ class Mounted:
     type: str
 
 
-def uppermost(path: str) -> Mounted | None:
-    """What is mounted at an absolute path; of several mounts the one that is seen there."""
-    found = None
+def mounts() -> Iterator[tuple[bytes, Mounted]]:
+    """All that is mounted, by path, in the order of mounting; no mount is touched."""
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             fields = line.split()
             # Blanks in it are written as their octal numbers.
             where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
-            if where == os.fsencode(path):
-                kind = fields[fields.index(b"-") + 1]
-                found = Mounted(int(fields[0]), kind.decode())
+            kind = fields[fields.index(b"-") + 1]
+            yield where, Mounted(int(fields[0]), kind.decode())
+
+
+def uppermost(path: str) -> Mounted | None:
+    """What is mounted at an absolute path; of several mounts the one that is seen there."""
+    found = None
+    for where, there in mounts():
+        if where == os.fsencode(path):
+            found = there
     return found
 
 

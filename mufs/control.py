@@ -1,0 +1,222 @@
+"""
+The control socket of a service: what it serves to people on its host (docs/operations.md).
+
+It serves what the endpoint of C{--status} does, and resources that change something besides.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import BAD_REQUEST
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
+
+from mufs.sockets import new_socket
+from mufs.status.site import StatusSite
+
+MOST_ASKED = 1 << 20
+"""Bytes of a request."""
+
+Record = dict[str, object]
+
+Task = Callable[[dict[str, Any], Callable[[Record], None]], "Deferred[Record]"]
+"""
+Does what is asked for, tells how it goes, and fires with how it ended. It may be cancelled, and
+fails with C{OSError} or C{ValueError} where what is asked for is wrong.
+"""
+
+
+@implementer(IPushProducer)
+class _Answer:
+    """One line of JSON after the other; a line is left out while those before are not taken."""
+
+    _log = Logger()
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._full = False
+        self.gone = False
+
+    def tell(self, record: Record) -> None:
+        if not self._full:
+            self._write(record)
+
+    def end(self, record: Record) -> None:
+        if not self.gone:
+            self._write(record)
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def fail(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            self.end({"error": "interrupted: the service ends"})
+        elif isinstance(error, OSError):
+            self.end({"error": error.strerror or str(error), "errno": error.errno})
+        elif isinstance(error, ValueError):
+            self.end({"error": str(error)})
+        elif not self.gone:
+            self._log.failure("what was asked for by the control socket failed", failure)
+            self.end({"error": "the service failed; its log says how"})
+
+    def pauseProducing(self) -> None:
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        self._full = False
+
+    def stopProducing(self) -> None:
+        self._full = True
+
+    def _write(self, record: Record) -> None:
+        self._request.write(json.dumps(record).encode() + b"\n")
+
+
+class Lines(Resource):
+    """Has something done for as long as the connection lasts on which it was asked for."""
+
+    isLeaf = True
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._task = task
+        self._running: dict[_Answer, Deferred[None]] = {}
+
+    def render_POST(self, request: Request) -> bytes | int:
+        """Begin."""
+        assert request.content is not None
+        try:
+            asked = json.loads(request.content.read(MOST_ASKED))
+            if not isinstance(asked, dict):
+                raise ValueError
+        except ValueError:
+            request.setResponseCode(BAD_REQUEST)
+            return b"no JSON object\n"
+        request.setHeader("content-type", "application/jsonl")
+        answer = _Answer(request)
+        request.registerProducer(answer, True)
+        # What follows may take a while, and who asks wants to know that it is there.
+        request.write(b"")
+        request.notifyFinish().addErrback(self._gone, answer)
+        doing = maybeDeferred(self._task, asked, answer.tell)
+        self._running[answer] = done = doing.addCallbacks(answer.end, answer.fail)
+        done.addBoth(self._ended, answer)
+        return NOT_DONE_YET
+
+    def stop(self) -> None:
+        """Interrupt all of it."""
+        for doing in list(self._running.values()):
+            doing.cancel()
+
+    def _ended(self, _: object, answer: _Answer) -> None:
+        self._running.pop(answer, None)
+
+    def _gone(self, _: object, answer: _Answer) -> None:
+        answer.gone = True
+        doing = self._running.get(answer)
+        if doing is not None:
+            doing.cancel()
+
+
+class _ControlSite(Site):
+    noisy = False
+    displayTracebacks = False
+
+    def __init__(self, clock: Any, status: StatusSite, more: Mapping[bytes, Resource]) -> None:
+        root = Resource()
+        super().__init__(root, reactor=clock)
+        self._status = status
+        for name, child in {**status.resource.children, **more}.items():
+            root.putChild(name, child)
+
+    def startFactory(self) -> None:
+        # Both take their figures from the same samples.
+        self._status.doStart()
+
+    def stopFactory(self) -> None:
+        self._status.doStop()
+
+    def log(self, request: HTTPRequest) -> None: ...
+
+
+class Control:
+    """The control socket of a service. Where none can be had the service goes on without."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, kind: str, status: StatusSite, tasks: Mapping[str, Task]
+    ) -> None:
+        """@param tasks: what may be asked for by POST, by path."""
+        self._reactor = reactor
+        self._kind = kind
+        self._tasks = {name.encode(): Lines(task) for name, task in tasks.items()}
+        self._site = _ControlSite(reactor, status, self._tasks)
+        self._port: IListeningPort | None = None
+
+    def listen(self, name: str) -> None:
+        """@param name: of the service, among those of its kind."""
+        try:
+            path = new_socket(self._kind, name)
+            _clear(path)
+            endpoint = UNIXServerEndpoint(self._reactor, path, mode=0o600, wantPID=True)
+        except OSError as error:
+            self._without(error.filename, error.strerror)
+        else:
+            endpoint.listen(self._site).addCallbacks(
+                self._listening, lambda failure: self._cannot(path, failure)
+            )
+
+    def stop(self) -> "Deferred[Any]":
+        """Interrupt what was asked for, and listen no longer."""
+        for each in self._tasks.values():
+            each.stop()
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+
+    def _cannot(self, path: str, failure: Failure) -> None:
+        if self._site.numPorts:
+            self._site.doStop()  # Twisted leaves that to nobody
+        reason = failure.value
+        if isinstance(reason, CannotListenError):
+            reason = reason.socketError
+        self._without(path, getattr(reason, "strerror", None) or reason)
+
+    def _without(self, path: str, reason: object) -> None:
+        self._log.warn(
+            "no control socket at {path}: {reason}; going on without", path=path, reason=reason
+        )
+
+
+def _clear(path: str) -> None:
+    """
+    Take away a socket that nobody listens to any longer, and its lock. The lock alone does not
+    tell: the number of the process that had it may be another one's by now.
+    """
+    probe = socket.socket(socket.AF_UNIX)
+    probe.setblocking(False)
+    try:
+        probe.connect(path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        for left in (path, f"{path}.lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(left)
+    except OSError:
+        pass
+    finally:
+        probe.close()

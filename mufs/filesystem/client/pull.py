@@ -1,0 +1,276 @@
+"""Pulls: the cache is filled with whole images before anybody reads them."""
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from zope.interface import implementer
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.filesystem.client.fetch import MOST_AHEAD, IFiller, OpenImage, stale
+from mufs.wire.metadata import Caller
+from mufs.wire.pages import BLOCK, mask_of
+
+if TYPE_CHECKING:
+    from mufs.filesystem.client.files import Files
+
+EVERY = 1.0
+"""Seconds from one word about a pull to the next."""
+
+MOST = 16
+"""Pulls at a time."""
+
+MOST_LOOKS = 4096
+"""Blocks that are looked at before others have their turn."""
+
+REST = 0.05
+"""Seconds until a pull looks whether a disk that was too slow has caught up."""
+
+STUCK = 30.0
+"""Seconds after which it is given up."""
+
+PASSES = 4
+"""Times that a pull goes through an image: what it brought may have had to go for others."""
+
+
+@frozen
+class Progress:
+    """
+    How far a pull is; all in bytes.
+
+    @ivar size: of the image; 0 before it is open.
+    @ivar held: that it has found, or brought.
+    @ivar asked: that came because it asked, and C{overheard} that others caused.
+    @ivar connected: whether there is a connection to the server.
+    """
+
+    size: int
+    held: int
+    asked: int
+    overheard: int
+    connected: bool
+
+
+@implementer(IFiller)
+class _Pull:
+    """
+    One image. It asks, in the background, for what the cache lacks, block after block, and
+    has no more on its way than its part of the window.
+    """
+
+    def __init__(
+        self, files: "Files", cache: BlockCache, clock: IReactorTime, room: Callable[[], int]
+    ) -> None:
+        """@param room: bytes that it may have on their way now."""
+        self._files = files
+        self._cache = cache
+        self._clock = clock
+        self._room = room
+        self._opened: OpenImage | None = None
+        self._next = 0
+        self._passes = 0
+        self._missed = False
+        self._on_their_way: set[int] = set()
+        self._resting: IDelayedCall | None = None
+        self._rests = 0
+        self._done: Deferred[None] = Deferred()
+        self._held = self._asked = self._overheard = 0
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        size = 0 if self._opened is None else self._opened.size
+        held = min(size, self._held * BLOCK)
+        return Progress(size, held, self._asked, self._overheard, self._files.is_connected)
+
+    async def run(self, path: bytes, caller: Caller, moment: float) -> None:
+        """
+        Pull the image at C{path}; may be cancelled.
+
+        @param moment: seconds after it was opened until it is asked for.
+        @raise OSError: when that is impossible.
+        """
+        # Whoever has opened it keeps what he overhears of it: not with too small a cache.
+        self._check((await self._files.getattr(path, caller=caller)).size)
+        handle, _ = await self._files.open(path, caller)
+        opened = self._opened = self._files.opened(handle)
+        try:
+            self._check(opened.size)
+            # What is there already shall not have to go for what is to come.
+            self._cache.renew(opened.key)
+            self._files.fetch.fillers[opened] = self
+            if moment:
+                await deferLater(self._clock, moment)
+            self.look()
+            await self._done
+        finally:
+            self._files.fetch.fillers.pop(opened, None)
+            self._files.release(handle)
+            if self._resting is not None:
+                self._resting.cancel()
+            self._done.addErrback(lambda _: None)  # it may have failed before it was waited for
+
+    def _check(self, size: int) -> None:
+        """@raise OSError: when an image does not fit the cache."""
+        if size > self._cache.capacity:
+            room = _mib(self._cache.capacity)
+            raise OSError(errno.ENOSPC, f"the image has {_mib(size)}, the cache {room}")
+
+    def came(self, block: int, length: int) -> None:
+        """See L{IFiller.came}."""
+        if block not in self._on_their_way:
+            self._overheard += length
+            return
+        self._asked += length
+        assert self._opened is not None
+        if not self._lacking(self._opened, block):
+            self._on_their_way.discard(block)
+            self._held += 1
+            self._go_on()
+
+    def failed(self, error: OSError) -> None:
+        """See L{IFiller.failed}."""
+        self._end(error)
+
+    def resumed(self) -> None:
+        """See L{IFiller.resumed}."""
+        self._passes = 0  # what was lost with the connection is no fault of the cache
+        self.look()
+
+    def look(self) -> None:
+        """
+        Go on without what is no longer on its way: the connection was lost, or who asked for it
+        gave up. It is asked for at the next pass.
+        """
+        opened, fetch = self._opened, self._files.fetch
+        if opened is None or self._done.called or opened not in fetch.fillers:
+            return
+        if opened.stale:
+            self._end(stale())
+            return
+        self._on_their_way = {
+            block for block in self._on_their_way if fetch.is_asked(opened.key, block)
+        }
+        self._go_on()
+
+    def _go_on(self) -> None:
+        opened = self._opened
+        assert opened is not None
+        if opened.remote is None or self._done.called or self._resting is not None:
+            return
+        if self._cache.is_behind:
+            self._rests += 1
+            if self._rests * REST > STUCK:
+                self._end(OSError(errno.ENOSPC, "the disk of the cache takes nothing"))
+            else:
+                self._go_on_later(REST)
+            return
+        self._rests = 0
+        blocks = -(-opened.size // BLOCK)
+        room = self._room() // BLOCK - len(self._on_their_way)
+        wanted: dict[int, int] = {}
+        looks = 0
+        # Many at a time: one request is enough for all that lie in a row.
+        if 4 * room >= len(self._on_their_way):
+            while self._next < blocks and len(wanted) < room and looks < MOST_LOOKS:
+                lacking = self._lacking(opened, self._next)
+                if lacking:
+                    wanted[self._next] = lacking
+                else:
+                    self._held += 1
+                self._next += 1
+                looks += 1
+        if wanted:
+            self._missed = True
+            self._on_their_way |= wanted.keys()
+            self._files.fetch.fill(opened, wanted)
+        elif looks == MOST_LOOKS:
+            self._go_on_later(0)
+        elif self._next == blocks and not self._on_their_way:
+            self._end_of_pass()
+
+    def _end_of_pass(self) -> None:
+        self._passes += 1
+        if not self._missed:
+            self._end(None)
+        elif self._passes == PASSES:
+            self._end(OSError(errno.ENOSPC, "the cache does not keep it: others need its room"))
+        else:
+            self._missed, self._next, self._held = False, 0, 0
+            self._go_on_later(0)
+
+    def _go_on_later(self, seconds: float) -> None:
+        self._resting = self._clock.callLater(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self.look()
+
+    def _lacking(self, opened: OpenImage, block: int) -> int:
+        pages = mask_of(0, min(BLOCK, opened.size - block * BLOCK))
+        return self._cache.missing(opened.key, block, pages)
+
+    def _end(self, error: OSError | None) -> None:
+        if not self._done.called:
+            self._done.errback(error) if error else self._done.callback(None)
+
+
+class Pulls:
+    """
+    All pulls of a client. They share what may be on its way for them: the window of read-ahead,
+    or half of what may be read ahead of all readers.
+    """
+
+    def __init__(self, files: "Files", cache: BlockCache, clock: IReactorTime) -> None:
+        self._files = files
+        self._cache = cache
+        self._clock = clock
+        self._running: list[_Pull] = []
+
+    def pull(
+        self,
+        path: bytes,
+        caller: Caller,
+        tell: Callable[[Progress], None],
+        moment: float = 0.0,
+    ) -> "Deferred[Progress]":
+        """
+        Fill the cache with an image.
+
+        @param tell: is told each second how far it is.
+        @return: fires when all of it is there; fails with C{OSError}; may be cancelled.
+        """
+        if len(self._running) >= MOST:
+            raise OSError(errno.EBUSY, f"{MOST} pulls are running")
+        pull = _Pull(self._files, self._cache, self._clock, self._room)
+        self._running.append(pull)
+
+        def tick() -> None:
+            pull.look()
+            tell(pull.progress)
+
+        ticks = LoopingCall(tick)
+        ticks.clock = self._clock
+        ticks.start(EVERY, now=False)
+
+        async def run() -> Progress:
+            try:
+                await pull.run(path, caller, moment)
+            finally:
+                self._running.remove(pull)
+                ticks.stop()
+            return pull.progress
+
+        return ensureDeferred(run())
+
+    def _room(self) -> int:
+        size = min(self._files.window.size, MOST_AHEAD // 2) // len(self._running)
+        return max(BLOCK, size)
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"

@@ -1,0 +1,215 @@
+"""C{mufs pull} and C{mufs push}: caches are filled before anybody reads."""
+
+import argparse
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from mufs.show import amount, console, plain
+from mufs.sockets import (
+    SERVER,
+    Nobody,
+    Unreachable,
+    ask,
+    follow,
+    locate,
+    socket_of_mount,
+    sockets,
+)
+
+EVERY = 5.0
+"""Seconds from line to line where there is no terminal."""
+
+Record = dict[str, Any]
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add C{pull} and C{push} to the subcommands of C{mufs}."""
+    pull = commands.add_parser(
+        "pull",
+        help="fill the cache of a client with images",
+        description="Fill the cache of the client at a mount with images, before they are read. "
+        "Readers come first. Ctrl-C interrupts; what is there already is not fetched again.",
+    )
+    pull.add_argument("images", metavar="IMAGE", nargs="+", help="path on a mount")
+    pull.add_argument("--quiet", action="store_true", help="print errors alone")
+    pull.set_defaults(run=_pull)
+    push = commands.add_parser(
+        "push",
+        help="fill the caches of a server's clients with an image",
+        description="Have the clients of the server on this host fill their caches with an image, "
+        "which is sent once for all of them. Clients that connect meanwhile join. Ctrl-C ends it.",
+    )
+    push.add_argument("image", metavar="IMAGE", help="path beneath --images, or of the file")
+    push.add_argument(
+        "--to", metavar="CLIENT", nargs="+", help="names of clients (default: all that may see it)"
+    )
+    push.add_argument(
+        "--server", metavar="ADDRESS:PORT", help="which server, where several run on this host"
+    )
+    push.add_argument("--quiet", action="store_true", help="print errors alone")
+    push.set_defaults(run=_push)
+
+
+class _Rate(ProgressColumn):
+    """Bytes a second, in the units of the other columns."""
+
+    def render(self, task: Task) -> Text:
+        """See L{ProgressColumn.render}."""
+        return Text(f"{amount(task.speed or 0)}/s")
+
+
+class _Bar:
+    """How far something is: a bar on a terminal, or else a line every few seconds."""
+
+    def __init__(self, name: str, quiet: bool) -> None:
+        """@param quiet: print nothing."""
+        out = console()
+        self._out = Console(quiet=True) if quiet else out
+        self._name = name
+        self._since = self._told = time.monotonic()
+        narrow = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=narrow),
+            BarColumn(10),
+            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+            _Rate(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            console=self._out,
+            expand=True,
+            transient=True,
+            disable=quiet or not out.is_terminal,
+        )
+        self._task = self._progress.add_task(plain(name).plain, total=None, note="")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, held: float, size: float, came: float, note: str, last: bool = False) -> None:
+        """
+        So many bytes of so many are there; the C{last} time it is a line that stays.
+
+        @param came: bytes of them that came since it began.
+        """
+        self._progress.update(self._task, completed=held, total=size or None, note=note)
+        late = time.monotonic() - self._told >= EVERY
+        if last or (late and self._progress.disable):
+            self._told = time.monotonic()
+            rate = came / max(0.001, self._told - self._since)
+            text = f"{self._name}: {_of(held, size)}, {amount(rate)}/s, {note}"
+            self._out.print(plain(text.removesuffix(", ")))
+            sys.stdout.flush()
+
+
+def _of(held: float, size: float) -> str:
+    share = f" ({100 * held / size:.0f} %)" if size else ""
+    return f"{amount(held)} of {amount(size)}{share}"
+
+
+def _pull(given: argparse.Namespace) -> None:
+    failed = False
+    for path in given.images:
+        try:
+            _pull_one(path, given.quiet)
+        except Unreachable as error:
+            print(f"mufs: {error}", file=sys.stderr)
+            failed = True
+    sys.exit(failed)
+
+
+def _pull_one(path: str, quiet: bool) -> None:
+    mount, rest = locate(path)
+    with _Bar(rest, quiet) as bar:
+
+        def show(said: Record, last: bool = False) -> None:
+            came = said["asked"] + said["overheard"]
+            bar.show(said["held"], said["size"], came, _note(said), last)
+
+        last = _followed(socket_of_mount(mount), "/pull", {"path": rest}, show)
+        if "error" not in last:
+            show(last, last=True)
+    if last.get("errno") == errno.ELOOP and os.path.realpath(path) != os.path.abspath(path):
+        _pull_one(os.path.realpath(path), quiet)
+    elif "error" in last:
+        raise Unreachable(f"{path}: {last['error']}")
+
+
+def _push(given: argparse.Namespace) -> None:
+    body = {"path": given.image, "file": os.path.realpath(given.image), "to": given.to}
+    first: float | None = None
+    with _Bar(given.image, given.quiet) as bar:
+
+        def show(said: Record, failed: int, last: bool = False) -> None:
+            nonlocal first
+            good = said["clients"] - failed
+            held = said["held"] / max(1, good)
+            first = held if first is None and not last else first
+            note = f"{said['succeeded']}/{said['clients']} done"
+            note += f", {failed} failed" if failed else ""
+            bar.show(held, said["size"], held - (first or 0), note, last)
+
+        where = _server(given.server)
+        last = _followed(where, "/push", body, lambda said: show(said, said["failed"]))
+        if "error" in last:
+            raise Unreachable(f"{given.image}: {last['error']}")
+        show(last, len(last["failed"]), last=True)
+    for each in last["failed"]:
+        where = f" ({each['address']})" if each["address"] else ""
+        print(plain(f"mufs: {each['name']}{where}: {each['error']}"), file=sys.stderr)
+    sys.exit(bool(last["failed"]))
+
+
+def _server(name: str | None) -> str:
+    """The control socket of the server that is meant."""
+    found = {}
+    for where in sockets(SERVER):
+        with suppress(Nobody):
+            ask(where)
+            found[os.path.basename(where).removesuffix(".sock")] = where
+    if name is not None and name not in found:
+        raise Unreachable(f"{name}: no server listens there on this host")
+    if not found:
+        raise Unreachable("no server runs here")
+    if name is None and len(found) > 1:
+        raise Unreachable(f"several servers run here: give --server {', '.join(found)}")
+    return found[name or next(iter(found))]
+
+
+def _note(said: Record) -> str:
+    if not said["connected"]:
+        return "waiting for the server"
+    came = said["asked"] + said["overheard"]
+    return f"{100 * said['overheard'] / came:.0f} % overheard" if came else ""
+
+
+def _followed(where: str, path: str, body: Record, show: Callable[[Record], None]) -> Record:
+    """Have something done, show how it goes, and return how it ended."""
+    # Closing the connection, as Ctrl-C does, interrupts it.
+    with closing(follow(where, path, body)) as records:
+        for record in records:
+            if "ended" in record or "error" in record:
+                return record
+            show(record)
+    raise Unreachable(f"{where}: the service ended")

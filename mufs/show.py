@@ -1,0 +1,260 @@
+"""C{mufs status}: the figures of services, as tables or as JSON."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
+
+WIDE = 10_000
+"""Columns of what is no terminal: nothing is cut there."""
+
+Found = dict[str, Any]
+"""The figures of a service, or why there are none; with C{service} and C{at} before them."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add C{status} to the subcommands of C{mufs}."""
+    parser = commands.add_parser(
+        "status",
+        help="show how servers and clients fare",
+        description="Show how a server or a client fares; without WHERE all that run on this host.",
+    )
+    parser.add_argument(
+        "where", metavar="WHERE", nargs="?",
+        help="a path on a mount; or where a --status endpoint serves: a port of this host, "
+        "http://HOST:PORT, tcp:HOST:PORT, unix:PATH",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=2.0,
+        help="show them again and again until Ctrl-C (default: every 2)",
+    )  # fmt: skip
+    parser.set_defaults(run=_run)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 86400")
+    return seconds
+
+
+def console() -> Console:
+    """Where to print: in colours, and no wider than it is, if that is a terminal."""
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def _run(given: argparse.Namespace) -> None:
+    out = console()
+    if given.watch is None:
+        _print(out, _found(given.where), given)
+        return
+    try:
+        if given.json or not out.is_terminal:
+            while True:
+                _print(out, _found(given.where), given)
+                sys.stdout.flush()
+                time.sleep(given.watch)
+        with Live(console=out, auto_refresh=False) as live:
+            while True:
+                try:
+                    shown = _tables(_found(given.where))
+                except Unreachable as error:
+                    shown = Text(str(error))
+                live.update(shown, refresh=True)
+                time.sleep(given.watch)
+    except KeyboardInterrupt:
+        pass
+
+
+def _print(out: Console, found: list[Found], given: argparse.Namespace) -> None:
+    if given.json:
+        print(json.dumps(found if given.where is None else found[0], indent=1))
+    else:
+        out.print(_tables(found))
+
+
+def _found(where: str | None) -> list[Found]:
+    """@raise Unreachable: when nothing is there."""
+    if where is not None:
+        return [_figures(_at(where))]
+    found = []
+    for at in sockets():
+        try:
+            found.append(_figures(at))
+        except Nobody:
+            continue  # the socket of one that was killed
+        except Unreachable as error:
+            found.append({"service": "?", "at": at, "error": str(error)})
+    if not found:
+        raise Unreachable("no server and no client runs here")
+    return found
+
+
+def _at(where: str) -> str:
+    """Where to ask for what the user means."""
+    if where.isdecimal():
+        return f"http://127.0.0.1:{where}"
+    if where.partition(":")[0] in ("http", "https", "tcp", "unix") and not os.path.exists(where):
+        return where
+    return socket_of_mount(locate(where)[0])
+
+
+def _figures(at: str) -> Found:
+    figures = ask(at)
+    service = "client" if "mount" in figures else "server"
+    return {"service": service, "at": at, **figures}
+
+
+# Tables.
+
+
+def amount(count: float) -> str:
+    """Bytes for people."""
+    for unit, power in (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def plain(text: object) -> Text:
+    """What another host may have said, as text that only prints."""
+    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)))
+
+
+def _tables(found: Iterable[Found]) -> RenderableType:
+    shown: list[RenderableType] = []
+    for each in found:
+        if shown:
+            shown.append("")
+        try:
+            shown.extend(_SHOWN[each["service"]](each))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unreachable(f"{each['at']}: not the figures of mUFS ({error!r})") from None
+    return Group(*shown)
+
+
+def _error(each: Found) -> list[RenderableType]:
+    return [plain(each["error"])]
+
+
+def _client(f: Found) -> list[RenderableType]:
+    connected = "yes" if f["connected"] else "no"
+    return [
+        _title("client", f["mount"]),
+        _pairs([
+            ("reads", _count(f["reads"]), "asked for", amount(f["bytes_requested"])),
+            ("hits", _count(f["hits"]), "overheard", amount(f["bytes_overheard"])),
+            ("joined", _count(f["joined"]), "over TCP", amount(f["bytes_over_tcp"])),
+            ("misses", _count(f["misses"]), "cache", _of(f["cache_bytes"], f["cache_size"])),
+            ("hit rate", _share(f["hit_rate"]), "evicted blocks", _count(f["evictions"])),
+            ("lag", _lag(f["lag"]), "lost segments", _part(f["segments_lost"],
+                                                          f["segments_received"])),
+        ]),
+        _lines([
+            ("server", f"{f['server']}{', TLS' if f['tls'] else ''}"),
+            ("connected", connected),
+            ("multicast", f["multicast"]),
+        ]),
+    ]  # fmt: skip
+
+
+def _server(f: Found) -> list[RenderableType]:
+    over_tcp = sum(bool(each["over_tcp"]) for each in f["clients"])
+    shown: list[RenderableType] = [
+        _title("server", f["at"].rpartition("/")[2].removesuffix(".sock")),
+        _pairs([
+            ("clients", _count(len(f["clients"])), "by multicast", amount(f["bytes_multicast"])),
+            ("over TCP now", _count(over_tcp), "over TCP", amount(f["bytes_over_tcp"])),
+            ("requests", _count(f["requests"]), "read of images", amount(f["image_read_bytes"])),
+            ("merged", _part(f["requests_merged"], f["requests"]), "lost segments",
+             _part(f["segments_lost"], f["segments_awaited"])),
+            ("queue", _count(f["queue"]), "sent again", _part(f["segments_repaired"],
+                                                             f["segments_sent"])),
+            ("rate at most", f"{f['rate'] / 1e6:,.0f} Mbit/s", "interface", f["interface"] or "-"),
+        ]),
+    ]  # fmt: skip
+    clients = _table("host", "image", ">hit rate", ">lag", "via", ">over TCP")
+    for each in f["clients"]:
+        rate = each["hits"] / each["reads"] if each["reads"] else 0.0
+        clients.add_row(
+            plain(each["name"]), plain(each["image"] or "-"), _share(rate), _lag(each["lag"]),
+            "TCP" if each["over_tcp"] else "multicast", amount(each["bytes_over_tcp"]),
+        )  # fmt: skip
+    images = _table("image", ">open", ">requests", ">asked for", ">demand")
+    for each in f["images"]:
+        images.add_row(
+            plain(each["name"]), _count(each["opens"]), _count(each["requests"]),
+            amount(each["bytes_requested"]), f"{amount(each['demand'])}/s",
+        )  # fmt: skip
+    tables = [each for each in (clients, images) if each.row_count]
+    return shown + [Padding(each, (1, 0, 0, 2), expand=False) for each in tables]
+
+
+_SHOWN = {"client": _client, "server": _server, "?": _error}
+
+
+def _title(kind: str, name: str) -> Text:
+    return Text.assemble((f"{kind} ", "bold"), plain(name))
+
+
+def _pairs(rows: list[tuple[str, str, str, str]]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for style, justify in (("dim", "left"), ("", "right"), ("dim", "left"), ("", "right")):
+        table.add_column(style=style, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*map(plain, row))
+    return Padding(table, (0, 0, 0, 2), expand=False)
+
+
+def _lines(rows: list[tuple[str, object]]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, plain(value))
+    return Padding(table, (0, 0, 0, 2), expand=False)
+
+
+def _table(*columns: str) -> Table:
+    """Those that begin with C{>} are numbers."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        number = name.startswith(">")
+        table.add_column(
+            name.lstrip(">"), justify="right" if number else "left", no_wrap=number,
+            overflow="fold",
+        )  # fmt: skip
+    return table
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _part(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.1f} %)" if whole else f"{part:,}"
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{amount(part)} of {amount(whole)}"
+
+
+def _lag(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"

@@ -1,0 +1,230 @@
+"""
+Where the services of a host listen for people on it, and how commands ask them.
+
+A service has a UNIX socket C{server/NAME.sock} or C{client/NAME.sock} in the directory of
+L{directories}. It speaks HTTP, as the endpoint of C{--status} does.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mufs.filesystem.client.mountpoint import TYPE, mounts
+
+SERVER, CLIENT = "server", "client"
+
+RUN = "/run/mufs"
+VARIABLE = "MUFS_RUN"
+"""Environment variable that names another directory, for services and commands."""
+
+LONGEST = 107
+"""Bytes that the path of a socket may have (sun_path, without the byte 0 at its end)."""
+
+PATIENCE = 5.0
+"""Seconds within which a service answers, and between two lines that it tells at the most."""
+
+MOST = 64 << 20
+"""Bytes of an answer that are looked at."""
+
+
+class Unreachable(Exception):
+    """Nobody answers, or not as a service of mUFS does; the text says where and why."""
+
+
+class Nobody(Unreachable):
+    """Nobody listens there."""
+
+
+# Paths.
+
+
+def directories() -> list[str]:
+    """Where sockets may be: that of the system first, then that of the user."""
+    given, own = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        return [given]
+    return [RUN] if os.geteuid() == 0 or not own else [RUN, os.path.join(own, "mufs")]
+
+
+def new_socket(kind: str, name: str) -> str:
+    """
+    The path for the socket of a service, in the first directory that it may write into, which
+    is made.
+
+    @raise OSError: when there is none.
+    """
+    failed: OSError = PermissionError()
+    for directory in directories():
+        try:
+            for path in (directory, os.path.join(directory, kind)):
+                with suppress(FileExistsError):
+                    os.mkdir(path)
+                    os.chmod(path, 0o755)
+            if os.access(path, os.W_OK | os.X_OK):
+                return _path(directory, kind, name)
+            failed = PermissionError(13, "cannot be written", path)
+        except OSError as error:
+            failed = error
+    raise failed
+
+
+def _path(directory: str, kind: str, name: str) -> str:
+    path = os.path.join(directory, kind, f"{name}.sock")
+    if len(os.fsencode(path)) > LONGEST:
+        digest = sha256(os.fsencode(name)).hexdigest()[:16]
+        room = LONGEST - len(os.fsencode(path)) + len(name) - len(digest) - 1
+        path = os.path.join(directory, kind, f"{name[: max(0, room)]}-{digest}.sock")
+    return path
+
+
+def escape(path: str) -> str:
+    """A path as one name, as C{systemd-escape --path} makes it."""
+    text = b"-".join(
+        re.sub(rb"[^\w:.]", lambda found: b"\\x%02x" % found[0][0], name)
+        for name in os.fsencode(path).split(b"/")
+        if name
+    ).decode()
+    return r"\x2e" + text[1:] if text.startswith(".") else text or "-"
+
+
+def sockets(kind: str | None = None) -> list[str]:
+    """Those that are there, of servers first; some may be left over from services that died."""
+    kinds = [SERVER, CLIENT] if kind is None else [kind]
+    return [
+        str(path)
+        for each in kinds
+        for directory in directories()
+        for path in sorted(Path(directory, each).glob("*.sock"))
+    ]
+
+
+def socket_of_mount(mount: str) -> str:
+    """
+    That of the client at a mount point.
+
+    @raise Unreachable: when there is none.
+    """
+    for directory in directories():
+        path = _path(directory, CLIENT, escape(mount))
+        if os.path.exists(path):
+            return path
+    raise Unreachable(f"{mount}: the client there has no control socket")
+
+
+def locate(path: str) -> tuple[str, str]:
+    """
+    The mount of mUFS that a path leads into, and the rest of the path. Nothing beneath the mount
+    is looked at: the server may be away.
+
+    @raise Unreachable: when there is no such mount.
+    """
+    points = {os.fsdecode(point) for point, there in mounts() if there.type == TYPE}
+    at = "/"
+    names = [name for name in os.path.abspath(path).split("/") if name]
+    for number, name in enumerate(names, 1):
+        at = os.path.join(at, name)
+        if at not in points:
+            at = os.path.realpath(at)
+        if at in points:
+            return at, "/".join(names[number:])
+    raise Unreachable(f"{path}: not on a mount of mUFS")
+
+
+# Asking.
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("mufs", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(self._path)
+
+
+def _connection(where: str) -> tuple[HTTPConnection, str]:
+    """A connection to where somebody serves, and what all paths there begin with."""
+    if where.startswith("/"):
+        return _UnixConnection(where), ""
+    kind, _, rest = where.partition(":")
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", rest)]
+    try:
+        if kind in ("http", "https"):
+            url = urlsplit(where)
+            secure = HTTPSConnection if kind == "https" else HTTPConnection
+            return secure(url.hostname or "", url.port, timeout=PATIENCE), url.path.rstrip("/")
+        if kind == "unix":
+            return _UnixConnection(words[0].removeprefix("path=")), ""
+        if kind == "tcp":
+            host, port = words[0].removeprefix("host="), int(words[1].removeprefix("port="))
+            return HTTPConnection(host, port, timeout=PATIENCE), ""
+    except (ValueError, IndexError, HTTPException):
+        pass
+    raise Unreachable(f"{where}: neither http://HOST:PORT, tcp:HOST:PORT nor unix:PATH")
+
+
+def ask(where: str) -> dict[str, Any]:
+    """
+    The figures of a service.
+
+    @param where: the path of a socket, a URL, or an endpoint string of C{tcp:} or C{unix:}.
+    @raise Unreachable: when they are not to be had.
+    """
+    with _answer(where, "GET", "/status.json") as response:
+        return _record(where, response.read(MOST))
+
+
+def follow(
+    where: str, path: str, body: Mapping[str, object]
+) -> Generator[dict[str, Any], None, None]:
+    """
+    Have a service do something, and yield what it tells of it until it has ended. Closing the
+    iterator interrupts it.
+
+    @raise Unreachable: when it cannot be asked, or goes away.
+    """
+    with _answer(where, "POST", path, json.dumps(body)) as response:
+        while line := response.readline(MOST):
+            yield _record(where, line)
+    raise Unreachable(f"{where}: ended")
+
+
+@contextmanager
+def _answer(
+    where: str, method: str, path: str, body: str | None = None
+) -> Iterator[HTTPResponse]:
+    connection, base = _connection(where)
+    try:
+        connection.request(method, base + path, body)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise Unreachable(f"{where}: {response.status} {response.reason}")
+        yield response
+    except (OSError, HTTPException) as error:
+        if isinstance(error, TimeoutError):
+            raise Unreachable(f"{where}: no answer within {PATIENCE:g} s") from None
+        why = getattr(error, "strerror", None) or error or type(error).__name__
+        gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        raise (Nobody if gone else Unreachable)(f"{where}: {why}") from None
+    finally:
+        connection.close()
+
+
+def _record(where: str, text: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise Unreachable(f"{where}: what answers is not mUFS")
+    return record
