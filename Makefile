@@ -12,6 +12,8 @@
 #   make experiment            the paper's experiment with virtual machines: docs/experiments.md;
 #                              EXPERIMENT='--scale paper' for those of its size
 #   make experiment-replay     the same with recorded boots
+#   make dist                  wheel and source distribution, in dist/
+#   make deb                   a package for this release of Debian, in dist/
 #   make clean                 remove all that the others made
 
 PYTHON = python3
@@ -27,7 +29,7 @@ REPEAT =
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup system demo test lint fuzz soak bench bench-peers experiment experiment-replay clean
+.PHONY: setup system demo test lint fuzz soak bench bench-peers experiment experiment-replay dist deb clean
 
 setup: $(INSTALLED)
 
@@ -78,6 +80,14 @@ experiment-replay: .venv/drawing
 
 bench-peers:
 	@bench/install-peers
+
+# The wheel is made from the source distribution. What builds it is installed already.
+dist: setup
+	rm -f dist/mufs-*
+	$(BIN)/python -m build --no-isolation .
+
+deb: dist
+	packaging/deb dist/mufs-*.whl dist
 
 clean:
 	rm -rf .venv build dist mufs.egg-info bench/results .fuzz _trial_temp* .hypothesis .mypy_cache .ruff_cache
