@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from mufs.commands.keys import make_keys
 from mufs.communication.client.channel import ClientChannel
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import Directory
 from mufs.interfaces import IImageLibrary
-from mufs.keys import make_keys
 from mufs.test.loopback import Loopback, missing
 from mufs.test.processes import wait_until
 from mufs.test.test_tls import LOCAL, TLSTestCase

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis.strategies import binary
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs import keys
-from mufs.check import certificates, host, multicast, network
-from mufs.check.finding import WIDTH, Finding, Level, ok, problem, warning
-from mufs.check.network import Interface
-from mufs.check.packets import SPARE_GROUP, Query, parse_query
-from mufs.check.session import Reading
+from mufs.commands import keys
+from mufs.commands.check import certificates, host, multicast, network
+from mufs.commands.check.finding import WIDTH, Finding, Level, ok, problem, warning
+from mufs.commands.check.network import Interface
+from mufs.commands.check.packets import SPARE_GROUP, Query, parse_query
+from mufs.commands.check.session import Reading
+from mufs.commands.keys import make_keys
 from mufs.communication.client.receiver import RECEIVE_BUFFER
-from mufs.keys import make_keys
 from mufs.test.properties import examples
 from mufs.wire.metadata import VERSION, Welcome
 

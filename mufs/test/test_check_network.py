@@ -16,15 +16,15 @@ from typing import Any
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs import keys
-from mufs.check.finding import WIDTH
-from mufs.check.session import RATE
-from mufs.keys import make_keys
+from mufs.commands import keys
+from mufs.commands.check.finding import WIDTH
+from mufs.commands.check.session import RATE
+from mufs.commands.keys import make_keys
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab, missing, write_image
 from mufs.test.netns import run
 from mufs.test.processes import SERVER_PORT
 
-COMMAND = [sys.executable, "-c", "from mufs.command import main; main()", "check"]
+COMMAND = [sys.executable, "-c", "from mufs.commands.main import main; main()", "check"]
 ENDPOINT = f"tcp:{SERVER_ADDRESS}:{SERVER_PORT}"
 SECONDS = 2
 """For which images are read."""

@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from mufs.commands.status import _tables, amount
 from mufs.control import Control, Lines, _ControlSite
-from mufs.show import _tables, amount
 from mufs.sockets import (
     LONGEST,
     VARIABLE,
@@ -40,7 +40,7 @@ from mufs.test.test_status import SiteTestCase
 def mufs(run: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run the command C{mufs} with the control sockets in a directory."""
     return subprocess.run(
-        [sys.executable, "-c", "from mufs.command import main; main()", *arguments],
+        [sys.executable, "-c", "from mufs.commands.main import main; main()", *arguments],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run), **more},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -287,7 +287,7 @@ class ServiceTests(ProcessTestCase):
     def test_watch(self) -> None:
         """It is shown again and again until it is interrupted, also without a terminal."""
         watching = subprocess.Popen(
-            [sys.executable, "-c", "from mufs.command import main; main()",
+            [sys.executable, "-c", "from mufs.commands.main import main; main()",
              "status", "--watch", "0.1"],
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(self.run_directory)},
             stdout=subprocess.PIPE, text=True,
@@ -312,7 +312,7 @@ class ServiceTests(ProcessTestCase):
             self.addCleanup(os.close, ours)
             try:
                 subprocess.run(
-                    [sys.executable, "-c", "from mufs.command import main; main()", "status"],
+                    [sys.executable, "-c", "from mufs.commands.main import main; main()", "status"],
                     env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm",
                          "COLUMNS": str(columns), VARIABLE: str(self.run_directory)},
                     stdout=terminal, check=True, timeout=30,

@@ -54,7 +54,7 @@ class KeptTestCase(SynchronousTestCase):
     def mufs(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the command C{mufs}."""
         return subprocess.run(
-            [sys.executable, "-c", "from mufs.command import main; main()", *arguments],
+            [sys.executable, "-c", "from mufs.commands.main import main; main()", *arguments],
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             capture_output=True, text=True, timeout=30,
         )  # fmt: skip

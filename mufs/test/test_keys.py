@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import mufs
-from mufs.keys import Unusable, make_keys
+from mufs.commands.keys import Unusable, make_keys
 from mufs.sockets import VARIABLE
 from mufs.test import loopback
 from mufs.test.processes import TWISTD

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from twisted.python import usage
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from mufs import client_tap, mounthelper, server_tap
-from mufs.command import _parser
+from mufs import client_tap, server_tap
+from mufs.commands import mount
+from mufs.commands.main import _parser
 from mufs.test.processes import CHECKOUT
 
 PAGES = CHECKOUT / "docs/man"
@@ -80,7 +81,7 @@ class ManualTests(SynchronousTestCase):
         """mount.mufs(8) has what can stand behind C{-o}: the client's options and its own."""
         named = set(re.findall(r"^\.It Cm (\w+)", page("mount.mufs.8"), re.MULTILINE))
         of_client = of_service(client_tap.Options()) - OF_TWISTED - {"server", "mount", "source"}
-        own = {"port", "bg", *mounthelper.TLS}
+        own = {"port", "bg", *mount.TLS}
         self.assertEqual(named, {name.replace("-", "_") for name in of_client} | own)
 
     def test_complete(self) -> None:

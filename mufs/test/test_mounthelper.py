@@ -11,8 +11,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.keys import make_keys
-from mufs.mounthelper import Failed, Wrong, client_options
+from mufs.commands.keys import make_keys
+from mufs.commands.mount import Failed, Wrong, client_options
 from mufs.test import loopback
 from mufs.test.loopback import Loopback
 from mufs.test.processes import wait_until

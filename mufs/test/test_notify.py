@@ -18,7 +18,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.keys import make_keys
+from mufs.commands.keys import make_keys
 from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Supervision
 from mufs.test.loopback import Loopback, missing
 from mufs.test.processes import Service, wait_until

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import client_tap, server_tap
+from mufs.commands.keys import make_keys
 from mufs.filesystem.server.library import Directory
-from mufs.keys import make_keys
 from mufs.options import Options, parse_rate, parse_seconds, parse_size, status_endpoint
 
 

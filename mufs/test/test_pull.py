@@ -324,7 +324,7 @@ class PullTests(SynchronousTestCase):
 def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start the command C{mufs}, whose output is no terminal."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from mufs.command import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from mufs.commands.main import main; main()", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from mufs.keys import make_keys
+from mufs.commands.keys import make_keys
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab, write_image
 from mufs.test.processes import SERVER_PORT, Program, Service, wait_until
 from mufs.test.spoofer import payloads

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from mufs.keys import make_keys
+from mufs.commands.keys import make_keys
 from mufs.test.processes import wait_until
 from mufs.test.systemd import ETC, SHARED, Machine, Unbootable, missing
 

@@ -23,7 +23,8 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from mufs import keys
+from mufs.commands import keys
+from mufs.commands.keys import make_keys
 from mufs.communication.client.channel import (
     ClientChannel,
     ClientChannelFactory,
@@ -32,7 +33,6 @@ from mufs.communication.client.channel import (
 )
 from mufs.communication.server import channel as server_channel
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.keys import make_keys
 from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
 from mufs.server import ServerService, ServerSettings
 from mufs.test.memory import MemoryLibrary

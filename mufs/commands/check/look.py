@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python import usage
 
-from mufs.check import certificates, host, multicast, network, packets
-from mufs.check.finding import Finding, Level, ok, problem, warning
-from mufs.check.session import PATIENCE, Session, Unreachable, late, shown_certificate
+from mufs.commands.check import certificates, host, multicast, network, packets
+from mufs.commands.check.finding import Finding, Level, ok, problem, warning
+from mufs.commands.check.session import PATIENCE, Session, Unreachable, late, shown_certificate
 from mufs.communication.client.channel import Refused
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
 from mufs.status.markup import shown

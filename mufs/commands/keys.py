@@ -9,6 +9,7 @@ What it makes in its directory, laid out for the endpoint strings of C{--listen}
     NAME.pem     the same for the client of that name
 """
 
+import argparse
 import os
 import re
 import secrets
@@ -47,6 +48,33 @@ class Authority:
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add C{keys} to the subcommands of C{mufs}."""
+    keys = commands.add_parser(
+        "keys",
+        help="make keys and certificates for TLS",
+        description="Make keys and certificates for TLS: an authority, unless DIR has one, and "
+        "what is signed by it. Nothing is overwritten.",
+    )
+    keys.add_argument("--dir", type=Path, default=Path("keys"), help="where (default: keys)")
+    keys.add_argument(
+        "--server", metavar="NAMES", default="",
+        help="names and addresses by which clients reach the server, joined by commas",
+    )  # fmt: skip
+    keys.add_argument(
+        "--client", metavar="NAME", action="append", default=[],
+        help="name of a client; may be given several times, and later for further ones",
+    )  # fmt: skip
+    keys.set_defaults(run=_keys)
+
+
+def _keys(given: argparse.Namespace) -> None:
+    servers = [name for name in given.server.split(",") if name]
+    if not servers and not given.client:
+        raise Unusable("nothing to make: give --server, --client or both")
+    print("\n".join(make_keys(given.dir, servers, given.client)))
 
 
 def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[str]:

@@ -1,9 +1,9 @@
 """What the group brought, and what explains it if that is not all."""
 
-from mufs.check.finding import Finding, ok, problem, warning
-from mufs.check.network import HEADERS
-from mufs.check.packets import Query
-from mufs.check.session import Reading
+from mufs.commands.check.finding import Finding, ok, problem, warning
+from mufs.commands.check.network import HEADERS
+from mufs.commands.check.packets import Query
+from mufs.commands.check.session import Reading
 from mufs.communication.client.reception import LOSSY
 from mufs.wire.metadata import Welcome
 

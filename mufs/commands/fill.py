@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from mufs.show import amount, console, plain
+from mufs.commands.status import amount, console, plain
 from mufs.sockets import (
     SERVER,
     Nobody,
@@ -40,7 +40,7 @@ EVERY = 5.0
 Record = dict[str, Any]
 
 
-def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add C{pull} and C{push} to the subcommands of C{mufs}."""
     pull = commands.add_parser(
         "pull",

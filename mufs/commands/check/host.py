@@ -7,7 +7,7 @@ import stat
 from ctypes.util import find_library
 from pathlib import Path
 
-from mufs.check.finding import Finding, ok, problem, warning
+from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.communication.client.receiver import RECEIVE_BUFFER
 from mufs.communication.multicast import UDP_GRO, grow_receive_buffer, set_option
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from mufs.check.finding import Finding, ok, problem, warning
+from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.status.markup import shown
 
 SOON = timedelta(days=30)

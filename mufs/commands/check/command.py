@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 from twisted.internet.task import react
 
-from mufs.check.finding import Finding, Level
-from mufs.check.look import check
-from mufs.check.session import RATE
 from mufs.clock import steady
+from mufs.commands.check.finding import Finding, Level
+from mufs.commands.check.look import check
+from mufs.commands.check.session import RATE
 from mufs.options import parse_address, parse_seconds
 
 

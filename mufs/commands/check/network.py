@@ -11,8 +11,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from mufs.check.finding import Finding, ok, problem, warning
-from mufs.check.host import number
+from mufs.commands.check.finding import Finding, ok, problem, warning
+from mufs.commands.check.host import number
 from mufs.wire.segments import HEADER
 
 HEADERS = 20 + 8 + HEADER.size

@@ -1,0 +1,33 @@
+"""The command C{mufs}: what is done beside running the services, one subcommand each."""
+
+import argparse
+import signal
+import sys
+
+from mufs.commands import cache, fill, keys, status
+from mufs.commands.check import command as check
+from mufs.commands.keys import Unusable
+from mufs.sockets import Unreachable
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mufs",
+        description="Tools for mUFS. Its server and client are run by mufs-server and mufs-client, "
+        "or as plugins of twistd; mount -t mufs mounts.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for each in (status, check, fill, cache, keys):
+        each.add_parser(commands)
+    return parser
+
+
+def main() -> None:
+    """Carry out the command line; ends with status 1 and one line if that is impossible."""
+    given = _parser().parse_args()
+    try:
+        given.run(given)
+    except (Unusable, Unreachable, OSError) as error:
+        sys.exit(f"mufs: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
