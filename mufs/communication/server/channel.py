@@ -1,8 +1,7 @@
 """The server's end of the request channel (docs/protocol.md section 2)."""
 
 import errno
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,8 +22,6 @@ from mufs.communication.server.controller import MulticastController, Reading, t
 from mufs.communication.server.demand import Demand, ImageDemand
 from mufs.communication.server.limits import (
     HELLO_TIMEOUT,
-    MAX_ASKED,
-    MAX_RUNNING,
     SILENCE,
     SLICE,
     STUCK,
@@ -32,11 +29,11 @@ from mufs.communication.server.limits import (
     Limits,
 )
 from mufs.communication.server.push import IPushed, Pushes
+from mufs.communication.server.questions import Answer, Questions
 from mufs.communication.server.unicast import UnicastReads
 from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import (
-    MAX_DATA,
     Framer,
     Gone,
     Key,
@@ -53,12 +50,10 @@ from mufs.wire.channel import (
 from mufs.wire.metadata import (
     VERSION,
     At,
-    Attributes,
     Close,
     Failure,
     Hello,
     Link,
-    Names,
     Opened,
     Pull,
     Pulled,
@@ -70,14 +65,6 @@ from mufs.wire.metadata import (
 from mufs.wire.pages import PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION
-
-ENTRY = 256
-"""Bytes that an entry of a listing takes at the most, besides its name."""
-
-Entries = list[tuple[bytes, Attributes]]
-
-Answer = Callable[[Any, int], "Deferred[None] | None"]
-"""Sends what the library told under a tag, and tells when it is sent if that is not at once."""
 
 TOGETHER = 0.01
 """Seconds for which word of transfers is kept back, to be sent together: their bytes are there."""
@@ -122,13 +109,10 @@ class ServerChannel(Protocol):
         self.name = ""
         self.library: IImageLibrary
         self.requests = 0
-        self._ending = self._full = self._behind = False
+        self._ending = self._full = False
         self._heard = factory.clock.seconds()
         self._stuck: IDelayedCall | None = None
         self._resting: IDelayedCall | None = None
-        self._to_ask: deque[tuple[int, Answer, Callable[..., Any], tuple[Any, ...]]] = deque()
-        self._running = 0
-        self._listings: deque[tuple[Iterator[tuple[Entries, bool]], int, Deferred[None]]] = deque()
         self._sent_now: list[bytes] = []
         self.repairs = 0
         self.over_tcp = False
@@ -158,6 +142,10 @@ class ServerChannel(Protocol):
             factory.clock, factory.controller.pace, factory.read, self._write, self.failed,
             self.share,
         )
+        self._questions = Questions(
+            self.host, partial(factory.in_thread, factory.limits.timed), self._reply,
+            self._asked_in_vain, partial(self._rest, False), self._go_on,
+        )
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
         self._patience = factory.clock.callLater(HELLO_TIMEOUT, self._give_up, "no HELLO came")
         eldest = factory.limits.eldest()
@@ -181,7 +169,7 @@ class ServerChannel(Protocol):
         try:
             for kind, offset, body in self._framer.feed(data):
                 self._packet(kind, offset, body)
-                if self._ending or self._full or self._behind:
+                if self._ending or self._full or self._questions.behind:
                     break
                 if limits.cpu() - began > SLICE or self.host.waits_for_too_much:
                     more = True
@@ -204,8 +192,7 @@ class ServerChannel(Protocol):
                 timer.cancel()
         self._unicast.stop()
         self._handles.clear()
-        self._to_ask.clear()
-        self._listings.clear()
+        self._questions.stop()
         for handle in list(self._demands):
             self._demands.pop(handle).opens -= 1
         self._framer = Framer()
@@ -242,6 +229,7 @@ class ServerChannel(Protocol):
         self._full = True
         self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._unicast.pause(True)
+        self._questions.pause(True)
         if self._stuck is None:
             self._stuck = self.factory.clock.callLater(
                 STUCK, self._give_up, f"it took nothing of what was sent to it for {STUCK:g} s"
@@ -254,13 +242,12 @@ class ServerChannel(Protocol):
             self._stuck.cancel()
         self._stuck = None
         self._unicast.pause(False)
-        self._list_on()
-        self._ask_next()
+        self._questions.pause(False)
         self._go_on()
 
     def _go_on(self) -> None:
         """Take requests again, unless there is another reason not to."""
-        if not (self._ending or self._full or self._behind or self._resting is not None):
+        if not (self._ending or self._full or self._questions.behind or self._resting is not None):
             self._heard = self.factory.clock.seconds()
             self.transport.resumeProducing()  # type: ignore[attr-defined]
             self.dataReceived(b"")
@@ -277,17 +264,18 @@ class ServerChannel(Protocol):
         self.host.held_back += rest > 0
         self.transport.pauseProducing()  # type: ignore[attr-defined]
         self._resting = self.factory.clock.callLater(rest, self._rested)
+        self._questions.rest(True)
 
     def _rested(self) -> None:
         self._resting = None
         self._rest(False)
-        self._ask_next()
+        self._questions.rest(self._resting is not None)
         self._go_on()
 
     def _look(self) -> None:
         """End the connection of a client from which nothing comes."""
         clock = self.factory.clock
-        if self._full or self._behind or self._resting is not None:
+        if self._full or self._questions.behind or self._resting is not None:
             self._heard = clock.seconds()
         left = self._heard + SILENCE - clock.seconds()
         if left > 0:
@@ -380,24 +368,7 @@ class ServerChannel(Protocol):
 
     def _readdir(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
-        self._ask(tag, self._list, self.library.readdir, at.path, at.caller)
-
-    def _list(self, entries: list[tuple[bytes, Attributes]], tag: int) -> "Deferred[None]":
-        done: Deferred[None] = Deferred()
-        self._listings.append((_parts(entries), tag, done))
-        self._list_on()
-        return done
-
-    def _list_on(self) -> None:
-        """Send of the listings what the connection takes; what follows waits for it."""
-        while self._listings and not (self._full or self._ending):
-            parts, tag, done = self._listings[0]
-            part, is_last = next(parts)
-            if is_last:
-                self._listings.popleft()
-            self._reply(Names(part), tag, Type.REPLY if is_last else Type.MORE)
-            if is_last:
-                done.callback(None)
+        self._ask(tag, self._questions.list, self.library.readdir, at.path, at.caller)
 
     def _open(self, tag: int, body: bytes) -> None:
         at = decode(At, body)
@@ -487,39 +458,10 @@ class ServerChannel(Protocol):
     def _write(self, packet: bytes) -> None:
         self.transport.write(packet)
 
-    def _ask(self, tag: int, then: "Answer", function: Callable[..., Any], *args: Any) -> None:
-        """Ask the library, in the client's turn, and have the answer sent."""
-        self._to_ask.append((tag, then, function, args))
-        if len(self._to_ask) >= MAX_ASKED:
-            self._behind = True
+    def _ask(self, tag: int, then: Answer, function: Callable[..., Any], *args: Any) -> None:
+        self._questions.ask(tag, then, function, *args)
+        if self._questions.behind:
             self.transport.pauseProducing()  # type: ignore[attr-defined]
-        self._ask_next()
-
-    def _ask_next(self) -> None:
-        while self._to_ask and self._running < MAX_RUNNING:
-            if self._full or self._ending or self._resting is not None:
-                return
-            tag, then, function, args = self._to_ask.popleft()
-            self._running += 1
-            asked = self.factory.in_thread(self.factory.limits.timed, function, *args)
-            asked.addCallback(self._came, then, tag)
-            asked.addErrback(self._asked_in_vain, tag).addCallback(self._answered)
-
-    def _came(self, came: tuple[Any, float], then: "Answer", tag: int) -> "Deferred[None] | None":
-        result, seconds = came
-        self.host.charge(seconds)
-        if isinstance(result, OSError):
-            raise result
-        with self.host.charged():
-            return then(result, tag)
-
-    def _answered(self, _: None) -> None:
-        self._running -= 1
-        self._rest(False)
-        self._ask_next()
-        if self._behind and len(self._to_ask) <= MAX_ASKED // 2:
-            self._behind = False
-            self._go_on()
 
     def _asked_in_vain(self, failure: Error, tag: int) -> None:
         if isinstance(failure.value, OSError):
@@ -545,6 +487,7 @@ class ServerChannel(Protocol):
         self.factory.limits.cut_off += 1
         self.factory.limits.greeted(self)
         self._unicast.stop()
+        self._questions.stop()
         # Under TLS the connection would wait for the producer to end.
         self.transport.unregisterProducer()  # type: ignore[attr-defined]
         self.transport.loseConnection()
@@ -552,19 +495,6 @@ class ServerChannel(Protocol):
         self._patience = self.factory.clock.callLater(
             HELLO_TIMEOUT, self._give_up, "it does not end by itself"
         )
-
-
-def _parts(entries: Entries) -> Iterator[tuple[Entries, bool]]:
-    """A listing in parts that fit a packet, and for each whether it is the last one."""
-    part: Entries = []
-    size = 0
-    for entry in entries:
-        size += len(entry[0]) + ENTRY
-        if size > MAX_DATA - 64:
-            yield part, False
-            part, size = [], len(entry[0]) + ENTRY
-        part.append(entry)
-    yield part, True
 
 
 class ServerChannelFactory(Factory):
