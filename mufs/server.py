@@ -238,16 +238,17 @@ class ServerService(Service):
 
     def _open(self, endpoint: IStreamServerEndpoint, factory: Any, what: str) -> None:
         def listening(port: IListeningPort) -> None:
+            where = _name(port.getHost())
             self._ports.append(port)
             if factory is self._factory:
                 self._refuse_at(port)
-                self._control.listen(_name(port.getHost()))
+                self._control.listen(escape(where))
             # Connections have it of the socket that they come by; one that is not TCP has it not.
             with suppress(AttributeError, OSError):
                 port.socket.setsockopt(  # type: ignore[attr-defined]  # only real ports have one
                     socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT
                 )
-            self._log.info("listening for {what} on {where}", what=what, where=port.getHost())
+            self._log.info("listening for {what} on {where}", what=what, where=where)
 
         def failed(failure: Failure) -> Failure:
             reason: object = failure.value
@@ -362,9 +363,9 @@ class ServerService(Service):
 
 
 def _name(address: Any) -> str:
-    """What a server that listens there is called among those of its host."""
+    """Where it listens, in a word."""
     if isinstance(address, UNIXAddress):
-        return escape(os.fsdecode(address.name or b""))
+        return os.fsdecode(address.name or b"")
     return f"{address.host}:{address.port}"
 
 
