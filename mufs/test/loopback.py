@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from threading import Timer
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from mufs.test.processes import Service, mounted
 
 TIMEOUT = 8
@@ -160,6 +162,14 @@ def _serves(service: Service) -> bool:
     with suppress(OSError):
         return bool(service.status())
     return False
+
+
+def own(case: SynchronousTestCase) -> Loopback:
+    """One for a test alone, which is taken away with it."""
+    loopback = Loopback()
+    case.addCleanup(loopback.close)
+    case.addCleanup(loopback.guard().cancel)
+    return loopback
 
 
 @cache

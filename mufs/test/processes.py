@@ -27,6 +27,9 @@ from mufs.test.netns import LabError
 
 SERVER_PORT = 7040
 TWISTD = os.path.join(os.path.dirname(sys.executable), "twistd")
+MUFS = [sys.executable, "-c", "from mufs.commands.main import main; main()"]
+"""The command C{mufs}, wherever it is run."""
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 READER = """

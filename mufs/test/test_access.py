@@ -18,7 +18,7 @@ from mufs.communication.client.channel import ClientChannel
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import Directory
 from mufs.interfaces import IImageLibrary
-from mufs.test.loopback import Loopback, missing
+from mufs.test.loopback import missing, own
 from mufs.test.processes import wait_until
 from mufs.test.test_tls import LOCAL, TLSTestCase
 from mufs.wire.channel import Type
@@ -309,9 +309,7 @@ class MountTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have keys, and images for everybody, for a user, and for a group."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, [LOCAL], ["one", "two"])
         self.content = os.urandom(3 << 20)

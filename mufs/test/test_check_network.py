@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from mufs.commands.check.session import RATE
 from mufs.commands.keys import make_keys
 from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab, missing, write_image
 from mufs.test.netns import run
-from mufs.test.processes import SERVER_PORT
+from mufs.test.processes import MUFS, SERVER_PORT
 
-COMMAND = [sys.executable, "-c", "from mufs.commands.main import main; main()", "check"]
+COMMAND = [*MUFS, "check"]
 ENDPOINT = f"tcp:{SERVER_ADDRESS}:{SERVER_PORT}"
 SECONDS = 2
 """For which images are read."""

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,15 @@ from mufs.sockets import (
     new_socket,
 )
 from mufs.status.history import EVERY
-from mufs.test.loopback import Loopback, missing
-from mufs.test.processes import CHECKOUT, Service
+from mufs.test.loopback import missing, own
+from mufs.test.processes import CHECKOUT, MUFS, Service
 from mufs.test.test_status import SiteTestCase
 
 
 def mufs(run: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run the command C{mufs} with the control sockets in a directory."""
     return subprocess.run(
-        [sys.executable, "-c", "from mufs.commands.main import main; main()", *arguments],
+        [*MUFS, *arguments],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run), **more},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -240,9 +239,7 @@ class ProcessTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         (self.loopback.images / "disk.img").write_bytes(os.urandom(1_000_000))
         self.run_directory = self.loopback.directory / "run"
         self.server = self.loopback.start_server()
@@ -287,7 +284,7 @@ class ServiceTests(ProcessTestCase):
     def test_watch(self) -> None:
         """It is shown again and again until it is interrupted, also without a terminal."""
         watching = subprocess.Popen(
-            [sys.executable, "-c", "from mufs.commands.main import main; main()",
+            [*MUFS,
              "status", "--watch", "0.1"],
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(self.run_directory)},
             stdout=subprocess.PIPE, text=True,
@@ -312,7 +309,7 @@ class ServiceTests(ProcessTestCase):
             self.addCleanup(os.close, ours)
             try:
                 subprocess.run(
-                    [sys.executable, "-c", "from mufs.commands.main import main; main()", "status"],
+                    [*MUFS, "status"],
                     env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm",
                          "COLUMNS": str(columns), VARIABLE: str(self.run_directory)},
                     stdout=terminal, check=True, timeout=30,

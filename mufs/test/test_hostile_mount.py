@@ -14,7 +14,7 @@ from attrs import asdict, evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.doubles import make_attributes
-from mufs.test.loopback import Loopback, missing
+from mufs.test.loopback import missing, own
 from mufs.wire.channel import Data, Framer, Read, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import VERSION, At, Attributes, Failure, Opened, Welcome, decode, encode
 
@@ -121,9 +121,7 @@ class HostileMountTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Mount."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         server = Hostile(self.loopback.port)
         self.addCleanup(server.close)
         self.client = self.loopback.start_client("here", "--timeout", "1")

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -12,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.lab import write_image
 from mufs.test.loopback import Loopback, missing, unmount
-from mufs.test.processes import CHECKOUT, Service, wait_until
+from mufs.test.processes import CHECKOUT, MUFS, Service, wait_until
 
 MIB = 1 << 20
 
@@ -54,7 +53,7 @@ class KeptTestCase(SynchronousTestCase):
     def mufs(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the command C{mufs}."""
         return subprocess.run(
-            [sys.executable, "-c", "from mufs.commands.main import main; main()", *arguments],
+            [*MUFS, *arguments],
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             capture_output=True, text=True, timeout=30,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.loopback import Loopback, missing, unmount
+from mufs.test.loopback import missing, own, unmount
 from mufs.test.processes import Service, mounted, wait_until
 
 AT_ONCE = 10.0
@@ -54,9 +54,7 @@ class MountPointTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         (self.loopback.images / "image").write_bytes(b"i" * 1_000_000)
         self.server = self.loopback.start_server()
         self.point = self.loopback.mount_point("point")
@@ -287,9 +285,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_open_files(self) -> None:
         """A server whose soft limit of open files is low has more images open than that."""
-        loopback = Loopback()
-        self.addCleanup(loopback.close)
-        self.addCleanup(loopback.guard().cancel)
+        loopback = own(self)
         for number in range(120):
             (loopback.images / str(number)).write_text(str(number))
         loopback.start_server(enter=("prlimit", "--nofile=64:4096"))

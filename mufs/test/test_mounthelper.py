@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.commands.keys import make_keys
 from mufs.commands.mount import Failed, Wrong, client_options
 from mufs.test import loopback
-from mufs.test.loopback import Loopback
+from mufs.test.loopback import own
 from mufs.test.processes import wait_until
 
 HELPER = os.path.join(os.path.dirname(sys.executable), "mount.mufs")
@@ -110,9 +110,7 @@ class MountTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have a server, and a namespace with the helper in /sbin."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         self.content = os.urandom(1 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.point = self.loopback.mount_point("mnt")

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Supervision
-from mufs.test.loopback import Loopback, missing
+from mufs.test.loopback import missing, own
 from mufs.test.processes import Service, wait_until
 
 
@@ -201,9 +201,7 @@ class ServiceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have systemd listen, and certificates."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, ["127.0.0.1"], ["host"])
         self.addresses = {

@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from mufs.filesystem.client.pull import EVERY, MOST, MOST_LOOKS, PASSES, STUCK, 
 from mufs.sockets import VARIABLE
 from mufs.test import lab
 from mufs.test.lab import SERVER, Lab, write_image
-from mufs.test.processes import CHECKOUT, Service, wait_until
+from mufs.test.processes import CHECKOUT, MUFS, Service, wait_until
 from mufs.test.simulation import MIB, SimulatedNetwork
 from mufs.test.test_control import ProcessTestCase
 from mufs.wire.metadata import NOBODY
@@ -324,7 +323,7 @@ class PullTests(SynchronousTestCase):
 def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start the command C{mufs}, whose output is no terminal."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from mufs.commands.main import main; main()", *map(str, arguments)],
+        [*MUFS, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.test import loopback
-from mufs.test.loopback import Loopback
+from mufs.test.loopback import own
 from mufs.test.processes import CHECKOUT, Service, mounted, wait_until
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
@@ -142,9 +142,7 @@ class RestrictionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have an image."""
-        self.loopback = Loopback()
-        self.addCleanup(self.loopback.close)
-        self.addCleanup(self.loopback.guard().cancel)
+        self.loopback = own(self)
         self.content = os.urandom(3 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.trace = self.loopback.directory / "trace"
