@@ -170,9 +170,7 @@ class ClientMount(Service):
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""
         fetch, receiver, repairs = self._files.fetch, self._files.receiver, self._files.repairs
-        reads = self._files.reads
-        # The other one may grow meanwhile: FUSE's threads count.
-        hits = reads - fetch.joined - fetch.misses
+        reads, hits = self._files.reads_and_hits
         return {
             "reads": reads,
             "hits": hits,

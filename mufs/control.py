@@ -14,17 +14,16 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IPushProducer
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import BAD_REQUEST
-from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
-from zope.interface import implementer
+from twisted.web.server import NOT_DONE_YET, Request
 
 from mufs.sockets import new_socket
-from mufs.status.site import StatusSite
+from mufs.status.events import Pieces
+from mufs.status.site import QuietSite, StatusSite
 
 MOST_ASKED = 1 << 20
 """Bytes of a request."""
@@ -38,26 +37,24 @@ fails with C{OSError} or C{ValueError} where what is asked for is wrong.
 """
 
 
-@implementer(IPushProducer)
-class _Answer:
+class _Answer(Pieces):
     """One line of JSON after the other; a line is left out while those before are not taken."""
 
     _log = Logger()
 
     def __init__(self, request: Request) -> None:
-        self._request = request
-        self._full = False
+        super().__init__(request)
         self.gone = False
 
     def tell(self, record: Record) -> None:
-        if not self._full:
+        if not self.full:
             self._write(record)
 
     def end(self, record: Record) -> None:
         if not self.gone:
             self._write(record)
-            self._request.unregisterProducer()
-            self._request.finish()
+            self.request.unregisterProducer()
+            self.request.finish()
 
     def fail(self, failure: Failure) -> None:
         error = failure.value
@@ -71,17 +68,8 @@ class _Answer:
             self._log.failure("what was asked for by the control socket failed", failure)
             self.end({"error": "the service failed; its log says how"})
 
-    def pauseProducing(self) -> None:
-        self._full = True
-
-    def resumeProducing(self) -> None:
-        self._full = False
-
-    def stopProducing(self) -> None:
-        self._full = True
-
     def _write(self, record: Record) -> None:
-        self._request.write(json.dumps(record).encode() + b"\n")
+        self.request.write(json.dumps(record).encode() + b"\n")
 
 
 class Lines(Resource):
@@ -130,10 +118,7 @@ class Lines(Resource):
             doing.cancel()
 
 
-class _ControlSite(Site):
-    noisy = False
-    displayTracebacks = False
-
+class _ControlSite(QuietSite):
     def __init__(self, clock: Any, status: StatusSite, more: Mapping[bytes, Resource]) -> None:
         root = Resource()
         super().__init__(root, reactor=clock)
@@ -147,8 +132,6 @@ class _ControlSite(Site):
 
     def stopFactory(self) -> None:
         self._status.doStop()
-
-    def log(self, request: HTTPRequest) -> None: ...
 
 
 class Control:

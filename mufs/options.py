@@ -93,9 +93,14 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{option} is required")
 
 
+def endpoint_words(text: str) -> list[str]:
+    """What follows the kind in an endpoint string of Twisted's form."""
+    return [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
+
+
 def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
-    """What follows the kind in an endpoint string of Twisted's form: unnamed, and by name."""
-    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
+    """The same, those without a name and those with one."""
+    words = endpoint_words(text)
     named = dict(word.partition("=")[::2] for word in words if "=" in word)
     return [word for word in words if "=" not in word], named
 

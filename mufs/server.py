@@ -306,7 +306,7 @@ class ServerService(Service):
             )
         self._log.info(
             "{client} connected from {peer}",
-            client=channel.name, peer=getattr(channel.transport.getPeer(), "host", "?"),
+            client=channel.name, peer=channel.address or "?",
         )
         group = "" if self._output is None else self._settings.group
         return Welcome(VERSION, group, self._settings.port, self._source, SEGMENT)
@@ -374,7 +374,7 @@ def _client(channel: ServerChannel) -> dict[str, object]:
     report = channel.report or Report(0, 0, 0, True, "")
     return {
         "name": channel.name,
-        "address": getattr(channel.transport.getPeer(), "host", ""),
+        "address": channel.address,
         "connections": 1,
         "requests": channel.requests,
         "repairs": channel.repairs,

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mufs.filesystem.client.mountpoint import TYPE, mounts
+from mufs.options import endpoint_words
 
 SERVER, CLIENT = "server", "client"
 
@@ -156,8 +157,7 @@ def _connection(where: str) -> tuple[HTTPConnection, str]:
     """A connection to where somebody serves, and what all paths there begin with."""
     if where.startswith("/"):
         return _UnixConnection(where), ""
-    kind, _, rest = where.partition(":")
-    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", rest)]
+    kind, words = where.partition(":")[0], endpoint_words(where)
     try:
         if kind in ("http", "https"):
             url = urlsplit(where)

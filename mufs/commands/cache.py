@@ -7,6 +7,7 @@ from datetime import datetime
 
 from mufs.cache.client.directory import Directory
 from mufs.cache.client.layout import Summary, Unusable, summaries
+from mufs.status.markup import shown
 
 DAY = 86400
 """Seconds."""
@@ -40,8 +41,7 @@ def _shown(summary: Summary) -> str:
     """The path of an image as text that fits a line, whatever it is made of."""
     if summary.path is None:
         return "{:016x}-{:016x}".format(*summary.key)
-    text = summary.path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown(summary.path)
 
 
 def _ls(given: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
+from mufs.status.pieces import count, seconds
 
 WIDE = 10_000
 """Columns of what is no terminal: nothing is cut there."""
@@ -141,7 +142,7 @@ def _tables(found: Iterable[Found]) -> RenderableType:
             shown.append("")
         try:
             shown.extend(_SHOWN[each["service"]](each))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Unreachable(f"{each['at']}: not the figures of mUFS ({error!r})") from None
     return Group(*shown)
 
@@ -155,12 +156,12 @@ def _client(f: Found) -> list[RenderableType]:
     return [
         _title("client", f["mount"]),
         _pairs([
-            ("reads", _count(f["reads"]), "asked for", amount(f["bytes_requested"])),
-            ("hits", _count(f["hits"]), "overheard", amount(f["bytes_overheard"])),
-            ("joined", _count(f["joined"]), "over TCP", amount(f["bytes_over_tcp"])),
-            ("misses", _count(f["misses"]), "cache", _of(f["cache_bytes"], f["cache_size"])),
-            ("hit rate", _share(f["hit_rate"]), "evicted blocks", _count(f["evictions"])),
-            ("lag", _lag(f["lag"]), "lost segments", _part(f["segments_lost"],
+            ("reads", count(f["reads"]), "asked for", amount(f["bytes_requested"])),
+            ("hits", count(f["hits"]), "overheard", amount(f["bytes_overheard"])),
+            ("joined", count(f["joined"]), "over TCP", amount(f["bytes_over_tcp"])),
+            ("misses", count(f["misses"]), "cache", _of(f["cache_bytes"], f["cache_size"])),
+            ("hit rate", _share(f["hit_rate"]), "evicted blocks", count(f["evictions"])),
+            ("lag", seconds(f["lag"]), "lost segments", _part(f["segments_lost"],
                                                           f["segments_received"])),
         ]),
         _lines([
@@ -176,12 +177,12 @@ def _server(f: Found) -> list[RenderableType]:
     shown: list[RenderableType] = [
         _title("server", f["at"].rpartition("/")[2].removesuffix(".sock")),
         _pairs([
-            ("clients", _count(len(f["clients"])), "by multicast", amount(f["bytes_multicast"])),
-            ("over TCP now", _count(over_tcp), "over TCP", amount(f["bytes_over_tcp"])),
-            ("requests", _count(f["requests"]), "read of images", amount(f["image_read_bytes"])),
+            ("clients", count(len(f["clients"])), "by multicast", amount(f["bytes_multicast"])),
+            ("over TCP now", count(over_tcp), "over TCP", amount(f["bytes_over_tcp"])),
+            ("requests", count(f["requests"]), "read of images", amount(f["image_read_bytes"])),
             ("merged", _part(f["requests_merged"], f["requests"]), "lost segments",
              _part(f["segments_lost"], f["segments_awaited"])),
-            ("queue", _count(f["queue"]), "sent again", _part(f["segments_repaired"],
+            ("queue", count(f["queue"]), "sent again", _part(f["segments_repaired"],
                                                              f["segments_sent"])),
             ("rate at most", f"{f['rate'] / 1e6:,.0f} Mbit/s", "interface", f["interface"] or "-"),
         ]),
@@ -190,13 +191,13 @@ def _server(f: Found) -> list[RenderableType]:
     for each in f["clients"]:
         rate = each["hits"] / each["reads"] if each["reads"] else 0.0
         clients.add_row(
-            plain(each["name"]), plain(each["image"] or "-"), _share(rate), _lag(each["lag"]),
+            plain(each["name"]), plain(each["image"] or "-"), _share(rate), seconds(each["lag"]),
             "TCP" if each["over_tcp"] else "multicast", amount(each["bytes_over_tcp"]),
         )  # fmt: skip
     images = _table("image", ">open", ">requests", ">asked for", ">demand")
     for each in f["images"]:
         images.add_row(
-            plain(each["name"]), _count(each["opens"]), _count(each["requests"]),
+            plain(each["name"]), count(each["opens"]), count(each["requests"]),
             amount(each["bytes_requested"]), f"{amount(each['demand'])}/s",
         )  # fmt: skip
     tables = [each for each in (clients, images) if each.row_count]
@@ -240,10 +241,6 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
 def _share(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -254,7 +251,3 @@ def _part(part: int, whole: int) -> str:
 
 def _of(part: int, whole: int) -> str:
     return f"{amount(part)} of {amount(whole)}"
-
-
-def _lag(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"

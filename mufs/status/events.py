@@ -18,31 +18,45 @@ PATIENCE = 30
 
 
 @implementer(IPushProducer)
-class _Listener:
-    """One response that does not end by itself; it holds no more than one event unsent."""
+class Pieces:
+    """
+    A response that comes in pieces, as long as it lasts.
+
+    @ivar full: whether those before are not taken yet.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self._full = False
+        self.full = False
+
+    def pauseProducing(self) -> None:
+        """See L{IPushProducer}."""
+        self.full = True
+
+    def resumeProducing(self) -> None:
+        """See L{IPushProducer}."""
+        self.full = False
+
+    def stopProducing(self) -> None:
+        """See L{IPushProducer}."""
+        self.full = True
+
+
+class _Listener(Pieces):
+    """One response that does not end by itself; it holds no more than one event unsent."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
         self._left = 0
 
     def send(self, event: bytes) -> None:
-        if not self._full:
+        if not self.full:
             self._left = 0
             self.request.write(event)
         elif self._left < PATIENCE:
             self._left += 1
         else:
             self.request.channel.forceAbortClient()
-
-    def pauseProducing(self) -> None:
-        self._full = True
-
-    def resumeProducing(self) -> None:
-        self._full = False
-
-    def stopProducing(self) -> None:
-        self._full = True
 
 
 class Events(Resource):

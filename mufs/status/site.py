@@ -62,14 +62,22 @@ class _Text(Resource):
         return self._make().encode()
 
 
-class StatusSite(Site):
+class QuietSite(Site):
+    """Nothing of it is worth a line in the log, and no error shows what it is made of."""
+
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Whoever asks for figures asks every few seconds."""
+
+
+class StatusSite(QuietSite):
     """
     The page of a service, its figures and its metrics. While its port listens it takes samples.
     """
 
     _log = Logger()
-    noisy = False
-    displayTracebacks = False
 
     def __init__(
         self,
@@ -128,9 +136,6 @@ class StatusSite(Site):
         if self._ticks.running:
             self._ticks.stop()
         super().stopFactory()
-
-    def log(self, request: HTTPRequest) -> None:
-        """Whoever asks for figures asks every few seconds: that is not worth a line."""
 
     def _tick(self) -> None:
         self._history.sample()

@@ -81,6 +81,8 @@ class Caller:
 
 NOBODY = Caller(65534, 65534, [])
 
+ROOT = Caller(0, 0, [0])
+
 
 @frozen
 class At:

@@ -216,11 +216,12 @@ class MulticastReceiver(MulticastProtocol):
     def _count(self, descriptor: Descriptor, first: bool) -> None:
         """Tell what came of a transfer that was completed, unless this is but a repair of it."""
         count = segment_count(descriptor.total, self.segment)
+        lost = self.reassembly.lost(descriptor.transfer)
         if first:
             self.segments_due += count
-            self.segments_late += self.reassembly.lost(descriptor.transfer)
+            self.segments_late += lost
         if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
-            self._reception.result(count, self.reassembly.lost(descriptor.transfer))
+            self._reception.result(count, lost)
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         epoch = self._epoch_of(descriptor)

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from mufs.interfaces import IImageLibrary
-from mufs.wire.metadata import Caller, Pulled
+from mufs.wire.metadata import ROOT, Pulled
 
 EVERY = 1.0
 """Seconds from one word about a push to the next."""
@@ -23,9 +23,6 @@ SILENCE = 30.0
 
 MOST = 8
 """Pushes at a time: half of what a client takes."""
-
-ROOT = Caller(0, 0, [0])
-"""Who opens the image on a client: root of that host, whomever the server counts that as."""
 
 Record = dict[str, object]
 
@@ -91,6 +88,7 @@ class _Push:
         if self._names is not None and client.name not in self._names:
             return
         self._targets[client] = _Target(client.name, client.address, self._clock.seconds())
+        # As root of that host, who pulls it there, whomever he counts as.
         looking = self._in_thread(client.library.open, self.path, ROOT)
         looking.addCallbacks(
             lambda _: self._seen(client), lambda failure: self._unseen(client, failure)

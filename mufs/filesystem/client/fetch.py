@@ -218,7 +218,7 @@ class Fetch:
                 if alone:
                     done.addCallback(self._came_whole, self._clock.seconds())
                 # The more of an image is read at random, the sooner all of it had better be here.
-                room = self._cache.has_room and len(self._pending) * BLOCK < self._window.size
+                room = self._cache.has_room and self.pending < self._window.size
                 if room and self._at_random > TRIALS and self._whole_time < SOON:
                     self.prefetch(opened, *opened.ahead.around(offset))
             for gap in gaps:
@@ -242,7 +242,7 @@ class Fetch:
         self, opened: OpenImage, offset: int, length: int, priority: Priority = Priority.AHEAD
     ) -> None:
         """Ask for a range that will be read soon, or, in the background, may be."""
-        room = len(self._pending) * BLOCK + length <= MOST_AHEAD
+        room = self.pending + length <= MOST_AHEAD
         if room and opened.remote is not None and not opened.stale:
             self._ask(opened, dict(pieces(offset, length)), priority)
 

@@ -119,9 +119,11 @@ class Files:
         self.images: OrderedDict[ImageKey, OpenImage] = OrderedDict()
 
     @property
-    def reads(self) -> int:
-        """Reads that came, however they were answered."""
-        return self.hits + self.fetch.joined + self.fetch.misses
+    def reads_and_hits(self) -> tuple[int, int]:
+        """Reads that came, and those of them that the cache answered, at one moment."""
+        # FUSE's threads count on meanwhile.
+        hits = self.hits
+        return hits + self.fetch.joined + self.fetch.misses, hits
 
     @property
     def is_connected(self) -> bool:
@@ -191,9 +193,7 @@ class Files:
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
         self.lag = self.fetch.take_lag()
-        reads = self.reads
-        # FUSE's threads count on meanwhile: of both figures those that belong together.
-        hits = reads - self.fetch.joined - self.fetch.misses
+        reads, hits = self.reads_and_hits
         works, state = self.reception.works, self.reception.state[:255]
         return Report(reads, hits, round(self.lag * 1000), works, state)
 

@@ -8,16 +8,13 @@ from twisted.python.failure import Failure
 
 from mufs.filesystem.client.pull import EVERY, Progress, Pulls
 from mufs.wire.channel import ProtocolError, Type, pack
-from mufs.wire.metadata import Caller, Pull, Pulled, encode
+from mufs.wire.metadata import ROOT, Pull, Pulled, encode
 
 MOST_ORDERED = 16
 """Pulls that a server may ask for at a time."""
 
 MOMENT = 0.5
 """Seconds from opening an image to asking for it: the other hosts shall have its key, too."""
-
-ROOT = Caller(0, 0, [0])
-"""Whose pull it is: that of root of this host, whomever that counts as."""
 
 
 class Orders:
@@ -59,6 +56,7 @@ class Orders:
         def begin() -> "Deferred[Progress]":
             if any(path == pull.path for path, _ in self._running.values()):
                 raise OSError("it is being pulled already")
+            # Root of this host, whomever the server counts that as: it has looked for him, too.
             return self._pulls.pull(pull.path, ROOT, tell, MOMENT)
 
         begun = self._clock.seconds()
