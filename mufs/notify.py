@@ -56,8 +56,9 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.settimeout(PATIENCE)
                 sender.sendto("\n".join(assignments).encode(), self._address)
-        except FileNotFoundError:
-            # Who started the service wanted to know no more than that it is ready.
+        except (FileNotFoundError, ConnectionRefusedError):
+            # Who started the service wanted to know no more than that it is ready; the socket
+            # is closed a moment before its name is gone.
             self._address = ""
         except OSError as error:
             self._log.warn("cannot tell systemd {what}: {error}", what=assignments, error=error)

@@ -18,8 +18,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs import notify
 from mufs.commands.keys import make_keys
-from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Supervision
+from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Notifier, Supervision
 from mufs.test.loopback import missing, own
 from mufs.test.processes import Service, wait_until
 
@@ -153,15 +154,28 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.systemd.listen(), [])
 
-    def test_gone(self) -> None:
-        """A socket that nobody reads any more is said in the log, one that is gone is not."""
+    def test_closed(self) -> None:
+        """Of a socket that was closed nothing is said, whether or not its name is there still."""
+        self.start()
         self.systemd.close()
         with capturedLogs() as events:
+            self.service.ready.callback(None)
             self.start()
             os.unlink(self.address)
-            self.service.ready.callback(None)
-        (line,) = map(formatEvent, events)
-        self.assertIn("cannot tell systemd", line)
+            self.start()
+        self.assertEqual(events, [])
+
+    def test_full(self) -> None:
+        """A socket that takes nothing is said in the log, and is tried again."""
+        self.patch(notify, "PATIENCE", 0.01)
+        fill = Notifier({"NOTIFY_SOCKET": self.address})
+        with capturedLogs() as events:
+            while not events:
+                fill.tell("STATUS=full")
+            self.assertIn("cannot tell systemd", str(formatEvent(events[0])))
+        self.systemd.listen()
+        fill.tell("READY=1")
+        self.assertEqual(self.systemd.listen(), ["READY=1"])
 
     def test_reload(self) -> None:
         """A reload is told, with the time, and that it is over."""
