@@ -47,15 +47,16 @@ class ParityTests(SynchronousTestCase):
     def test_definition(self) -> None:
         """A parity segment is the sum of the segments times the scaled Cauchy matrix."""
         segments = self.segments(7, 21)
-        for index in (0, 1, 2, 17, MAX_PARITY - 1):
-            made = parity(words(segments), index).tobytes()
+        indices = (0, 1, 2, 17, MAX_PARITY - 1)
+        for index, row in zip(indices, parity(words(segments), indices), strict=True):
+            made = row.tobytes()
             self.assertEqual(made[:21], slow_parity([row.tobytes() for row in segments], index))
             self.assertEqual(made[21:], bytes(3))
 
     def test_first_is_exclusive_or(self) -> None:
         """The first parity segment is the exclusive or of all segments."""
         segments = self.segments(94, 1400)
-        made = parity(words(segments), 0).tobytes()
+        made = parity(words(segments), [0]).tobytes()
         self.assertEqual(made, numpy.bitwise_xor.reduce(segments, axis=0).tobytes())
 
     @given(st.data(), st.integers(1, MAX_COVERED), st.integers(1, 40))
@@ -65,7 +66,7 @@ class ParityTests(SynchronousTestCase):
         missing = data.draw(st.permutations(range(count)))[:lost]
         indices = data.draw(st.permutations(range(MAX_PARITY)))[:lost]
         whole = words(self.segments(count, size))
-        parities = {index: parity(whole, index) for index in indices}
+        parities = dict(zip(indices, parity(whole, indices), strict=True))
         left = whole.copy()
         left[missing] = 0
         restore(left, missing, parities)
@@ -76,5 +77,5 @@ class ParityTests(SynchronousTestCase):
         whole = words(self.segments(5, 8))
         left = whole.copy()
         left[3] = 0
-        restore(left, [3], {index: parity(whole, index) for index in (9, 4, 30)})
+        restore(left, [3], dict(zip((9, 4, 30), parity(whole, (9, 4, 30)), strict=True)))
         self.assertEqual(left.tobytes(), whole.tobytes())

@@ -9,7 +9,7 @@ parity segments of a transfer of n segments any n make it whole.
 Segments are rows of 64 bit words here, so that eight bytes are added or doubled at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,10 +27,13 @@ _EXP = [1] * 255
 for _power in range(1, 255):
     _EXP[_power] = _EXP[_power - 1] << 1 ^ (0x11D if _EXP[_power - 1] & 0x80 else 0)
 _LOG = {value: power for power, value in enumerate(_EXP)}
+_EXPS = numpy.array(_EXP, numpy.uint8)
+_LOGS = numpy.array([0, *(_LOG[value] for value in range(1, 256))])
 
 _LOW_BITS = numpy.uint64(0x0101010101010101)
 _ALL_BUT_LOW_BITS = numpy.uint64(0xFEFEFEFEFEFEFEFE)
 _ONE, _SEVEN, _REDUCTION = numpy.uint64(1), numpy.uint64(7), numpy.uint64(0x1D)
+_BITS = numpy.arange(8, dtype=numpy.uint8)[:, None]
 
 
 def words(segments: "numpy.ndarray[Any, Any]") -> Words:
@@ -41,14 +44,24 @@ def words(segments: "numpy.ndarray[Any, Any]") -> Words:
     return padded.view(numpy.uint64)
 
 
-def parity(segments: Words, index: int) -> Words:
+def parity(segments: Words, indices: Sequence[int]) -> Words:
     """
-    One parity segment.
+    Parity segments, one a row.
 
     @param segments: all of a transfer.
-    @param index: which one, below C{MAX_PARITY}; the first costs far less than the others.
+    @param indices: which ones, below C{MAX_PARITY}; the first costs far less than the others.
     """
-    return _combine(_coefficients(index)[: len(segments)], segments)
+    chosen = [_chosen(index, len(segments)) for index in indices]
+    sums = numpy.zeros((max(map(len, chosen)), len(indices), segments.shape[1]), numpy.uint64)
+    for place, bits in enumerate(chosen):
+        for bit, rows in enumerate(bits):
+            # Twice as fast as segments[rows].
+            some = segments if rows is None else segments.take(rows, axis=0, mode="clip")
+            numpy.bitwise_xor.reduce(some, axis=0, out=sums[bit, place])
+    total: Words = sums[-1]
+    for each in sums[-2::-1]:
+        total = _double(total) ^ each
+    return total
 
 
 def restore(segments: Words, missing: list[int], parities: Mapping[int, Words]) -> None:
@@ -59,42 +72,43 @@ def restore(segments: Words, missing: list[int], parities: Mapping[int, Words]) 
     @param parities: parity segments by index, at least as many as are missing.
     """
     chosen = list(parities)[: len(missing)]
-    matrix = [[int(_coefficients(index)[i]) for i in missing] for index in chosen]
-    lost = numpy.stack([parity(segments, index) ^ parities[index] for index in chosen])
-    for i, row in zip(missing, _inverse(matrix), strict=True):
-        segments[i] = _combine(numpy.array(row, numpy.uint8), lost)
+    lost = parity(segments, chosen) ^ [parities[index] for index in chosen]
+    # Each 1, 2, 4, ... 128 times: what adds up to any product.
+    powers = numpy.empty((8, *lost.shape), numpy.uint64)
+    powers[0] = lost
+    for bit in range(1, 8):
+        powers[bit] = _double(powers[bit - 1])
+    factors = _inverse(chosen, missing)[:, None] >> _BITS & 1
+    for i, terms in zip(missing, factors.astype(bool), strict=True):
+        segments[i] = numpy.bitwise_xor.reduce(powers[terms], axis=0)
 
 
-@lru_cache(MAX_PARITY)
-def _coefficients(index: int) -> "numpy.ndarray[Any, numpy.dtype[numpy.uint8]]":
-    """What each segment is multiplied by in a parity segment."""
-    row = [_times(y, _EXP[-_LOG[index ^ y]]) for y in range(MAX_PARITY, 256)]
-    return numpy.array(row, numpy.uint8)
+@lru_cache(MAX_PARITY * 16)
+def _chosen(index: int, count: int) -> "list[numpy.ndarray[Any, Any] | None]":
+    """
+    For each bit, from the lowest on, the segments of so many whose factors in a parity segment
+    have it; C{None} stands for all.
+    """
+    factors = [_EXP[(_LOG[y] - _LOG[index ^ y]) % 255] for y in range(MAX_PARITY, 256)][:count]
+    bits = [[i for i, f in enumerate(factors) if f >> bit & 1] for bit in range(8)]
+    while not bits[-1]:
+        bits.pop()
+    return [None if len(rows) == count else numpy.array(rows, numpy.intp) for rows in bits]
 
 
-def _combine(factors: "numpy.ndarray[Any, numpy.dtype[numpy.uint8]]", rows: Words) -> Words:
-    """The sum of the rows, each times its factor: Horner's scheme over the factors' bits."""
-    total = numpy.zeros(rows.shape[1], numpy.uint64)
-    for bit in range(int(factors.max()).bit_length() - 1, -1, -1):
-        total = (total << _ONE & _ALL_BUT_LOW_BITS) ^ (total >> _SEVEN & _LOW_BITS) * _REDUCTION
-        chosen = (factors >> bit & 1).astype(bool)
-        total ^= numpy.bitwise_xor.reduce(rows if chosen.all() else rows[chosen], axis=0)
-    return total
+def _double(rows: Words) -> Words:
+    """Eight bytes at a time."""
+    return (rows << _ONE & _ALL_BUT_LOW_BITS) ^ (rows >> _SEVEN & _LOW_BITS) * _REDUCTION
 
 
-def _times(a: int, b: int) -> int:
-    return _EXP[(_LOG[a] + _LOG[b]) % 255] if a and b else 0
-
-
-def _inverse(matrix: list[list[int]]) -> list[list[int]]:
-    """The inverse of a square matrix, none of whose leading minors is 0 (Gauss and Jordan)."""
-    size = len(matrix)
-    rows = [row + [int(i == j) for j in range(size)] for i, row in enumerate(matrix)]
-    for i, pivot in enumerate(rows):
-        scale = _EXP[-_LOG[pivot[i]] % 255]
-        pivot[:] = [_times(scale, value) for value in pivot]
-        for other in rows:
-            if other is not pivot and other[i]:
-                factor = other[i]
-                other[:] = [a ^ _times(factor, b) for a, b in zip(other, pivot, strict=True)]
-    return [row[size:] for row in rows]
+def _inverse(indices: list[int], missing: list[int]) -> "numpy.ndarray[Any, Any]":
+    """
+    What each parity segment is multiplied by in each missing segment: the inverse of a part of
+    the matrix, by Cauchy's formula for its determinants.
+    """
+    x, y = numpy.array(indices), numpy.array(missing) + MAX_PARITY
+    sums = _LOGS[x[:, None] ^ y]
+    powers = sums.sum(0)[:, None] + sums.sum(1) - sums.T
+    powers -= (_LOGS[y[:, None] ^ y].sum(0) + _LOGS[y])[:, None] + _LOGS[x[:, None] ^ x].sum(0)
+    inverse: numpy.ndarray[Any, Any] = _EXPS[powers % 255]
+    return inverse

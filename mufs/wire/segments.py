@@ -131,9 +131,8 @@ def cut_parity(
     """
     size = rows.shape[1] - HEADER.size
     made = _blank(first + len(rows) + index, count, size)
-    segments = words(rows[:, HEADER.size :])
-    for i in range(count):
-        made[i, HEADER.size :] = parity(segments, index + i).view(numpy.uint8)[:size]
+    parities = parity(words(rows[:, HEADER.size :]), range(index, index + count))
+    made[:, HEADER.size :] = parities.view(numpy.uint8)[:, :size]
     return made
 
 
