@@ -179,10 +179,10 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
             rows = (end - position) // stride if length == size else 1
             train = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
             train = train.reshape(rows, stride)
-            if rows > 1:
-                rows = _alike(train, _headers(number, rows, length))
-            yield number, length, train[:rows, HEADER.size :]
-            position += rows * stride
+            alone = number, length, train[:, HEADER.size :]
+            for run in _runs(train) if rows > 1 else (alone,):
+                yield run
+                position += len(run[2]) * stride
         elif phase in (ANNOUNCEMENT, COMPLETION):
             if end - position < CONTROL_SIZE:
                 raise MalformedSegment(f"{end - position} bytes of a packet of phase {phase}")
@@ -192,12 +192,17 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
             raise MalformedSegment(f"phase {phase}")
 
 
-def _alike(train: "numpy.ndarray[Any, Any]", expected: "numpy.ndarray[Any, Any]") -> int:
-    """How many rows, from the first on, have the headers expected."""
-    headers = train[:, : HEADER.size]
-    if headers.tobytes() == expected.tobytes():
-        return len(train)
-    return int((headers == expected).all(axis=1).argmin())
+def _runs(train: "numpy.ndarray[Any, Any]") -> Iterator[Run]:
+    """The segments that begin a train of packets of one length, up to what is none of them."""
+    fields = train[:, : HEADER.size].copy().view(">u4").astype(numpy.uint32)
+    steps = fields[1:] - fields[:-1]
+    others = steps[:, 0] | steps[:, 1]
+    begin = 0
+    for end in (*(others | steps[:, 2] - 1).nonzero()[0] + 1, len(train)):
+        yield int(fields[begin, 2]), int(fields[begin, 1]), train[begin:end, HEADER.size :]
+        begin = end
+        if end < len(train) and others[end - 1]:
+            break
 
 
 _UP = numpy.arange(MAX_ROWS, dtype=numpy.uint32)
