@@ -210,6 +210,22 @@ class ControllerTests(SynchronousTestCase):
         ((phases, numbers, _, _),) = self.received().values()
         self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], list(range(94))))
 
+    def test_urgent(self) -> None:
+        """What somebody waits for goes before what is only read ahead, and was read already."""
+        self.output.room = 0
+        for tag in range(1, 4):
+            self.ask(self.a, tag, tag * PAGE, PAGE, Priority.AHEAD)
+        while not self.a.told:
+            self.output.drain(100)
+            self.clock.advance(0.001)
+        self.assertEqual(self.reads[2:], [(3 * PAGE, PAGE)])
+        self.ask(self.b, 4, 4 * PAGE, PAGE, Priority.BACKGROUND)
+        self.ask(self.b, 5, 5 * PAGE, PAGE, Priority.BLOCKED)
+        self.output.drain()
+        self.clock.advance(1)
+        offsets = [descriptor.offset // PAGE for *_, descriptor in self.received().values()]
+        self.assertEqual(offsets, [1, 2, 5, 3, 4])
+
     def test_pace(self) -> None:
         """Sending takes as long as the rate makes it."""
         self.controller._pace = Pace(self.clock, 1e6, 1e6, 1e6)

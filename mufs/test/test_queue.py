@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import Entry, MulticastQueue, Resend
+from mufs.cache.server.queue import LAST, Entry, MulticastQueue, Resend
 from mufs.cache.server.sent import GREEDY, UNASKED, SentTransfer, SentWindow
 from mufs.test.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.properties import examples
@@ -299,7 +299,7 @@ class ShareTests(QueueTestCase):
         self.assertTrue(self.queue.has_last)
         entry = self.queue.take()
         assert isinstance(entry, Entry)
-        self.assertTrue(entry.was_last)
+        self.assertEqual(entry.line, LAST)
         self.assertFalse(self.queue.is_for_others(entry))
         self.send(entry)
         self.queue.forget(self.a)

@@ -44,7 +44,7 @@ class Entry:
 
     @ivar readers: who waits for it.
     @ivar queued: the line that it is in, C{None} once it was taken.
-    @ivar was_last: it was taken from the last line.
+    @ivar line: the one that it was taken from.
     """
 
     image: IImage
@@ -53,7 +53,7 @@ class Entry:
     count: int
     queued: int | None
     readers: Readers = field(factory=dict)
-    was_last: bool = False
+    line: int = LAST
 
     @property
     def size(self) -> int:
@@ -93,7 +93,7 @@ class Resend:
     most: int = 0
     parity: int = 0
     readers: Readers = field(factory=dict)
-    was_last: bool = False
+    line: int = LAST
 
     @property
     def segments(self) -> int:
@@ -223,7 +223,7 @@ class MulticastQueue:
                     self._lines[LAST].setdefault(share, deque()).append((number, item))
                     continue
                 item.queued = None
-                item.was_last = priority == LAST
+                item.line = priority
                 if item.readers:
                     self._charge(share, item)
                     return item

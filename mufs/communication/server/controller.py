@@ -233,12 +233,12 @@ class MulticastController:
         return tuple(Priority)
 
     def _took(self, item: Entry | Resend) -> None:
-        if not item.was_last and self._queue.is_for_others(item):
+        if item.line != LAST and self._queue.is_for_others(item):
             self._others_at = self._clock.seconds()
 
     def _went(self, item: Entry | Resend, began: float) -> None:
         """Something was sent: if from the last line, that has to wait for as long as this took."""
-        if item.was_last:
+        if item.line == LAST:
             now = self._clock.seconds()
             took = max(now - began, item.cost * 8 / self._pace.rate)
             self._last_at = now + LAST_PART * took
@@ -270,7 +270,9 @@ class MulticastController:
 
     def _was_read(self, data: bytes, entry: Entry) -> None:
         del self._reading[entry]
-        self._ready.append((entry, data))
+        # What somebody waits for goes before what was read earlier, but is less urgent.
+        later = sum(each.line > entry.line for each, _ in self._ready)
+        self._ready.insert(len(self._ready) - later, (entry, data))
         self._wake()
 
     def _unreadable(self, failure: Failure, entry: Entry) -> None:
