@@ -6,7 +6,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.fetch import TRIALS
+from mufs.filesystem.client.fetch import NEAR, TRIALS
 from mufs.test.simulation import SimulatedNetwork
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -56,7 +56,7 @@ class RandomReadTests(SynchronousTestCase):
         net, opened = self.read(TRIALS + 1, latency=0.0001, link=50e6)
         client = net.clients[0]
         there = (TRIALS + 1) * APART + 2 * PAGE
-        for pages, brought in ((31, 31), (-31, 31), (64, 1), (-64, 1)):
+        for pages, brought in ((NEAR - 1, NEAR - 1), (1 - NEAR, NEAR - 1), (64, 1), (-64, 1)):
             held = client.cache.held
             net.run(ensureDeferred(client.read(opened, there + pages * PAGE, PAGE)))
             net.run(deferLater(net.clock, 1.0))

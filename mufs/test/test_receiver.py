@@ -12,7 +12,7 @@ from mufs.communication.client.receiver import (
 )
 from mufs.communication.client.reception import Reception
 from mufs.communication.server.controller import seal_transfer, trains
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, SEGMENT, Descriptor, number_count
 
@@ -50,12 +50,12 @@ class ReceiverTests(SynchronousTestCase):
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
 
-    def datagrams(self, number: int) -> list[bytes]:
-        """Those of a transfer of a block, one for each packet."""
+    def datagrams(self, number: int, length: int = BLOCK) -> list[bytes]:
+        """Those of a transfer of a block, or its first bytes, one for each packet."""
         first = number * number_count(94)
-        descriptor = Descriptor(number, first, 1, 1, number * BLOCK, BLOCK)
-        transfer = seal_transfer(KEYS, descriptor, CONTENT, SEGMENT)
-        segments = [bytes(train) for train in trains(transfer, (1 << 94) - 1, 1)]
+        descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
+        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], SEGMENT)
+        segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
         ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, COMPLETION)]
         return [ends[0], *segments, ends[1]]
 
@@ -147,3 +147,12 @@ class ReceiverTests(SynchronousTestCase):
         self.receive(segments[0])
         self.receiver.stopProtocol()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_few_do_not_rest(self) -> None:
+        """Nobody waits for the rest of a few segments longer than these take."""
+        self.receiver.buffer = RECEIVE_BUFFER
+        announcement, *segments, completion = self.datagrams(1, PAGE)
+        self.receive(announcement, *segments[:-1])
+        self.assertTrue(self.port.reads)
+        self.receive(segments[-1], completion)
+        self.assertEqual(self.opened, [CONTENT[:PAGE]])

@@ -124,6 +124,11 @@ class Reassembly:
         self._orphan_count = 0
         self._expected: OrderedDict[int, None] = OrderedDict()
 
+    @property
+    def coming(self) -> int:
+        """How many segments the transfer has that was described with the highest numbers."""
+        return self._in_order[-1].count if self._in_order else 0
+
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """
         Learn what a transfer carries, from its announcement or its completion. One that is older

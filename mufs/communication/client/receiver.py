@@ -43,6 +43,9 @@ Seconds for which segments that come one by one gather in the receive buffer, if
 to be woken for each of them costs more than to take in ten.
 """
 
+FEW = 16
+"""Segments of a transfer that are not worth the rest: somebody waits for it, mostly."""
+
 Deliver = Callable[[Descriptor, bytes], None]
 
 
@@ -159,7 +162,8 @@ class MulticastReceiver(MulticastProtocol):
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
         if whole:
             self._aside.append(datagram)
-            if self._rest is None and self.buffer >= RECEIVE_BUFFER // 4:
+            many = self.reassembly.coming > FEW and self.buffer >= RECEIVE_BUFFER // 4
+            if many and self._rest is None:
                 self._port().stopReading()
                 self._rest = self._clock.callLater(REST, self._read_on)
             if len(self._aside) >= MAX_ASIDE:

@@ -34,6 +34,9 @@ SOON = 0.005
 TRIALS = 32
 """First reads at random that bring whole blocks in any case."""
 
+NEAR = 16
+"""Pages from a read at random to others that the cache holds within which it brings the rest."""
+
 AGAIN = 64
 """Later one of so many does, in case the path has become another one."""
 
@@ -449,7 +452,7 @@ class Fetch:
 
     def _gaps(self, opened: OpenImage, offset: int, length: int) -> list[tuple[int, int]]:
         """
-        What lies between a read and what the cache holds less than a block before or behind it:
+        What lies between a read and what the cache holds close before or behind it:
         offsets and lengths. What is read on both sides is mostly read in between, too.
         """
         first, last = offset // PAGE, (offset + length - 1) // PAGE
@@ -458,11 +461,11 @@ class Fetch:
         gaps = []
         if before:
             begin = (first // PAGES - 1) * PAGES + before.bit_length()
-            if 0 < first - begin < PAGES:
+            if 0 < first - begin < NEAR:
                 gaps.append((begin * PAGE, (first - begin) * PAGE))
         if behind:
             count = (behind & -behind).bit_length() - 1
-            if 0 < count < PAGES:
+            if 0 < count < NEAR:
                 gaps.append(((last + 1) * PAGE, count * PAGE))
         return gaps
 
