@@ -89,7 +89,8 @@ def _chosen(index: int, count: int) -> "list[numpy.ndarray[Any, Any] | None]":
     For each bit, from the lowest on, the segments of so many whose factors in a parity segment
     have it; C{None} stands for all.
     """
-    factors = [_EXP[(_LOG[y] - _LOG[index ^ y]) % 255] for y in range(MAX_PARITY, 256)][:count]
+    columns = range(MAX_PARITY, MAX_PARITY + count)
+    factors = [_EXP[(_LOG[y] - _LOG[index ^ y]) % 255] for y in columns]
     bits = [[i for i, f in enumerate(factors) if f >> bit & 1] for bit in range(8)]
     while not bits[-1]:
         bits.pop()

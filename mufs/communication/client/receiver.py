@@ -44,7 +44,7 @@ to be woken for each of them costs more than to take in ten.
 """
 
 FEW = 16
-"""Segments of a transfer that are not worth the rest: somebody waits for it, mostly."""
+"""Segments of a transfer that is taken in without the rest: mostly somebody waits for it."""
 
 Deliver = Callable[[Descriptor, bytes], None]
 

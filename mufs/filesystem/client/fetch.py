@@ -35,7 +35,7 @@ TRIALS = 32
 """First reads at random that bring whole blocks in any case."""
 
 NEAR = 16
-"""Pages from a read at random to others that the cache holds within which it brings the rest."""
+"""Pages within which a read at random brings what lies between it and others in the cache."""
 
 AGAIN = 64
 """Later one of so many does, in case the path has become another one."""
