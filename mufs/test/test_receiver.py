@@ -4,6 +4,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.receiver import (
+    LONGEST_REST,
     MAX_ASIDE,
     RECEIVE_BUFFER,
     REST,
@@ -147,6 +148,25 @@ class ReceiverTests(SynchronousTestCase):
         self.receive(segments[0])
         self.receiver.stopProtocol()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_rests_longer(self) -> None:
+        """It rests for half of what the transfer still takes, but not for long, nor at its end."""
+        for took, came, rest in (
+            (0.001, 10, 0.0042),
+            (0.010, 10, LONGEST_REST),
+            (0.010, 93, REST),
+        ):
+            self.setUp()
+            self.receiver.buffer = RECEIVE_BUFFER
+            announcement, *segments, _ = self.datagrams(1)
+            self.receive(announcement)
+            self.receiver.buffer = 0
+            self.receive(*segments[: came - 1])
+            self.clock.advance(took)
+            self.receiver.buffer = RECEIVE_BUFFER
+            self.receive(segments[came - 1])
+            (call,) = self.clock.getDelayedCalls()
+            self.assertAlmostEqual(call.getTime() - took, rest)
 
     def test_few_do_not_rest(self) -> None:
         """Nobody waits for the rest of a few segments longer than these take."""

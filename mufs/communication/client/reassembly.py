@@ -125,9 +125,12 @@ class Reassembly:
         self._expected: OrderedDict[int, None] = OrderedDict()
 
     @property
-    def coming(self) -> int:
-        """How many segments the transfer has that was described with the highest numbers."""
-        return self._in_order[-1].count if self._in_order else 0
+    def newest(self) -> tuple[int, int]:
+        """How many segments the transfer with the highest numbers has, and how many it lacks."""
+        if not self._in_order:
+            return 0, 0
+        transfer = self._in_order[-1]
+        return transfer.count, transfer.missing.bit_count()
 
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """

@@ -15,6 +15,7 @@ from mufs.communication.client.reception import Reception
 from mufs.communication.multicast import UDP_GRO, MulticastProtocol
 from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
+    ANNOUNCEMENT,
     COMPLETION,
     HEADER,
     SEGMENT,
@@ -40,8 +41,11 @@ MAX_ASIDE = 128
 REST = 0.001
 """
 Seconds for which segments that come one by one gather in the receive buffer, if that holds many:
-to be woken for each of them costs more than to take in ten.
+to be woken for each of them costs more than to take in ten. It is longer where they come slowly.
 """
+
+LONGEST_REST = 0.02
+"""Seconds: more would be noticed by who waits for what is lost, and gain nothing."""
 
 FEW = 16
 """Segments of a transfer that is taken in without the rest: mostly somebody waits for it."""
@@ -81,6 +85,7 @@ class MulticastReceiver(MulticastProtocol):
         self._aside: list[bytes] = []
         self._head = b""
         self._rest: IDelayedCall | None = None
+        self._began = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
         self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
@@ -162,15 +167,23 @@ class MulticastReceiver(MulticastProtocol):
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
         if whole:
             self._aside.append(datagram)
-            many = self.reassembly.coming > FEW and self.buffer >= RECEIVE_BUFFER // 4
-            if many and self._rest is None:
-                self._port().stopReading()
-                self._rest = self._clock.callLater(REST, self._read_on)
+            if self._rest is None and self.buffer >= RECEIVE_BUFFER // 4:
+                self._take_rest()
             if len(self._aside) >= MAX_ASIDE:
                 self.settle()
         else:
             self.settle()
             self.segments_received += self.take(datagram, heard=True)
+
+    def _take_rest(self) -> None:
+        """Wait for half of what the transfer lacks, as long as that takes if nothing changes."""
+        count, lacking = self.reassembly.newest
+        if count > FEW:
+            lacking -= len(self._aside)
+            each = (self._clock.seconds() - self._began) / max(1, count - lacking)
+            seconds = min(max(REST, each * lacking / 2), LONGEST_REST)
+            self._port().stopReading()
+            self._rest = self._clock.callLater(seconds, self._read_on)
 
     def _port(self) -> FileDescriptor:
         return cast(FileDescriptor, self.transport)
@@ -202,6 +215,8 @@ class MulticastReceiver(MulticastProtocol):
                         continue
                     if heard:
                         self._reception.heard()
+                        if phase == ANNOUNCEMENT:
+                            self._began = self._clock.seconds()
                     wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
