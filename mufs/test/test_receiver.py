@@ -135,12 +135,10 @@ class ReceiverTests(SynchronousTestCase):
 
     def test_rests(self) -> None:
         """Segments that come one by one gather in the receive buffer, if it is a large one."""
-        _, *segments, completion = self.datagrams(1)
-        self.receive(segments[0])
+        announcement, *segments, _ = self.datagrams(1)
+        self.receive(announcement, segments[0])
         self.assertTrue(self.port.reads)
         self.receiver.buffer = RECEIVE_BUFFER
-        self.receive(completion)
-        self.assertTrue(self.port.reads)
         self.receive(*segments)
         self.assertFalse(self.port.reads)
         self.clock.advance(REST)
@@ -150,23 +148,35 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_rests_longer(self) -> None:
-        """It rests for half of what the transfer still takes, but not for long, nor at its end."""
-        for took, came, rest in (
-            (0.001, 10, 0.0042),
-            (0.010, 10, LONGEST_REST),
-            (0.010, 93, REST),
+        """It rests for half of what a transfer still takes, by the one before, but not for long."""
+        for took, passed, rest in (
+            (0.010, 0.002, 0.004),
+            (0.010, 0.009, REST),
+            (0.010, 0.100, REST),
+            (0.100, 0.002, LONGEST_REST),
         ):
             self.setUp()
-            self.receiver.buffer = RECEIVE_BUFFER
-            announcement, *segments, _ = self.datagrams(1)
+            announcement, *segments, completion = self.datagrams(1)
             self.receive(announcement)
-            self.receiver.buffer = 0
-            self.receive(*segments[: came - 1])
             self.clock.advance(took)
+            self.receive(*segments, completion)
+            announcement, *segments, completion = self.datagrams(2)
+            self.receive(announcement)
+            self.clock.advance(passed)
             self.receiver.buffer = RECEIVE_BUFFER
-            self.receive(segments[came - 1])
+            self.receive(segments[0])
             (call,) = self.clock.getDelayedCalls()
-            self.assertAlmostEqual(call.getTime() - took, rest)
+            self.assertAlmostEqual(call.getTime() - self.clock.seconds(), rest)
+
+    def test_repairs_do_not_rest(self) -> None:
+        """What comes again is waited for, and soon ends."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[10:], completion)
+        self.receiver.buffer = RECEIVE_BUFFER
+        self.receive(announcement, *segments[:9])
+        self.assertTrue(self.port.reads)
+        self.receive(segments[9], completion)
+        self.assertEqual(self.opened, [CONTENT])
 
     def test_few_do_not_rest(self) -> None:
         """Nobody waits for the rest of a few segments longer than these take."""

@@ -124,14 +124,6 @@ class Reassembly:
         self._orphan_count = 0
         self._expected: OrderedDict[int, None] = OrderedDict()
 
-    @property
-    def newest(self) -> tuple[int, int]:
-        """How many segments the transfer with the highest numbers has, and how many it lacks."""
-        if not self._in_order:
-            return 0, 0
-        transfer = self._in_order[-1]
-        return transfer.count, transfer.missing.bit_count()
-
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """
         Learn what a transfer carries, from its announcement or its completion. One that is older
@@ -264,6 +256,10 @@ class Reassembly:
     def is_expected(self, number: int) -> bool:
         """Whether the completion has not come yet that L{expect} told of."""
         return number in self._expected
+
+    def is_known(self, number: int) -> bool:
+        """Whether a transfer was described, and is still remembered."""
+        return number in self._transfers
 
     def is_partial(self, number: int) -> bool:
         """Whether a transfer is being received and lacks segments."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from select import select
 from typing import cast
 
+from attrs import frozen
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -53,6 +54,15 @@ FEW = 16
 Deliver = Callable[[Descriptor, bytes], None]
 
 
+@frozen
+class _Coming:
+    """A transfer whose segments come now: its number, how many they are, since when."""
+
+    transfer: int
+    count: int
+    since: float
+
+
 class MulticastReceiver(MulticastProtocol):
     """
     Keeps what comes from the server's address, puts transfers together and opens them.
@@ -85,7 +95,8 @@ class MulticastReceiver(MulticastProtocol):
         self._aside: list[bytes] = []
         self._head = b""
         self._rest: IDelayedCall | None = None
-        self._began = 0.0
+        self._coming: _Coming | None = None
+        self._each = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
         self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
@@ -132,6 +143,7 @@ class MulticastReceiver(MulticastProtocol):
         self.segment = segment
         self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
         self._aside.clear()
+        self._coming = None
         self.reassembly = Reassembly(segment)
         self._keys.clear()
         self._epoch = self._last_epoch = None
@@ -167,23 +179,34 @@ class MulticastReceiver(MulticastProtocol):
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
         if whole:
             self._aside.append(datagram)
-            if self._rest is None and self.buffer >= RECEIVE_BUFFER // 4:
-                self._take_rest()
+            if self._coming is not None and self.buffer >= RECEIVE_BUFFER // 4:
+                self._take_rest(self._coming)
             if len(self._aside) >= MAX_ASIDE:
                 self.settle()
         else:
             self.settle()
             self.segments_received += self.take(datagram, heard=True)
 
-    def _take_rest(self) -> None:
-        """Wait for half of what the transfer lacks, as long as that takes if nothing changes."""
-        count, lacking = self.reassembly.newest
-        if count > FEW:
-            lacking -= len(self._aside)
-            each = (self._clock.seconds() - self._began) / max(1, count - lacking)
-            seconds = min(max(REST, each * lacking / 2), LONGEST_REST)
+    def _take_rest(self, coming: _Coming) -> None:
+        """Wait for half of what the transfer still takes, if it comes as the one before it."""
+        if self._rest is None:
+            left = coming.since + coming.count * self._each - self._clock.seconds()
             self._port().stopReading()
-            self._rest = self._clock.callLater(seconds, self._read_on)
+            rest = min(max(REST, left / 2), LONGEST_REST)
+            self._rest = self._clock.callLater(rest, self._read_on)
+
+    def _announced(self, descriptor: Descriptor) -> None:
+        """Segments of a transfer come now: all of them, or a few again."""
+        count = segment_count(descriptor.total, self.segment)
+        again = count <= FEW or self.reassembly.is_known(descriptor.transfer)
+        now = self._clock.seconds()
+        self._coming = None if again else _Coming(descriptor.transfer, count, now)
+
+    def _came(self, descriptor: Descriptor) -> None:
+        """No more segments of a transfer come now."""
+        coming, self._coming = self._coming, None
+        if coming is not None and coming.transfer == descriptor.transfer:
+            self._each = (self._clock.seconds() - coming.since) / coming.count
 
     def _port(self) -> FileDescriptor:
         return cast(FileDescriptor, self.transport)
@@ -215,8 +238,7 @@ class MulticastReceiver(MulticastProtocol):
                         continue
                     if heard:
                         self._reception.heard()
-                        if phase == ANNOUNCEMENT:
-                            self._began = self._clock.seconds()
+                        (self._announced if phase == ANNOUNCEMENT else self._came)(descriptor)
                     wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase == COMPLETION:
