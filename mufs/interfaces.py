@@ -22,6 +22,9 @@ class IImage(Interface):
         @raise OSError: ESTALE when the file no longer has the content it was opened with.
         """
 
+    def read_at_once(offset: int, length: int) -> bytes | None:
+        """The same if it is known to take no waiting and to be right, else C{None}."""
+
 
 class IImageLibrary(Interface):
     """

@@ -36,6 +36,9 @@ class ImageInMemory:
         """See L{IImage.read}."""
         return self._content[offset : offset + length]
 
+    def read_at_once(self, offset: int, length: int) -> None:
+        """See L{IImage.read_at_once}."""
+
 
 @implementer(IReader)
 @define(eq=False)

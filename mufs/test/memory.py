@@ -14,6 +14,7 @@ class MemoryImage:
     A generation of an image whose bytes are in memory.
 
     @ivar error: what all reads fail with; C{bad} are bytes that cannot be read.
+    @ivar at_once: whether reads take no waiting.
     """
 
     def __init__(self, image: int, generation: int, content: bytes) -> None:
@@ -22,6 +23,7 @@ class MemoryImage:
         self.content = content
         self.error: int | None = None
         self.bad = range(0)
+        self.at_once = False
         self.attributes = Attributes(
             0o100444, image, 1, 0, 0, 0, len(content), -(-len(content) // 512),
             generation, generation, generation,
@@ -34,6 +36,10 @@ class MemoryImage:
         if max(offset, self.bad.start) < min(offset + length, self.bad.stop):
             raise OSError(errno.EIO, "a bad sector")
         return self.content[offset : offset + length]
+
+    def read_at_once(self, offset: int, length: int) -> bytes | None:
+        """See L{IImage.read_at_once}."""
+        return self.read(offset, length) if self.at_once else None
 
 
 @implementer(IImageLibrary)

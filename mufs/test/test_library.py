@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.filesystem.server.library import Directory
 from mufs.interfaces import IImage
@@ -322,6 +322,39 @@ class ImageTests(LibraryTestCase):
         self.assertEqual(self.image.read(5, 4000), INSIDE[5:])
         self.assertEqual(self.image.read(len(INSIDE), 10), b"")
         self.assertEqual(self.image.attributes.size, len(INSIDE))
+
+    def test_at_once(self) -> None:
+        """What lies in the page cache is read at once, where the file system can tell."""
+        with open(self.path, "rb") as file:
+            try:
+                os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+            except OSError as error:
+                self.assertIsNone(self.image.read_at_once(0, 4))
+                raise SkipTest("this file system cannot tell") from error
+        self.assertEqual(self.image.read_at_once(5, 4), INSIDE[5:9])
+        self.assertEqual(self.image.read_at_once(5, 4000), INSIDE[5:])
+        self.assertEqual(self.image.read_at_once(len(INSIDE), 10), b"")
+        self.assertEqual(self.image.read_at_once(10_000, 10), b"")
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self.assertIn(self.image.read_at_once(5, 4), (None, INSIDE[5:9]))
+        os.truncate(self.path, 4)
+        self.assertIsNone(self.image.read_at_once(0, 4))
+
+    def test_cannot_tell(self) -> None:
+        """A file system that cannot tell what takes no waiting is asked once."""
+        calls = []
+
+        def preadv(*args: object) -> int:
+            calls.append(args)
+            raise OSError(errno.EOPNOTSUPP, "as the test wants it")
+
+        self.patch(os, "preadv", preadv)
+        for _ in range(2):
+            self.assertIsNone(self.image.read_at_once(0, 4))
+        self.assertEqual(len(calls), 1)
+        self.assertEqual(self.image.read(0, 4), INSIDE[:4])
 
     def test_empty_and_far(self) -> None:
         """An empty image can be read, and a sparse one beyond 4 GiB."""

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.server.reads import MAX_RUNS, MAX_THREADS, MOST, Reads
+from mufs.filesystem.server.reads import MAX_RUNS, MAX_THREADS, MOST, SHORT, Reads
 from mufs.test.memory import MemoryImage
 
 CONTENT = bytes(range(256)) * (MOST // 128)
@@ -74,6 +74,22 @@ class ReadsTests(SynchronousTestCase):
         self.assertEqual(self.work(), [(100, 100)])
         self.reads(self.image, 0, MOST + 5, 0)
         self.assertEqual(self.work(), [(0, MOST + 5)])
+
+    def test_at_once(self) -> None:
+        """What is short and takes no waiting is read without a thread."""
+        self.image.at_once = True
+        asked = self.reads(self.image, 100, SHORT - 50, 50)
+        self.assertEqual(self.successResultOf(asked), CONTENT[100 : SHORT + 50])
+        self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, SHORT))
+        self.assertEqual(
+            self.successResultOf(self.reads(self.image, 50 + SHORT, 50, 0)),
+            CONTENT[50 + SHORT : 100 + SHORT],
+        )
+        self.assertEqual(self.reads.image_reads, 1)
+        self.reads(self.image, 0, SHORT, 1)
+        self.image.at_once = False
+        self.reads(self.image, 2 * SHORT, SHORT, 0)
+        self.assertEqual(self.work(), [(0, SHORT + 1), (2 * SHORT, SHORT)])
 
     def test_failure(self) -> None:
         """What cannot be read together is read part by part, and fails part by part."""

@@ -50,6 +50,15 @@ class ShareTests(SynchronousTestCase):
         self.ask(self.reads)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
+    def test_many(self) -> None:
+        """However many reads waited while the connection was full, each is answered."""
+        self.reads.pause(True)
+        for tag in range(1, 5001):
+            self.reads.request(self.image, Read(tag, 1, 0, 1, Priority.BLOCKED, True))
+        self.assertEqual(self.reads.bytes_sent, 0)
+        self.reads.pause(False)
+        self.assertEqual(self.reads.bytes_sent, 5000)
+
     def test_idle_link(self) -> None:
         """So it is while what goes to the group leaves room on the link."""
         for _ in range(100):

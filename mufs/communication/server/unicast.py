@@ -62,6 +62,7 @@ class UnicastReads:
         self._share = share
         self._lines: dict[Priority, dict[IImage, deque[Read]]] = {p: {} for p in Priority}
         self._reading: set[IImage] = set()
+        self._beginning = False
         self._resting = False
         self._paused = False
         self._due = 0
@@ -88,6 +89,15 @@ class UnicastReads:
             images.clear()
 
     def _next(self) -> None:
+        # What is read at once leads back to here: it shall not lead deeper and deeper.
+        if not self._beginning:
+            self._beginning = True
+            try:
+                self._begin_all()
+            finally:
+                self._beginning = False
+
+    def _begin_all(self) -> None:
         while not (self._paused or self._resting):
             for images in self._lines.values():
                 image = next((image for image in images if image not in self._reading), None)

@@ -83,11 +83,24 @@ class Image:
         self._fd = fd
         self.image, self.generation = _key(found)
         self.attributes = _attributes(found, device)
+        self._nowait = True
         finalize(self, os.close, fd)
 
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""
-        data = os.pread(self._fd, length, offset)
+        return self._checked(os.pread(self._fd, length, offset), offset, length)
+
+    def read_at_once(self, offset: int, length: int) -> bytes | None:
+        """See L{IImage.read_at_once}: what is in the page cache, where that can be told."""
+        data = bytearray(max(0, min(length, self.attributes.size - offset)))
+        try:
+            if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
+                return self._checked(bytes(data), offset, length)
+        except OSError as error:
+            self._nowait = error.errno != errno.EOPNOTSUPP
+        return None
+
+    def _checked(self, data: bytes, offset: int, length: int) -> bytes:
         # Looked at after reading: what was changed before the bytes were read shows here.
         if _generation(os.fstat(self._fd)) != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")

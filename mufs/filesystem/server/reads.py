@@ -1,4 +1,4 @@
-"""Reads of image files, outside the reactor's thread."""
+"""Reads of image files, outside the reactor's thread wherever they may take time."""
 
 from collections.abc import Callable
 from errno import ESTALE
@@ -10,9 +10,13 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.python.failure import Failure
 
 from mufs.interfaces import IImage
+from mufs.wire.pages import BLOCK
 
 MOST = 1024 * 1024
 """Bytes read at once: a crossing into another thread costs more than to read 128 KiB."""
+
+SHORT = BLOCK
+"""Bytes, at the most, that are read in the reactor's thread where that takes no waiting."""
 
 MAX_RUNS = 16
 """Runs held of which a part was not asked for yet."""
@@ -79,13 +83,18 @@ class Reads:
         for run in self._runs:
             if run.image is image and run.offset <= offset <= offset + length <= run.end:
                 return self._part(run, offset, length)
-        run = _Run(image, offset, offset + max(length, min(length + more, MOST)))
+        size = max(length, min(length + more, MOST))
+        run = _Run(image, offset, offset + size)
         self._runs.append(run)
         del self._runs[:-MAX_RUNS]
         part = self._part(run, offset, length)
-        turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
-        reading = turns.run(self._in_thread, image.read, run.offset, run.end - run.offset)
-        reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
+        data = image.read_at_once(offset, size) if size <= SHORT else None
+        if data is None:
+            turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
+            reading = turns.run(self._in_thread, image.read, offset, size)
+            reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
+        else:
+            self._done(data, run)
         return part
 
     def _part(self, run: _Run, offset: int, length: int) -> "Deferred[bytes]":
