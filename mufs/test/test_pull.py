@@ -90,7 +90,7 @@ class PullTests(SynchronousTestCase):
         """What is in the cache is not asked for again, also after an interruption."""
         self.make(rate_max=1e8, link=1e8)
         pulling = self.pull()
-        self.network.clock.advance(0.4)
+        self.network.clock.advance(0.25)
         pulling.cancel()
         self.failureResultOf(pulling, CancelledError)
         self.network.clock.advance(1)

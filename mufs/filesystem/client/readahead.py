@@ -24,8 +24,8 @@ MANY = 16
 MOST_AROUND = 16 * BLOCK
 """Bytes that it brings at the most."""
 
-ENOUGH = 2 * 1024 * 1024
-"""Bytes ahead that keep any path without much delay full."""
+ENOUGH = 6 * 1024 * 1024
+"""Bytes ahead that keep any path without much delay full, though both ends stop at times."""
 
 MEASURED = 0.05
 """Seconds at least over which the bandwidth is measured."""
