@@ -87,9 +87,20 @@ class ReadsTests(SynchronousTestCase):
         )
         self.assertEqual(self.reads.image_reads, 1)
         self.reads(self.image, 0, SHORT, 1)
+        self.assertEqual(self.work(), [(0, SHORT + 1)])
         self.image.at_once = False
         self.reads(self.image, 2 * SHORT, SHORT, 0)
-        self.assertEqual(self.work(), [(0, SHORT + 1), (2 * SHORT, SHORT)])
+        self.assertEqual(self.work(), [(2 * SHORT, SHORT)])
+
+    def test_not_at_once(self) -> None:
+        """While a thread reads of an image, which may hang, nothing of it is read without one."""
+        other = MemoryImage(2, 1, CONTENT)
+        self.reads(self.image, 0, 2 * SHORT, 0)
+        self.image.at_once = other.at_once = True
+        self.assertNoResult(self.reads(self.image, 4 * SHORT, SHORT, 0))
+        self.successResultOf(self.reads(other, 0, SHORT, 0))
+        self.assertEqual(self.work(), [(0, 2 * SHORT), (4 * SHORT, SHORT)])
+        self.successResultOf(self.reads(self.image, 6 * SHORT, SHORT, 0))
 
     def test_failure(self) -> None:
         """What cannot be read together is read part by part, and fails part by part."""

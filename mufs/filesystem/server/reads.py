@@ -88,9 +88,11 @@ class Reads:
         self._runs.append(run)
         del self._runs[:-MAX_RUNS]
         part = self._part(run, offset, length)
-        data = image.read_at_once(offset, size) if size <= SHORT else None
+        turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
+        # Of an image that hangs not even the cache is looked at: the system might wait after all.
+        quick = size <= SHORT and turns.tokens == MAX_THREADS
+        data = image.read_at_once(offset, size) if quick else None
         if data is None:
-            turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
             reading = turns.run(self._in_thread, image.read, offset, size)
             reading.addCallbacks(self._done, self._failed, (run,), {}, (run,))
         else:
