@@ -273,19 +273,19 @@ class SimulatedTests(SynchronousTestCase):
 
     def test_interrupted(self) -> None:
         """When the push is interrupted the clients stop to pull; another one goes on."""
-        self.make(2, link=1e8, rate_max=1e8)
+        self.make(2, size=3 * SIZE, link=1e8, rate_max=1e8)
         pushing = self.push()
         self.network.clock.advance(0.9)
         pushing.cancel()
         self.failureResultOf(pushing, CancelledError)
         self.network.clock.advance(2)
         part = self.sent()
-        self.assertLess(part, 0.9 * SIZE)
+        self.assertLess(part, 0.8 * self.size)
         for client in self.network.clients:
             self.assertEqual(client.files._open, {})
         self.assertEqual(self.network.leftovers(), [])
         self.assertEqual(self.network.run(self.push())["succeeded"], 2)
-        self.assertLess(self.sent(), 1.03 * SIZE)
+        self.assertLess(self.sent(), 1.03 * self.size)
         self.assert_all_there(0, 1)
 
     def test_too_small(self) -> None:

@@ -188,11 +188,11 @@ class WindowTests(SynchronousTestCase):
 
     def test_long_path(self) -> None:
         """A path of much delay gets twice its bandwidth times its delay, up to the bound."""
-        for bandwidth, expected in ((150e6, 6e6), (75e6, 3e6), (1e9, 8 * ENOUGH)):
+        for held, expected in ((3, 6), (1.5, 3), (50, 8)):
             clock = Clock()
             window = Window(clock, 8 * ENOUGH)
-            self.run_path(window, clock, 0.02, bandwidth)
-            self.assertLess(abs(window.size / expected - 1), 0.01, bandwidth)
+            self.run_path(window, clock, 0.02, held * ENOUGH / 0.02)
+            self.assertLess(abs(window.size / (expected * ENOUGH) - 1), 0.01, held)
 
     def test_short_path(self) -> None:
         """One of little delay, or little bandwidth, gets what is enough there."""
