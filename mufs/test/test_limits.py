@@ -25,11 +25,11 @@ from mufs.communication.server.limits import (
     LOOK,
     MAX_OF_ADDRESS,
     MAX_RUNNING,
-    MAX_SILENT,
     MAX_WAITING,
     PART,
     RESERVE,
     SILENCE,
+    SILENT,
     SLICE,
     STUCK,
     Limits,
@@ -173,9 +173,11 @@ class EndTests(LimitTestCase):
 
     def test_no_hello(self) -> None:
         """Of too many connections that say nothing the eldest go; who said HELLO stays."""
-        silent = [self.server.connect(hello=False)[1] for _ in range(MAX_SILENT + 5)]
+        limits = self.server.factory.limits
+        limits.most = 200
+        silent = [self.server.connect(hello=False)[1] for _ in range(200 // SILENT + 5)]
         ended = [wire.ended for wire in silent]
-        self.assertEqual(ended, [True] * 5 + [False] * MAX_SILENT)
+        self.assertEqual(ended, [True] * 5 + [False] * (200 // SILENT))
         self.assertEqual((self.its_wire.ended, self.wire.ended), (False, False))
 
     def test_nothing_left(self) -> None:

@@ -392,6 +392,14 @@ class CongestionTests(SimulationTestCase):
         self.assertLess(self.multicast_share(network), 1.3)
         for client in network.clients:
             self.assertEqual(client.files.reception.state, "working")
+    def test_all_connect_at_once(self) -> None:
+        """Of some hundred clients that connect at one moment none is sent away to come again."""
+        network = self.make_network(300, MIB, loss=0.01)
+        self.assert_all_right(network)
+        self.assertEqual(network.server.factory.limits.cut_off, 0)
+        self.assertLess(self.multicast_share(network), 1.15)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
+
 
     def test_shallow_switch(self) -> None:
         """A bottleneck whose queue holds 128 KiB is filled, and not flooded."""

@@ -24,8 +24,8 @@ RESERVE = 4
 MAX_OF_ADDRESS = 64
 """Connections of one address: a host has one for each mount."""
 
-MAX_SILENT = 256
-"""Connections that have not said HELLO: of more, the eldest is ended."""
+SILENT = 2
+"""One such part of them may not have said HELLO: a thousand hosts may start at one moment."""
 
 MAX_HANDLES = 4096
 """Handles of one connection; fewer, if the server can open fewer than four times as many files."""
@@ -200,7 +200,7 @@ class Limits:
 
     def eldest(self) -> Any:
         """The connection that has to go for there are too many that said nothing, or C{None}."""
-        return next(iter(self._silent)) if len(self._silent) > MAX_SILENT else None
+        return next(iter(self._silent)) if len(self._silent) > self.most // SILENT else None
 
     def left(self, connection: object, host: Host) -> None:
         """A connection has ended."""
