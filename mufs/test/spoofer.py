@@ -25,6 +25,7 @@ from mufs.wire.segments import (
     CONTROL_SIZE,
     HEADER,
     MAC_SIZE,
+    REPAIRED,
     SEGMENT,
     TRANSMISSION,
     Descriptor,
@@ -141,7 +142,7 @@ class Spoofer:
             first=(real.first + step) % (1 << 32),
             offset=chance.randrange(64) * BLOCK,
             total=BLOCK,
-        ).encode(chance.choice([ANNOUNCEMENT, COMPLETION]), SEGMENT)
+        ).encode(chance.choice([ANNOUNCEMENT, COMPLETION, REPAIRED]), SEGMENT)
         forged = packet[:-MAC_SIZE] + chance.choice([real.mac, chance.randbytes(MAC_SIZE)])
         # Or something real with a bit flipped, or two real ones spliced.
         if self._control and chance.random() < 0.5:

@@ -80,6 +80,7 @@ from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
     MAC_SIZE,
+    REPAIRED,
     SEGMENT,
     Descriptor,
     MalformedSegment,
@@ -478,7 +479,7 @@ def _datagram(script: Script) -> bytes:
         forged = Descriptor(
             script.number() % 8, first, 5, 6 + script.number() % 8 // 7, offset, total
         )
-        return _control(forged, script.choice([ANNOUNCEMENT, COMPLETION]))
+        return _control(forged, script.choice([ANNOUNCEMENT, COMPLETION, REPAIRED]))
     if how == 6:
         length = script.choice([SEGMENT, 1, script.number(2), 1 + script.number()])
         content = script.piece(4).ljust(length, b"x")[:length]

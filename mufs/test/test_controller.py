@@ -24,7 +24,15 @@ from mufs.test.properties import examples, packets_of
 from mufs.wire.channel import Occasion, Priority, Read, Repair
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys, unseal
-from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, HEADER, Descriptor, number_count, parse
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    HEADER,
+    REPAIRED,
+    Descriptor,
+    number_count,
+    parse,
+)
 
 SIZE = 3 * BLOCK + PAGE + 100
 CONTENT = b"".join(b"%07d\n" % number for number in range(SIZE // 8 + 1))[:SIZE]
@@ -286,7 +294,7 @@ class ControllerTests(SynchronousTestCase):
         transfer = self.controller.repair(self.a, Repair(1, 1, 1, missing))
         self.clock.advance(0.001)
         ((phases, numbers, _, _),) = self.received().values()
-        self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], [3, 93]))
+        self.assertEqual((phases, numbers), ([ANNOUNCEMENT, REPAIRED], [3, 93]))
         self.assertEqual(self.a.told[-1], (1, transfer, Occasion.REPAIR))
         self.assertEqual(self.controller.segments_repaired, 2)
 
@@ -302,7 +310,7 @@ class ControllerTests(SynchronousTestCase):
             self.output.drain()
             self.clock.advance(0.01)
             phases, numbers, _, _ = self.received()[1]
-            self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], [parity, parity + 1]))
+            self.assertEqual((phases, numbers), ([ANNOUNCEMENT, REPAIRED], [parity, parity + 1]))
         self.assertEqual(self.controller.segments_repaired, 4)
 
     def test_parity(self) -> None:

@@ -36,7 +36,15 @@ from mufs.wire.metadata import (
     encode,
 )
 from mufs.wire.sealing import Epoch, derive_key, seal, unseal
-from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, Descriptor, cut, cut_parity, parse
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    REPAIRED,
+    Descriptor,
+    cut,
+    cut_parity,
+    parse,
+)
 
 SECRET = bytes(range(32))
 CONTENT = bytes(range(150))
@@ -106,6 +114,7 @@ def group_packets() -> dict[str, bytes]:
         "parity segment 2": parity_segment(0),
         "parity segment 3": parity_segment(1),
         "completion": DESCRIPTOR.encode(COMPLETION, SEGMENT, EPOCH.control),
+        "completion of the repair": DESCRIPTOR.encode(REPAIRED, SEGMENT, EPOCH.control),
     }
 
 

@@ -15,7 +15,14 @@ from mufs.communication.client.reception import Reception
 from mufs.communication.server.controller import seal_transfer, trains
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys
-from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, SEGMENT, Descriptor, number_count
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    REPAIRED,
+    SEGMENT,
+    Descriptor,
+    number_count,
+)
 
 SOURCE = ("192.0.2.1", 40000)
 KEYS = Keys(bytes(32))
@@ -43,21 +50,22 @@ class ReceiverTests(SynchronousTestCase):
         """Listen to a server."""
         self.clock = Clock()
         self.opened: list[bytes] = []
+        self.reception = Reception(self.clock)
         self.receiver = MulticastReceiver(
-            self.clock, Reception(self.clock), lambda descriptor, data: self.opened.append(data)
+            self.clock, self.reception, lambda descriptor, data: self.opened.append(data)
         )
         self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
 
-    def datagrams(self, number: int, length: int = BLOCK) -> list[bytes]:
+    def datagrams(self, number: int, length: int = BLOCK, end: int = COMPLETION) -> list[bytes]:
         """Those of a transfer of a block, or its first bytes, one for each packet."""
         first = number * number_count(94)
         descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
         transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], SEGMENT)
         segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
-        ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, COMPLETION)]
+        ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
         return [ends[0], *segments, ends[1]]
 
     def receive(self, *datagrams: bytes) -> None:
@@ -113,11 +121,20 @@ class ReceiverTests(SynchronousTestCase):
         """What had not come when its transfer was completed is lost, also if it comes later."""
         announcement, *segments, completion = self.datagrams(1)
         self.receive(announcement, *segments[:90], completion)
-        self.receive(announcement, *segments[90:], completion)
+        self.receive(announcement, *segments[90:], self.datagrams(1, end=REPAIRED)[-1])
         self.assertEqual(self.opened, [CONTENT])
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 4))
         self.receive(*self.datagrams(2))
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
+
+    def test_repairs_for_others(self) -> None:
+        """What was sent before this host came is not lost here, however little is repaired."""
+        for number in range(1, 30):
+            announcement, *segments, end = self.datagrams(number, end=REPAIRED)
+            self.receive(announcement, segments[number], end)
+            self.clock.advance(0.01)
+        self.assertEqual(self.receiver.segments_due, 0)
+        self.assertFalse(self.reception.is_failing)
 
     def test_only_whole_segments_wait(self) -> None:
         """A datagram that is no segment harms none of those that wait."""

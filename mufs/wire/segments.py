@@ -21,7 +21,8 @@ from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 
 HEADER = Struct("!III")
 SEGMENT = 1400
-ANNOUNCEMENT, TRANSMISSION, COMPLETION = 1, 2, 3
+ANNOUNCEMENT, TRANSMISSION, COMPLETION, REPAIRED = 1, 2, 3, 4
+"""Phases. The last is the completion of a repair, which has but a part of the segments."""
 TAG_SIZE = MAC_SIZE = 16
 _DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
 _BOUND = Struct("!QIQQQI")
@@ -183,7 +184,7 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
             for run in _runs(train) if rows > 1 else (alone,):
                 yield run
                 position += len(run[2]) * stride
-        elif phase in (ANNOUNCEMENT, COMPLETION):
+        elif phase in (ANNOUNCEMENT, COMPLETION, REPAIRED):
             if end - position < CONTROL_SIZE:
                 raise MalformedSegment(f"{end - position} bytes of a packet of phase {phase}")
             yield phase, _descriptor(datagram, position, length, number, size)

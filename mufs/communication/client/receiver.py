@@ -202,10 +202,11 @@ class MulticastReceiver(MulticastProtocol):
         now = self._clock.seconds()
         self._coming = None if again else _Coming(descriptor.transfer, count, now)
 
-    def _came(self, descriptor: Descriptor) -> None:
+    def _came(self, descriptor: Descriptor, phase: int) -> None:
         """No more segments of a transfer come now."""
         coming, self._coming = self._coming, None
-        if coming is not None and coming.transfer == descriptor.transfer:
+        same = coming is not None and coming.transfer == descriptor.transfer
+        if coming is not None and same and phase == COMPLETION:
             self._each = (self._clock.seconds() - coming.since) / coming.count
 
     def _port(self) -> FileDescriptor:
@@ -238,13 +239,16 @@ class MulticastReceiver(MulticastProtocol):
                         continue
                     if heard:
                         self._reception.heard()
-                        (self._announced if phase == ANNOUNCEMENT else self._came)(descriptor)
+                        if phase == ANNOUNCEMENT:
+                            self._announced(descriptor)
+                        else:
+                            self._came(descriptor, phase)
                     wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
-                    if phase == COMPLETION:
+                    if phase != ANNOUNCEMENT:
                         first = self.reassembly.completed(descriptor.transfer)
-                        if heard:
-                            self._count(descriptor, first)
+                        if first and heard and phase == COMPLETION:
+                            self._count(descriptor)
                         if self.reassembly.is_partial(descriptor.transfer):
                             self.lacking(descriptor)
                 for descriptor, sealed in done:
@@ -254,13 +258,12 @@ class MulticastReceiver(MulticastProtocol):
             self._log.debug("malformed datagram: {error}", error=error)
         return segments
 
-    def _count(self, descriptor: Descriptor, first: bool) -> None:
-        """Tell what came of a transfer that was completed, unless this is but a repair of it."""
+    def _count(self, descriptor: Descriptor) -> None:
+        """Tell what came of a transfer that was completed."""
         count = segment_count(descriptor.total, self.segment)
         lost = self.reassembly.lost(descriptor.transfer)
-        if first:
-            self.segments_due += count
-            self.segments_late += lost
+        self.segments_due += count
+        self.segments_late += lost
         if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
             self._reception.result(count, lost)
 

@@ -24,6 +24,7 @@ from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
     HEADER,
+    REPAIRED,
     SEGMENT,
     Descriptor,
     cut,
@@ -328,7 +329,7 @@ class MulticastController:
             await self._let_keys_go_ahead()
             transfer = self._seal(entry, data)
             parity = min(self._pace.parity, transfer.parity_left)
-            await self._write(transfer, (1 << len(transfer.rows)) - 1, parity)
+            await self._write(transfer, (1 << len(transfer.rows)) - 1, parity, COMPLETION)
         except CancelledError:
             raise
         except Exception:
@@ -350,7 +351,7 @@ class MulticastController:
         self._queue.begin(resend)
         try:
             segments = 0 if resend.parity else resend.missing
-            await self._write(resend.transfer, segments, resend.parity)
+            await self._write(resend.transfer, segments, resend.parity, REPAIRED)
         except CancelledError:
             raise
         except Exception:
@@ -371,14 +372,14 @@ class MulticastController:
             for tag in tags:
                 reader.failed(tag, error)
 
-    async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
+    async def _write(self, transfer: SentTransfer, segments: int, parity: int, end: int) -> None:
         await self._out(transfer.control(ANNOUNCEMENT))
         pieces: list[bytes | memoryview] = []
         if segments:
             pieces += trains(transfer, segments)
         if parity:
             pieces += _trains(transfer.make_parity(parity))
-        completion = transfer.control(COMPLETION)
+        completion = transfer.control(end)
         # The last segment mostly is a short one, and leaves room in its datagram.
         last = len(pieces[-1]) % (HEADER.size + self.segment)
         if 0 < last <= self.segment + HEADER.size - len(completion):
