@@ -237,6 +237,13 @@ class ReassemblyTests(SynchronousTestCase):
                 self.assertEqual(take(reassembly, [second.announcement]), [second.result])
             self.assertEqual(take(reassembly, [first.completion]), [first.result])
 
+    def test_wanted_later(self) -> None:
+        """What was passed over is taken in when it comes again and is of use by then, but once."""
+        (transfer,) = consecutive(0, [b"x" * 5 * SIZE])
+        packets = [transfer.announcement, *transfer.packets, transfer.completion]
+        for wanted, done in ((False, []), (True, [transfer.result]), (True, []), (False, [])):
+            self.assertEqual(take(self.reassembly, packets, wanted), done)
+
     def test_unwanted(self) -> None:
         """A transfer that is of no use here is known, but neither kept nor told as lacking."""
         (transfer,) = consecutive(5, [bytes(300)])

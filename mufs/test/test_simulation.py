@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -270,6 +271,19 @@ class StaggeredTests(SimulationTestCase):
         network.lockstep(PATH, apart=0.05)
         self.assert_clean(network)
 
+    def test_lossy_wave(self) -> None:
+        """What many late clients lose of what is sent again is not sent to each of them alone."""
+        network = self.make_network(60, 2 * MIB, loss=0.01)
+        reads = [
+            deferLater(network.clock, 0.3 * (number >= 10), network.read_all, number, PATH)
+            for number in range(60)
+        ]
+        for right, result in network.run(DeferredList(reads, consumeErrors=True)):
+            self.assertTrue(right, result)
+        self.assert_clean(network)
+        self.assertLess(self.multicast_share(network), 2.6)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
+
 
 class LossTests(SimulationTestCase):
     """Networks that lose datagrams."""
@@ -378,6 +392,14 @@ class LossTests(SimulationTestCase):
             longest.append(max(client.longest_wait for client in network.clients))
         self.assertLess(longest[1], 3 * longest[0])
 
+    def test_all_connect_at_once(self) -> None:
+        """Of some hundred clients that connect at one moment none is sent away to come again."""
+        network = self.make_network(300, MIB, loss=0.01)
+        self.assert_all_right(network)
+        self.assertEqual(network.server.factory.limits.cut_off, 0)
+        self.assertLess(self.multicast_share(network), 1.15)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
+
 
 class CongestionTests(SimulationTestCase):
     """Links that are slower than the server's."""
@@ -392,14 +414,6 @@ class CongestionTests(SimulationTestCase):
         self.assertLess(self.multicast_share(network), 1.3)
         for client in network.clients:
             self.assertEqual(client.files.reception.state, "working")
-    def test_all_connect_at_once(self) -> None:
-        """Of some hundred clients that connect at one moment none is sent away to come again."""
-        network = self.make_network(300, MIB, loss=0.01)
-        self.assert_all_right(network)
-        self.assertEqual(network.server.factory.limits.cut_off, 0)
-        self.assertLess(self.multicast_share(network), 1.15)
-        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
-
 
     def test_shallow_switch(self) -> None:
         """A bottleneck whose queue holds 128 KiB is filled, and not flooded."""

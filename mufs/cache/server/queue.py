@@ -165,7 +165,8 @@ class MulticastQueue:
                     wanted &= ~transfer.pages
                     # It may have had it, and let it go since: what it misses now is no loss.
                     transfer.audience.discard(reader)
-                    _allow(reader.share, transfer.descriptor.total)
+                    # To be sent for it at all, and again as if it had waited with the others.
+                    _allow(reader.share, 2 * transfer.descriptor.total)
                     reader.sent(tag, transfer, Occasion.BEFORE)
             for first, count in runs(wanted):
                 merged = False

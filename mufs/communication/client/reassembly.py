@@ -37,12 +37,14 @@ class _Transfer:
         "numbers",
         "parity",
         "size",
+        "wanted",
     )
 
     def __init__(self, descriptor: Descriptor, first: int, size: int, wanted: bool) -> None:
         self.descriptor = descriptor
         self.first = first
         self.size = size
+        self.wanted = wanted
         self.have = 0
         self.asked = self.completed = False
         self.count = segment_count(descriptor.total, size)
@@ -134,8 +136,11 @@ class Reassembly:
         """
         number = descriptor.transfer
         old = number <= self._passed and number not in self._expected
-        if old or number in self._transfers:
+        known = self._transfers.get(number)
+        if old or (known is not None and (known.wanted or not wanted)):
             return []
+        # What was passed over may be of use when it comes again.
+        self.forget(number)
         first = self._unwrap(descriptor.first)
         self._newest = first if self._newest is None else max(self._newest, first)
         transfer = _Transfer(descriptor, first, self._size, wanted)

@@ -18,6 +18,9 @@ PATIENCE = 20
 LATE = 8
 """How often it is given anew to segments that may lie in a queue that the word has overtaken."""
 
+MAX_WHOLE = 1024
+"""Transfers of which all was asked for that are remembered: of some no word comes any more."""
+
 OVERHEARD_GRACE = 0.05
 """The same for transfers that others wait for: their repair may bring what lacks here, too."""
 
@@ -53,6 +56,7 @@ class Repairs:
         self._wanted = wanted
         self._read_over_tcp = read_over_tcp
         self._overheard: set[int] = set()
+        self._whole: set[int] = set()
         self.segments_lost = 0
         self.repairs_sent = 0
 
@@ -83,6 +87,7 @@ class Repairs:
         self._receiver.settle()
         reassembly = self._receiver.reassembly
         if not self._wanted(sent):
+            self._whole.discard(sent.transfer)
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._reception.result(self._count(sent), 0)
             return
@@ -105,7 +110,14 @@ class Repairs:
             return
         if not reassembly.is_partial(sent.transfer):
             reassembly.forget(sent.transfer)
-        attempt = 2 if sent.occasion is Occasion.REPAIR else 1
+        # What was sent again as a whole is lost here and there, as it was the first time.
+        anew, whole = sent.occasion is not Occasion.REPAIR, lost == self._count(sent)
+        attempt = 1 if anew or (sent.transfer in self._whole and not whole) else 2
+        self._whole.discard(sent.transfer)
+        if anew and whole:
+            if len(self._whole) >= MAX_WHOLE:
+                self._whole.clear()
+            self._whole.add(sent.transfer)
         reassembly.expect(sent.transfer)
         self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
 
