@@ -298,6 +298,15 @@ class ControllerTests(SynchronousTestCase):
         self.assertEqual(self.a.told[-1], (1, transfer, Occasion.REPAIR))
         self.assertEqual(self.controller.segments_repaired, 2)
 
+    def test_repair_of_all(self) -> None:
+        """What goes out again as a whole ends as it did the first time: it can be lost anew."""
+        self.ask(self.a, 1, 0, BLOCK)
+        self.output.written.clear()
+        self.controller.repair(self.a, Repair(1, 1, 1, (1 << 94) - 1))
+        self.clock.advance(0.01)
+        ((phases, numbers, _, _),) = self.received().values()
+        self.assertEqual((phases, numbers), ([ANNOUNCEMENT, COMPLETION], list(range(94))))
+
     def test_repair_by_parity(self) -> None:
         """For clients that miss different segments parity goes out, any time other one."""
         self.ask(self.a, 1, 0, BLOCK)

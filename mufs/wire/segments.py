@@ -22,7 +22,7 @@ from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 HEADER = Struct("!III")
 SEGMENT = 1400
 ANNOUNCEMENT, TRANSMISSION, COMPLETION, REPAIRED = 1, 2, 3, 4
-"""Phases. The last is the completion of a repair, which has but a part of the segments."""
+"""Phases. The last one ends a repair that had but a part of the segments."""
 TAG_SIZE = MAC_SIZE = 16
 _DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
 _BOUND = Struct("!QIQQQI")

@@ -351,7 +351,9 @@ class MulticastController:
         self._queue.begin(resend)
         try:
             segments = 0 if resend.parity else resend.missing
-            await self._write(resend.transfer, segments, resend.parity, REPAIRED)
+            whole = segments.bit_count() == len(resend.transfer.rows)
+            end = COMPLETION if whole else REPAIRED
+            await self._write(resend.transfer, segments, resend.parity, end)
         except CancelledError:
             raise
         except Exception:
