@@ -329,7 +329,7 @@ class MulticastController:
             await self._let_keys_go_ahead()
             transfer = self._seal(entry, data)
             parity = min(self._pace.parity, transfer.parity_left)
-            await self._write(transfer, (1 << len(transfer.rows)) - 1, parity, COMPLETION)
+            await self._write(transfer, (1 << len(transfer.rows)) - 1, parity)
         except CancelledError:
             raise
         except Exception:
@@ -351,9 +351,7 @@ class MulticastController:
         self._queue.begin(resend)
         try:
             segments = 0 if resend.parity else resend.missing
-            whole = segments.bit_count() == len(resend.transfer.rows)
-            end = COMPLETION if whole else REPAIRED
-            await self._write(resend.transfer, segments, resend.parity, end)
+            await self._write(resend.transfer, segments, resend.parity)
         except CancelledError:
             raise
         except Exception:
@@ -374,14 +372,15 @@ class MulticastController:
             for tag in tags:
                 reader.failed(tag, error)
 
-    async def _write(self, transfer: SentTransfer, segments: int, parity: int, end: int) -> None:
+    async def _write(self, transfer: SentTransfer, segments: int, parity: int) -> None:
         await self._out(transfer.control(ANNOUNCEMENT))
         pieces: list[bytes | memoryview] = []
         if segments:
             pieces += trains(transfer, segments)
         if parity:
             pieces += _trains(transfer.make_parity(parity))
-        completion = transfer.control(end)
+        whole = segments.bit_count() == len(transfer.rows)
+        completion = transfer.control(COMPLETION if whole else REPAIRED)
         # The last segment mostly is a short one, and leaves room in its datagram.
         last = len(pieces[-1]) % (HEADER.size + self.segment)
         if 0 < last <= self.segment + HEADER.size - len(completion):
