@@ -29,7 +29,7 @@ from mufs.communication.server.limits import (
     PART,
     RESERVE,
     SILENCE,
-    SILENT,
+    SILENT_PART,
     SLICE,
     STUCK,
     Limits,
@@ -175,9 +175,9 @@ class EndTests(LimitTestCase):
         """Of too many connections that say nothing the eldest go; who said HELLO stays."""
         limits = self.server.factory.limits
         limits.most = 200
-        silent = [self.server.connect(hello=False)[1] for _ in range(200 // SILENT + 5)]
+        silent = [self.server.connect(hello=False)[1] for _ in range(200 // SILENT_PART + 5)]
         ended = [wire.ended for wire in silent]
-        self.assertEqual(ended, [True] * 5 + [False] * (200 // SILENT))
+        self.assertEqual(ended, [True] * 5 + [False] * (200 // SILENT_PART))
         self.assertEqual((self.its_wire.ended, self.wire.ended), (False, False))
 
     def test_nothing_left(self) -> None:

@@ -10,7 +10,14 @@ from zope.interface import Attribute, Interface
 
 from mufs.wire.channel import Occasion
 from mufs.wire.pages import BLOCK, mask_of
-from mufs.wire.segments import HEADER, Descriptor, cut_parity, number_count
+from mufs.wire.segments import (
+    COMPLETION,
+    HEADER,
+    REPAIRED,
+    Descriptor,
+    cut_parity,
+    number_count,
+)
 
 BlockKey = tuple[int, int, int]
 """Image, generation, and number of the block."""
@@ -110,6 +117,11 @@ class SentTransfer:
     def control(self, phase: int) -> bytes:
         """Its announcement or completion."""
         return self.descriptor.encode(phase, self.rows.shape[1] - HEADER.size, self.key)
+
+    def completion(self, segments: int) -> bytes:
+        """What ends a sending of these segments, given as a bitmap: all, or a part to repair it."""
+        whole = segments.bit_count() == len(self.rows)
+        return self.control(COMPLETION if whole else REPAIRED)
 
     def make_parity(self, count: int) -> "numpy.ndarray[Any, Any]":
         """The next parity segments, ready to send."""

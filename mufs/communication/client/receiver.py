@@ -205,8 +205,7 @@ class MulticastReceiver(MulticastProtocol):
     def _came(self, descriptor: Descriptor, phase: int) -> None:
         """No more segments of a transfer come now."""
         coming, self._coming = self._coming, None
-        same = coming is not None and coming.transfer == descriptor.transfer
-        if coming is not None and same and phase == COMPLETION:
+        if phase == COMPLETION and coming and coming.transfer == descriptor.transfer:
             self._each = (self._clock.seconds() - coming.since) / coming.count
 
     def _port(self) -> FileDescriptor:

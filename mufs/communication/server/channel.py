@@ -64,7 +64,7 @@ from mufs.wire.metadata import (
 )
 from mufs.wire.pages import PAGE
 from mufs.wire.sealing import Keys
-from mufs.wire.segments import ANNOUNCEMENT, REPAIRED
+from mufs.wire.segments import ANNOUNCEMENT
 
 TOGETHER = 0.01
 """Seconds for which word of transfers is kept back, to be sent together: their bytes are there."""
@@ -445,7 +445,7 @@ class ServerChannel(Protocol):
             packets = [transfer.control(ANNOUNCEMENT)]
             if missing:
                 packets += map(bytes, trains(transfer, missing))
-            packets.append(transfer.control(REPAIRED))
+            packets.append(transfer.completion(missing))
             for each in packets:
                 self._write(pack_tagged(Type.SEGMENTS, repair.tag, each))
                 self.segment_bytes_over_tcp += len(each)

@@ -22,9 +22,7 @@ from mufs.wire.pages import PAGE, byte_range
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
-    COMPLETION,
     HEADER,
-    REPAIRED,
     SEGMENT,
     Descriptor,
     cut,
@@ -379,8 +377,7 @@ class MulticastController:
             pieces += trains(transfer, segments)
         if parity:
             pieces += _trains(transfer.make_parity(parity))
-        whole = segments.bit_count() == len(transfer.rows)
-        completion = transfer.control(COMPLETION if whole else REPAIRED)
+        completion = transfer.completion(segments)
         # The last segment mostly is a short one, and leaves room in its datagram.
         last = len(pieces[-1]) % (HEADER.size + self.segment)
         if 0 < last <= self.segment + HEADER.size - len(completion):

@@ -24,8 +24,11 @@ RESERVE = 4
 MAX_OF_ADDRESS = 64
 """Connections of one address: a host has one for each mount."""
 
-SILENT = 2
-"""One such part of them may not have said HELLO: a thousand hosts may start at one moment."""
+SILENT_PART = 2
+"""
+One such part of all connections need not have said HELLO: a thousand hosts may start at one moment.
+Of more, the eldest is ended.
+"""
 
 MAX_HANDLES = 4096
 """Handles of one connection; fewer, if the server can open fewer than four times as many files."""
@@ -200,7 +203,7 @@ class Limits:
 
     def eldest(self) -> Any:
         """The connection that has to go for there are too many that said nothing, or C{None}."""
-        return next(iter(self._silent)) if len(self._silent) > self.most // SILENT else None
+        return next(iter(self._silent)) if len(self._silent) > self.most // SILENT_PART else None
 
     def left(self, connection: object, host: Host) -> None:
         """A connection has ended."""
