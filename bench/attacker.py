@@ -123,7 +123,11 @@ def anything(opened: Opened, connection: Connection) -> Iterator[bytes]:
 
 Flood = Callable[[Opened, Connection], Iterator[bytes]]
 FLOODS: dict[str, Flood] = {
-    "reads": reads, "tcp": tcp, "repairs": repairs, "metadata": metadata, "mute": anything,
+    "reads": reads,
+    "tcp": tcp,
+    "repairs": repairs,
+    "metadata": metadata,
+    "mute": anything,
 }
 
 

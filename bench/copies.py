@@ -90,8 +90,7 @@ class NfsCp(Copy):
     def jobs(self, hosts: list[str], start: float) -> dict[str, Job]:
         source = f"nfs://{SERVER_ADDRESS}{self.lab.images / IMAGE}?version=4"
         return {
-            host: self._job(host, start, ["nfs-cp", source, str(self.copy(host))])
-            for host in hosts
+            host: self._job(host, start, ["nfs-cp", source, str(self.copy(host))]) for host in hosts
         }
 
 

@@ -111,7 +111,13 @@ def attack(kind: str, rate: float | None, packets: float, size: int) -> Run:
         time.sleep(LEAD)
         after, too = read(lab, "2.img", sums[2])
         return Run(
-            kind, rate, packets, (before + after) / 2, beside, right and also and too, *cpu,
+            kind,
+            rate,
+            packets,
+            (before + after) / 2,
+            beside,
+            right and also and too,
+            *cpu,
             lab.memory(SERVER),
         )
 

@@ -28,9 +28,7 @@ async def serve(port: int, address: str, server_port: int, delay: float) -> None
         far_reader, far_writer = await asyncio.open_connection(address, server_port)
         for each in (writer, far_writer):
             each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.gather(
-            carry(reader, far_writer, delay), carry(far_reader, writer, delay)
-        )
+        await asyncio.gather(carry(reader, far_writer, delay), carry(far_reader, writer, delay))
 
     server = await asyncio.start_server(relay, port=port)
     await server.serve_forever()

@@ -1,7 +1,7 @@
 """Run mUFS and its peers at the same tasks: see README.md in this directory.
 
-    python bench/run.py                      the standard set
-    python bench/run.py share --rate 100 --hosts 1,2,4 --loss 0,10,50 --only mufs,nbdfuse
+python bench/run.py                      the standard set
+python bench/run.py share --rate 100 --hosts 1,2,4 --loss 0,10,50 --only mufs,nbdfuse
 """
 
 from __future__ import annotations

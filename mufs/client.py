@@ -224,7 +224,8 @@ class ClientMount(Service):
         if self.running:
             self._log.warn(
                 "waiting for the server at {server}: {reason}",
-                server=self._settings.server, reason=self._why_absent,
+                server=self._settings.server,
+                reason=self._why_absent,
             )
 
     def _refused(self, reason: Refused) -> None:

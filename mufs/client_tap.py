@@ -49,21 +49,29 @@ class Options(CommonOptions):
         ["server", None, None, "Endpoint of the server, as tcp:HOST:7040 (required)"],
         ["mount", None, None, "Empty directory to mount at (required)"],
         [
-            "interface", None, None,
+            "interface",
+            None,
+            None,
             "Address of the interface to listen on (default: that of the route to the server)",
         ],
         [
-            "cache-size", None, f"{min(1024, MEMORY >> 22)}M",
+            "cache-size",
+            None,
+            f"{min(1024, MEMORY >> 22)}M",
             "Most bytes of images to keep, in memory or in the directory",
         ],
         [
-            "cache-dir", None, None,
+            "cache-dir",
+            None,
+            None,
             "Directory to keep images in, for this client alone (default: in memory)",
         ],
         ["source", None, None, "What mount(8) shows as the device (default: the server)"],
         ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
         [
-            "status", None, None,
+            "status",
+            None,
+            None,
             "Port or endpoint to serve the status page on (default: none)",
         ],
     ]

@@ -272,9 +272,7 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mufs-demo-")))
     # Its threads end when their mounts do: that is before, for it is undone in reverse.
     pool = stack.enter_context(ThreadPoolExecutor(HOSTS))
-    *statuses, port, group_port = free_ports(
-        *[socket.SOCK_STREAM] * (HOSTS + 2), socket.SOCK_DGRAM
-    )
+    *statuses, port, group_port = free_ports(*[socket.SOCK_STREAM] * (HOSTS + 2), socket.SOCK_DGRAM)
     if image is None:
         print(f"making a disk image of {IMAGE_SIZE // MIB} MiB")
         image = make_image(directory)

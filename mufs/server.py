@@ -293,7 +293,8 @@ class ServerService(Service):
                 self._log.warn(
                     "{client} came by {address}, which tells no interface to send multicast on: "
                     "it reads over TCP (set --interface)",
-                    client=channel.name, address=address,
+                    client=channel.name,
+                    address=address,
                 )
             else:
                 self._send_on(here)
@@ -302,11 +303,14 @@ class ServerService(Service):
             self._log.warn(
                 "{client} came by {here}, and multicast goes out on {interface}: it may have to "
                 "read over TCP (set --interface)",
-                client=channel.name, here=here, interface=sending_on,
+                client=channel.name,
+                here=here,
+                interface=sending_on,
             )
         self._log.info(
             "{client} connected from {peer}",
-            client=channel.name, peer=channel.address or "?",
+            client=channel.name,
+            peer=channel.address or "?",
         )
         group = "" if self._output is None else self._settings.group
         return Welcome(VERSION, group, self._settings.port, self._source, SEGMENT)
@@ -342,9 +346,7 @@ class ServerService(Service):
 
     def _send_on(self, interface: str) -> None:
         settings = self._settings
-        output = MulticastOutput(
-            self._reactor, settings.group, settings.port, interface, SEGMENT
-        )
+        output = MulticastOutput(self._reactor, settings.group, settings.port, interface, SEGMENT)
         try:
             port = self._reactor.listenMulticast(0, output, interface=interface)
         except (OSError, CannotListenError) as error:
@@ -358,7 +360,9 @@ class ServerService(Service):
         self._source = (interface, port.getHost().port)
         self._log.info(
             "multicast to {group}:{port} on interface {interface}",
-            group=settings.group, port=settings.port, interface=interface,
+            group=settings.group,
+            port=settings.port,
+            interface=interface,
         )
 
 

@@ -48,13 +48,17 @@ class Options(CommonOptions):
         ["group", None, "239.5.5.0", "Multicast group to send to"],
         ["port", None, "7041", "UDP port to send to"],
         [
-            "interface", None, None,
+            "interface",
+            None,
+            None,
             "Address of the interface to send on (default: that of the route to the first client)",
         ],
         ["rate-max", None, "10G", "Ceiling of the rate of sending, in bits a second"],
         ["rate-min", None, "1M", "Floor of the rate of sending, in bits a second"],
         [
-            "status", None, None,
+            "status",
+            None,
+            None,
             "Port or endpoint to serve the status page on (default: none)",
         ],
     ]

@@ -200,9 +200,7 @@ def follow(
 
 
 @contextmanager
-def _answer(
-    where: str, method: str, path: str, body: str | None = None
-) -> Iterator[HTTPResponse]:
+def _answer(where: str, method: str, path: str, body: str | None = None) -> Iterator[HTTPResponse]:
     connection, base = _connection(where)
     try:
         connection.request(method, base + path, body)

@@ -54,8 +54,11 @@ class Plan:
     @property
     def timeout(self) -> float:
         """Seconds for all hosts to end: they may be served one after the other."""
-        return 60 + self.apart + 200 * self.think + 2 * self.hosts * link_seconds(
-            self.trace.bytes_read, self.rate
+        return (
+            60
+            + self.apart
+            + 200 * self.think
+            + 2 * self.hosts * link_seconds(self.trace.bytes_read, self.rate)
         )
 
 
@@ -84,7 +87,9 @@ def _run(plan: Plan, system: Mount, reads: ReadCounter) -> Outcome:
     with Sampler(lab, start) as sampler:
         jobs = [
             Job(
-                where, lab.network.enter(where), READER,
+                where,
+                lab.network.enter(where),
+                READER,
                 *(start, system.file(where), plan.trace.path, delay, plan.think),
             )
             for where, delay in zip(lab.hosts, plan.delays, strict=True)

@@ -1,8 +1,8 @@
 """Repeat section 6 of the paper on this machine: see docs/experiments.md.
 
-    python bench/experiment/run.py --mode live --scale paper        virtual machines
-    python bench/experiment/run.py --mode replay                    the standard set of replays
-    python bench/experiment/run.py --mode replay --trace debian --think 0,0.1 --only mufs
+python bench/experiment/run.py --mode live --scale paper        virtual machines
+python bench/experiment/run.py --mode replay                    the standard set of replays
+python bench/experiment/run.py --mode replay --trace debian --think 0,0.1 --only mufs
 """
 
 from __future__ import annotations

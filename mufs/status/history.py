@@ -22,9 +22,7 @@ class History:
         """@param numbers: tells the figures; those that are no numbers are not remembered."""
         self._clock = clock
         self._numbers = numbers
-        self._samples: deque[tuple[float, dict[str, float]]] = deque(
-            maxlen=int(LENGTH / EVERY) + 1
-        )
+        self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=int(LENGTH / EVERY) + 1)
 
     def sample(self) -> None:
         """Remember the figures as they are now."""

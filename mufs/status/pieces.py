@@ -47,8 +47,7 @@ def seconds(value: float) -> str:
 def cards(values: Mapping[str, str]) -> Markup:
     """Numbers in large, each with its name."""
     boxes = [
-        element("div", element("span", name), element("b", value))
-        for name, value in values.items()
+        element("div", element("span", name), element("b", value)) for name, value in values.items()
     ]
     return element("div", *boxes, class_="cards")
 

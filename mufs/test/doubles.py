@@ -17,8 +17,17 @@ from mufs.wire.segments import Descriptor, cut
 def make_attributes(size: int = 0) -> Attributes:
     """What stat tells of a regular file of that size."""
     return Attributes(
-        mode=stat.S_IFREG | 0o644, ino=7, nlink=1, uid=0, gid=0, rdev=0,
-        size=size, blocks=-(-size // 512), atime=0, mtime=0, ctime=0,
+        mode=stat.S_IFREG | 0o644,
+        ino=7,
+        nlink=1,
+        uid=0,
+        gid=0,
+        rdev=0,
+        size=size,
+        blocks=-(-size // 512),
+        atime=0,
+        mtime=0,
+        ctime=0,
     )
 
 

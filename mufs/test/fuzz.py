@@ -49,9 +49,15 @@ def _run(name: str, minutes: float) -> bool:
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     said = done.stdout + done.stderr
     found = re.findall(r"Test unit written to (\S+)", said)
-    figures = [re.findall(pattern, said) for pattern in (
-        r"number_of_executed_units: (\d+)", r"cov: (\d+)", r"ft: (\d+)", r"rss: (\d+)Mb"
-    )]
+    figures = [
+        re.findall(pattern, said)
+        for pattern in (
+            r"number_of_executed_units: (\d+)",
+            r"cov: (\d+)",
+            r"ft: (\d+)",
+            r"rss: (\d+)Mb",
+        )
+    ]
     inputs, covered, features, memory = (each[-1] if each else "?" for each in figures)
     print(
         f"{name}: {inputs} inputs, {covered} places and {features} ways in the code, "

@@ -108,9 +108,7 @@ class Loopback:
         """Start `mufs-client`, and wait until it has mounted."""
         service = self.launch_client(name, *options, point=point, status_port=status_port)
         point = point or self.mount_point(name)
-        service.wait_until(
-            lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}"
-        )
+        service.wait_until(lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}")
         return service
 
     def launch_client(

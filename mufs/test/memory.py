@@ -25,8 +25,17 @@ class MemoryImage:
         self.bad = range(0)
         self.at_once = False
         self.attributes = Attributes(
-            0o100444, image, 1, 0, 0, 0, len(content), -(-len(content) // 512),
-            generation, generation, generation,
+            0o100444,
+            image,
+            1,
+            0,
+            0,
+            0,
+            len(content),
+            -(-len(content) // 512),
+            generation,
+            generation,
+            generation,
         )
 
     def read(self, offset: int, length: int) -> bytes:

@@ -105,7 +105,9 @@ _garbage = st.one_of(
 
 _reports = st.just(b"") | st.builds(
     lambda hits, more, lag: encode(Report(hits + more, hits, lag, True, "working")),
-    SMALL, SMALL, U32,
+    SMALL,
+    SMALL,
+    U32,
 )
 
 FROM_CLIENTS: "st.SearchStrategy[bytes]" = st.one_of(
@@ -117,7 +119,10 @@ FROM_CLIENTS: "st.SearchStrategy[bytes]" = st.one_of(
         lambda number, held, more, ended: pack(
             Type.PULLED, encode(Pulled(number, held, held + more, ended, "why"))
         ),
-        SMALL, SMALL, SMALL, st.booleans(),
+        SMALL,
+        SMALL,
+        SMALL,
+        st.booleans(),
     ),
     _encoded(Read, SMALL, SMALL, OFFSETS, LENGTHS, st.sampled_from(Priority), st.booleans()),
     _encoded(Repair, SMALL, SMALL, st.integers(0, 4), st.integers(0, 1 << 120)),

@@ -73,8 +73,13 @@ class SimulatedServer:
         )
         self.controller.output = self
         self.factory = ServerChannelFactory(
-            lambda _: network.library, self.controller, keys, self.reads, self._in_thread,
-            lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT), self._clock,
+            lambda _: network.library,
+            self.controller,
+            keys,
+            self.reads,
+            self._in_thread,
+            lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
+            self._clock,
             Limits(self._clock, lambda: 0.0),
         )
 

@@ -257,8 +257,15 @@ class Soak:
 
     def kinds(self) -> list[Callable[[], Iterator[float]]]:
         return [
-            self.server_killed, self.server_stopped, self.client_killed, self.client_stopped,
-            self.stutter, self.link_down, self.loss, self.image_replaced, self.image_replaced,
+            self.server_killed,
+            self.server_stopped,
+            self.client_killed,
+            self.client_stopped,
+            self.stutter,
+            self.link_down,
+            self.loss,
+            self.image_replaced,
+            self.image_replaced,
         ]
 
     def wait(self, seconds: float) -> None:

@@ -200,8 +200,19 @@ def _structs(data: bytes) -> None:
 
 
 _MAPS: list[Any] = [
-    metadata.Hello, metadata.Welcome, At, Attributes, Link, Names, Opened, Close, Statistics,
-    Failure, Report, Pull, Pulled,
+    metadata.Hello,
+    metadata.Welcome,
+    At,
+    Attributes,
+    Link,
+    Names,
+    Opened,
+    Close,
+    Statistics,
+    Failure,
+    Report,
+    Pull,
+    Pulled,
 ]
 
 
@@ -300,12 +311,18 @@ def _from_client(script: Script) -> bytes:
         case 2 | 3:
             block, flags = script.number(), script.number()
             return Read(
-                script.number() % 8, script.number() % 8, (block >> 2) * PAGE + block % 2,
-                script.choice(_LENGTHS), Priority(flags % 3), flags > 127,
+                script.number() % 8,
+                script.number() % 8,
+                (block >> 2) * PAGE + block % 2,
+                script.choice(_LENGTHS),
+                Priority(flags % 3),
+                flags > 127,
             ).encode()
         case 4:
             return Repair(
-                script.number() % 8, script.number() % 8, script.number() % 4,
+                script.number() % 8,
+                script.number() % 8,
+                script.number() % 4,
                 int.from_bytes(script.piece(script.number()), "little"),
             ).encode()
         case 5:
@@ -314,12 +331,22 @@ def _from_client(script: Script) -> bytes:
             return pack(script.number(), script.piece(script.number()), script.number(4))
         case 7:
             reads, text = script.number(), script.piece(script.number()).decode("latin-1")
-            report = {"reads": reads, "hits": script.number(), "lag": script.number(4),
-                      "works": reads < 128, "multicast": text}
+            report = {
+                "reads": reads,
+                "hits": script.number(),
+                "lag": script.number(4),
+                "works": reads < 128,
+                "multicast": text,
+            }
             return pack_tagged(Type.PING, script.number() % 8, encode(report))
         case 8 if script.number() % 2:
-            pulled = {"number": script.number() % 4, "held": script.number(2),
-                      "size": script.number(2), "ended": script.number() < 64, "error": "text"}
+            pulled = {
+                "number": script.number() % 4,
+                "held": script.number(2),
+                "size": script.number(2),
+                "ended": script.number() < 64,
+                "error": "text",
+            }
             return pack(Type.PULLED, encode(pulled))
     return script.piece(script.number())
 
@@ -408,16 +435,22 @@ _SOURCE = ("10.0.0.1", 40000)
 _FIRST = 0xFFFFFF00
 
 _VALUES: list[Any] = [
-    _IMAGE.attributes, Link(b"there"), Names([(b"name", _IMAGE.attributes)]), Failure("EIO"),
-    Failure("ESTALE", "two\nlines"), Failure("EFANCY"), opened(1, _IMAGE, _KEY),
-    opened(2, _IMAGE), evolve(opened(3, _IMAGE), generation=7),
+    _IMAGE.attributes,
+    Link(b"there"),
+    Names([(b"name", _IMAGE.attributes)]),
+    Failure("EIO"),
+    Failure("ESTALE", "two\nlines"),
+    Failure("EFANCY"),
+    opened(1, _IMAGE, _KEY),
+    opened(2, _IMAGE),
+    evolve(opened(3, _IMAGE), generation=7),
     evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE)),
     evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=(1 << 63) - 1)),
-    Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9), {}, decode(metadata.Welcome, WELCOME),
+    Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9),
+    {},
+    decode(metadata.Welcome, WELCOME),
 ]
-_ANSWERS = [
-    Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY
-]
+_ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY]
 
 
 @cache
@@ -445,7 +478,8 @@ def _pieces(transfer: int) -> list[bytes]:
     sent = _sent()[transfer]
     descriptor = sent.descriptor
     return [
-        _control(descriptor, ANNOUNCEMENT), *packets_of(sent.rows),
+        _control(descriptor, ANNOUNCEMENT),
+        *packets_of(sent.rows),
         *packets_of(cut_parity(descriptor.first, sent.rows, 0, 4)),
         _control(descriptor, COMPLETION),
     ]
@@ -594,7 +628,9 @@ class Host:
                 self.release()
             case 5:
                 asked: list[Callable[[bytes], Deferred[Any]]] = [
-                    files.getattr, files.readdir, files.readlink
+                    files.getattr,
+                    files.readdir,
+                    files.readlink,
                 ]
                 self.keep(script.choice(asked)(b"disk.img"))
             case 6:
@@ -671,18 +707,22 @@ def _from_server(how: int, script: Script, host: Host) -> bytes:
             return pack_tagged(script.choice(_ANSWERS), tag, encode(script.choice(_VALUES)))
         case 10:
             packets = script.choice([Gone(tag, 1).encode(), pack_tagged(Type.SEGMENTS, tag, b"")])
-            return packets if script.number() % 2 else pack_tagged(
-                Type.SEGMENTS, tag, _datagram(script)[: MAX_DATA - 4]
+            return (
+                packets
+                if script.number() % 2
+                else pack_tagged(Type.SEGMENTS, tag, _datagram(script)[: MAX_DATA - 4])
             )
         case 11 if (which := script.number() % 4) > 0:
             if which == 2:
                 path = script.choice([b"disk.img", b"", b"other"])
                 return pack(Type.PULL, encode(Pull(script.number() % 20, path)))
             return Key(script.number() % 3, bytes(32)).encode()
-    raw: bytes = script.choice([
-        pack(script.number(), script.piece(script.number()), script.number(4)),
-        script.piece(script.number()),
-    ])
+    raw: bytes = script.choice(
+        [
+            pack(script.number(), script.piece(script.number()), script.number(4)),
+            script.piece(script.number()),
+        ]
+    )
     return raw
 
 
@@ -825,14 +865,21 @@ def _paths(data: bytes) -> None:
 
 def _framer_seeds() -> list[bytes]:
     packets = [pack_tagged(kind, 7, b"data") for kind in Type]
-    return [b"\0" + b"".join(packets), b"\2\0\5\0\x20" + b"".join(packets[:3]),
-            b"\0" + HEADER.pack(1, 0, MAX_DATA + 1), b"\1\0\3" + HEADER.pack(1, 0, MAX_DATA)]
+    return [
+        b"\0" + b"".join(packets),
+        b"\2\0\5\0\x20" + b"".join(packets[:3]),
+        b"\0" + HEADER.pack(1, 0, MAX_DATA + 1),
+        b"\1\0\3" + HEADER.pack(1, 0, MAX_DATA),
+    ]
 
 
 def _struct_seeds() -> list[bytes]:
     values: list[Any] = [
-        Read(1, 2, 1 << 33, BLOCK, Priority.AHEAD), Sent(1, 2, 3, 1 << 33, BLOCK),
-        Data(1, 2, 1 << 33, b"bytes"), Repair(1, 2, 1, 0x80F), Gone(1, 2),
+        Read(1, 2, 1 << 33, BLOCK, Priority.AHEAD),
+        Sent(1, 2, 3, 1 << 33, BLOCK),
+        Data(1, 2, 1 << 33, b"bytes"),
+        Repair(1, 2, 1, 0x80F),
+        Gone(1, 2),
         Key(1, bytes(32)),
     ]
     return [
@@ -848,7 +895,8 @@ def _metadata_seeds() -> list[bytes]:
     values += _VALUES
     return [
         bytes([_MAPS.index(type(value))]) + encode(value)
-        for value in values if type(value) in _MAPS
+        for value in values
+        if type(value) in _MAPS
     ]
 
 
@@ -862,11 +910,16 @@ def _segment_seeds() -> list[bytes]:
 
 def _transfer_seeds() -> list[bytes]:
     return [
-        (size - 64).to_bytes(2, "big") + length.to_bytes(2, "big") + bytes([128, 1, 0, 0, 20])
+        (size - 64).to_bytes(2, "big")
+        + length.to_bytes(2, "big")
+        + bytes([128, 1, 0, 0, 20])
         + bytes(parts)
         for size, length, parts in [
-            (64, 299, range(5)), (64, 299, [255, 5, 6, 7, 8, 9]), (64, 299, [0, 2, 4, 255, 6, 7]),
-            (1400, 8191, [255, 5, 4, 3, 254, 1, 0]), (64, 639, [11, 10, 9, 8, 7, 6, 5, 4, 3, 12]),
+            (64, 299, range(5)),
+            (64, 299, [255, 5, 6, 7, 8, 9]),
+            (64, 299, [0, 2, 4, 255, 6, 7]),
+            (1400, 8191, [255, 5, 4, 3, 254, 1, 0]),
+            (64, 639, [11, 10, 9, 8, 7, 6, 5, 4, 3, 12]),
         ]
     ]
 
@@ -911,14 +964,30 @@ def _server_seeds() -> list[bytes]:
     read = bytes([5, 2, 0, 0, 3, 1, 1, 200, 0, 9])
     repair = bytes([5, 4, 3, 1, 1, 2, 0xFF, 3, 7, 0, 255])
     ping = bytes([5, 7, 9, 2, *b"ok", 5, 0, 0, 0, 1, 3, 255])
-    return [*_machine_seeds(), b"\1\1" + opening + read + ping + repair,
-            b"\1\1\x0e\5\x08\1\1\0\1\0\2\xff\xff\x0f",
-            b"\0\1" + opening * 3 + b"\1" + read + b"\0\x10" + repair + b"\4" + opening]
+    return [
+        *_machine_seeds(),
+        b"\1\1" + opening + read + ping + repair,
+        b"\1\1\x0e\5\x08\1\1\0\1\0\2\xff\xff\x0f",
+        b"\0\1" + opening * 3 + b"\1" + read + b"\0\x10" + repair + b"\4" + opening,
+    ]
 
 
 def _path_seeds() -> list[bytes]:
-    return [b"", b"file", b"sub/file", b"sub/sub/\xff", b"up/secret", b"../secret", b"top/etc",
-            b"link", b"fifo", b"sub/../file", b"file\0", b"n" * 256, b"sub/" * 2000]
+    return [
+        b"",
+        b"file",
+        b"sub/file",
+        b"sub/sub/\xff",
+        b"up/secret",
+        b"../secret",
+        b"top/etc",
+        b"link",
+        b"fifo",
+        b"sub/../file",
+        b"file\0",
+        b"n" * 256,
+        b"sub/" * 2000,
+    ]
 
 
 TARGETS = {

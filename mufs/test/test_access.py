@@ -92,7 +92,9 @@ class RuleTests(AccessTestCase):
         """A rule is for the clients whose name matches its pattern, and no others."""
         access = Access((parse_rule("*.lab:/common"), parse_rule("HOST9:/top.img")))
         for name, shown in (
-            ("a.lab", [b"common"]), ("a.b.lab", [b"common"]), ("host9", [b"top.img"]),
+            ("a.lab", [b"common"]),
+            ("a.b.lab", [b"common"]),
+            ("host9", [b"top.img"]),
         ):
             view = access.view(self.library, name)
             assert view is not None
@@ -122,17 +124,35 @@ class ViewTests(AccessTestCase):
 
     def test_absent(self) -> None:
         """What is not shown fails just as what is not there, by whichever operation."""
-        for path in (b"top.img", b"link", b"link/blue.img", b"teams/blue", b"teams/blue/blue.img",
-                     b"teams/none", b"none/x", b"top.img/x", b"common2", b"teams/re", b"/common",
-                     b"teams/../top.img", b"./top.img", b"teams//blue"):
+        for path in (
+            b"top.img",
+            b"link",
+            b"link/blue.img",
+            b"teams/blue",
+            b"teams/blue/blue.img",
+            b"teams/none",
+            b"none/x",
+            b"top.img/x",
+            b"common2",
+            b"teams/re",
+            b"/common",
+            b"teams/../top.img",
+            b"./top.img",
+            b"teams//blue",
+        ):
             for operation in ("getattr", "readdir", "readlink", "open"):
                 found = self.errno_of(getattr(self.shown, operation), path)
                 self.assertEqual(found, "ENOENT", (operation, path))
 
     def test_upwards(self) -> None:
         """No path through what is shown leads out of it."""
-        for path in (b"common/../top.img", b"common/../teams/blue", b"teams/red/../blue/blue.img",
-                     b"common//x", b"common/."):
+        for path in (
+            b"common/../top.img",
+            b"common/../teams/blue",
+            b"teams/red/../blue/blue.img",
+            b"common//x",
+            b"common/.",
+        ):
             for operation in ("getattr", "readdir", "readlink", "open"):
                 found = self.errno_of(getattr(self.shown, operation), path)
                 self.assertIn(found, ("EACCES", "ENOENT"), (operation, path))

@@ -93,10 +93,28 @@ class VectorTests(SynchronousTestCase):
     def test_types(self) -> None:
         """Every type has the number that it has on the wire."""
         expected = {
-            "HELLO": 1, "GETATTR": 2, "READDIR": 3, "READLINK": 4, "OPEN": 5, "CLOSE": 6,
-            "STATFS": 7, "READ": 8, "REPAIR": 9, "PING": 10, "WELCOME": 129, "REPLY": 130,
-            "MORE": 131, "ERROR": 132, "SENT": 133, "DATA": 134, "SEGMENTS": 135, "GONE": 136,
-            "PONG": 137, "KEY": 138, "PULLED": 11, "PULL": 139,
+            "HELLO": 1,
+            "GETATTR": 2,
+            "READDIR": 3,
+            "READLINK": 4,
+            "OPEN": 5,
+            "CLOSE": 6,
+            "STATFS": 7,
+            "READ": 8,
+            "REPAIR": 9,
+            "PING": 10,
+            "WELCOME": 129,
+            "REPLY": 130,
+            "MORE": 131,
+            "ERROR": 132,
+            "SENT": 133,
+            "DATA": 134,
+            "SEGMENTS": 135,
+            "GONE": 136,
+            "PONG": 137,
+            "KEY": 138,
+            "PULLED": 11,
+            "PULL": 139,
         }
         self.assertEqual({kind.name: kind.value for kind in Type}, expected)
 

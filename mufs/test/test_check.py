@@ -242,9 +242,7 @@ class CertificateTests(SynchronousTestCase):
             self.assertEqual([each.level for each in found], [Level.OK], name)
         other = certificates.of_server(self.server, "192.0.2.2", self.given)
         self.assertEqual([each.what for each in other[1:]], ["server's name"])
-        self.assertEqual(
-            other[1].commands, ("mufs keys --server images.lab,192.0.2.1,192.0.2.2",)
-        )
+        self.assertEqual(other[1].commands, ("mufs keys --server images.lab,192.0.2.1,192.0.2.2",))
         make_keys(self.top / "others", ["images.lab"], [])
         roots = {"trustRoots": str(self.top / "others" / "ca")}
         found = certificates.of_server(self.server, "images.lab", roots)

@@ -139,8 +139,11 @@ class SilenceTests(ClientChannelTestCase):
         """
         end = self.clock.seconds() + seconds
         while self.clock.seconds() < end and not self.transport.aborted:
-            self.clock.advance(min(call.getTime() for call in self.clock.getDelayedCalls())
-                               - self.clock.seconds() + late)
+            self.clock.advance(
+                min(call.getTime() for call in self.clock.getDelayedCalls())
+                - self.clock.seconds()
+                + late
+            )
             for kind, _, body in self.sent():
                 self.assertEqual(kind, Type.PING)
                 self.clock.advance(answer_after)

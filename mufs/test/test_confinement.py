@@ -76,7 +76,8 @@ class ConfinementTestCase(LibraryTestCase):
         """A process that exchanges two files all the time, until the test ends."""
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", SWAP, str(a), str(b)],
-            stdout=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
         def end() -> None:
@@ -203,8 +204,15 @@ class SpecialFileTests(ConfinementTestCase):
         """The links of /proc that lead anywhere without a path lead nowhere."""
         self.library = Directory("/proc")
         here = b"%d" % os.getpid()
-        for path in (b"self/status", here + b"/root/etc/passwd", here + b"/cwd", here + b"/exe",
-                     here + b"/fd/0", here + b"/root/..", here + b"/cwd/.."):
+        for path in (
+            b"self/status",
+            here + b"/root/etc/passwd",
+            here + b"/cwd",
+            here + b"/exe",
+            here + b"/fd/0",
+            here + b"/root/..",
+            here + b"/cwd/..",
+        ):
             self.assertIsNone(self.look("open", path))
         self.assertIsNone(self.look("readdir", here + b"/root"))
         self.assertIsNone(self.look("readdir", here + b"/cwd"))

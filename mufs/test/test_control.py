@@ -118,6 +118,7 @@ class SocketTests(SiteTestCase):
 
     def task(self, asked: Any, tell: Any) -> Deferred[Any]:
         """Remember what was asked for."""
+
         def cancel(_: object) -> None:
             self.cancelled += 1
 
@@ -195,6 +196,7 @@ class SocketTests(SiteTestCase):
 
     def test_sampled_once(self) -> None:
         """Two ports, one clock: figures are sampled once, until both are closed."""
+
         def samples() -> int:
             before = len(self.site._history._samples)
             self.clock.advance(EVERY)

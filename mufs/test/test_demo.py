@@ -136,9 +136,7 @@ class DemoTests(SynchronousTestCase):
         self.assert_ends(self.start(image), 0)
         self.assert_delivered(size)
         after = os.stat(image)
-        self.assertEqual(
-            (before.st_ctime_ns, before.st_nlink), (after.st_ctime_ns, after.st_nlink)
-        )
+        self.assertEqual((before.st_ctime_ns, before.st_nlink), (after.st_ctime_ns, after.st_nlink))
 
     def test_interrupted(self) -> None:
         """Ctrl-C in the middle of the reads ends all."""

@@ -103,9 +103,7 @@ class TablesTests(SynchronousTestCase):
         lines = text.split("\n")
         self.assertIn("| client01, NFS | 10.00 s | 100 | - | - | - | - |", lines)
         self.assertIn("| client02, mUFS | 5.00 s | 100 | 90 | 5 | 5 | 90.0% |", lines)
-        self.assertIn(
-            "| read times of the image | 200 | 40 | 5.00 | 877 / 83 = 10.6 |", lines
-        )
+        self.assertIn("| read times of the image | 200 | 40 | 5.00 | 877 / 83 = 10.6 |", lines)
         self.assertIn("| bytes sent, MB | 4.20 | 2.10 | 2.00 | - |", lines)
         self.assertIn("| bytes sent / unique bytes of one boot | 2.10 | 1.05 | 2.00 | - |", lines)
         self.assertIn("NFS 10.00 s, mUFS 5.00 s: mUFS / NFS = 0.50", lines)

@@ -229,9 +229,7 @@ class MemoryTests(SynchronousTestCase):
         host, random = self.listening()
 
         def feed(number: int) -> None:
-            forged = Descriptor(
-                1 + number, random.getrandbits(32), 5, 5 + number % 2, 0, PAGE
-            )
+            forged = Descriptor(1 + number, random.getrandbits(32), 5, 5 + number % 2, 0, PAGE)
             self.hear(host, targets._control(forged, 1 + number % 3 // 2 * 2))
 
         self.assert_bounded(feed, lambda: self.held_by(host), 2500)

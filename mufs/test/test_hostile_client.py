@@ -48,9 +48,7 @@ class HostileClientTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Find how long they take alone."""
-        self.network = SimulatedNetwork(
-            7, clients=3, link=1e8, cache_size=16 * MIB, disk=0.0001
-        )
+        self.network = SimulatedNetwork(7, clients=3, link=1e8, cache_size=16 * MIB, disk=0.0001)
         self.network.put_image(b"first.img", SIZE)
         self.network.put_image(b"disk.img", SIZE)
         self.network.library.put(b"other.img", bytes(128 * MIB))

@@ -420,15 +420,18 @@ class ReplayTests(HostileGroupTestCase):
         renumbered = [
             HEADER.pack(TRANSMISSION, length, number(first + i)) + bytes(row)
             for datagram in self.recorded
-            for packet in parse(datagram) if len(packet) == 3
+            for packet in parse(datagram)
+            if len(packet) == 3
             for first, length, rows in [packet]
             if 0 <= first - a.first < 94
             for i, row in enumerate(rows)
         ]
         self.assertEqual(len(renumbered), 94)
         completion = next(
-            datagram[-CONTROL_SIZE:] for datagram in self.recorded
-            for packet in parse(datagram) if packet[0] == COMPLETION and packet[1] == b
+            datagram[-CONTROL_SIZE:]
+            for datagram in self.recorded
+            for packet in parse(datagram)
+            if packet[0] == COMPLETION and packet[1] == b
         )
         self.attacker.say([*renumbered, completion])
         self.assertEqual(self.delivered, [])

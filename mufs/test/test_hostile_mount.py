@@ -146,9 +146,7 @@ class HostileMountTests(SynchronousTestCase):
             self.assert_fails(os.readlink, self.path(b"links", name))
         self.assertEqual(os.readlink(self.path(b"links", b"right")), b"there")
         self.assertEqual(sorted(os.listdir(self.path(b"twice"))), [b"other", b"right"])
-        self.assertEqual(
-            sorted(os.listdir(self.path(b"long"))), sorted([LONG, b"\xff\n", b"..."])
-        )
+        self.assertEqual(sorted(os.listdir(self.path(b"long"))), sorted([LONG, b"\xff\n", b"..."]))
         self.assertEqual(os.stat(self.path(b"long", LONG)).st_size, 5)
         for name in sorted(os.listdir(self.path(b"strange"))):
             try:

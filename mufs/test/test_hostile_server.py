@@ -62,8 +62,18 @@ from mufs.wire.segments import SEGMENT
 
 WELCOME = encode(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT))
 IMAGE = MemoryImage(5, 6, bytes(3 * BLOCK) + b"the end")
-ANSWERS = [Type.WELCOME, Type.REPLY, Type.MORE, Type.ERROR, Type.SENT, Type.DATA, Type.SEGMENTS,
-           Type.GONE, Type.PONG, Type.PULL]
+ANSWERS = [
+    Type.WELCOME,
+    Type.REPLY,
+    Type.MORE,
+    Type.ERROR,
+    Type.SENT,
+    Type.DATA,
+    Type.SEGMENTS,
+    Type.GONE,
+    Type.PONG,
+    Type.PULL,
+]
 
 
 class Client:
@@ -181,7 +191,11 @@ class GreetingTests(HostileServerTestCase):
     def test_malformed(self) -> None:
         """A WELCOME that is none ends the connection, and is no welcome."""
         for body in (
-            b"", b"\xc1", WELCOME[:-1], WELCOME + b"x", encode({"version": 1}),
+            b"",
+            b"\xc1",
+            WELCOME[:-1],
+            WELCOME + b"x",
+            encode({"version": 1}),
             *(encode(Welcome(VERSION, "g", 1, ("s", 1), segment)) for segment in (0, 63, 1401)),
             encode(Welcome(VERSION, "g", 65536, ("s", 1), SEGMENT)),
         ):
@@ -195,8 +209,11 @@ class GreetingTests(HostileServerTestCase):
             Sent(1, 1, 0, 0, BLOCK).encode(),
             Data(5, 6, 0, bytes(PAGE)).encode(),
             Gone(1, 1).encode(),
-            *(pack_tagged(kind, 1, b"") for kind in ANSWERS if kind not in (
-                Type.WELCOME, Type.ERROR, Type.SENT, Type.DATA, Type.GONE)),
+            *(
+                pack_tagged(kind, 1, b"")
+                for kind in ANSWERS
+                if kind not in (Type.WELCOME, Type.ERROR, Type.SENT, Type.DATA, Type.GONE)
+            ),
         ]:
             self.client = Client()
             self.assert_closes(packet)
@@ -282,7 +299,10 @@ class AnswerTests(HostileServerTestCase):
     def test_errors(self) -> None:
         """An error that this system does not know is EIO; others are what they are called."""
         for name, number in [
-            ("ENOENT", errno.ENOENT), ("EFANCY", errno.EIO), ("", errno.EIO), ("open", errno.EIO)
+            ("ENOENT", errno.ENOENT),
+            ("EFANCY", errno.EIO),
+            ("", errno.EIO),
+            ("open", errno.EIO),
         ]:
             asked, tag = self.ask(Type.READLINK, Link)
             self.say(pack_tagged(Type.ERROR, tag, encode(Failure(name))))
@@ -407,9 +427,12 @@ class ReadTests(HostileServerTestCase):
         """SENT of nothing, of too much, or on no occasion, and GONE of a wrong size end it."""
         good = Sent(1, 1, 0, 0, BLOCK).encode()
         for packet in (
-            Sent(1, 1, 0, 0, 0).encode(), Sent(1, 1, 0, 0, MAX_DATA + 1).encode(),
-            good[:-1] + b"\x04", pack(Type.SENT, good[HEADER.size :] + b"x"),
-            pack(Type.GONE, bytes(11)), pack(Type.GONE, bytes(13)),
+            Sent(1, 1, 0, 0, 0).encode(),
+            Sent(1, 1, 0, 0, MAX_DATA + 1).encode(),
+            good[:-1] + b"\x04",
+            pack(Type.SENT, good[HEADER.size :] + b"x"),
+            pack(Type.GONE, bytes(11)),
+            pack(Type.GONE, bytes(13)),
         ):
             self.setUp()
             self.read()

@@ -239,5 +239,3 @@ class CommandTests(KeptTestCase):
         self.assertEqual((done.stdout.split()[0], done.returncode), (str(pages - 3), 0))
         self.start()
         self.assertEqual(self.read(), self.sha256)
-
-

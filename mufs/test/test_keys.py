@@ -128,8 +128,20 @@ class MakeTests(KeysTestCase):
 
     def test_bad_names(self) -> None:
         """A name that leads elsewhere, or cannot be a host's, is refused."""
-        for name in ("", "../host", "a/b", "/etc/x", "-host", ".", "host:1", "a b", "x" * 65,
-                     "server", "h\n", "192.0.2.7"):
+        for name in (
+            "",
+            "../host",
+            "a/b",
+            "/etc/x",
+            "-host",
+            ".",
+            "host:1",
+            "a b",
+            "x" * 65,
+            "server",
+            "h\n",
+            "192.0.2.7",
+        ):
             self.assert_refused([], [name], repr(name))
         for name in ("a/b", "*.lab", "192.0.2.256/24", "x" * 65, "höst"):
             self.assert_refused([name], [], "neither")
@@ -138,8 +150,11 @@ class MakeTests(KeysTestCase):
         """An authority of which a part is lacking, or that is none, signs nothing."""
         make_keys(self.keys, [], ["host1"])
         key = (self.keys / "ca.key").read_bytes()
-        for content, telling in ((None, "not all of"), (b"nonsense", "not an authority"),
-                                 ((self.keys / "host1.pem").read_bytes(), "is not the key of")):
+        for content, telling in (
+            (None, "not all of"),
+            (b"nonsense", "not an authority"),
+            ((self.keys / "host1.pem").read_bytes(), "is not the key of"),
+        ):
             (self.keys / "ca.key").unlink()
             if content is not None:
                 (self.keys / "ca.key").write_bytes(content)

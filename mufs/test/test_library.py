@@ -146,16 +146,34 @@ class ConfinementTests(LibraryTestCase):
     def operations(self) -> list[Callable[[bytes], Any]]:
         """All operations that take a path."""
         return [
-            self.library.getattr, self.library.readdir, self.library.readlink, self.library.open,
+            self.library.getattr,
+            self.library.readdir,
+            self.library.readlink,
+            self.library.open,
         ]
 
     def test_upwards(self) -> None:
         """Absolute paths, dots, empty names and NUL are refused before anything is looked up."""
         absolute = os.fsencode(self.outside / "file")
         for path in [
-            b"..", b"../outside/file", b"sub/../file", b"sub/../../outside/file", b"sub/..",
-            b".", b"./file", b"sub/.", absolute, b"/", b"//", b"/file", b"sub//file", b"sub/",
-            b"\0", b"file\0", b"sub/\0/file", absolute + b"\0",
+            b"..",
+            b"../outside/file",
+            b"sub/../file",
+            b"sub/../../outside/file",
+            b"sub/..",
+            b".",
+            b"./file",
+            b"sub/.",
+            absolute,
+            b"/",
+            b"//",
+            b"/file",
+            b"sub//file",
+            b"sub/",
+            b"\0",
+            b"file\0",
+            b"sub/\0/file",
+            absolute + b"\0",
         ]:
             for operation in self.operations():
                 self.assert_errno(errno.EACCES, operation, path)
@@ -388,9 +406,7 @@ class ImageTests(LibraryTestCase):
     def test_numbers_last(self) -> None:
         """Another library of the same directory has the same numbers for an image."""
         again = Directory(str(self.root)).open(b"file")
-        self.assertEqual(
-            (again.image, again.generation), (self.image.image, self.image.generation)
-        )
+        self.assertEqual((again.image, again.generation), (self.image.image, self.image.generation))
 
     def assert_changed(self, content: bytes) -> None:
         """The old image is stale, and a new open has the new content under a new generation."""
@@ -476,8 +492,11 @@ class ImageTests(LibraryTestCase):
         before = descriptors_open()
         for path in (b"", b"sub", b"file", b"link", b"fifo", b"no", b"link/x", b"sub/x/y", b".."):
             for operation in (
-                self.library.getattr, self.library.readdir, self.library.readlink,
-                self.library.open, lambda _: self.library.statfs(),
+                self.library.getattr,
+                self.library.readdir,
+                self.library.readlink,
+                self.library.open,
+                lambda _: self.library.statfs(),
             ):
                 try:
                     operation(path)

@@ -420,8 +420,12 @@ class FloodTests(TestCase):
         os.mkdir(directory)
         endpoint = Wrapped()
         server = ServerService(
-            reactor, ServerSettings("239.5.5.77", 7141, "127.0.0.1", 10**6, 10**9),
-            Directory(directory), bytes(32), endpoint, None,
+            reactor,
+            ServerSettings("239.5.5.77", 7141, "127.0.0.1", 10**6, 10**9),
+            Directory(directory),
+            bytes(32),
+            endpoint,
+            None,
         )
         server.startService()
         self.addCleanup(server.stopService)

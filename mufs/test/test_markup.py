@@ -84,10 +84,14 @@ class NumberTests(SynchronousTestCase):
 
     def test_numbers(self) -> None:
         """Each has a unit of its size."""
-        self.assertEqual([size(n) for n in (0, 1023, 1536, 3 << 30, 5 << 40)],
-                         ["0 B", "1023 B", "1.5 KiB", "3 GiB", "5.00 TiB"])
-        self.assertEqual([bits(n) for n in (0, 999, 1.5e6, 1e10)],
-                         ["0 bit/s", "999 bit/s", "1.5 Mbit/s", "10 Gbit/s"])
+        self.assertEqual(
+            [size(n) for n in (0, 1023, 1536, 3 << 30, 5 << 40)],
+            ["0 B", "1023 B", "1.5 KiB", "3 GiB", "5.00 TiB"],
+        )
+        self.assertEqual(
+            [bits(n) for n in (0, 999, 1.5e6, 1e10)],
+            ["0 bit/s", "999 bit/s", "1.5 Mbit/s", "10 Gbit/s"],
+        )
         self.assertEqual([seconds(n) for n in (0, 0.0123, 3.14)], ["0 ms", "12 ms", "3.1 s"])
         self.assertEqual(percent(0.1234), "12.3%")
 

@@ -38,9 +38,7 @@ NAME = TARGET.map(lambda name: name[:255].replace(b"/", b"+")).filter(
 )
 SIZE = st.integers(0, (1 << 63) - 1)
 PORT = st.integers(0, 65535)
-ATTRIBUTES = st.builds(
-    Attributes, U32, U64, U64, U32, U32, U64, SIZE, U64, TIMES, TIMES, TIMES
-)
+ATTRIBUTES = st.builds(Attributes, U32, U64, U64, U32, U32, U64, SIZE, U64, TIMES, TIMES, TIMES)
 NAMES = st.lists(st.tuples(NAME, ATTRIBUTES), max_size=3)
 KEY = st.binary(min_size=16, max_size=16)
 CALLER = st.builds(Caller, U32, U32, st.lists(U32, max_size=5))
@@ -87,8 +85,7 @@ VECTORS: list[tuple[Any, bytes]] = [
     (Close(7), b"\x81\xa6handle\x07"),
     (
         Report(300, 2, 1, True, "working"),
-        b"\x85\xa5reads\xcd\x01\x2c\xa4hits\x02\xa3lag\x01\xa5works\xc3"
-        b"\xa9multicast\xa7working",
+        b"\x85\xa5reads\xcd\x01\x2c\xa4hits\x02\xa3lag\x01\xa5works\xc3\xa9multicast\xa7working",
     ),
     (Failure("ENOENT", "no"), b"\x82\xa5errno\xa6ENOENT\xa4text\xa2no"),
 ]

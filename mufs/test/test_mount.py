@@ -95,13 +95,17 @@ class TreeTests(MountTestCase):
         listings = []
         for top in (self.source, self.mount):
             with os.scandir(top / "kinds") as entries:
-                listings.append({
-                    entry.name: (
-                        entry.inode(), entry.is_dir(follow_symlinks=False),
-                        entry.is_file(follow_symlinks=False), entry.is_symlink(),
-                    )
-                    for entry in entries
-                })
+                listings.append(
+                    {
+                        entry.name: (
+                            entry.inode(),
+                            entry.is_dir(follow_symlinks=False),
+                            entry.is_file(follow_symlinks=False),
+                            entry.is_symlink(),
+                        )
+                        for entry in entries
+                    }
+                )
         self.assertEqual(listings[1], listings[0])
 
     def test_names(self) -> None:
@@ -118,8 +122,9 @@ class TreeTests(MountTestCase):
         plain = (self.source / "plain").read_bytes()
         self.assertEqual((self.mount / "relative").read_bytes(), plain)
         self.assertEqual((self.mount / "upwards").read_bytes(), plain)
-        self.assertEqual(sorted(os.listdir(self.mount / "directory")),
-                         sorted(os.listdir(self.source / "kinds")))
+        self.assertEqual(
+            sorted(os.listdir(self.mount / "directory")), sorted(os.listdir(self.source / "kinds"))
+        )
 
     def test_many_files(self) -> None:
         """A directory of 10,000 files is listed in full, by `ls -l`, too."""
@@ -189,8 +194,15 @@ class PermissionTests(MountTestCase):
     def as_nobody(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command as a user without rights."""
         return subprocess.run(
-            command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", check=False,
-            capture_output=True, text=True, timeout=30,
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd="/",
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
 
     def test_access(self) -> None:
@@ -212,8 +224,12 @@ class PermissionTests(MountTestCase):
             self.assertIn("Permission denied", self.as_nobody("cat", kinds / name).stderr)
         self.assertIn("Permission denied", self.as_nobody("ls", kinds / "closed").stderr)
         for flag, name, status in (
-            ("-r", "600", 1), ("-r", "644", 0), ("-x", "644", 1), ("-x", "755", 0),
-            ("-w", "1777", 1), ("-r", "closed", 1),
+            ("-r", "600", 1),
+            ("-r", "644", 0),
+            ("-x", "644", 1),
+            ("-x", "755", 0),
+            ("-w", "1777", 1),
+            ("-r", "closed", 1),
         ):
             done = self.as_nobody("test", flag, kinds / name)
             self.assertEqual(done.returncode, status, f"test {flag} {name}")
@@ -335,8 +351,11 @@ class ReadTests(MountTestCase):
             return os.pread(mount, where[1], where[0]) != os.pread(source, where[1], where[0])
 
         with ThreadPoolExecutor(6) as threads:
-            wrong = [where for where, is_wrong in zip(ranges, threads.map(differs, ranges),
-                                                      strict=True) if is_wrong]
+            wrong = [
+                where
+                for where, is_wrong in zip(ranges, threads.map(differs, ranges), strict=True)
+                if is_wrong
+            ]
         self.assertEqual(wrong, [])
 
     def test_random(self) -> None:
@@ -403,8 +422,9 @@ class ReadTests(MountTestCase):
         for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):
             with mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ) as mapped:
                 for offset in (9 * MIB, 17, 16 * MIB + 1000, 3 * MIB - 1):
-                    self.assertEqual(mapped[offset : offset + 5000],
-                                     expected[offset : offset + 5000])
+                    self.assertEqual(
+                        mapped[offset : offset + 5000], expected[offset : offset + 5000]
+                    )
                 self.assertEqual(mapped[:], expected)
 
     def test_sendfile(self) -> None:
@@ -423,7 +443,8 @@ class ReadTests(MountTestCase):
         names = ["plain", "kinds", "names", "image", *LINKS]
         subprocess.run(
             ["cp", "-a", "--", *(str(self.mount / name) for name in names), str(copy)],
-            check=True, timeout=60,
+            check=True,
+            timeout=60,
         )
 
         def kept(top: Path, path: bytes) -> tuple[int, ...]:
@@ -440,16 +461,30 @@ class ReadTests(MountTestCase):
         for name in ("kinds/directory", "names", "image", "kinds/first", "kinds/sparse"):
             subprocess.run(
                 ["diff", "-r", "--no-dereference", self.source / name, copy / name],
-                check=True, timeout=60,
+                check=True,
+                timeout=60,
             )
 
     def test_archive(self) -> None:
         """`tar` of the mount and of the source, with the same order of names, are the same."""
         archives = [
             subprocess.run(
-                ["tar", "-c", "--format=posix", "--sort=name", "--pax-option=delete=?time",
-                 "-C", top, "kinds", "names", "plain", "long"],
-                check=True, capture_output=True, timeout=60,
+                [
+                    "tar",
+                    "-c",
+                    "--format=posix",
+                    "--sort=name",
+                    "--pax-option=delete=?time",
+                    "-C",
+                    top,
+                    "kinds",
+                    "names",
+                    "plain",
+                    "long",
+                ],
+                check=True,
+                capture_output=True,
+                timeout=60,
             ).stdout
             for top in (self.source, self.mount)
         ]

@@ -172,8 +172,9 @@ class OpenFileTests(ChangeTestCase):
         os.close(self.assert_and_keep("image", b"B"))
         os.close(old)
         time.sleep(0.2)
-        with mmap.mmap(self.open("image"), MIB, flags=mmap.MAP_SHARED,
-                       prot=mmap.PROT_READ) as mapped:
+        with mmap.mmap(
+            self.open("image"), MIB, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ
+        ) as mapped:
             self.assertEqual(mapped[:100], b"B" * 100)
 
     def assert_and_keep(self, name: str, letter: bytes) -> int:
@@ -209,8 +210,13 @@ class DirectoryTests(ChangeTestCase):
 
         def shows() -> bool:
             found = path.stat()
-            return (found.st_size, found.st_mode & 0o777, found.st_uid, found.st_gid,
-                    found.st_mtime_ns) == (77, 0o123, 5, 6, 2)
+            return (
+                found.st_size,
+                found.st_mode & 0o777,
+                found.st_uid,
+                found.st_gid,
+                found.st_mtime_ns,
+            ) == (77, 0o123, 5, 6, 2)
 
         self.wait(shows)
 

@@ -84,12 +84,14 @@ class RefusalTests(MountPointTestCase):
         self.start_client()
         full = self.loopback.mount_point("full")
         (full / "file").touch()
-        for number, (point, reason) in enumerate((
-            (self.loopback.directory / "none", "No such file"),
-            (full / "file", "Not a directory"),
-            (full, "not empty"),
-            (self.point, "mounted there already"),
-        )):
+        for number, (point, reason) in enumerate(
+            (
+                (self.loopback.directory / "none", "No such file"),
+                (full / "file", "Not a directory"),
+                (full, "not empty"),
+                (self.point, "mounted there already"),
+            )
+        ):
             service = self.loopback.launch_client(f"refused{number}", point=point)
             self.assert_refused(service, str(point), reason)
         self.assert_serves()

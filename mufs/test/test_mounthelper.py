@@ -61,7 +61,9 @@ class OptionTests(SynchronousTestCase):
         """A certificate makes it TLS; colons in paths are no ends of words."""
         self.assertEqual(
             self.told("certificate=/etc/a:b.pem,trust_roots=/etc/ca,private-key=/k"),
-            ["--server=tls:images:7040:certificate=/etc/a\\:b.pem:trustRoots=/etc/ca:privateKey=/k"],
+            [
+                "--server=tls:images:7040:certificate=/etc/a\\:b.pem:trustRoots=/etc/ca:privateKey=/k"
+            ],
         )
 
     def test_background(self) -> None:

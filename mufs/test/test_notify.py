@@ -77,9 +77,7 @@ class SupervisionTests(SynchronousTestCase):
         self.service = FakeService()
         self.clock = Clock()
 
-    def start(
-        self, renew: Callable[[], None] | None = None, **environment: str
-    ) -> Supervision:
+    def start(self, renew: Callable[[], None] | None = None, **environment: str) -> Supervision:
         """A supervision that was started; it is stopped with the test."""
         environment = {"NOTIFY_SOCKET": self.address, **environment}
         made = Supervision(self.clock, self.service, renew, environment)

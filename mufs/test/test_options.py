@@ -48,23 +48,47 @@ class NumberTests(SynchronousTestCase):
     def test_sizes(self) -> None:
         """A size is in bytes, K, M and G of 1024."""
         for text, size in [
-            ("0", 0), ("1", 1), ("1K", 1024), ("256M", 1 << 28), ("2g", 2 << 30),
-            ("1.5M", 3 << 19), ("64KiB", 1 << 16), ("10MB", 10 << 20), (" 5K ", 5120),
+            ("0", 0),
+            ("1", 1),
+            ("1K", 1024),
+            ("256M", 1 << 28),
+            ("2g", 2 << 30),
+            ("1.5M", 3 << 19),
+            ("64KiB", 1 << 16),
+            ("10MB", 10 << 20),
+            (" 5K ", 5120),
         ]:
             self.assertEqual(parse_size(text), size)
 
     def test_rates(self) -> None:
         """A rate is in bits a second, K, M and G of 1000."""
         for text, rate in [
-            ("1", 1), ("100M", 100_000_000), ("2.5G", 2_500_000_000), ("10Mbit/s", 10_000_000),
+            ("1", 1),
+            ("100M", 100_000_000),
+            ("2.5G", 2_500_000_000),
+            ("10Mbit/s", 10_000_000),
         ]:
             self.assertEqual(parse_rate(text), rate)
 
     def test_no_numbers(self) -> None:
         """What is no such number is a C{ValueError}, as large as it may be."""
         for text in [
-            "", " ", "M", "-1", "+1", "1e6", "0x10", "1T", "1 M", "1,5M", "nan", "inf", "1.M", ".5",
-            "1KK", "9" * 400,
+            "",
+            " ",
+            "M",
+            "-1",
+            "+1",
+            "1e6",
+            "0x10",
+            "1T",
+            "1 M",
+            "1,5M",
+            "nan",
+            "inf",
+            "1.M",
+            ".5",
+            "1KK",
+            "9" * 400,
         ]:
             self.assertRaises(ValueError, parse_size, text)
             self.assertRaises(ValueError, parse_rate, text)
@@ -167,8 +191,17 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_server_refuses("listen", "7040")
         for option in ("listen", "status"):
             self.assert_server_refuses(
-                option, "", "tcp", "tcp:", "tcp:http", "udp:7040", "unix", "tcp:1:2:3:4:5",
-                "tcp:7040:interfaces=lo", "ssl:443:privateKey=/nonexistent", "systemd:INET:index=0",
+                option,
+                "",
+                "tcp",
+                "tcp:",
+                "tcp:http",
+                "udp:7040",
+                "unix",
+                "tcp:1:2:3:4:5",
+                "tcp:7040:interfaces=lo",
+                "ssl:443:privateKey=/nonexistent",
+                "systemd:INET:index=0",
             )
         self.assert_server_refuses("listen", "systemd:INET:name=mufs")
         self.assert_server_refuses("status", f"ssl:443:privateKey={pem}")
@@ -249,9 +282,12 @@ class StatusEndpointTests(SynchronousTestCase):
     def test_told_otherwise(self) -> None:
         """With one it is that, or all if that is said."""
         for text, interface in [
-            ("tcp:7080:interface=192.0.2.1", "192.0.2.1"), ("tcp:7080:192.0.2.1", "192.0.2.1"),
-            ("tcp:7080:interface=0.0.0.0", "0.0.0.0"), ("tcp:7080:interface=", ""),
-            (r"tcp6:7080:interface=\:\:", "::"), (r"tcp:7080:interface=\:\:1", "::1"),
+            ("tcp:7080:interface=192.0.2.1", "192.0.2.1"),
+            ("tcp:7080:192.0.2.1", "192.0.2.1"),
+            ("tcp:7080:interface=0.0.0.0", "0.0.0.0"),
+            ("tcp:7080:interface=", ""),
+            (r"tcp6:7080:interface=\:\:", "::"),
+            (r"tcp:7080:interface=\:\:1", "::1"),
         ]:
             self.assertEqual(self.interface(text), interface, text)
 
@@ -297,8 +333,14 @@ class ClientOptionsTests(OptionsTestCase):
         self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
         self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
         self.assert_client_refuses(
-            "server", "", "192.0.2.1", "tcp", "tcp:192.0.2.1", "tcp:192.0.2.1:http",
-            "udp:192.0.2.1:7040", "tls:h..h:7040",
+            "server",
+            "",
+            "192.0.2.1",
+            "tcp",
+            "tcp:192.0.2.1",
+            "tcp:192.0.2.1:http",
+            "udp:192.0.2.1:7040",
+            "tls:h..h:7040",
         )
         self.assert_client_refuses("status", "tcp", "http")
 

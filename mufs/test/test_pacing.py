@@ -268,7 +268,9 @@ class JudgementTests(PacingTestCase):
                 st.tuples(st.just("advance"), st.floats(0, 100)),
                 st.tuples(st.just("sent"), st.lists(st.sampled_from("abc")), st.integers(1, 940)),
                 st.tuples(
-                    st.just("lost"), st.sampled_from("abcd"), st.integers(0, 1 << 20),
+                    st.just("lost"),
+                    st.sampled_from("abcd"),
+                    st.integers(0, 1 << 20),
                     st.integers(0, 1 << 20),
                 ),
             ),

@@ -50,9 +50,7 @@ class QueueTestCase(SynchronousTestCase):
         """Do what the controller does with an entry."""
         assert isinstance(item, Entry)
         self.transfers += 1
-        offset, length = byte_range(
-            item.block, item.first, item.count, item.image.attributes.size
-        )
+        offset, length = byte_range(item.block, item.first, item.count, item.image.attributes.size)
         transfer = make_sent(self.transfers, item.image, offset, length)
         self.window.add(transfer)
         self.queue.done(item)

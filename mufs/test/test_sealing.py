@@ -87,9 +87,7 @@ class SealingTests(SynchronousTestCase):
         later.replace()
         image, generation = DESCRIPTOR.image, DESCRIPTOR.generation
         self.assertEqual(keys.key(image, generation), GENERATION_KEY)
-        self.assertEqual(
-            unseal(keys.cipher(image, generation), DESCRIPTOR, SEALED + TAG), DATA
-        )
+        self.assertEqual(unseal(keys.cipher(image, generation), DESCRIPTOR, SEALED + TAG), DATA)
         for cipher in (
             keys.cipher(image, generation + 1),
             keys.cipher(image + 1, generation),

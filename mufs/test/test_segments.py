@@ -49,6 +49,7 @@ MACS = [
 ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED + MACS[0]
 COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED + MACS[1]
 
+
 def packed_again(packet: Any) -> bytes:
     """What C{parse} found, as the bytes it must have found it in."""
     if len(packet) == 2:

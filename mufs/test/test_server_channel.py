@@ -105,15 +105,24 @@ class Server:
         keys = Keys(b"secret")
         self.queue = MulticastQueue(SentWindow())
         self.controller = MulticastController(
-            self.queue, self.queue._window, keys, Pace(self.clock, 1e12, 1e12, 1e12), reads,
+            self.queue,
+            self.queue._window,
+            keys,
+            Pace(self.clock, 1e12, 1e12, 1e12),
+            reads,
             self.clock,
         )
         self.output = RecordingOutput()
         self.controller.output = self.output
         self.factory = ServerChannelFactory(
-            lambda _: self.library, self.controller, keys, reads, self.in_thread,
+            lambda _: self.library,
+            self.controller,
+            keys,
+            reads,
+            self.in_thread,
             lambda _: Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT),
-            self.clock, Limits(self.clock, lambda: self.spent),
+            self.clock,
+            Limits(self.clock, lambda: self.spent),
         )
 
     def in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
@@ -131,9 +140,7 @@ class Server:
         for each in asked:
             each.callback(None)
 
-    def connect(
-        self, hello: bool = True, host: str | None = None
-    ) -> tuple[ServerChannel, Wire]:
+    def connect(self, hello: bool = True, host: str | None = None) -> tuple[ServerChannel, Wire]:
         """One more client, of another host unless one is given."""
         address = IPv4Address("TCP", host or f"10.0.1.{next(self.addresses)}", 50000)
         channel, wire = self.factory.buildProtocol(address), Wire(peerAddress=address)
@@ -254,7 +261,9 @@ class HelloTests(ServerChannelTestCase):
         """Any packet before HELLO ends the connection."""
         read = Read(1, 1, 0, 4096, Priority.BLOCKED).encode()
         for packet in [
-            read, Repair(1, 1, 1, 1).encode(), pack(Type.CLOSE, encode(Close(1))),
+            read,
+            Repair(1, 1, 1, 1).encode(),
+            pack(Type.CLOSE, encode(Close(1))),
             *(pack_tagged(kind, 1, encode(At(b""))) for kind in Type if kind != Type.HELLO),
         ]:
             self.channel, self.wire = self.server.connect(hello=False)
@@ -311,8 +320,17 @@ class FramingTests(ServerChannelTestCase):
 
     def test_unknown_types(self) -> None:
         """A type that is not a client's ends the connection."""
-        clients = {Type.GETATTR, Type.READDIR, Type.READLINK, Type.OPEN, Type.CLOSE, Type.STATFS,
-                   Type.READ, Type.REPAIR, Type.PING}
+        clients = {
+            Type.GETATTR,
+            Type.READDIR,
+            Type.READLINK,
+            Type.OPEN,
+            Type.CLOSE,
+            Type.STATFS,
+            Type.READ,
+            Type.REPAIR,
+            Type.PING,
+        }
         for kind in set(range(256)) - clients:
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack(kind, bytes(4)))
@@ -349,8 +367,17 @@ class FramingTests(ServerChannelTestCase):
 
     def test_empty_packets(self) -> None:
         """A packet without data is no request of any type."""
-        for kind in (Type.GETATTR, Type.READDIR, Type.READLINK, Type.OPEN, Type.CLOSE,
-                     Type.STATFS, Type.READ, Type.REPAIR, Type.PING):
+        for kind in (
+            Type.GETATTR,
+            Type.READDIR,
+            Type.READLINK,
+            Type.OPEN,
+            Type.CLOSE,
+            Type.STATFS,
+            Type.READ,
+            Type.REPAIR,
+            Type.PING,
+        ):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack(kind))
 
@@ -375,9 +402,16 @@ class ReportTests(ServerChannelTestCase):
         """What is no report ends the connection, and is not kept."""
         report = {"reads": 9, "hits": 5, "lag": 20, "works": True, "multicast": "working"}
         wrong: list[object] = [
-            [], 5, {}, {**report, "hits": 10}, {**report, "lag": -1}, {**report, "lag": 1 << 32},
-            {**report, "reads": 9.5}, {**report, "multicast": "n" * 256},
-            {**report, "multicast": b"b"}, {**report, "works": 1},
+            [],
+            5,
+            {},
+            {**report, "hits": 10},
+            {**report, "lag": -1},
+            {**report, "lag": 1 << 32},
+            {**report, "reads": 9.5},
+            {**report, "multicast": "n" * 256},
+            {**report, "multicast": b"b"},
+            {**report, "works": 1},
             *({**report, "multicast": text} for text in ("a\nb", "end\n", "\x1b[2J", "\u2028")),
         ]
         for each in wrong:
@@ -405,8 +439,9 @@ class ReportTests(ServerChannelTestCase):
         self.say(Read(7, handle, 5, BLOCK, Priority.BLOCKED).encode())
         self.say(Read(7, handle + 1, 0, BLOCK, Priority.BLOCKED).encode())
         self.say(pack_tagged(Type.OPEN, 2, encode(At(b"none"))))
-        self.assertEqual([(i.path, i.requests) for i, _ in self.server.factory.demand],
-                         [(b"disk.img", 0)])
+        self.assertEqual(
+            [(i.path, i.requests) for i, _ in self.server.factory.demand], [(b"disk.img", 0)]
+        )
 
 
 class MetadataTests(ServerChannelTestCase):
@@ -419,25 +454,30 @@ class MetadataTests(ServerChannelTestCase):
             pack_tagged(Type.READDIR, 2, encode(At(b""))),
             pack_tagged(Type.STATFS, 3, encode(At(b""))),
         )
-        self.assertEqual([(kind, tag) for kind, tag, _ in answers], [(Type.REPLY, n + 1)
-                                                                     for n in range(3)])
+        self.assertEqual(
+            [(kind, tag) for kind, tag, _ in answers], [(Type.REPLY, n + 1) for n in range(3)]
+        )
         self.assertEqual(decode(Attributes, answers[0][2]).size, SIZE)
         self.assertEqual(decode(Names, answers[1][2]).entries[0][0], b"disk.img")
         self.assertEqual(decode(Statistics, answers[2][2]).namemax, 255)
 
     def test_errors(self) -> None:
         """What the library cannot answer is answered with its errno."""
-        self.assert_error(
-            self.send(pack_tagged(Type.GETATTR, 4, encode(At(b"none")))), 4, "ENOENT"
-        )
+        self.assert_error(self.send(pack_tagged(Type.GETATTR, 4, encode(At(b"none")))), 4, "ENOENT")
         self.assert_error(
             self.send(pack_tagged(Type.READLINK, 4, encode(At(b"disk.img")))), 4, "EINVAL"
         )
 
     def test_malformed(self) -> None:
         """A path that is none ends the connection."""
-        for body in (b"", b"\xc1", encode(7), encode(At(b"x")) + b"y", encode({"path": 5}),
-                     encode(At(b"x" * 65537))):
+        for body in (
+            b"",
+            b"\xc1",
+            encode(7),
+            encode(At(b"x")) + b"y",
+            encode({"path": 5}),
+            encode(At(b"x" * 65537)),
+        ):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack_tagged(Type.GETATTR, 1, body))
 
@@ -560,7 +600,12 @@ class ReadTests(ServerChannelTestCase):
         handle = self.open().handle
         last = (1 << 64) - 1
         for offset, length in [
-            (0, SIZE + 1), (SIZE, 1), (SIZE - 1, 2), (last, 1), (last, MAX_READ), (1 << 32, 4096)
+            (0, SIZE + 1),
+            (SIZE, 1),
+            (SIZE - 1, 2),
+            (last, 1),
+            (last, MAX_READ),
+            (1 << 32, 4096),
         ]:
             for over_tcp in (False, True):
                 read = Read(3, handle, offset, length, Priority.AHEAD, over_tcp)

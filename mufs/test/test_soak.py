@@ -88,13 +88,17 @@ class GrowthTests(SynchronousTestCase):
 
     def held(self, memory: float = 0, files: float = 0, threads: float = 0) -> float:
         """What is taken for growth, for so much more in each second."""
-        return growth([
-            Sample(
-                second, 80 * MIB + round(second * memory),
-                20 + round(second * files), 9 + round(second * threads),
-            )
-            for second in range(600)
-        ])[0]
+        return growth(
+            [
+                Sample(
+                    second,
+                    80 * MIB + round(second * memory),
+                    20 + round(second * files),
+                    9 + round(second * threads),
+                )
+                for second in range(600)
+            ]
+        )[0]
 
     def test_flat(self) -> None:
         """A process that holds the same all the time does not grow."""

@@ -67,7 +67,9 @@ class ServerPageTests(SynchronousTestCase):
     def test_images_of_a_client(self) -> None:
         """A row names the image read last, and how many more are open."""
         cases: list[tuple[dict[str, Any], str]] = [
-            ({}, "disk.img"), ({"images": 3}, "disk.img and 2 more"), ({"images": 0}, "disk.img"),
+            ({}, "disk.img"),
+            ({"images": 3}, "disk.img and 2 more"),
+            ({"images": 0}, "disk.img"),
             ({"image": None}, "none yet"),
         ]
         for changes, said in cases:

@@ -90,9 +90,7 @@ class SystemdTests(SynchronousTestCase):
 
     def wait_for_entry(self, name: str, message: str) -> None:
         """Wait until a service has said this."""
-        wait_until(
-            lambda: message in [each["MESSAGE"] for each in self.entries(name)], 30, message
-        )
+        wait_until(lambda: message in [each["MESSAGE"] for each in self.entries(name)], 30, message)
 
     def is_another(self, unit: str, process: str) -> bool:
         """Whether another process than this is the unit's now."""
@@ -248,9 +246,7 @@ class SystemdTests(SynchronousTestCase):
         os.chown(point, 1000, 1000)
         with open(machine.etc / "passwd", "a") as users:
             users.write("joe:x:1000:1000:joe:/:/bin/sh\n")
-        (machine.etc / "fstab").write_text(
-            "images.example.org:/ /mnt/user mufs noauto,user 0 0\n"
-        )
+        (machine.etc / "fstab").write_text("images.example.org:/ /mnt/user mufs noauto,user 0 0\n")
         machine.run("systemctl", "start", SERVER)
         joe = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups")
         machine.run(*joe, "mount", "/mnt/user")

@@ -29,7 +29,11 @@ class ShareTests(SynchronousTestCase):
 
     def make_reads(self) -> UnicastReads:
         return UnicastReads(
-            self.clock, self.pace, self.read, lambda packet: None, lambda tag, error: None,
+            self.clock,
+            self.pace,
+            self.read,
+            lambda packet: None,
+            lambda tag, error: None,
             self.share,
         )
 
@@ -125,8 +129,12 @@ class HangingTests(SynchronousTestCase):
         self.sent: list[tuple[int, int]] = []
         self.failed: list[int] = []
         self.reads = UnicastReads(
-            clock, Pace(clock, 1e8, 1e8, 1e8), self.read, self.write,
-            lambda tag, error: self.failed.append(tag), Share(),
+            clock,
+            Pace(clock, 1e8, 1e8, 1e8),
+            self.read,
+            self.write,
+            lambda tag, error: self.failed.append(tag),
+            Share(),
         )
 
     def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":

@@ -119,8 +119,16 @@ def look(path: bytes | Path) -> Look:
     """What lstat tells of a file, but for the time of its last reading and its device."""
     found = os.lstat(path)
     return (
-        found.st_mode, found.st_ino, found.st_nlink, found.st_uid, found.st_gid, found.st_rdev,
-        found.st_size, found.st_blocks, found.st_mtime_ns, found.st_ctime_ns,
+        found.st_mode,
+        found.st_ino,
+        found.st_nlink,
+        found.st_uid,
+        found.st_gid,
+        found.st_rdev,
+        found.st_size,
+        found.st_blocks,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
     )
 
 

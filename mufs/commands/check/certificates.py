@@ -108,9 +108,7 @@ def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -
                 f"{signer}, which is not among those in {given['trustRoots']}",
                 "if this is your server, copy the certificate of its authority there (here from "
                 "its directory keys)",
-                shlex.join(
-                    ["scp", f"{host}:keys/ca/ca.pem", f"{given['trustRoots']}/{host}.pem"]
-                ),
+                shlex.join(["scp", f"{host}:keys/ca/ca.pem", f"{given['trustRoots']}/{host}.pem"]),
             )
         )
     known = names(certificate)

@@ -38,9 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seconds", type=_of(parse_seconds), default=5.0,
         help=f"how long to read, at {RATE // 10**6} Mbit/s at the most (default: 5)",
     )  # fmt: skip
-    check.add_argument(
-        "--image", metavar="PATH", help="what to read (default: the largest image)"
-    )
+    check.add_argument("--image", metavar="PATH", help="what to read (default: the largest image)")
     check.add_argument("--json", action="store_true", help="all findings at the end, as JSON")
     check.set_defaults(run=run)
 

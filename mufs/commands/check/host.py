@@ -70,9 +70,7 @@ def fusermount() -> Finding:
     """Whether there is the program that unmounts, and mounts for other users than root."""
     found = shutil.which("fusermount")
     if found is None:
-        return problem(
-            "fusermount", "not found in PATH", "install it", "apt-get install fuse"
-        )
+        return problem("fusermount", "not found in PATH", "install it", "apt-get install fuse")
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:
         return problem(
             "fusermount",

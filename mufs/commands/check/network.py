@@ -140,8 +140,7 @@ def no_route(address: str, error: OSError) -> Finding:
     down = sorted({each.name for each in interfaces() if not each.is_up})
     return problem(
         "interface",
-        f"no route to {address}: {error.strerror}"
-        + (f"; down: {', '.join(down)}" if down else ""),
+        f"no route to {address}: {error.strerror}" + (f"; down: {', '.join(down)}" if down else ""),
         "bring the interface up, or add a route",
         *(f"ip link set dev {name} up" for name in down),
         f"ip route get {address}",

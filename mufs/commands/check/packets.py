@@ -39,9 +39,7 @@ def counter(interface: str, group: str, port: int, source: str) -> socket.socket
 
     @raise PermissionError: without the right to.
     """
-    addresses = (
-        struct.unpack("!I", socket.inet_aton(each))[0] for each in (source, group)
-    )
+    addresses = (struct.unpack("!I", socket.inet_aton(each))[0] for each in (source, group))
     return _listen(
         interface,
         [(_PACKET_TYPE, 2), (_IP_PROTOCOL, socket.IPPROTO_UDP)],

@@ -99,7 +99,9 @@ class Membership:
         self._reception.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",
-            group=group, port=port, interface=interface,
+            group=group,
+            port=port,
+            interface=interface,
         )
 
     def _be_in_group(self, joined: bool) -> None:

@@ -139,12 +139,20 @@ class ServerChannel(Protocol):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self._unicast = UnicastReads(
-            factory.clock, factory.controller.pace, factory.read, self._write, self.failed,
+            factory.clock,
+            factory.controller.pace,
+            factory.read,
+            self._write,
+            self.failed,
             self.share,
         )
         self._questions = Questions(
-            self.host, partial(factory.in_thread, factory.limits.timed), self._reply,
-            self._asked_in_vain, partial(self._rest, False), self._go_on,
+            self.host,
+            partial(factory.in_thread, factory.limits.timed),
+            self._reply,
+            self._asked_in_vain,
+            partial(self._rest, False),
+            self._go_on,
         )
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport has it not
         self._patience = factory.clock.callLater(HELLO_TIMEOUT, self._give_up, "no HELLO came")
@@ -386,9 +394,7 @@ class ServerChannel(Protocol):
         self.reading = self._demands[handle] = self.factory.demand.opened(path)
         key = self.factory.keys.key(image.image, image.generation)
         self._keys_told.add((image.image, image.generation))
-        self._reply(
-            Opened(handle, image.image, image.generation, key, image.attributes), tag
-        )
+        self._reply(Opened(handle, image.image, image.generation, key, image.attributes), tag)
 
     def _close(self, offset: int, body: bytes) -> None:
         handle = decode(Close, body).handle

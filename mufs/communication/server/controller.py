@@ -122,9 +122,7 @@ class MulticastController:
 
     def request(self, reader: IReader, image: IImage, read: Read) -> None:
         """Answer a READ by multicast; its range must lie within the image."""
-        self._queue.request(
-            reader, read.tag, image, read.offset, read.length, read.priority
-        )
+        self._queue.request(reader, read.tag, image, read.offset, read.length, read.priority)
         self._wake()
 
     def repair(
@@ -406,9 +404,7 @@ def _range(entry: Entry) -> tuple[int, int]:
     return byte_range(entry.block, entry.first, entry.count, entry.image.attributes.size)
 
 
-def seal_transfer(
-    keys: Keys, descriptor: Descriptor, data: bytes, segment: int
-) -> SentTransfer:
+def seal_transfer(keys: Keys, descriptor: Descriptor, data: bytes, segment: int) -> SentTransfer:
     """Make what was read into a transfer ready to go out."""
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)

@@ -173,7 +173,10 @@ class Limits:
             self._log.warn(
                 "refusing a connection from {address}, which has {known} of {all}: {why} "
                 "({refused} refused so far)",
-                address=address, known=known, all=self.connections, refused=self.refused,
+                address=address,
+                known=known,
+                all=self.connections,
+                refused=self.refused,
                 why="too many files are open" if full else "too many",
             )
         return True

@@ -119,15 +119,11 @@ class UnicastReads:
         del images[image], line[0]
         self._share.waiting -= length
         if length < read.length:
-            line.appendleft(
-                evolve(read, offset=read.offset + length, length=read.length - length)
-            )
+            line.appendleft(evolve(read, offset=read.offset + length, length=read.length - length))
         if line:
             images[image] = line  # behind the other images
         self._reading.add(image)
-        reading: Deferred[bytes] = self._read(
-            image, read.offset, length, read.length - length
-        )
+        reading: Deferred[bytes] = self._read(image, read.offset, length, read.length - length)
         reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, images, image)
         reading.addBoth(self._done, image)

@@ -56,9 +56,7 @@ class Bridge:
         self._expiry: IDelayedCall | None = None
         self._stopped = False
 
-    def getattr(
-        self, path: bytes, handle: int | None, caller: Callable[[], Caller]
-    ) -> Attributes:
+    def getattr(self, path: bytes, handle: int | None, caller: Callable[[], Caller]) -> Attributes:
         """
         See L{Files.getattr}; the root answers also without a connection.
 

@@ -287,8 +287,7 @@ class Fetch:
         if request is None:
             return False
         return any(
-            request.pages.get(block, 0) & pages
-            for block, pages in pieces(sent.offset, sent.length)
+            request.pages.get(block, 0) & pages for block, pages in pieces(sent.offset, sent.length)
         )
 
     def again(self, tag: int, over_tcp: bool) -> None:
@@ -382,9 +381,7 @@ class Fetch:
         for block in pages:
             self._pending.setdefault((opened.key, block), []).append(request)
         self.bytes_requested += length
-        self._send(
-            Read(request.tag, opened.remote, offset, length, priority, over_tcp).encode()
-        )
+        self._send(Read(request.tag, opened.remote, offset, length, priority, over_tcp).encode())
 
     def _arrived(self, key: ImageKey, offset: int, data: bytes) -> None:
         """Whole pages of one block came, from wherever."""
@@ -417,9 +414,7 @@ class Fetch:
     def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> bool:
         """Copy what the cache has of a block; whether it really has it."""
         for first, count in runs(pages):
-            begin, target = waiting.part(
-                *byte_range(block, first, count, waiting.opened.size)
-            )
+            begin, target = waiting.part(*byte_range(block, first, count, waiting.opened.size))
             if not self._cache.read(waiting.opened.key, begin, target):
                 return False
         return True

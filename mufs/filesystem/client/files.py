@@ -97,9 +97,7 @@ class Files:
         self.refused = refused
         self.attributes = AttributeCache(clock)
         self.reception = Reception(clock)
-        self.fetch = Fetch(
-            cache, self.reception, self.window, clock, self._send, self._new_tag
-        )
+        self.fetch = Fetch(cache, self.reception, self.window, clock, self._send, self._new_tag)
         self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
         self.repairs = Repairs(
             clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
@@ -280,8 +278,7 @@ class Files:
     def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
         """Whether some of a range is not in the cache; from any thread."""
         return any(
-            self._cache.missing(opened.key, block, pages)
-            for block, pages in pieces(offset, length)
+            self._cache.missing(opened.key, block, pages) for block, pages in pieces(offset, length)
         )
 
     def _close(self, opened: OpenImage) -> None:
@@ -374,9 +371,7 @@ class Files:
         except ChannelLost:
             return
         except OSError as error:
-            self._log.warn(
-                "{path} cannot be opened again: {error}", path=opened.path, error=error
-            )
+            self._log.warn("{path} cannot be opened again: {error}", path=opened.path, error=error)
             opened.stale = True
         else:
             opened.stale = opened.key != (found.image, found.generation)

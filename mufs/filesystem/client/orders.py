@@ -25,9 +25,7 @@ class Orders:
     without end cost no more than some answers a second.
     """
 
-    def __init__(
-        self, pulls: Pulls, clock: IReactorTime, send: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, pulls: Pulls, clock: IReactorTime, send: Callable[[bytes], None]) -> None:
         """@param send: writes a packet to the request channel."""
         self._pulls = pulls
         self._clock = clock

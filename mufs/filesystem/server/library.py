@@ -42,9 +42,7 @@ def _number(*values: int) -> int:
 
 
 def _generation(found: os.stat_result) -> int:
-    return _number(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
+    return _number(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
