@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from mufs.test.lab import SERVER, Lab, missing, write_image
-from mufs.test.netns import LabError
-from mufs.test.processes import Reader, Reading, Service, mounted, wait_until
+from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.netns import LabError
+from mufs.test.support.processes import Reader, Reading, Service, mounted, wait_until
 
 MIB = 1 << 20
 WIRE_SIZE = 1454 / 1400

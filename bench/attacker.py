@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from mufs.test.lab import SERVER_ADDRESS
-from mufs.test.processes import SERVER_PORT
+from mufs.test.support.lab import SERVER_ADDRESS
+from mufs.test.support.processes import SERVER_PORT
 from mufs.wire.channel import (
     Framer,
     Priority,

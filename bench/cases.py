@@ -12,8 +12,8 @@ import attrs
 from bench.copies import COPIES, Udpcast, Uftp
 from bench.measure import Figures, Row, deliver, link_seconds
 from bench.systems import MOUNTS, Image, Mufs, Nbdfuse, System
-from mufs.test.lab import Lab
-from mufs.test.netns import LabError
+from mufs.test.support.lab import Lab
+from mufs.test.support.netns import LabError
 
 Measure = Callable[[Row, System], Iterator[Row]]
 """Measures a system that has not been started yet; the row says what the run is called."""

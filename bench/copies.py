@@ -12,8 +12,8 @@ from typing import ClassVar
 from bench.jobs import COPIER, Done, Job
 from bench.limit import RECEIVER, SENDER
 from bench.systems import IMAGE, LEAD, Deliveries, System, serve_nbd, serve_nfs
-from mufs.test.lab import SERVER, SERVER_ADDRESS
-from mufs.test.netns import LabError, run
+from mufs.test.support.lab import SERVER, SERVER_ADDRESS
+from mufs.test.support.netns import LabError, run
 
 
 class Copy(System):

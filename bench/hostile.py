@@ -19,9 +19,9 @@ from typing import Any
 import attrs
 
 from bench.attacker import DIRECTORY, FLOODS, VICTIM
-from mufs.test.lab import SERVER, Lab, missing, write_image
-from mufs.test.netns import LabError
-from mufs.test.processes import CHECKOUT
+from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.netns import LabError
+from mufs.test.support.processes import CHECKOUT
 
 MIB = 1 << 20
 READERS = 3

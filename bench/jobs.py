@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from mufs.test.netns import LabError
+from mufs.test.support.netns import LabError
 
 COPIER = """
 import json, os, resource, subprocess, sys, time

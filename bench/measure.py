@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from bench.systems import Deliveries, Image, System
-from mufs.test.lab import SERVER, write_image
+from mufs.test.support.lab import SERVER, write_image
 
 WIRE_SIZE = 1454 / 1400
 """Bytes on the wire for a byte of an image, in full segments of mUFS; TCP is within 1 % of it."""

@@ -16,9 +16,9 @@ import attrs
 from bench.cases import Figure
 from bench.measure import Row
 from bench.systems import MOUNTS, READY, Memory, Mount, Mufs, System
-from mufs.test.lab import SERVER, SERVER_ADDRESS
-from mufs.test.netns import LabError
-from mufs.test.processes import listening
+from mufs.test.support.lab import SERVER, SERVER_ADDRESS
+from mufs.test.support.netns import LabError
+from mufs.test.support.processes import listening
 
 MIB = 1 << 20
 HOST = "host1"

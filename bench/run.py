@@ -22,7 +22,7 @@ from bench.measure import Row, image, revision, write_csv
 from bench.mounting import MOUNT
 from bench.report import line, picture, tables
 from bench.systems import Image
-from mufs.test.lab import missing
+from mufs.test.support.lab import missing
 
 MIB = 1 << 20
 REVISION = revision()

@@ -14,7 +14,7 @@ import resource
 
 import attrs
 
-from mufs.test.simulation import MIB, SimulatedNetwork
+from mufs.test.support.simulation import MIB, SimulatedNetwork
 
 PATH = b"disk.img"
 

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import attrs
 
-from mufs.test.lab import SERVER, SERVER_ADDRESS, Lab
-from mufs.test.netns import LabError, run
-from mufs.test.processes import (
+from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab
+from mufs.test.support.netns import LabError, run
+from mufs.test.support.processes import (
     SERVER_PORT,
     Program,
     Service,

@@ -22,13 +22,13 @@ from twisted.python.failure import Failure
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
-from mufs.communication.client.group import Membership
+from mufs.communication.client.membership import Membership
 from mufs.control import Control
-from mufs.ending import fail
+from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
-from mufs.filesystem.client.files import Files
 from mufs.filesystem.client.mount import Operations, serve
 from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
+from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.client_page import HeldImage, client_page
@@ -109,7 +109,7 @@ class ClientMount(Service):
         self._unmounted: Deferred[None] | None = None
         self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]
         self._cache = cache
-        self._files = Files(
+        self._files = RemoteFileSystem(
             reactor,
             self._cache,
             settings.cache_size // 4,

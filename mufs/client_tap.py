@@ -10,11 +10,11 @@ from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.cache.client.directory import Directory
-from mufs.cache.client.layout import Unusable as NoCache
+from mufs.cache.client.directory import CacheDirectory
+from mufs.cache.client.layout import UnusableDirectory
 from mufs.client import ClientMount, ClientSettings
-from mufs.clock import steady
-from mufs.filesystem.client.mountpoint import Unusable, make_ready
+from mufs.clock import use_monotonic_clock
+from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
@@ -97,13 +97,13 @@ class Options(CommonOptions):
             status_endpoint(the_reactor, self["status"])
         try:
             self["mount"] = make_ready(self["mount"])
-        except Unusable as error:
+        except UnusableMountPoint as error:
             raise usage.UsageError(f"--mount: {self['mount']}: {error}") from None
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The client that the options describe."""
-    steady(reactor)
+    use_monotonic_clock(reactor)
     settings = ClientSettings(
         config["server"],
         config["mount"],
@@ -121,9 +121,9 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     shown = None if status is None else status_endpoint(reactor, status)
     try:
         kept = config["cache-dir"]
-        storage = None if kept is None else Directory(kept, config["server"])
+        storage = None if kept is None else CacheDirectory(kept, config["server"])
         cache = BlockCache(settings.cache_size, storage)
-    except NoCache as error:
+    except UnusableDirectory as error:
         sys.exit(f"{Options.name}: --cache-dir: {kept}: {error}")
     except OSError as error:
         size = settings.cache_size >> 20

@@ -4,7 +4,7 @@ from time import monotonic
 from typing import Any
 
 
-def steady(reactor: Any) -> None:
+def use_monotonic_clock(reactor: Any) -> None:
     """
     Have a reactor count time by the clock that nobody sets; before its first timer.
 

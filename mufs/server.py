@@ -27,14 +27,14 @@ from twisted.python.threadpool import ThreadPool
 
 from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
+from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
-from mufs.communication.server.demand import ImageDemand
 from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
 from mufs.communication.server.output import MulticastOutput
 from mufs.communication.server.pacing import Pace
 from mufs.control import Control
-from mufs.ending import fail
+from mufs.fatal import fail
 from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.reads import Reads
 from mufs.interfaces import IImageLibrary
@@ -399,7 +399,7 @@ def _over_tcp(channel: ServerChannel) -> bool:
     return channel.over_tcp or not (channel.report is None or channel.report.works)
 
 
-def _image(image: ImageDemand, rate: float) -> dict[str, object]:
+def _image(image: ImageAccess, rate: float) -> dict[str, object]:
     """Its row in the figures; C{rate} is in bytes a second."""
     return {
         "name": shown(image.path),

@@ -8,9 +8,9 @@ from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
-from mufs.clock import steady
+from mufs.clock import use_monotonic_clock
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.filesystem.server.library import Directory
+from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
@@ -94,7 +94,7 @@ class Options(CommonOptions):
         if self["allow"] and not is_tls(self["listen"]):
             raise usage.UsageError("--allow needs TLS (--listen tls:...): who is it for otherwise?")
         try:
-            self["library"] = Directory(os.path.abspath(self["images"]))
+            self["library"] = ExportedDirectory(os.path.abspath(self["images"]))
         except OSError as error:
             raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
         channel_server_endpoint(the_reactor, "listen", self["listen"])
@@ -104,7 +104,7 @@ class Options(CommonOptions):
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The server that the options describe."""
-    steady(reactor)
+    use_monotonic_clock(reactor)
     settings = ServerSettings(
         config["group"],
         config["port"],

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from shutil import which
 
-from mufs.test.netns import LabError
+from mufs.test.support.netns import LabError
 
 SECTOR = 512
 PARTITION = 1 << 20

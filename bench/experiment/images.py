@@ -21,7 +21,7 @@ import attrs
 
 from bench.experiment.disk import lacking as disk_lacks
 from bench.experiment.disk import run, write_disk
-from mufs.test.netns import LabError
+from mufs.test.support.netns import LabError
 
 HERE = Path(__file__).parent
 GUEST = HERE / "guest"

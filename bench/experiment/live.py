@@ -17,7 +17,7 @@ from bench.experiment.results import Outcome
 from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
 from bench.systems import LEAD, Image, Memory, Mount
-from mufs.test.lab import Lab
+from mufs.test.support.lab import Lab
 
 PLACES = (("client01", 1), ("client02", 1), ("client04", 2))
 """Hosts, and how many machines boot on each: as in the paper."""

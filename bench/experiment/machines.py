@@ -13,8 +13,8 @@ from shutil import which
 
 from bench.experiment.disk import run
 from bench.experiment.images import GuestImage
-from mufs.test.lab import Lab
-from mufs.test.netns import LabError
+from mufs.test.support.lab import Lab
+from mufs.test.support.netns import LabError
 
 QEMU = "qemu-system-x86_64"
 PROGRAMS = (QEMU, "qemu-img")

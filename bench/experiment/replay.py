@@ -15,7 +15,7 @@ from bench.experiment.traces import Trace
 from bench.jobs import Job
 from bench.measure import link_seconds
 from bench.systems import LEAD, Image, Mount
-from mufs.test.lab import Lab
+from mufs.test.support.lab import Lab
 
 HOSTS = 4
 RATE = 100.0

@@ -25,8 +25,8 @@ from bench.experiment.sampling import untraceable
 from bench.experiment.tables import LEGEND, picture, tables
 from bench.experiment.traces import SIZES, trace
 from bench.systems import Mount, Mufs, Nfs
-from mufs.test.lab import missing
-from mufs.test.netns import LabError
+from mufs.test.support.lab import missing
+from mufs.test.support.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
 STANDARD = [("debian", 0.0), ("tiny", 0.5)]

@@ -16,7 +16,7 @@ import attrs
 
 from bench.experiment.results import Host, Sample
 from bench.systems import Mount, Mufs
-from mufs.test.lab import SERVER, Lab
+from mufs.test.support.lab import SERVER, Lab
 
 TRACER = "strace"
 CALLS = "pread64,preadv,preadv2"

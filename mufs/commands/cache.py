@@ -5,8 +5,8 @@ import sys
 import time
 from datetime import datetime
 
-from mufs.cache.client.directory import Directory
-from mufs.cache.client.layout import Summary, Unusable, summaries
+from mufs.cache.client.directory import CacheDirectory
+from mufs.cache.client.layout import Summary, UnusableDirectory, summaries
 from mufs.status.markup import shown
 
 DAY = 86400
@@ -97,15 +97,15 @@ def _verify(given: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _directory(path: str) -> Directory:
+def _directory(path: str) -> CacheDirectory:
     try:
-        return Directory(path)
-    except Unusable as error:
+        return CacheDirectory(path)
+    except UnusableDirectory as error:
         sys.exit(f"mufs cache: {path}: {error}")
 
 
 def _summaries(path: str) -> list[Summary]:
     try:
         return summaries(path)
-    except Unusable as error:
+    except UnusableDirectory as error:
         sys.exit(f"mufs cache: {path}: {error}")

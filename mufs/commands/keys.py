@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """A host's name, that is a file's name too; X.509 has no room for more than 64."""
 
 
-class Unusable(Exception):
+class UnusableKeys(Exception):
     """It cannot be done as asked for; the text says why."""
 
 
@@ -73,7 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _keys(given: argparse.Namespace) -> None:
     servers = [name for name in given.server.split(",") if name]
     if not servers and not given.client:
-        raise Unusable("nothing to make: give --server, --client or both")
+        raise UnusableKeys("nothing to make: give --server, --client or both")
     print("\n".join(make_keys(given.dir, servers, given.client)))
 
 
@@ -84,17 +84,17 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
     @param servers: names and addresses of the server, for one certificate; or none.
     @param clients: a name for each certificate of a client.
     @return: a line for each file that was made.
-    @raise Unusable: before anything was made, if a name is none, or a file exists.
+    @raise UnusableKeys: before anything was made, if a name is none, or a file exists.
     @raise OSError: when a file cannot be written.
     """
     for name in clients:
         if name == "server" or not isinstance(_alternative(name), x509.DNSName):
-            raise Unusable(f"{name!r} is no name for a client")
+            raise UnusableKeys(f"{name!r} is no name for a client")
     names = [_alternative(name) for name in servers]
     wanted = [*(["server"] if servers else []), *clients]
     for number, name in enumerate(wanted):
         if (directory / f"{name}.pem").exists() or name in wanted[:number]:
-            raise Unusable(f"{directory / name}.pem exists already: it is not overwritten")
+            raise UnusableKeys(f"{directory / name}.pem exists already: it is not overwritten")
     made: list[str] = []
     authority = _authority(directory, made)
     if servers:
@@ -111,7 +111,7 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         if not _NAME.fullmatch(name):
-            raise Unusable(f"{name!r} is neither a host's name nor an address") from None
+            raise UnusableKeys(f"{name!r} is neither a host's name nor an address") from None
         return x509.DNSName(name)
 
 
@@ -122,15 +122,15 @@ def _authority(directory: Path, made: list[str]) -> Authority:
             key = load_pem_private_key(key_file.read_bytes(), None)
             certificate = x509.load_pem_x509_certificate(file.read_bytes())
         except (ValueError, TypeError) as error:
-            raise Unusable(f"{key_file}, {file}: not an authority: {error}") from None
+            raise UnusableKeys(f"{key_file}, {file}: not an authority: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise Unusable(f"{key_file}: not an authority that this command made")
+            raise UnusableKeys(f"{key_file}: not an authority that this command made")
         if key.public_key() != certificate.public_key():
-            raise Unusable(f"{key_file} is not the key of {file}")
+            raise UnusableKeys(f"{key_file} is not the key of {file}")
         return Authority(key, certificate)
     for each in (key_file, file):
         if each.exists():
-            raise Unusable(f"{each} exists, but not all of the authority")
+            raise UnusableKeys(f"{each} exists, but not all of the authority")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory / "ca").mkdir(mode=0o755, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())

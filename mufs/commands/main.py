@@ -6,7 +6,7 @@ import sys
 
 from mufs.commands import cache, fill, keys, status
 from mufs.commands.check import command as check
-from mufs.commands.keys import Unusable
+from mufs.commands.keys import UnusableKeys
 from mufs.sockets import Unreachable
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     given = _parser().parse_args()
     try:
         given.run(given)
-    except (Unusable, Unreachable, OSError) as error:
+    except (UnusableKeys, Unreachable, OSError) as error:
         sys.exit(f"mufs: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
-from mufs.status.pieces import count, seconds
+from mufs.status.widgets import count, seconds
 
 WIDE = 10_000
 """Columns of what is no terminal: nothing is cut there."""

@@ -7,7 +7,8 @@ from attrs import frozen
 
 from mufs.status.history import History
 from mufs.status.markup import Markup, element, join, shown
-from mufs.status.pieces import (
+from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
+from mufs.status.widgets import (
     NONE,
     bits,
     cards,
@@ -19,7 +20,6 @@ from mufs.status.pieces import (
     section,
     size,
 )
-from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
 from mufs.wire.pages import BLOCK, PAGE, PAGES
 from mufs.wire.segments import SEGMENT
 

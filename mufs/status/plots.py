@@ -7,7 +7,7 @@ from attrs import frozen
 
 from mufs.status.history import LENGTH, Points
 from mufs.status.markup import Markup, element, join
-from mufs.status.pieces import NONE
+from mufs.status.widgets import NONE
 
 WIDTH, HEIGHT = 600, 100
 """Units of a plot, stretched to the room that the page has."""

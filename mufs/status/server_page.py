@@ -5,7 +5,8 @@ from typing import Any
 
 from mufs.status.history import History
 from mufs.status.markup import Markup, element, join, shown
-from mufs.status.pieces import (
+from mufs.status.plots import Line, plot
+from mufs.status.widgets import (
     NONE,
     bits,
     cards,
@@ -19,7 +20,6 @@ from mufs.status.pieces import (
     size,
     table,
 )
-from mufs.status.plots import Line, plot
 
 MOST_CLIENTS = 200
 """Rows shown: first the clients that read over TCP, then those whose reads wait longest."""

@@ -29,7 +29,7 @@ def _fuzz(name: str, options: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["mufs"]):
-        from mufs.test.targets import TARGETS
+        from mufs.test.support.targets import TARGETS
     from twisted.logger import globalLogBeginner
 
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
@@ -81,7 +81,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.here:
         _fuzz(options.here[0], [f"-max_total_time={options.here[1]}"])
-    from mufs.test.targets import TARGETS
+    from mufs.test.support.targets import TARGETS
 
     if options.repeat:
         TARGETS[options.repeat.name.partition("-")[0]].run(options.repeat.read_bytes())

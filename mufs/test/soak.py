@@ -28,9 +28,9 @@ from typing import Any
 
 import attrs
 
-from mufs.test.lab import SERVER, Lab, missing
-from mufs.test.netns import LabError, run
-from mufs.test.processes import Service, mounted
+from mufs.test.support.lab import SERVER, Lab, missing
+from mufs.test.support.netns import LabError, run
+from mufs.test.support.processes import Service, mounted
 
 MIB = 1 << 20
 IMAGES = {"a.img": 24 * MIB + 1, "b.img": 9 * MIB + 4095, "c.img": 3 * MIB + 77}

@@ -12,11 +12,11 @@ from mufs.cache.client.blocks import BlockCache
 from mufs.cache.server.sent import IReader
 from mufs.communication.client.channel import IChannelUser
 from mufs.communication.server.output import ISegmentOutput, MulticastOutput
-from mufs.filesystem.client.files import Files
-from mufs.filesystem.server.library import Directory
+from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.server.library import ExportedDirectory
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.test.doubles import ImageInMemory, RecordingOutput, RecordingReader
-from mufs.test.test_server_channel import Server
+from mufs.test.communication.server.test_channel import Server
+from mufs.test.support.doubles import ImageInMemory, RecordingOutput, RecordingReader
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -31,7 +31,7 @@ class InterfaceTests(SynchronousTestCase):
         directory = Path(self.mktemp())
         directory.mkdir()
         (directory / "image").touch()
-        library = Directory(str(directory))
+        library = ExportedDirectory(str(directory))
         self.assert_provides(IImageLibrary, library)
         self.assert_provides(IImage, library.open(b"image"))
         self.assert_provides(IImage, ImageInMemory(b""))
@@ -44,7 +44,9 @@ class InterfaceTests(SynchronousTestCase):
 
     def test_channel_user(self) -> None:
         """The files of a client can be told by its channel."""
-        files = Files(Clock(), BlockCache(1), 1, lambda channel, welcome: None, lambda reason: None)
+        files = RemoteFileSystem(
+            Clock(), BlockCache(1), 1, lambda channel, welcome: None, lambda reason: None
+        )
         self.assert_provides(IChannelUser, files)
 
     def test_output(self) -> None:

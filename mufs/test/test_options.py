@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import client_tap, server_tap
 from mufs.commands.keys import make_keys
-from mufs.filesystem.server.library import Directory
+from mufs.filesystem.server.library import ExportedDirectory
 from mufs.options import Options, parse_rate, parse_seconds, parse_size, status_endpoint
 
 
@@ -151,7 +151,7 @@ class ServerOptionsTests(OptionsTestCase):
     def test_defaults(self) -> None:
         """With nothing but the directory all else has its default."""
         options = self.server()
-        self.assertIsInstance(options["library"], Directory)
+        self.assertIsInstance(options["library"], ExportedDirectory)
         self.assertEqual(
             [options[name] for name in ("listen", "group", "port", "interface", "status")],
             ["tcp:7040", "239.5.5.0", 7041, None, None],

@@ -18,7 +18,7 @@ def mask_of(start: int, end: int) -> int:
     return (1 << -(-end // PAGE)) - (1 << first)
 
 
-def pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
+def split_into_blocks(offset: int, length: int) -> Iterator[tuple[int, int]]:
     """
     Cut a byte range of an image at the borders of its blocks.
 

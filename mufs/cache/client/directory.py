@@ -30,7 +30,7 @@ from mufs.cache.client.layout import (
     SUMS,
     ImageKey,
     Summary,
-    Unusable,
+    UnusableDirectory,
     blocks_of,
     claim,
     found_images,
@@ -103,7 +103,7 @@ class _Place:
 
 
 @implementer(IBlockStorage)
-class Directory:
+class CacheDirectory:
     """
     A directory that this object alone uses.
 
@@ -123,7 +123,7 @@ class Directory:
         @param server: the endpoint string of the server whose images these are; C{None} for that
             which the directory already belongs to.
         @param clock: seconds since 1970, by which it is known what was used last.
-        @raise Unusable: when another client uses it, or it is something else.
+        @raise UnusableDirectory: when another client uses it, or it is something else.
         """
         self.path = path
         self._clock = clock
@@ -138,7 +138,7 @@ class Directory:
             )
         except OSError as error:
             self.close()
-            raise Unusable(error.strerror) from None
+            raise UnusableDirectory(error.strerror) from None
         except BaseException:
             self.close()
             raise
@@ -161,12 +161,12 @@ class Directory:
         """
         See L{IBlockStorage.begin}.
 
-        @raise Unusable: when it cannot be read.
+        @raise UnusableDirectory: when it cannot be read.
         """
         try:
             return self._begin(blocks)
         except OSError as error:
-            raise Unusable(error.strerror) from None
+            raise UnusableDirectory(error.strerror) from None
 
     def _begin(self, blocks: int) -> list[tuple[ImageKey, int, int, _Place]]:
         self._images = {image.key: image for image in self._found_images()}

@@ -44,7 +44,7 @@ _PUNCH_HOLE = 0x03
 """FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE of Linux."""
 
 
-class Unusable(Exception):
+class UnusableDirectory(Exception):
     """A directory that cannot be used as a cache, and why."""
 
 
@@ -75,43 +75,43 @@ def summaries(path: str) -> list[Summary]:
     """
     What a directory has of each image, also while a client uses it.
 
-    @raise Unusable: when it is no cache.
+    @raise UnusableDirectory: when it is no cache.
     """
     fd = open_directory(path)
     try:
         if _server(fd) is None:
-            raise Unusable("holds no cache of mUFS")
+            raise UnusableDirectory("holds no cache of mUFS")
         return summaries_of(fd)
     except OSError as error:
-        raise Unusable(error.strerror) from None
+        raise UnusableDirectory(error.strerror) from None
     finally:
         os.close(fd)
 
 
 def open_directory(path: str) -> int:
-    """A descriptor of a directory. Raises L{Unusable}."""
+    """A descriptor of a directory. Raises L{UnusableDirectory}."""
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise Unusable(error.strerror) from None
+        raise UnusableDirectory(error.strerror) from None
 
 
 def make_directory(path: str) -> None:
-    """Have a directory, for this user alone if it is new. Raises L{Unusable}."""
+    """Have a directory, for this user alone if it is new. Raises L{UnusableDirectory}."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise Unusable(error.strerror) from None
+        raise UnusableDirectory(error.strerror) from None
 
 
 def lock(fd: int) -> None:
-    """Let nobody else use a directory as long as it is open. Raises L{Unusable}."""
+    """Let nobody else use a directory as long as it is open. Raises L{UnusableDirectory}."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Unusable("a client uses it") from None
+        raise UnusableDirectory("a client uses it") from None
 
 
 def _server(fd: int) -> str | None:
@@ -123,10 +123,10 @@ def _server(fd: int) -> str | None:
     if not text and not set(os.listdir(fd)) - {SERVER, "lost+found"}:
         return None
     if not text:
-        raise Unusable("is not empty, and holds no cache of mUFS")
+        raise UnusableDirectory("is not empty, and holds no cache of mUFS")
     kind, _, server = text.partition("\n")
     if kind != FORMAT or not server.endswith("\n"):
-        raise Unusable(f"what it holds is not of the form {FORMAT!r}")
+        raise UnusableDirectory(f"what it holds is not of the form {FORMAT!r}")
     return server[:-1]
 
 
@@ -134,15 +134,15 @@ def claim(fd: int, server: str | None) -> str:
     """Have a directory belong to a server from now on, if it does not yet; which one that is."""
     there, found = os.fstat(fd), _server(fd)
     if there.st_uid not in (0, os.geteuid()) or there.st_mode & 0o022:
-        raise Unusable("others may write into it")
+        raise UnusableDirectory("others may write into it")
     if found is None and server is None:
-        raise Unusable("holds no cache of mUFS")
+        raise UnusableDirectory("holds no cache of mUFS")
     if found is None:
         _try_to_punch(fd)
         write_file(fd, SERVER, f"{FORMAT}\n{server}\n".encode("utf-8", "surrogateescape"), True)
         return str(server)
     if server not in (None, found):
-        raise Unusable(f"holds the cache of the server at {found}")
+        raise UnusableDirectory(f"holds the cache of the server at {found}")
     return found
 
 
@@ -154,7 +154,7 @@ def _try_to_punch(fd: int) -> None:
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        raise Unusable("its file system cannot give back parts of a file") from None
+        raise UnusableDirectory("its file system cannot give back parts of a file") from None
     finally:
         os.close(trial)
 

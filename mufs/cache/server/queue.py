@@ -15,7 +15,7 @@ from attrs import define, field
 from mufs.cache.server.sent import GREEDY, BlockKey, IReader, SentTransfer, SentWindow, Share
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority
-from mufs.wire.pages import PAGE, PAGES, pieces, runs
+from mufs.wire.pages import PAGE, PAGES, runs, split_into_blocks
 
 Readers = dict[IReader, dict[int, None]]
 """Clients, and the tags that each asked under, in the order in which they came."""
@@ -154,7 +154,7 @@ class MulticastQueue:
         """
         self.requests += 1
         merged = True
-        for block, wanted in pieces(offset, length):
+        for block, wanted in split_into_blocks(offset, length):
             key = (image.image, image.generation, block)
             for entry in self._entries.get(key, ()):
                 if wanted & entry.pages:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from twisted.internet.task import react
 
-from mufs.clock import steady
+from mufs.clock import use_monotonic_clock
 from mufs.commands.check.finding import Finding, Level
 from mufs.commands.check.look import check
 from mufs.commands.check.session import RATE
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> NoReturn:
             print("\n".join(finding.lines()), flush=True)
 
     async def main(reactor: Any) -> None:
-        steady(reactor)
+        use_monotonic_clock(reactor)
         reactor.addSystemEventTrigger("before", "shutdown", _interrupted)
         try:
             await check(reactor, given, tell)

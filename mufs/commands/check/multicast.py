@@ -4,7 +4,7 @@ from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.commands.check.network import HEADERS
 from mufs.commands.check.packets import Query
 from mufs.commands.check.session import Reading
-from mufs.communication.client.reception import LOSSY
+from mufs.communication.client.multicast_health import LOSSY
 from mufs.wire.metadata import Welcome
 
 SOME = 0.01

@@ -19,10 +19,10 @@ from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
-from mufs.communication.client.group import Membership
-from mufs.communication.client.reception import JOINING
+from mufs.communication.client.membership import Membership
+from mufs.communication.client.multicast_health import JOINING
 from mufs.communication.tls import is_tls
-from mufs.filesystem.client.files import Files
+from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.wire.channel import Priority
 from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
@@ -106,7 +106,9 @@ class Session:
         """@param interface: address of the one to listen on, or C{None} for that of the route."""
         self._reactor = reactor
         self._met: Deferred[None] = Deferred()
-        self.files = Files(reactor, BlockCache(CACHE), CACHE // 4, self._welcomed, self._refused)
+        self.files = RemoteFileSystem(
+            reactor, BlockCache(CACHE), CACHE // 4, self._welcomed, self._refused
+        )
         self._membership = Membership(
             reactor,
             self.files.receiver,

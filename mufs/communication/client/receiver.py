@@ -11,8 +11,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.reassembly import Reassembly
-from mufs.communication.client.reception import Reception
 from mufs.communication.multicast import UDP_GRO, MulticastProtocol
 from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
@@ -82,7 +82,7 @@ class MulticastReceiver(MulticastProtocol):
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, reception: Reception, deliver: Deliver) -> None:
+    def __init__(self, clock: IReactorTime, reception: MulticastHealth, deliver: Deliver) -> None:
         """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
         self._clock = clock
         self._reception = reception

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
-from mufs.communication.client.reception import Reception
 from mufs.wire.channel import Occasion, Repair, Sent
 from mufs.wire.segments import Descriptor, segment_count
 
@@ -39,7 +39,7 @@ class Repairs:
         self,
         clock: IReactorTime,
         receiver: MulticastReceiver,
-        reception: Reception,
+        reception: MulticastHealth,
         send: Callable[[bytes], None],
         wanted: Callable[[Sent], bool],
         read_over_tcp: Callable[[int], None],

@@ -18,8 +18,8 @@ from twisted.python.failure import Failure as Error
 from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer
+from mufs.communication.server.access_statistics import AccessStatistics, ImageAccess
 from mufs.communication.server.controller import MulticastController, Reading, trains
-from mufs.communication.server.demand import Demand, ImageDemand
 from mufs.communication.server.limits import (
     HELLO_TIMEOUT,
     SILENCE,
@@ -28,8 +28,8 @@ from mufs.communication.server.limits import (
     Host,
     Limits,
 )
+from mufs.communication.server.metadata_requests import Answer, MetadataRequests
 from mufs.communication.server.push import IPushed, Pushes
-from mufs.communication.server.questions import Answer, Questions
 from mufs.communication.server.unicast import UnicastReads
 from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
@@ -102,8 +102,8 @@ class ServerChannel(Protocol):
         self._framer = Framer()
         self._handles: dict[int, IImage] = {}
         self._keys_told: set[tuple[int, int]] = set()
-        self._demands: dict[int, ImageDemand] = {}
-        self.reading: ImageDemand | None = None
+        self._demands: dict[int, ImageAccess] = {}
+        self.reading: ImageAccess | None = None
         self.report: Report | None = None
         self._next_handle = 1
         self.name = ""
@@ -146,7 +146,7 @@ class ServerChannel(Protocol):
             self.failed,
             self.share,
         )
-        self._questions = Questions(
+        self._questions = MetadataRequests(
             self.host,
             partial(factory.in_thread, factory.limits.timed),
             self._reply,
@@ -543,7 +543,7 @@ class ServerChannelFactory(Factory):
         self.limits = limits
         self.channels: set[ServerChannel] = set()
         self.told: dict[str, str] = {}
-        self.demand = Demand(clock)
+        self.demand = AccessStatistics(clock)
         self.pushes = Pushes(clock, in_thread)
         self._bytes_over_tcp = 0
         controller.keys_replaced = self._tell_keys

@@ -17,7 +17,7 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.files import Files, PageCache
+from mufs.filesystem.client.remote import PageCache, RemoteFileSystem
 from mufs.wire.metadata import Attributes, Caller, Statistics
 
 T = TypeVar("T")
@@ -38,14 +38,14 @@ class _Call:
 
 
 class Bridge:
-    """The operations of L{Files} as plain calls for threads other than the reactor's."""
+    """The operations of L{RemoteFileSystem} as plain calls for threads other than the reactor's."""
 
     _log = Logger()
 
     def __init__(
         self,
         reactor: "IReactorFromThreads | IReactorTime",
-        files: Files,
+        files: RemoteFileSystem,
         timeout: float,
     ) -> None:
         """@param timeout: seconds after which an operation ends with EIO."""
@@ -58,7 +58,7 @@ class Bridge:
 
     def getattr(self, path: bytes, handle: int | None, caller: Callable[[], Caller]) -> Attributes:
         """
-        See L{Files.getattr}; the root answers also without a connection.
+        See L{RemoteFileSystem.getattr}; the root answers also without a connection.
 
         @param caller: tells who asks, if the server has to know.
         """
@@ -71,23 +71,23 @@ class Bridge:
         return self._call(self._files.getattr, path, handle, caller())
 
     def readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
-        """See L{Files.readdir}."""
+        """See L{RemoteFileSystem.readdir}."""
         return self._call(self._files.readdir, path, caller)
 
     def readlink(self, path: bytes, caller: Caller) -> bytes:
-        """See L{Files.readlink}."""
+        """See L{RemoteFileSystem.readlink}."""
         return self._call(self._files.readlink, path, caller)
 
     def statfs(self) -> Statistics:
-        """See L{Files.statfs}."""
+        """See L{RemoteFileSystem.statfs}."""
         return self._call(self._files.statfs)
 
     def open(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
-        """See L{Files.open}."""
+        """See L{RemoteFileSystem.open}."""
         return self._call(self._files.open, path, caller)
 
     def release(self, handle: int) -> None:
-        """See L{Files.release}."""
+        """See L{RemoteFileSystem.release}."""
         if not self._stopped:
             self._reactor.callFromThread(self._files.release, handle)
 
@@ -103,7 +103,7 @@ class Bridge:
         length = self._files.cached_read(opened, offset, target)
         if length is None:
             return self._call(self._files.read, opened, offset, target)
-        ahead = opened.ahead.advance(offset, length)
+        ahead = opened.sequence_detector.advance(offset, length)
         if ahead is not None and not self._stopped and self._files.lacks(opened, *ahead):
             self._reactor.callFromThread(self._files.fetch.prefetch, opened, *ahead)
         return length

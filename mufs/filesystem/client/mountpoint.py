@@ -18,7 +18,7 @@ mount, but the process group of who is to make it.
 """
 
 
-class Unusable(Exception):
+class UnusableMountPoint(Exception):
     """Nothing can be mounted there; the text says why."""
 
 
@@ -55,27 +55,29 @@ def make_ready(path: str) -> str:
     Make sure that a client can be mounted at C{path}; blocks.
 
     @return: the path from the root, without symbolic links.
-    @raise Unusable: when it is missing, no directory, not empty, or in use.
+    @raise UnusableMountPoint: when it is missing, no directory, not empty, or in use.
     """
     path = os.path.realpath(path)
     there = uppermost(path)
     ours = there is not None and there.type == TYPE
     if _is_dead(path):
         if not ours:
-            raise Unusable("a dead mount of another file system is left there")
+            raise UnusableMountPoint("a dead mount of another file system is left there")
         try:
             subprocess.run(["fusermount", "-u", "-z", "-q", "--", path], check=False)
         except OSError as error:
-            raise Unusable(f"a dead mount is left there; fusermount: {error.strerror}") from None
+            raise UnusableMountPoint(
+                f"a dead mount is left there; fusermount: {error.strerror}"
+            ) from None
         if _is_dead(path):
-            raise Unusable("a dead mount is left there, and cannot be unmounted")
+            raise UnusableMountPoint("a dead mount is left there, and cannot be unmounted")
     elif ours:
-        raise Unusable("an mUFS client is mounted there already")
+        raise UnusableMountPoint("an mUFS client is mounted there already")
     try:
         if os.listdir(path):
-            raise Unusable("is not empty")
+            raise UnusableMountPoint("is not empty")
     except OSError as error:
-        raise Unusable(error.strerror) from None
+        raise UnusableMountPoint(error.strerror) from None
     return path
 
 

@@ -11,12 +11,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.fetch import MOST_AHEAD, IFiller, OpenImage, stale
+from mufs.filesystem.client.coalescer import MOST_AHEAD, IFiller, OpenImage, stale
 from mufs.wire.metadata import Caller
 from mufs.wire.pages import BLOCK, mask_of
 
 if TYPE_CHECKING:
-    from mufs.filesystem.client.files import Files
+    from mufs.filesystem.client.remote import RemoteFileSystem
 
 EVERY = 1.0
 """Seconds from one word about a pull to the next."""
@@ -63,7 +63,11 @@ class _Pull:
     """
 
     def __init__(
-        self, files: "Files", cache: BlockCache, clock: IReactorTime, room: Callable[[], int]
+        self,
+        files: "RemoteFileSystem",
+        cache: BlockCache,
+        clock: IReactorTime,
+        room: Callable[[], int],
     ) -> None:
         """@param room: bytes that it may have on their way now."""
         self._files = files
@@ -225,7 +229,7 @@ class Pulls:
     or half of what may be read ahead of all readers.
     """
 
-    def __init__(self, files: "Files", cache: BlockCache, clock: IReactorTime) -> None:
+    def __init__(self, files: "RemoteFileSystem", cache: BlockCache, clock: IReactorTime) -> None:
         self._files = files
         self._cache = cache
         self._clock = clock

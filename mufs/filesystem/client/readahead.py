@@ -31,7 +31,7 @@ MEASURED = 0.05
 """Seconds at least over which the bandwidth is measured."""
 
 
-class Window:
+class ReadAheadWindow:
     """
     How far to read ahead: twice what the path holds, which is its bandwidth times its delay.
 
@@ -88,10 +88,10 @@ class _Sequence:
     read: int = 0
 
 
-class ReadAhead:
+class SequenceDetector:
     """Finds whether an image is read in sequence, and keeps the path to the server full."""
 
-    def __init__(self, size: int, most: Window) -> None:
+    def __init__(self, size: int, most: ReadAheadWindow) -> None:
         """
         @param size: of the image, in bytes.
         @param most: how far to be ahead at the most.

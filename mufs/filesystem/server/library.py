@@ -108,7 +108,7 @@ class Image:
 
 
 @implementer(IImageLibrary)
-class Directory:
+class ExportedDirectory:
     """
     A directory and all beneath it. Paths are walked name by name from an open directory, never
     through a symbolic link, so no path leads out of it, whatever is moved meanwhile.

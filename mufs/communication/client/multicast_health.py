@@ -1,0 +1,204 @@
+"""Whether multicast works for this host, judged by what comes of what was sent for it."""
+
+from collections.abc import Callable
+from enum import Enum
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+QUIET = 0.5
+"""Seconds without a datagram that, with a whole transfer lost, mean that none come through."""
+
+PAUSE = 0.03
+"""Seconds without a datagram after which none of those sent before will come any more."""
+
+LOSSY = 0.4
+"""A fraction of segments lost from which on TCP serves better."""
+
+SAMPLE = 100
+"""Segments over which the loss is judged at least, and C{SAMPLE_TIME} the seconds."""
+
+SAMPLE_TIME = 0.1
+
+LOSSY_SAMPLES = 10
+"""Lossy samples in a row that a link is given up for: the server has had time to slow down."""
+
+GOOD_SAMPLES = 20
+"""
+Good ones in a row for which it is trusted again: first the queue before it fills, and nothing is
+lost yet.
+"""
+
+PROBE = 1.0
+"""Seconds after which multicast is tried again, doubled each time it fails, up to C{MAX_PROBE}."""
+
+MAX_PROBE = 300.0
+
+LOSSY_PROBE = 15.0
+"""The same after a loss, up to C{MAX_LOSSY_PROBE}: each time costs the host the use of its link."""
+
+MAX_LOSSY_PROBE = 60.0
+
+JOINING = 0.5
+"""Seconds from joining the group until what is sent to it is taken for what should come."""
+
+TRIAL = 3.0
+"""Seconds from then for which a host that left the group asks for multicast."""
+
+
+class Fault(Enum):
+    """What is wrong with multicast here."""
+
+    NONE = "working"
+    UNAVAILABLE = "not available"
+    SILENT = "nothing arrives"
+    LOSSY = "too lossy"
+
+
+class MulticastHealth:
+    """
+    Decides whether to ask for multicast or for TCP, and whether to be in the group: a host whose
+    link is too slow for it leaves, so that TCP gets through.
+
+    @ivar state: C{"working"}, or why it is not, for people.
+    @ivar join: called with whether to be in the group, when that changes.
+    @ivar is_failing: whether too much is lost just now, for however long.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self.join: Callable[[bool], None] = lambda joined: None
+        self.available()
+
+    def available(self) -> None:
+        """A group was joined: start over."""
+        self._fault = Fault.NONE
+        self.state = "not used yet"
+        self._heard = float("-inf")
+        self._since = 0.0
+        self._forget()
+        self._probe_after = PROBE
+        self._probe_at = self._trial_at = 0.0
+        self._joined = True
+
+    def resumed(self) -> None:
+        """There is a connection again, and the group is the same: a slow link still is one."""
+        if self._fault is not Fault.LOSSY:
+            self.available()
+
+    def unavailable(self, why: str) -> None:
+        """There is no group to listen to."""
+        self._fail(Fault.UNAVAILABLE, why)
+
+    def came(self) -> None:
+        """A datagram came in from the server's address, which others may use."""
+        self._heard = self._clock.seconds()
+
+    def heard(self) -> None:
+        """A packet came in that the server made."""
+        self.came()
+        if self.state != "working" and self._fault in (Fault.NONE, Fault.SILENT):
+            self._recover()
+
+    def result(self, expected: int, lost: int) -> None:
+        """
+        What came of a transfer.
+
+        @param expected: its segments; C{lost}: those that had not come in due time.
+        """
+        now = self._clock.seconds()
+        if self._fault is Fault.UNAVAILABLE or not self._joined:
+            return
+        if lost == expected and now - self._heard > QUIET:
+            self._fail(Fault.SILENT, "nothing arrives, though the server sent it to the group")
+            return
+        if not self._expected:
+            self._since = now
+        self._expected += expected
+        self._lost += lost
+        if self._expected >= SAMPLE and now - self._since >= SAMPLE_TIME:
+            self._judge(self._lost / self._expected)
+
+    @property
+    def hears(self) -> bool:
+        """Whether datagrams are coming in just now."""
+        return self._clock.seconds() - self._heard < PAUSE
+
+    @property
+    def works(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self._fault is Fault.NONE
+
+    def use(self) -> bool:
+        """Whether to ask for multicast now; sometimes, to find out whether it works again."""
+        if self.works:
+            return True
+        now = self._clock.seconds()
+        if self._fault is Fault.UNAVAILABLE:
+            return False
+        if self._fault is Fault.LOSSY:
+            if now >= self._probe_at:
+                self._be_in_group(True)
+                self._trial_at = now + JOINING
+                self._wait(self._trial_at + TRIAL, MAX_LOSSY_PROBE)
+            return self._joined and 0 <= now - self._trial_at < TRIAL
+        if now < self._probe_at:
+            return False
+        self._wait(now, MAX_PROBE)
+        self._join_anew()
+        return True
+
+    def _wait(self, now: float, most: float) -> None:
+        """Try again after the present time of waiting, and then after twice that."""
+        self._probe_at = now + self._probe_after
+        self._probe_after = min(most, self._probe_after * 2)
+
+    def _forget(self) -> None:
+        self._expected = self._lost = self._alike = 0
+        self.is_failing = False
+
+    def _judge(self, loss: float) -> None:
+        """A sample is complete."""
+        self._expected = self._lost = 0
+        before, self.is_failing = self.is_failing, loss > LOSSY
+        self._alike = self._alike + 1 if self.is_failing == before else 1
+        if self.is_failing:
+            if self._fault is Fault.LOSSY or self._alike >= LOSSY_SAMPLES:
+                self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
+        elif self._fault is Fault.LOSSY and self._alike >= GOOD_SAMPLES:
+            self._recover()
+
+    def _recover(self) -> None:
+        if not self.works:
+            self._log.info("multicast works again")
+        self._fault = Fault.NONE
+        self.state = "working"
+        self._forget()
+
+    def _fail(self, fault: Fault, why: str) -> None:
+        now = self._clock.seconds()
+        if self.works:
+            self._log.warn("multicast is not working: {why}; reading over TCP", why=why)
+        if self._fault is not fault:
+            self._probe_after = LOSSY_PROBE if fault is Fault.LOSSY else PROBE
+            self._probe_at = now + self._probe_after
+            if fault is Fault.SILENT:
+                self._join_anew()
+        elif fault is Fault.LOSSY:
+            self._probe_at = now + self._probe_after
+        self._fault = fault
+        self.state = f"not working: {why}"
+        self._forget()
+        self._be_in_group(fault is not Fault.LOSSY)
+
+    def _join_anew(self) -> None:
+        """A switch may not know that this host is in the group: have it told again."""
+        self._be_in_group(False)
+        self._be_in_group(True)
+
+    def _be_in_group(self, joined: bool) -> None:
+        if joined != self._joined:
+            self._joined = joined
+            self.join(joined)

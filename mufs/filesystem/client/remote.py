@@ -1,0 +1,414 @@
+"""The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
+from itertools import count
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.communication.client.channel import ChannelLost, ClientChannel, IChannelUser, Refused
+from mufs.communication.client.multicast_health import MulticastHealth
+from mufs.communication.client.receiver import MulticastReceiver
+from mufs.communication.client.repairs import Repairs
+from mufs.filesystem.client.attributes import AttributeCache
+from mufs.filesystem.client.coalescer import OpenImage, ReadCoalescer, stale
+from mufs.filesystem.client.pull import Pulls
+from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
+from mufs.filesystem.client.server_pulls import ServerPulls
+from mufs.wire.channel import Data, Key, Sent, Type, pack
+from mufs.wire.metadata import (
+    NOBODY,
+    At,
+    Attributes,
+    Caller,
+    Close,
+    Link,
+    Names,
+    Opened,
+    Pull,
+    Report,
+    Statistics,
+    Welcome,
+    encode,
+)
+from mufs.wire.pages import split_into_blocks
+
+T = TypeVar("T")
+
+
+MOST_IMAGES = 64
+"""Images that were opened, of which is remembered what they are called."""
+
+MOST_KEPT = 20_000
+"""Paths of which it is known what the kernel has in its page cache."""
+
+
+class PageCache(Enum):
+    """
+    What the kernel does with its pages of a path when a file is opened: it uses them, throws
+    them away and begins anew, or reads past its page cache.
+    """
+
+    KEEP = 1
+    RENEW = 2
+    BYPASS = 3
+
+
+@implementer(IChannelUser)
+class RemoteFileSystem:
+    """
+    What the mount asks for, each operation a Deferred that fails with C{OSError}.
+
+    Without a connection an operation waits for the next one; the caller bounds the wait by
+    cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read}, L{lacks} and
+    the attribute cache, which any thread may use.
+
+    @ivar hits: reads that the cache answered.
+    @ivar lag: seconds that a read had to wait at the most in the time of the last report.
+    @ivar images: those opened last, by image and generation, also if they are closed.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        cache: BlockCache,
+        most_ahead: int,
+        welcomed: Callable[[ClientChannel, Welcome], None],
+        refused: Callable[[Refused], None],
+    ) -> None:
+        """
+        @param most_ahead: bytes to read ahead of a reader at the most.
+        @param welcomed: called at the beginning of each connection, before it is used.
+        @param refused: called when the server will not have this client.
+        """
+        self._clock = clock
+        self._cache = cache
+        self.window = ReadAheadWindow(clock, most_ahead)
+        self._welcomed = welcomed
+        self.refused = refused
+        self.attributes = AttributeCache(clock)
+        self.reception = MulticastHealth(clock)
+        self.fetch = ReadCoalescer(
+            cache, self.reception, self.window, clock, self._send, self._new_tag
+        )
+        self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
+        self.repairs = Repairs(
+            clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
+        )
+        self.receiver.lacking = self.repairs.lacking
+        self.pulls = Pulls(self, cache, clock)
+        self.orders = ServerPulls(self.pulls, clock, self._send)
+        self._channel: ClientChannel | None = None
+        self._for_channel: list[Deferred[ClientChannel]] = []
+        self._open: dict[int, OpenImage] = {}
+        self._paths: dict[bytes, set[int]] = {}
+        self._kernel: dict[bytes, OpenImage] = {}
+        self._next_handle = 1
+        self._hit_numbers = count(1)
+        self.hits = 0
+        self.lag = 0.0
+        self.images: OrderedDict[ImageKey, OpenImage] = OrderedDict()
+
+    @property
+    def reads_and_hits(self) -> tuple[int, int]:
+        """Reads that came, and those of them that the cache answered, at one moment."""
+        # FUSE's threads count on meanwhile.
+        hits = self.hits
+        return hits + self.fetch.joined + self.fetch.misses, hits
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be asked now."""
+        return self._channel is not None
+
+    def stop(self) -> None:
+        """End the connection at once, whatever the server still has to take in."""
+        if self._channel is not None:
+            self._channel.abort()
+
+    # What the channel tells.
+
+    def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
+        """See L{IChannelUser.connected}."""
+        self._welcomed(channel, welcome)
+        self._channel = channel
+        for opened in self._open.values():
+            if opened.stale:
+                self.fetch.resume(opened)
+            else:
+                reopened = ensureDeferred(self._reopen(opened))
+                reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
+        waiting, self._for_channel = self._for_channel, []
+        for each in waiting:
+            each.callback(channel)
+
+    def disconnected(self) -> None:
+        """See L{IChannelUser.disconnected}."""
+        self._log.warn("the connection to the server is lost: waiting for another")
+        self._channel = None
+        self.orders.lost()
+        for opened in self._open.values():
+            opened.remote = None
+            opened.sequence_detector = SequenceDetector(opened.size, self.window)
+        self.fetch.interrupted()
+
+    def sent(self, sent: Sent) -> None:
+        """See L{IChannelUser.sent}."""
+        self.repairs.sent(sent)
+
+    def data(self, data: Data) -> None:
+        """See L{IChannelUser.data}."""
+        self.fetch.data(data)
+
+    def segments(self, packets: bytes) -> None:
+        """See L{IChannelUser.segments}."""
+        self.fetch.bytes_over_tcp += len(packets)
+        self.receiver.take(packets)
+
+    def gone(self, tag: int) -> None:
+        """See L{IChannelUser.gone}."""
+        self.fetch.again(tag, not self.reception.works)
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IChannelUser.failed}."""
+        self.fetch.failed(tag, error)
+
+    def key(self, key: Key) -> None:
+        """See L{IChannelUser.key}."""
+        self.receiver.begin_epoch(key.epoch, key.secret)
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
+        self.orders.asked(pull)
+
+    def report(self) -> Report:
+        """See L{IChannelUser.report}."""
+        self.lag = self.fetch.take_lag()
+        reads, hits = self.reads_and_hits
+        works, state = self.reception.works, self.reception.state[:255]
+        return Report(reads, hits, round(self.lag * 1000), works, state)
+
+    # What the mount asks for.
+
+    def getattr(
+        self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
+    ) -> "Deferred[Attributes]":
+        """
+        The attributes of the file at C{path}.
+
+        @param handle: of an open image that is asked about: ESTALE when it is no longer
+            what lies at the path.
+        @param caller: who asks; with a handle it is who opened it.
+        """
+        return ensureDeferred(self._getattr(path, handle, caller))
+
+    def readdir(
+        self, path: bytes, caller: Caller = NOBODY
+    ) -> "Deferred[list[tuple[bytes, Attributes]]]":
+        """The names in a directory with their attributes, which are known for a while then."""
+        return ensureDeferred(self._readdir(path, caller))
+
+    def readlink(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[bytes]":
+        """Where a symbolic link points."""
+        asked = ensureDeferred(self._ask(Type.READLINK, At(path, caller), Link))
+        return asked.addCallback(lambda link: link.target)
+
+    def statfs(self) -> "Deferred[Statistics]":
+        """The figures of the server's file system."""
+        return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
+
+    def open(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[tuple[int, PageCache]]":
+        """
+        Open the present generation of an image.
+
+        @return: a handle, and what the kernel may do with its page cache.
+        """
+        return ensureDeferred(self._open_image(path, caller))
+
+    def opened(self, handle: int) -> OpenImage:
+        """What a handle stands for; from any thread."""
+        return self._open[handle]
+
+    def open_images(self) -> set[ImageKey]:
+        """Image and generation of all that is open."""
+        return {opened.key for opened in self._open.values()}
+
+    def release(self, handle: int) -> None:
+        """An open image is no longer needed."""
+        opened = self._open.pop(handle)
+        self._paths[opened.path].discard(handle)
+        if not self._paths[opened.path]:
+            del self._paths[opened.path]
+        self._close(opened)
+
+    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
+        """What L{cached_read} could not answer; see L{ReadCoalescer.read}."""
+        if opened.stale:
+            raise stale()
+        ahead = opened.sequence_detector.advance(offset, len(target))
+        done = self.fetch.read(opened, offset, target, at_random=ahead is None)
+        if ahead is not None:
+            self.fetch.prefetch(opened, *ahead)
+        return done
+
+    def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
+        """
+        Put the bytes at C{offset} into C{target} when all of them are in the cache; from any
+        thread.
+
+        @return: their number, less at the end of the image; C{None} when some are not there.
+        """
+        if opened.stale:
+            raise stale()
+        length = opened.attributes.size - offset
+        if length < len(target):
+            target = target[: max(0, length)]
+        if not self._cache.read(opened.key, offset, target):
+            return None
+        self.hits = next(self._hit_numbers)
+        return len(target)
+
+    def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
+        """Whether some of a range is not in the cache; from any thread."""
+        return any(
+            self._cache.missing(opened.key, block, pages)
+            for block, pages in split_into_blocks(offset, length)
+        )
+
+    def _close(self, opened: OpenImage) -> None:
+        if opened.remote is not None:
+            self._send(pack(Type.CLOSE, encode(Close(opened.remote))))
+            opened.remote = None
+
+    async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
+        while True:
+            channel = self._channel or await self._next_channel()
+            try:
+                return await channel.ask(kind, body, answer)
+            except ChannelLost:
+                continue
+
+    def _next_channel(self) -> "Deferred[ClientChannel]":
+        waiting: Deferred[ClientChannel] = Deferred(self._for_channel.remove)
+        self._for_channel.append(waiting)
+        return waiting
+
+    async def _getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
+        now = self._now()
+        if handle is not None and handle in self._open:
+            # Who has a file open may look at it, whoever he has become meanwhile.
+            caller = self._open[handle].caller
+        attributes = await self._ask(Type.GETATTR, At(path, caller), Attributes)
+        self._learn(path, attributes, now)
+        if handle is not None and handle in self._open and self._open[handle].stale:
+            raise stale()
+        return attributes
+
+    async def _readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
+        now = self._now()
+        names = await self._ask(Type.READDIR, At(path, caller), Names)
+        for name, attributes in names.entries:
+            self._learn(path + b"/" + name if path else name, attributes, now)
+        # What is renamed while the server lists it may come twice.
+        return list(dict(names.entries).items())
+
+    async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
+        now = self._now()
+        found = await self._ask(Type.OPEN, At(path, caller), Opened)
+        key = found.image, found.generation
+        ahead = SequenceDetector(found.attributes.size, self.window)
+        opened = OpenImage(path, key, found.attributes, ahead, found.handle, caller=caller)
+        self.receiver.add_key(*key, found.key)
+        same = [self._open[handle] for handle in self._paths.get(path, ())]
+        others = [each for each in same if each.key != key]
+        for other in others:
+            other.stale = True
+        self._cache.opened(key, path, found.attributes.size)
+        self._learn(path, found.attributes, now)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._open[handle] = opened
+        self._remember(opened)
+        self._paths.setdefault(path, set()).add(handle)
+        return handle, self._page_cache(opened, bool(others))
+
+    def _remember(self, opened: OpenImage) -> None:
+        self.images[opened.key] = opened
+        self.images.move_to_end(opened.key)
+        if len(self.images) > MOST_IMAGES:
+            self.images.popitem(last=False)
+
+    def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
+        """
+        What the kernel may do with the pages it has of a path that is being opened.
+
+        They are of the generation of the last handle for which it began anew, as long as no
+        other generation was opened since then. That it began anew is certain only when it has
+        read through that handle.
+        """
+        first = self._kernel.pop(opened.path, None)
+        if mixed:
+            return PageCache.BYPASS
+        if len(self._kernel) >= MOST_KEPT:
+            self._kernel.clear()
+        if first is not None and first.key == opened.key and first.was_read:
+            self._kernel[opened.path] = first
+            return PageCache.KEEP
+        self._kernel[opened.path] = opened
+        return PageCache.RENEW
+
+    async def _reopen(self, opened: OpenImage) -> None:
+        channel = self._channel
+        assert channel is not None
+        try:
+            found = await channel.ask(Type.OPEN, At(opened.path, opened.caller), Opened)
+        except ChannelLost:
+            return
+        except OSError as error:
+            self._log.warn("{path} cannot be opened again: {error}", path=opened.path, error=error)
+            opened.stale = True
+        else:
+            opened.stale = opened.key != (found.image, found.generation)
+            opened.remote = found.handle
+            self.receiver.add_key(found.image, found.generation, found.key)
+            if opened not in self._open.values():
+                self._close(opened)
+        self.fetch.resume(opened)
+
+    def _now(self) -> tuple[float, int]:
+        """When a question was asked: the time, and the handle that the next open gets."""
+        return self._clock.seconds(), self._next_handle
+
+    def _learn(self, path: bytes, attributes: Attributes, asked: tuple[float, int]) -> None:
+        """Remember attributes; images open since before may prove to be of another day."""
+        time, next_handle = asked
+        self.attributes.put(path, attributes, time)
+        for handle in self._paths.get(path, ()):
+            opened = self._open[handle]
+            if handle < next_handle and _content(opened.attributes) != _content(attributes):
+                opened.stale = True
+
+    def _read_over_tcp(self, tag: int) -> None:
+        self.fetch.again(tag, over_tcp=True)
+
+    def _send(self, packet: bytes) -> None:
+        if self._channel is not None:
+            self._channel.send(packet)
+
+    def _new_tag(self) -> int:
+        if self._channel is None:
+            raise OSError(errno.ENOTCONN, "no connection to the server")
+        return self._channel.new_tag()
+
+
+def _content(attributes: Attributes) -> tuple[int, ...]:
+    return attributes.ino, attributes.size, attributes.mtime, attributes.ctime

@@ -1,0 +1,454 @@
+"""What a client keeps in a directory."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from mufs.cache.client import directory as module
+from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.cache.client.directory import MOST_WAITING, CacheDirectory
+from mufs.cache.client.layout import INDEX, RECORD, SERVER, UnusableDirectory, server_of, summaries
+from mufs.cache.client.memory import Memory
+from mufs.interfaces import IBlockStorage
+from mufs.test.cache.client.test_blocks import IMAGES, SIZE, content, read
+from mufs.test.support.properties import examples
+from mufs.wire.pages import BLOCK, PAGE, PAGES
+
+HOST = "tcp:192.0.2.1:7040"
+ALL = (1 << PAGES) - 1
+
+
+class Kept:
+    """A cache in a directory, whose writing is done when it is told to."""
+
+    def __init__(
+        self, path: Path, size: int = 64 * (BLOCK + RECORD), now: float = 1000.0, server: str = HOST
+    ) -> None:
+        self.now = now
+        self.directory = CacheDirectory(str(path), server, lambda: self.now)
+        try:
+            self.cache = BlockCache(size, self.directory)
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def store(self, image: ImageKey, block: int, first: int = 0, count: int = PAGES) -> None:
+        offset = block * BLOCK + first * PAGE
+        end = min(offset + count * PAGE, (block + 1) * BLOCK, SIZE)
+        self.cache.store(image, offset, content(image, offset, end - offset))
+
+    def work(self) -> None:
+        """Write all that waits."""
+        self.cache.stop()
+        self.cache.work()
+
+    def close(self) -> None:
+        self.work()
+        self.directory.close()
+
+    def held(self, image: ImageKey) -> set[int]:
+        """The pages of an image that can be read; they must be right."""
+        pages = set()
+        for page in range(-(-SIZE // PAGE)):
+            length = min(PAGE, SIZE - page * PAGE)
+            data = read(self.cache, image, page * PAGE, length)
+            if data is not None:
+                assert data == content(image, page * PAGE, length), (image, page)
+                pages.add(page)
+        return pages
+
+
+class DirectoryTestCase(SynchronousTestCase):
+    """Has a path for a directory, and closes what was opened there."""
+
+    def setUp(self) -> None:
+        """There is nothing at the path yet."""
+        self.path = Path(self.mktemp())
+        self._open: list[Kept] = []
+
+    def tearDown(self) -> None:
+        """Close what is open."""
+        for kept in self._open:
+            kept.directory.close()
+
+    def open(self, *arguments: Any, **named: Any) -> Kept:
+        """The cache in the directory."""
+        kept = Kept(self.path, *arguments, **named)
+        self._open.append(kept)
+        return kept
+
+    def again(self, kept: Kept, *arguments: Any, **named: Any) -> Kept:
+        """The same after a restart."""
+        kept.close()
+        return self.open(*arguments, **named)
+
+    def used(self) -> int:
+        """Bytes of the disk that the directory's files take."""
+        return sum(os.lstat(each).st_blocks * 512 for each in self.path.iterdir())
+
+
+class RestartTests(DirectoryTestCase):
+    """What is there after a restart."""
+
+    def test_interface(self) -> None:
+        """Both storages are what the cache asks for."""
+        self.assertTrue(verifyObject(IBlockStorage, self.open().directory))
+        self.assertTrue(verifyObject(IBlockStorage, Memory()))
+
+    def test_again(self) -> None:
+        """Pages that were stored are held, and no others, with the short last one."""
+        kept = self.open()
+        for image in IMAGES:
+            kept.store(image, 0, 3, 5)
+            kept.store(image, 0, 20, 2)
+            kept.store(image, 4)
+        there, figure = kept.held(IMAGES[0]), kept.cache.held
+        self.assertEqual(there, {3, 4, 5, 6, 7, 20, 21, *range(4 * PAGES, 4 * PAGES + 6)})
+        kept = self.again(kept)
+        self.assertEqual([kept.held(image) for image in IMAGES], [there] * 3)
+        self.assertEqual(kept.cache.held, figure)
+        self.assertEqual(kept.cache.held_blocks(IMAGES[1])[0], 0b11 << 20 | 0b11111 << 3)
+
+    def test_any_range(self) -> None:
+        """Ranges that begin or end within pages are read right, with the end of the image."""
+        kept = self.open()
+        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        for block in range(5):
+            kept.store(IMAGES[0], block)
+        kept = self.again(kept)
+        for offset, length in [
+            (1, 10), (PAGE - 1, 2), (BLOCK - 5, BLOCK + 10), (SIZE - 1, 1), (SIZE - PAGE, PAGE),
+            (0, SIZE), (SIZE - 99, 99), (5, 0), (4 * BLOCK, PAGE),
+        ]:  # fmt: skip
+            right = content(IMAGES[0], offset, length)
+            self.assertEqual(read(kept.cache, IMAGES[0], offset, length), right, (offset, length))
+
+    def test_fresh(self) -> None:
+        """What is not written yet is read all the same, also beside what is."""
+        kept = self.open()
+        kept.store(IMAGES[0], 0, 4, 4)
+        kept.work()
+        kept.store(IMAGES[0], 0, 0, 2)
+        kept.store(IMAGES[0], 0, 2, 2)
+        self.assertEqual(kept.held(IMAGES[0]), set(range(8)))
+        right = content(IMAGES[0], 100, 7 * PAGE)
+        self.assertEqual(read(kept.cache, IMAGES[0], 100, 7 * PAGE), right)
+        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(8)))
+
+    def test_not_written(self) -> None:
+        """What was not written before the end is not there, and what was is."""
+        kept = self.open()
+        kept.store(IMAGES[0], 0)
+        kept.work()
+        kept.store(IMAGES[0], 1)
+        kept.directory.close()
+        self.assertEqual(self.open().held(IMAGES[0]), set(range(PAGES)))
+
+    def test_order(self) -> None:
+        """What a run of the client did not use goes before what it did, and first what is older."""
+        kept = self.open(3 * (BLOCK + RECORD))
+        kept.store(IMAGES[0], 0)
+        kept.store(IMAGES[0], 1)
+        kept.work()
+        kept.now += 10
+        kept.store(IMAGES[0], 2)
+        kept = self.again(kept, 3 * (BLOCK + RECORD), now=2000.0)
+        self.assertIsNotNone(read(kept.cache, IMAGES[0], 0, PAGE))
+        kept = self.again(kept, 3 * (BLOCK + RECORD), now=3000.0)
+        kept.store(IMAGES[1], 0)
+        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {0, 2})
+        kept.store(IMAGES[1], 1)
+        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {0})
+
+    def test_far(self) -> None:
+        """Blocks where no file can reach are not kept, and nothing else suffers."""
+        kept = self.open()
+        kept.cache.opened(IMAGES[1], b"huge.img", (1 << 64) - 1)
+        for offset in ((1 << 63) - BLOCK, 1 << 63, (1 << 64) - BLOCK):
+            kept.cache.store(IMAGES[1], offset, bytes(BLOCK))
+            self.assertIsNone(read(kept.cache, IMAGES[1], offset, PAGE))
+        kept.store(IMAGES[0], 0)
+        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(PAGES)))
+
+    def test_smaller(self) -> None:
+        """With a smaller size the blocks used last are kept, and the space of others comes back."""
+        kept = self.open()
+        for number in range(4):
+            kept.store(IMAGES[0], number)
+            kept.work()
+            kept.now += 1
+        kept = self.again(kept, 2 * (BLOCK + RECORD))
+        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {2, 3})
+        self.assertLess(self.used(), 2 * BLOCK + 3 * PAGE)
+        kept.store(IMAGES[0], 0)
+        kept = self.again(kept)
+        self.assertEqual(kept.held(IMAGES[0]), {*range(PAGES), *range(3 * PAGES, 4 * PAGES)})
+
+    def test_replaced(self) -> None:
+        """What another generation is opened in place of is dropped, with its files."""
+        old, new, other = IMAGES
+        kept = self.open()
+        kept.cache.opened(old, b"disk.img", SIZE)
+        kept.cache.opened(other, b"other.img", SIZE)
+        kept.store(old, 0)
+        kept.store(other, 0)
+        kept = self.again(kept)
+        kept.cache.opened(new, b"disk.img", SIZE)
+        kept.store(new, 0, 0, 1)
+        self.assertEqual([len(kept.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        kept = self.again(kept)
+        self.assertEqual([len(kept.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        paths = {each.path: each.key for each in summaries(str(self.path))}
+        self.assertEqual(paths, {b"disk.img": new, b"other.img": other})
+        self.assertEqual(len(list(self.path.iterdir())), 6)
+
+
+class QuotaTests(DirectoryTestCase):
+    """How much of the disk is taken."""
+
+    def test_quota(self) -> None:
+        """The files never take more than the size, but for the paths of images."""
+        size = 1 << 20
+        kept = self.open(size)
+        for image in IMAGES * 3:
+            for block in range(4):
+                kept.store(image, block)
+                kept.work()
+                self.assertLessEqual(self.used(), size + (1 + len(IMAGES)) * PAGE)
+        self.assertGreater(kept.cache.evictions, 0)
+        self.assertGreaterEqual(self.used(), size // (BLOCK + RECORD) * BLOCK)
+        self.assertEqual(kept.cache.damaged, 0)
+
+    def test_slow_disk(self) -> None:
+        """While nothing is written only so much waits in memory; what came last is held."""
+        number = MOST_WAITING + 100
+        kept = self.open(2 * number * (BLOCK + RECORD))
+        for block in range(number):
+            kept.cache.store((9, 9), block * BLOCK, b"%8d" % block * (PAGE // 8))
+            self.assertLessEqual(kept.cache.held, MOST_WAITING * PAGE)
+            self.assertEqual(kept.cache.is_behind, block + 1 >= MOST_WAITING // 2)
+        for block in range(number):
+            there = read(kept.cache, (9, 9), block * BLOCK, 8)
+            self.assertEqual(there, b"%8d" % block if block >= 100 else None)
+        kept = self.again(kept, 2 * number * (BLOCK + RECORD))
+        self.assertFalse(kept.cache.is_behind)
+        self.assertEqual(kept.cache.held, MOST_WAITING * PAGE)
+
+    def test_no_space(self) -> None:
+        """On a full disk the client goes on, with what waits, and keeps again when it can."""
+        if os.geteuid() != 0:
+            raise self.skipTest("needs root")
+        self.path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "none", self.path], check=True)
+        self.addCleanup(lambda: subprocess.run(["umount", "-l", self.path], check=True))
+        self.patch(module, "PAUSE", 0.0)
+        self.path.chmod(0o700)
+        filler = self.path / "lost+found"
+        kept = self.open()
+        kept.store(IMAGES[0], 0)
+        kept.work()
+        filler.write_bytes(bytes(300_000))
+        for block in range(1, 5):
+            kept.store(IMAGES[0], block)
+        everything = set(range(4 * PAGES + 6))
+        with capturedLogs() as logged:
+            kept.work()
+            kept.work()
+        self.assertEqual([each["reason"] for each in logged], ["No space left on device"])
+        self.assertEqual(kept.held(IMAGES[0]), everything)
+        filler.unlink()
+        with capturedLogs() as logged:
+            kept.work()
+        self.assertIn("again", logged[-1]["log_format"])
+        self.assertGreater(len(self.again(kept).held(IMAGES[0])), 2 * PAGES)
+
+
+class DamageTests(DirectoryTestCase):
+    """What came to the directory from elsewhere."""
+
+    def make_directory(self) -> Path:
+        """A directory with blocks of three images, closed."""
+        kept = self.open()
+        for number, image in enumerate(IMAGES):
+            kept.cache.opened(image, b"%d.img" % number, SIZE)
+            for block in range(5):
+                kept.store(image, block, number, 20)
+        kept.close()
+        return self.path
+
+    @examples(80)
+    @given(st.data())
+    def test_any_damage(self, data: Any) -> None:
+        """
+        Whatever bytes of whichever files change, or are missing, what is read is right or not
+        there; and what is stored again is right, and there after a restart.
+        """
+        if not hasattr(self, "template"):
+            self.template = self.make_directory()
+            self.names = sorted(os.listdir(self.template))
+        trial = Path(self.mktemp())
+        shutil.copytree(self.template, trial)
+        for _ in range(data.draw(st.integers(1, 4))):
+            damage(data, trial / data.draw(st.sampled_from(self.names)), trial, self.names)
+        try:
+            kept = Kept(trial)
+        except UnusableDirectory:
+            spared = (trial / SERVER).exists() and (trial / SERVER).read_bytes()
+            assert spared != (self.template / SERVER).read_bytes()
+            shutil.rmtree(trial)
+            return
+        try:
+            for number, image in enumerate(IMAGES):
+                kept.cache.opened(image, b"%d.img" % number, SIZE)
+            for image in IMAGES:
+                kept.held(image)
+                for block in range(5):
+                    asked = read(kept.cache, image, block * BLOCK, min(BLOCK, SIZE - block * BLOCK))
+                    if asked is None:
+                        kept.cache.discard(image, block)
+                        kept.store(image, block)
+            kept.close()
+            kept = Kept(trial)
+            everything = set(range(-(-SIZE // PAGE)))
+            for image in IMAGES:
+                self.assertEqual(kept.held(image), everything)
+        finally:
+            kept.directory.close()
+        shutil.rmtree(trial)
+
+    def test_swapped(self) -> None:
+        """Bytes and paths of one image are not taken for those of another."""
+        self.make_directory()
+        names = ["{:016x}-{:016x}".format(*image) for image in IMAGES]
+        os.rename(self.path / names[0], self.path / "kept")
+        os.rename(self.path / names[1], self.path / names[0])
+        os.rename(self.path / "kept", self.path / names[1])
+        kept = self.open()
+        self.assertEqual([len(kept.held(image)) for image in IMAGES[:2]], [0, 0])
+        self.assertGreater(len(kept.held(IMAGES[2])), 80)
+
+    def test_other_server(self) -> None:
+        """Even under the same numbers nothing is taken from another server's cache."""
+        self.make_directory()
+        (self.path / SERVER).write_bytes((self.path / SERVER).read_bytes().replace(b"2.1", b"2.2"))
+        kept = self.open(server="tcp:192.0.2.2:7040")
+        self.assertEqual([len(kept.held(image)) for image in IMAGES], [0, 0, 0])
+
+    def test_removed(self) -> None:
+        """A directory that is removed under the client is one that keeps nothing more."""
+        kept = self.open()
+        kept.store(IMAGES[0], 0)
+        kept.work()
+        shutil.rmtree(self.path)
+        kept.cache.discard(IMAGES[0], 0)
+        self.patch(module, "PAUSE", 0.0)
+        kept.store(IMAGES[0], 1)
+        kept.work()
+        self.assertEqual(kept.held(IMAGES[0]), set(range(PAGES, 2 * PAGES)))
+
+
+def damage(data: Any, path: Path, directory: Path, names: list[str]) -> None:
+    """Do something to a file."""
+    if not path.exists():
+        return
+    kind = data.draw(
+        st.sampled_from(["flip", "truncate", "extend", "zeros", "remove", "copy", "shift"])
+    )
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, max(0, len(content) - 1)))
+    if kind == "remove":
+        path.unlink()
+        return
+    if kind == "copy":
+        other = directory / data.draw(st.sampled_from(names))
+        if other.exists():
+            content[:] = other.read_bytes()
+    elif kind == "truncate":
+        del content[place:]
+    elif kind == "extend":
+        content += data.draw(st.binary(min_size=1, max_size=1000))
+    elif kind == "zeros":
+        length = len(content[place : place + data.draw(st.integers(1, 3 * PAGE))])
+        content[place : place + length] = bytes(length)
+    elif kind == "shift":
+        # Parts of the index at other places: each is right by itself.
+        del content[: min(len(content), RECORD * data.draw(st.integers(1, 3)))]
+    elif content:
+        for _ in range(data.draw(st.integers(1, 8))):
+            place = data.draw(st.integers(0, len(content) - 1))
+            content[place] ^= 1 << data.draw(st.integers(0, 7))
+    with open(path, "r+b") as file:
+        file.write(content)
+        file.truncate()
+
+
+class UseTests(DirectoryTestCase):
+    """Which directories are taken."""
+
+    def assert_refused(self, telling: str, act: Callable[[], object]) -> None:
+        """It is refused, for this reason."""
+        self.assertIn(telling, str(self.assertRaises(UnusableDirectory, act)))
+
+    def test_one_at_a_time(self) -> None:
+        """A directory that is in use is refused, and taken when it no longer is."""
+        kept = self.open()
+        self.assert_refused("a client uses it", self.open)
+        self.again(kept)
+
+    def test_server(self) -> None:
+        """A directory is of one server, by whatever options its endpoint has."""
+        self.open(server=HOST + ":timeout=3").close()
+        self.open(server=HOST).close()
+        self.assert_refused(HOST, lambda: self.open(server="tcp:192.0.2.2:7040"))
+        self.assertEqual(server_of("tls:host:7:certificate=a:trustRoots=b"), "tls:host:7")
+
+    def test_not_empty(self) -> None:
+        """A directory that holds something else is refused; one of a new file system is not."""
+        self.path.mkdir(0o700)
+        (self.path / "lost+found").mkdir()
+        (self.path / "thesis").touch()
+        self.assert_refused("not empty", self.open)
+        self.assertEqual(sorted(os.listdir(self.path)), ["lost+found", "thesis"])
+        (self.path / "thesis").unlink()
+        self.open()
+
+    def test_others_may_write(self) -> None:
+        """A directory into which others may write is refused."""
+        self.path.mkdir(0o700)
+        self.open().close()
+        self.path.chmod(0o770)
+        self.assert_refused("others may write", self.open)
+
+    def test_no_directory(self) -> None:
+        """What is no directory, or has none above it, is refused with the reason."""
+        self.assert_refused("No such file", lambda: Kept(self.path / "below"))
+        self.path.touch()
+        self.assert_refused("Not a directory", self.open)
+
+    def test_modes(self) -> None:
+        """Nobody else can read what is kept."""
+        kept = self.open()
+        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        kept.store(IMAGES[0], 0)
+        kept.work()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o700)
+        modes = {each.stat().st_mode & 0o777 for each in self.path.iterdir()}
+        self.assertEqual((modes, len(list(self.path.iterdir()))), ({0o600}, 4))
+
+    def test_locked_for_good(self) -> None:
+        """The lock is on the directory itself, so that removing its files does not free it."""
+        self.open()
+        (self.path / INDEX).unlink()
+        fd = os.open(self.path, os.O_RDONLY)
+        self.addCleanup(os.close, fd)
+        self.assertRaises(BlockingIOError, fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,564 @@
+"""The multicast queue: one transfer for what several clients miss."""
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.cache.server.queue import LAST, Entry, MulticastQueue, Resend
+from mufs.cache.server.sent import GREEDY, UNASKED, SentTransfer, SentWindow
+from mufs.test.support.doubles import ImageInMemory, RecordingReader, make_sent
+from mufs.test.support.properties import examples
+from mufs.wire.channel import Occasion, Priority
+from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, split_into_blocks
+from mufs.wire.parity import MAX_PARITY
+
+BLOCKED, AHEAD, BACKGROUND = Priority
+
+
+def waiting(item: Entry | Resend) -> list[tuple[object, list[int]]]:
+    """Who waits for something, each with the tags of its requests."""
+    return [(reader, list(tags)) for reader, tags in item.readers.items()]
+
+
+class QueueTestCase(SynchronousTestCase):
+    """Has a queue, an image and some clients."""
+
+    def setUp(self) -> None:
+        """Begin with nothing queued and nothing sent."""
+        self.window = SentWindow()
+        self.queue = MulticastQueue(self.window)
+        self.image = ImageInMemory(bytes(8 * BLOCK))
+        self.a, self.b, self.c = (RecordingReader(name) for name in "abc")
+        self.transfers = 0
+
+    def ask(
+        self,
+        reader: RecordingReader,
+        tag: int,
+        offset: int,
+        length: int = PAGE,
+        priority: Priority = BLOCKED,
+    ) -> None:
+        """A client asks for a range of the image."""
+        self.queue.request(reader, tag, self.image, offset, length, priority)
+
+    def send(self, item: Entry | Resend | None) -> SentTransfer:
+        """Do what the controller does with an entry."""
+        assert isinstance(item, Entry)
+        self.transfers += 1
+        offset, length = byte_range(item.block, item.first, item.count, item.image.attributes.size)
+        transfer = make_sent(self.transfers, item.image, offset, length)
+        self.window.add(transfer)
+        self.queue.done(item)
+        for reader, tags in item.readers.items():
+            for tag in tags:
+                reader.sent(tag, transfer, Occasion.NOW)
+        return transfer
+
+    def take_all(self) -> list[str]:
+        """Who waits for each of the entries, in the order in which they go out."""
+        taken = []
+        while (item := self.queue.take()) is not None:
+            tags = [
+                f"{reader.name}{tag}"
+                for reader, tags in item.readers.items()
+                if isinstance(reader, RecordingReader)
+                for tag in tags
+            ]
+            taken.append(" ".join(tags))
+        return taken
+
+
+class MergingTests(QueueTestCase):
+    """What is asked for more than once."""
+
+    def test_lockstep(self) -> None:
+        """Many clients that ask for the same cost one entry, and each is told."""
+        readers = [RecordingReader() for _ in range(100)]
+        for tag, reader in enumerate(readers):
+            self.ask(reader, tag, 0, BLOCK)
+        self.assertEqual((self.queue.requests, self.queue.merged), (100, 99))
+        transfer = self.send(self.queue.take())
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(
+            [reader.told for reader in readers],
+            [[(tag, transfer, Occasion.NOW)] for tag in range(100)],
+        )
+
+    def test_in_flight(self) -> None:
+        """An entry that was taken can still be joined, until it is done."""
+        self.ask(self.a, 1, 0)
+        entry = self.queue.take()
+        self.ask(self.b, 2, 0)
+        self.assertIsNone(self.queue.take())
+        transfer = self.send(entry)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.NOW)])
+
+    def test_only_the_rest(self) -> None:
+        """A range that overlaps what is queued adds only the pages that are not."""
+        self.ask(self.a, 1, 2 * PAGE, 2 * PAGE)
+        self.ask(self.b, 2, 0, 6 * PAGE)
+        self.ask(self.c, 3, 2 * PAGE + 5, 10)
+        found = []
+        while isinstance(entry := self.queue.take(), Entry):
+            found.append((entry.first, entry.count, waiting(entry)))
+        self.assertCountEqual(
+            found,
+            [
+                (2, 2, [(self.a, [1]), (self.b, [2]), (self.c, [3])]),
+                (0, 2, [(self.b, [2])]),
+                (4, 2, [(self.b, [2])]),
+            ],
+        )
+        self.assertEqual((self.queue.requests, self.queue.merged), (3, 1))
+
+    def test_blocks(self) -> None:
+        """A range over several blocks makes an entry of each."""
+        self.ask(self.a, 1, BLOCK - 1, BLOCK + 2)
+        found = []
+        while isinstance(entry := self.queue.take(), Entry):
+            found.append((entry.block, entry.first, entry.count))
+        self.assertEqual(found, [(0, 31, 1), (1, 0, 32), (2, 0, 1)])
+
+    def test_following(self) -> None:
+        """What lies behind an entry and is queued is known, to the page, until it is taken."""
+        self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
+        self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
+        expected = [PAGES + 3, 5, 0, 3, 0]
+        for following in expected:
+            entry = self.queue.take()
+            assert isinstance(entry, Entry)
+            self.assertEqual(self.queue.following(entry), following)
+
+    def test_generations(self) -> None:
+        """The same range of another generation is another entry."""
+        other = ImageInMemory(bytes(BLOCK), generation=2)
+        self.ask(self.a, 1, 0)
+        self.queue.request(self.b, 2, other, 0, PAGE, BLOCKED)
+        self.assertEqual(self.take_all(), ["a1", "b2"])
+
+    def test_told_once(self) -> None:
+        """A request that two of its own pages would tell of the same entry is told once."""
+        self.ask(self.a, 1, 0, 2 * PAGE)
+        self.ask(self.a, 1, PAGE, PAGE)
+        self.assertEqual(self.take_all(), ["a1"])
+
+
+class WindowTests(QueueTestCase):
+    """What was sent a moment ago."""
+
+    def test_before(self) -> None:
+        """A request for what was just sent is told at once which transfer carried it."""
+        self.ask(self.a, 1, 0, BLOCK)
+        transfer = self.send(self.queue.take())
+        self.ask(self.b, 2, PAGE, PAGE)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(self.queue.merged, 1)
+
+    def test_no_longer_audience(self) -> None:
+        """A client that asks for what was sent to it asks anew: what it lacks was not lost."""
+        transfer = make_sent(1, self.image, 0, BLOCK)
+        transfer.audience = {self.a, self.b}
+        self.window.add(transfer)
+        self.ask(self.a, 1, 0)
+        self.assertEqual(transfer.audience, {self.b})
+
+    def test_newest(self) -> None:
+        """Of two transfers that carried the same, the newer one is told, and only that."""
+        for number in (1, 2):
+            self.window.add(make_sent(number, self.image, 0, BLOCK))
+        self.ask(self.b, 2, 0, PAGE)
+        self.assertEqual([told[1].descriptor.transfer for told in self.b.told], [2])
+
+    def test_in_part(self) -> None:
+        """What was not sent is queued beside what was."""
+        transfer = make_sent(1, self.image, PAGE, PAGE)
+        self.window.add(transfer)
+        self.ask(self.b, 2, 0, 3 * PAGE)
+        self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
+        self.assertEqual(self.take_all(), ["b2", "b2"])
+
+    def test_other_generation(self) -> None:
+        """What was sent of another generation is no answer."""
+        self.window.add(make_sent(1, ImageInMemory(bytes(BLOCK), generation=2), 0, BLOCK))
+        self.ask(self.b, 2, 0)
+        self.assertEqual((self.b.told, self.take_all()), ([], ["b2"]))
+
+
+class OrderTests(QueueTestCase):
+    """What goes out first."""
+
+    def test_priorities(self) -> None:
+        """Blocked readers come before read-ahead, and that before background."""
+        self.ask(self.a, 1, 0 * PAGE, priority=BACKGROUND)
+        self.ask(self.a, 2, 1 * PAGE, priority=AHEAD)
+        self.ask(self.a, 3, 2 * PAGE, priority=BLOCKED)
+        self.ask(self.b, 4, 3 * PAGE, priority=AHEAD)
+        self.assertEqual(self.take_all(), ["a3", "b4", "a2", "a1"])
+
+    def test_fairness(self) -> None:
+        """A client that asks for much lets one that asks for little have its turn."""
+        for tag in range(1, 5):
+            self.ask(self.a, tag, tag * PAGE)
+        self.ask(self.b, 5, 5 * PAGE)
+        self.ask(self.c, 6, 6 * PAGE)
+        self.ask(self.c, 7, 7 * PAGE)
+        self.assertEqual(self.take_all(), ["a1", "b5", "c6", "a2", "c7", "a3", "a4"])
+
+    def test_shared(self) -> None:
+        """What the same clients wait for comes in the order in which it was asked for."""
+        for tag, (first, second) in enumerate([(self.a, self.b), (self.b, self.a)] * 2, 1):
+            self.ask(first, tag, tag * PAGE)
+            self.ask(second, tag + 10, tag * PAGE)
+        self.ask(self.a, 5, 5 * PAGE)
+        self.ask(self.b, 15, 5 * PAGE)
+        expected = ["a1 b11", "b2 a12", "a3 b13", "b4 a14", "a5 b15"]
+        self.assertEqual(self.take_all(), expected)
+
+    def test_raising(self) -> None:
+        """An entry read ahead comes first once somebody is blocked on it, and goes out once."""
+        self.ask(self.a, 1, 1 * PAGE, priority=AHEAD)
+        self.ask(self.a, 2, 2 * PAGE, priority=AHEAD)
+        self.ask(self.a, 3, 3 * PAGE, priority=AHEAD)
+        self.ask(self.b, 4, 3 * PAGE, priority=BLOCKED)
+        self.assertEqual(self.take_all(), ["a3 b4", "a1", "a2"])
+        self.assertEqual((self.queue.requests, self.queue.merged), (4, 1))
+
+    def test_not_lowering(self) -> None:
+        """An entry that somebody is blocked on stays so when it is also read ahead."""
+        self.ask(self.a, 1, PAGE, priority=BLOCKED)
+        self.ask(self.b, 2, PAGE, priority=BACKGROUND)
+        self.ask(self.c, 3, 2 * PAGE, priority=AHEAD)
+        self.assertEqual(self.take_all(), ["a1 b2", "c3"])
+
+
+class ShareTests(QueueTestCase):
+    """What a client gets beside others that want other things, or too much."""
+
+    def take_sizes(self, count: int) -> dict[str, int]:
+        """Pages of the next so many entries, by the names of who waits for them."""
+        pages: dict[str, int] = {}
+        for _ in range(count):
+            entry = self.queue.take(Priority)
+            assert isinstance(entry, Entry)
+            who = "".join(r.name for r in entry.readers if isinstance(r, RecordingReader))
+            pages[who] = pages.get(who, 0) + entry.count
+            self.send(entry)
+        return pages
+
+    def large(self, blocks: int) -> ImageInMemory:
+        return ImageInMemory(bytes(blocks * BLOCK), image=9)
+
+    def test_bytes(self) -> None:
+        """Clients get the same in bytes, not in transfers; but each transfer has its price."""
+        for page in range(0, 6 * PAGES, 2):
+            self.ask(self.a, 1, page * PAGE)
+        self.queue.request(self.b, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        pages = self.take_sizes(30)
+        self.assertLess(pages["b"] + 4 * 30, 2 * (pages["a"] * 5))
+        self.assertGreater(pages["b"], pages["a"])
+
+    def test_shared_costs_less(self) -> None:
+        """One that wants something else gets the part of one, not half, beside many together."""
+        for reader in (self.a, self.b):
+            self.ask(reader, 1, 0, 8 * BLOCK)
+        self.queue.request(self.c, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        self.assertEqual(self.take_sizes(9), {"ab": 6 * PAGES, "c": 3 * PAGES})
+
+    def test_one_host(self) -> None:
+        """All connections of a host have one share together."""
+        self.b.share = self.a.share
+        for number, reader in enumerate((self.a, self.b, self.c)):
+            self.ask(reader, 1, number * 2 * BLOCK, 2 * BLOCK)
+        self.assertEqual(self.take_sizes(4), {"a": 2 * PAGES, "c": 2 * PAGES})
+
+    def test_nothing_saved_up(self) -> None:
+        """Who asked for nothing for a while does not come before the others for long then."""
+        self.ask(self.a, 1, 0, 6 * BLOCK)
+        self.take_sizes(6)
+        self.queue.request(self.b, 1, self.large(8), 0, 8 * BLOCK, BLOCKED)
+        self.ask(self.a, 2, 6 * BLOCK, 2 * BLOCK)
+        self.assertEqual(self.take_sizes(4), {"b": 3 * PAGES, "a": PAGES})
+
+    def test_greedy(self) -> None:
+        """Who waits for too much comes after the others, but for what they want as well."""
+        large = self.large(GREEDY // BLOCK + 4)
+        size = large.attributes.size
+        self.queue.request(self.a, 1, large, 0, size, BLOCKED)
+        self.queue.request(self.c, 3, large, 5 * BLOCK, PAGE, BACKGROUND)
+        self.ask(self.b, 2, 0, BLOCK, BACKGROUND)
+        self.assertEqual(self.take_sizes(2), {"b": PAGES, "ac": PAGES})
+        self.assertIsNone(self.queue.take(Priority))
+        self.assertTrue(self.queue.has_last)
+        entry = self.queue.take()
+        assert isinstance(entry, Entry)
+        self.assertEqual(entry.line, LAST)
+        self.assertFalse(self.queue.is_for_others(entry))
+        self.send(entry)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.assertEqual((self.a.share.waiting, len(self.queue)), (0, 0))
+
+    def test_greedy_until_it_was_sent(self) -> None:
+        """What is asked for once enough of it was sent has its turn as ever."""
+        large = self.large(GREEDY // BLOCK + 1)
+        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        while (entry := self.queue.take()) is not None:
+            self.send(entry)
+        self.assertEqual(self.a.share.waiting, 0)
+        self.ask(self.a, 2, 0)
+        self.assertEqual(self.take_sizes(1), {"a": 1})
+
+    def test_raised(self) -> None:
+        """What others want as well leaves the last line."""
+        large = self.large(GREEDY // BLOCK + 1)
+        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        self.assertIsNone(self.queue.take(Priority))
+        self.queue.request(self.b, 2, large, 7 * BLOCK, PAGE, AHEAD)
+        self.assertEqual(self.take_sizes(1), {"ab": PAGES})
+
+    def test_repairs(self) -> None:
+        """What is sent again for a client is of what was sent for it, else it comes last."""
+        everything = (1 << 94) - 1
+        transfers = [make_sent(n, self.image, n % 8 * BLOCK, BLOCK) for n in range(12)]
+        for transfer in transfers:
+            self.queue.repair(self.a, 1, transfer, everything, BLOCKED)
+        first = 0
+        while self.queue.take(Priority) is not None:
+            first += 1
+        self.assertEqual(first, UNASKED // BLOCK)
+        self.window.add(transfers[11])
+        self.ask(self.b, 1, 3 * BLOCK, BLOCK)
+        self.b.share.mendable -= UNASKED
+        self.queue.repair(self.b, 1, transfers[11], 1, BLOCKED)
+        resend = self.queue.take(Priority)
+        assert isinstance(resend, Resend)
+        self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [1])])
+
+
+class ForgetTests(QueueTestCase):
+    """Clients that go."""
+
+    def test_alone(self) -> None:
+        """What only a client that has gone waited for is not sent."""
+        self.ask(self.a, 1, 0, 3 * BLOCK)
+        self.ask(self.b, 2, BLOCK)
+        self.queue.forget(self.a)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_joined_again(self) -> None:
+        """An entry that everybody left is sent when it is asked for again."""
+        self.ask(self.a, 1, 0)
+        self.queue.forget(self.a)
+        self.ask(self.b, 2, 0)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_asked_anew(self) -> None:
+        """What was dropped because nobody waited for it can be asked for anew."""
+        self.ask(self.a, 1, 0)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(len(self.queue), 0)
+        self.ask(self.b, 2, 0)
+        self.assertEqual(self.take_all(), ["b2"])
+
+    def test_in_flight(self) -> None:
+        """A client that goes while its entry is sent is not told of it."""
+        self.ask(self.a, 1, 0)
+        entry = self.queue.take()
+        self.queue.forget(self.a)
+        self.send(entry)
+        self.assertEqual(self.a.told, [])
+
+    def test_repairs(self) -> None:
+        """Segments that only a client that has gone lacks are not sent again."""
+        transfer = make_sent(1, self.image, 0, BLOCK)
+        self.queue.repair(self.a, 1, transfer, 1, BLOCKED)
+        self.queue.forget(self.a)
+        self.assertIsNone(self.queue.take())
+        self.queue.repair(self.b, 2, transfer, 2, BLOCKED)
+        self.assertEqual(self.take_all(), ["b2"])
+
+
+class RepairTests(QueueTestCase):
+    """Segments sent again."""
+
+    def setUp(self) -> None:
+        """Have one whole block sent."""
+        super().setUp()
+        self.transfer = make_sent(1, self.image, 0, BLOCK)
+
+    def repair(self, reader: RecordingReader, tag: int, missing: int) -> None:
+        """A client lacks segments."""
+        self.queue.repair(reader, tag, self.transfer, missing, BLOCKED if tag else AHEAD)
+
+    def test_merged(self) -> None:
+        """What several clients lack is sent again once."""
+        self.repair(self.a, 1, 0b0110)
+        self.repair(self.b, 2, 0b1100)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.queue.begin(resend)
+        self.assertEqual(resend.missing, 0b1110)
+        self.assertEqual((resend.parity, resend.segments), (2, 2))
+        self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [2])])
+        self.assertIsNone(self.queue.take())
+        self.assertEqual(len(self.queue), 0)
+
+    def test_same_segments(self) -> None:
+        """Where the segments themselves are as few as parity segments would be, they are sent."""
+        self.repair(self.a, 1, 0b0110)
+        self.repair(self.b, 2, 0b0100)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.queue.begin(resend)
+        self.assertEqual((resend.missing, resend.parity, resend.segments), (0b0110, 0, 2))
+
+    def test_parity_used_up(self) -> None:
+        """When all parity of a transfer was sent, segments are sent again."""
+        self.transfer.parity = MAX_PARITY - 1
+        for missing, parity in (((0b0011, 0b1100), 0), ((0b01, 0b10), 1)):
+            for reader, each in zip((self.a, self.b), missing, strict=True):
+                self.repair(reader, 1, each)
+            resend = self.queue.take()
+            assert isinstance(resend, Resend)
+            self.queue.begin(resend)
+            self.assertEqual(resend.parity, parity)
+            self.queue.resent()
+
+    def test_parity_under_way(self) -> None:
+        """Who lacks no more than the parity being sent waits for it, else for the difference."""
+        self.repair(self.a, 1, 0b0011)
+        self.repair(self.b, 2, 0b1100)
+        under_way = self.queue.take()
+        assert isinstance(under_way, Resend)
+        self.queue.begin(under_way)
+        self.assertEqual(under_way.parity, 2)
+        self.repair(self.c, 3, 0b110000)
+        self.assertEqual(waiting(under_way)[-1], (self.c, [3]))
+        self.repair(self.c, 4, 0b1110001)
+        self.queue.resent()
+        rest = self.queue.take()
+        assert isinstance(rest, Resend)
+        self.queue.begin(rest)
+        self.assertEqual((rest.segments, waiting(rest)), (2, [(self.c, [4])]))
+
+    def test_while_sent(self) -> None:
+        """Segments asked for while they go out again are not sent once more, others are."""
+        self.repair(self.a, 1, 0b01)
+        first = self.queue.take()
+        assert isinstance(first, Resend)
+        self.queue.begin(first)
+        self.repair(self.b, 2, 0b11)
+        self.repair(self.a, 3, 0b01)
+        self.assertEqual(waiting(first), [(self.a, [1, 3])])
+        self.queue.resent()
+        second = self.queue.take()
+        assert isinstance(second, Resend)
+        self.queue.begin(second)
+        self.assertEqual((second.missing, waiting(second)), (0b10, [(self.b, [2])]))
+
+    def test_after_sent(self) -> None:
+        """Segments asked for once they have gone out again go out once more."""
+        self.repair(self.a, 1, 0b01)
+        first = self.queue.take()
+        assert isinstance(first, Resend)
+        self.queue.begin(first)
+        self.queue.resent()
+        self.repair(self.b, 2, 0b01)
+        second = self.queue.take()
+        assert isinstance(second, Resend)
+        self.queue.begin(second)
+        self.assertEqual((second.missing, waiting(second)), (0b01, [(self.b, [2])]))
+
+    def test_no_such_segments(self) -> None:
+        """Bits beyond the last segment are passed over, and nothing is queued for them alone."""
+        self.repair(self.a, 1, 1 << 94)
+        self.assertIsNone(self.queue.take())
+        self.repair(self.a, 1, -1 & (1 << 200) - 1)
+        resend = self.queue.take()
+        assert isinstance(resend, Resend)
+        self.queue.begin(resend)
+        self.assertEqual(resend.missing, (1 << 94) - 1)
+
+    def test_raising(self) -> None:
+        """Segments that were overheard and lost come first once somebody is blocked on them."""
+        self.repair(self.a, 0, 0b1)
+        self.ask(self.b, 1, 5 * BLOCK)
+        self.ask(self.b, 2, 6 * BLOCK)
+        self.repair(self.c, 3, 0b1)
+        self.assertEqual(self.take_all(), ["b1", "a0 c3", "b2"])
+
+
+REQUESTS = st.tuples(
+    st.just("ask"),
+    st.integers(0, 2),
+    st.integers(0, 2 * BLOCK - 1),
+    st.integers(1, BLOCK + PAGE),
+    st.sampled_from(Priority),
+)
+"""Which reader, offset, length and priority."""
+
+SENDING = st.sampled_from([("take",), ("take",), ("send",), ("send",), ("send",)])
+LEAVING = st.tuples(st.just("forget"), st.integers(0, 2))
+
+
+class PropertyTests(QueueTestCase):
+    """Any requests, while some are sent and clients come and go."""
+
+    @examples(200)
+    @given(st.lists(st.one_of(REQUESTS, SENDING, LEAVING), max_size=40))
+    def test_any_requests(self, steps: list[tuple[Any, ...]]) -> None:
+        """Each request is told of transfers with all it asked for; no page is sent twice."""
+        self.setUp()
+        readers = [self.a, self.b, self.c]
+        asked: list[tuple[RecordingReader, int, int, int]] = []
+        flying: list[Entry | Resend] = []
+        for step, *args in [*steps, *[("take",), ("send",)] * 200]:
+            if step == "ask":
+                which, offset, length, priority = args
+                length = min(length, 2 * BLOCK - offset)
+                asked.append((readers[which], len(asked) + 1, offset, length))
+                self.ask(*asked[-1], priority)
+            elif step == "take" and (entry := self.queue.take()) is not None:
+                flying.append(entry)
+            elif step == "send" and flying:
+                self.send(flying.pop(0))
+            elif step == "forget":
+                gone = readers[args[0]]
+                self.queue.forget(gone)
+                asked = [each for each in asked if each[0] is not gone]
+        self.assertEqual((len(self.queue), flying), (0, []))
+        self.assertEqual([reader.share.waiting for reader in readers], [0, 0, 0])
+        for reader, tag, offset, length in asked:
+            told = reader.pages_told(tag)
+            for block, pages in split_into_blocks(offset, length):
+                self.assertEqual(pages & ~told.get(block, 0), 0)
+        for block in range(2):
+            carried = [transfer.pages for transfer in self.window.of_block((1, 1, block))]
+            self.assertEqual(sum(carried), reduce(or_, carried, 0))
+
+    @examples(100)
+    @given(st.lists(REQUESTS, max_size=20))
+    def test_urgency(self, requests: list[tuple[Any, ...]]) -> None:
+        """Of any requests the more urgent pages go out before the less urgent, each once."""
+        self.setUp()
+        wanted: dict[tuple[int, int], Priority] = {}
+        for tag, (_, which, offset, length, priority) in enumerate(requests, 1):
+            length = min(length, 2 * BLOCK - offset)
+            self.ask([self.a, self.b, self.c][which], tag, offset, length, priority)
+            for page in range(offset // PAGE, -(-(offset + length) // PAGE)):
+                place = divmod(page, PAGES)
+                wanted[place] = min(priority, wanted.get(place, BACKGROUND))
+        urgencies, pages = [], []
+        while isinstance(entry := self.queue.take(), Entry):
+            places = [(entry.block, entry.first + i) for i in range(entry.count)]
+            urgencies.append(min(wanted[place] for place in places))
+            pages += places
+        self.assertEqual(urgencies, sorted(urgencies))
+        self.assertCountEqual(pages, wanted)

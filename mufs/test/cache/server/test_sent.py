@@ -1,0 +1,52 @@
+"""The transfers sent last."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.cache.server.sent import SentTransfer, SentWindow
+from mufs.test.support.doubles import ImageInMemory, make_sent
+from mufs.test.support.properties import examples
+from mufs.wire.pages import BLOCK, PAGE
+
+IMAGE = ImageInMemory(bytes(4 * BLOCK))
+
+
+class SentWindowTests(SynchronousTestCase):
+    """What is kept, and for how long."""
+
+    @examples(150)
+    @given(
+        st.integers(0, 200_000),
+        st.lists(st.tuples(st.integers(0, 3), st.integers(1, BLOCK)), max_size=12),
+    )
+    def test_bound(self, limit: int, sizes: list[tuple[int, int]]) -> None:
+        """As many of the last transfers are kept as fit the bound, by number and by block."""
+        window = SentWindow(limit)
+        sent: list[SentTransfer] = []
+        for number, (block, length) in enumerate(sizes, 1):
+            sent.append(make_sent(number, IMAGE, block * BLOCK, length))
+            window.add(sent[-1])
+            kept: list[SentTransfer] = []
+            for transfer in reversed(sent):
+                if sum(t.rows.nbytes for t in [*kept, transfer]) > limit:
+                    break
+                kept.append(transfer)
+            found = [window.get(t.descriptor.transfer) for t in sent]
+            self.assertEqual(found, [t if t in kept else None for t in sent])
+            for each in range(4):
+                newest_first = [t for t in kept if t.block == (1, 1, each)]
+                self.assertEqual(list(window.of_block((1, 1, each))), newest_first)
+
+    def test_unknown(self) -> None:
+        """Of numbers and blocks that were never sent there is nothing."""
+        window = SentWindow()
+        window.add(make_sent(1, IMAGE, 0, BLOCK))
+        self.assertIsNone(window.get(2))
+        for block in [(1, 1, 1), (1, 2, 0), (2, 1, 0)]:
+            self.assertEqual(list(window.of_block(block)), [])
+
+    def test_pages(self) -> None:
+        """A transfer tells which pages of which block it carries, the last of them short."""
+        transfer = make_sent(1, IMAGE, BLOCK + 3 * PAGE, PAGE + 1)
+        self.assertEqual((transfer.block, transfer.pages), ((1, 1, 1), 0b11000))

@@ -1,0 +1,250 @@
+"""The client's end of the request channel, in memory."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.failure import Failure as Error
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from mufs.communication.client.channel import (
+    SILENCE,
+    ChannelLost,
+    ClientChannel,
+    ClientChannelFactory,
+    IChannelUser,
+    Refused,
+)
+from mufs.test.support.doubles import make_attributes
+from mufs.wire.channel import Data, Framer, Key, Sent, Type, pack_tagged, parse_tagged
+from mufs.wire.metadata import (
+    VERSION,
+    At,
+    Attributes,
+    Close,
+    Failure,
+    Opened,
+    Pull,
+    Report,
+    Welcome,
+    decode,
+    encode,
+)
+
+
+class Transport(StringTransportWithDisconnection):
+    """A connection that remembers how it was ended."""
+
+    aborted = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """See L{ITCPTransport.setTcpNoDelay}."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """See L{ITCPTransport.setTcpKeepAlive}."""
+
+    def abortConnection(self) -> None:
+        """See L{ITCPTransport.abortConnection}."""
+        self.aborted = True
+        self.loseConnection()
+
+
+@implementer(IChannelUser)
+class User:
+    """Whom the channel tells: it remembers whether there is a connection, and nothing else."""
+
+    is_connected = False
+
+    def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
+        """See L{IChannelUser.connected}."""
+        self.is_connected = True
+
+    def refused(self, reason: Refused) -> None:
+        """See L{IChannelUser.refused}."""
+
+    def disconnected(self) -> None:
+        """See L{IChannelUser.disconnected}."""
+        self.is_connected = False
+
+    def sent(self, sent: Sent) -> None:
+        """See L{IChannelUser.sent}."""
+
+    def key(self, key: Key) -> None:
+        """See L{IChannelUser.key}."""
+
+    def data(self, data: Data) -> None:
+        """See L{IChannelUser.data}."""
+
+    def segments(self, packets: bytes) -> None:
+        """See L{IChannelUser.segments}."""
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
+
+    def report(self) -> Report:
+        """See L{IChannelUser.report}."""
+        return Report(4, 3, 20, True, "working")
+
+    def gone(self, tag: int) -> None:
+        """See L{IChannelUser.gone}."""
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IChannelUser.failed}."""
+
+
+class ClientChannelTestCase(SynchronousTestCase):
+    """Has a channel that was greeted."""
+
+    def setUp(self) -> None:
+        """Connect, and answer HELLO."""
+        self.clock = Clock()
+        self.user = User()
+        self.channel: Any = ClientChannel(self.user, self.clock, "here")
+        self.transport = Transport()
+        self.transport.protocol = self.channel
+        self.channel.makeConnection(self.transport)
+        ((kind, _, body),) = self.sent()
+        self.assertEqual(kind, Type.HELLO)
+        self.answer(Type.WELCOME, parse_tagged(body)[0], Welcome(VERSION, "", 0, ("", 0), 1400))
+        self.assertTrue(self.user.is_connected)
+
+    def sent(self) -> list[tuple[int, int, bytes]]:
+        """The packets that the client wrote since the last look."""
+        packets = list(Framer().feed(self.transport.value()))
+        self.transport.clear()
+        return packets
+
+    def answer(self, kind: Type, tag: int, body: object) -> None:
+        """Let the server's packet come in."""
+        data = b"" if body is None else encode(body)
+        self.channel.dataReceived(pack_tagged(kind, tag, data))
+
+
+class SilenceTests(ClientChannelTestCase):
+    """Nothing is asked for a long time."""
+
+    def idle(self, seconds: float, answer_after: float, late: float) -> None:
+        """
+        Let time pass, with a server that answers PING.
+
+        @param answer_after: seconds that its answers take.
+        @param late: seconds that the client is called late each time.
+        """
+        end = self.clock.seconds() + seconds
+        while self.clock.seconds() < end and not self.transport.aborted:
+            self.clock.advance(
+                min(call.getTime() for call in self.clock.getDelayedCalls())
+                - self.clock.seconds()
+                + late
+            )
+            for kind, _, body in self.sent():
+                self.assertEqual(kind, Type.PING)
+                self.clock.advance(answer_after)
+                self.answer(Type.PONG, parse_tagged(body)[0], None)
+
+    def test_kept(self) -> None:
+        """A connection over which nothing is asked is kept, however soon or late answers come."""
+        for answer_after in (0.0, 0.001, 0.5, SILENCE / 5):
+            for late in (0.0, 0.0005, 0.01, 0.3):
+                self.idle(100, answer_after, late)
+                self.assertFalse(self.transport.aborted, (answer_after, late))
+
+    def test_reports(self) -> None:
+        """Every five seconds the server is told how this host fares, whatever else is said."""
+        for _ in range(50):
+            self.clock.advance(SILENCE / 20)
+            self.answer(Type.PONG, 0, None)
+        pings = [parse_tagged(body)[1] for kind, _, body in self.sent() if kind == Type.PING]
+        self.assertEqual([decode(Report, body) for body in pings], 5 * [self.user.report()])
+
+    def test_ended(self) -> None:
+        """A connection to a server that answers nothing is ended when SILENCE is over."""
+        for _ in range(round(SILENCE * 15)):
+            self.clock.advance(0.1)
+        self.assertTrue(self.transport.aborted)
+        self.assertFalse(self.user.is_connected)
+
+
+class AskTests(ClientChannelTestCase):
+    """Requests about metadata."""
+
+    def ask(self, kind: Type, answer: type) -> tuple[Deferred[Any], int]:
+        """Make a request; what comes of it, and its tag."""
+        asked = self.channel.ask(kind, At(b"path"), answer)
+        ((sent, _, body),) = self.sent()
+        self.assertEqual(sent, kind)
+        return asked, parse_tagged(body)[0]
+
+    def test_answered(self) -> None:
+        """A request ends with the answer, as the class that belongs there."""
+        asked, tag = self.ask(Type.GETATTR, Attributes)
+        self.answer(Type.REPLY, tag, make_attributes(77))
+        self.assertEqual(self.successResultOf(asked), make_attributes(77))
+
+    def test_lost(self) -> None:
+        """A request whose connection ends fails with ChannelLost."""
+        asked, _ = self.ask(Type.GETATTR, Attributes)
+        self.transport.loseConnection()
+        self.failureResultOf(asked, ChannelLost)
+
+    def test_cancelled(self) -> None:
+        """The answer to a request that was cancelled is passed over."""
+        asked, tag = self.ask(Type.GETATTR, Attributes)
+        asked.cancel()
+        self.failureResultOf(asked)
+        self.answer(Type.REPLY, tag, make_attributes(77))
+        self.assertEqual(self.sent(), [])
+        self.assertFalse(self.transport.aborted)
+
+    def test_opened_too_late(self) -> None:
+        """An image that is opened after its request was cancelled is closed on the server."""
+        asked, tag = self.ask(Type.OPEN, Opened)
+        asked.cancel()
+        self.failureResultOf(asked)
+        self.answer(Type.REPLY, tag, Opened(5, 1, 1, bytes(16), make_attributes(77)))
+        ((kind, _, body),) = self.sent()
+        self.assertEqual((kind, decode(Close, body)), (Type.CLOSE, Close(5)))
+
+    def test_refused_too_late(self) -> None:
+        """An image that cannot be opened after its request was cancelled concerns nobody."""
+        asked, tag = self.ask(Type.OPEN, Opened)
+        asked.cancel()
+        self.failureResultOf(asked)
+        self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
+        self.assertEqual(self.sent(), [])
+
+
+class VainTests(SynchronousTestCase):
+    """Connections that end before the server says a word."""
+
+    def test_lost_in_vain(self) -> None:
+        """They are counted until one does, and each reason is said once in a row."""
+        lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            lines.append(formatEvent(event))
+
+        observer: Any = observe
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        factory = ClientChannelFactory(User(), Clock(), "host")
+        welcome = Welcome(VERSION, "", 0, ("", 0), 1400)
+        for reason, counted, said in (
+            (ConnectionDone(), 1, 1), (ConnectionLost(), 2, 1), (OSError("odd"), 3, 2),
+            (None, 0, 2), (OSError("odd"), 1, 3),
+        ):  # fmt: skip
+            channel, transport = factory.buildProtocol(None), Transport()
+            transport.protocol = channel
+            channel.makeConnection(transport)
+            if reason is None:
+                channel.dataReceived(pack_tagged(Type.WELCOME, 0, encode(welcome)))
+            channel.connectionLost(Error(reason or ConnectionDone()))
+            found = [line for line in lines if line.startswith("waiting for the server: ")]
+            self.assertEqual((factory.in_vain, len(found)), (counted, said), reason)

@@ -1,0 +1,205 @@
+"""The client's end of the group: datagrams on their way to reassembly."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.client.multicast_health import MulticastHealth
+from mufs.communication.client.receiver import (
+    LONGEST_REST,
+    MAX_ASIDE,
+    RECEIVE_BUFFER,
+    REST,
+    RETIRED,
+    MulticastReceiver,
+)
+from mufs.communication.server.controller import seal_transfer, trains
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.sealing import Keys
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    REPAIRED,
+    SEGMENT,
+    Descriptor,
+    number_count,
+)
+
+SOURCE = ("192.0.2.1", 40000)
+KEYS = Keys(bytes(32))
+CONTENT = bytes(range(256)) * (BLOCK // 256)
+
+
+class PortDouble:
+    """Remembers whether it reads."""
+
+    reads = True
+
+    def stopReading(self) -> None:
+        """See L{FileDescriptor.stopReading}."""
+        self.reads = False
+
+    def startReading(self) -> None:
+        """See L{FileDescriptor.startReading}."""
+        self.reads = True
+
+
+class ReceiverTests(SynchronousTestCase):
+    """A receiver that has the key of an image."""
+
+    def setUp(self) -> None:
+        """Listen to a server."""
+        self.clock = Clock()
+        self.opened: list[bytes] = []
+        self.reception = MulticastHealth(self.clock)
+        self.receiver = MulticastReceiver(
+            self.clock, self.reception, lambda descriptor, data: self.opened.append(data)
+        )
+        self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+
+    def datagrams(self, number: int, length: int = BLOCK, end: int = COMPLETION) -> list[bytes]:
+        """Those of a transfer of a block, or its first bytes, one for each packet."""
+        first = number * number_count(94)
+        descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
+        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], SEGMENT)
+        segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
+        ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
+        return [ends[0], *segments, ends[1]]
+
+    def receive(self, *datagrams: bytes) -> None:
+        """They come one by one."""
+        for datagram in datagrams:
+            self.receiver.datagramReceived(datagram, SOURCE)
+
+    def test_one_by_one(self) -> None:
+        """Whatever comes in datagrams of its own is opened with its last segment."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[:-1])
+        self.assertEqual(self.opened, [])
+        self.receive(segments[-1])
+        self.assertEqual(self.opened, [CONTENT])
+        self.receive(completion)
+        self.assertEqual(self.receiver.segments_received, len(segments))
+
+    def test_replaced_keys(self) -> None:
+        """Keys open what is sent with them, for a moment also after others came; then no more."""
+        for seconds, opened in ((0.0, 1), (RETIRED - 0.1, 1), (RETIRED, 0)):
+            self.setUp()
+            self.receiver.begin_epoch(1, bytes(32))
+            self.clock.advance(seconds)
+            self.receive(*self.datagrams(1))
+            self.assertEqual(len(self.opened), opened)
+            self.assertEqual(self.receiver.datagrams_dropped, 0 if opened else 2)
+            self.assertEqual(self.receiver.transfers_rejected, 0)
+
+    def test_last_epoch_alone(self) -> None:
+        """Of the epochs before only the last is known, however fast they follow one another."""
+        for number in (1, 2):
+            self.receiver.begin_epoch(number, bytes(32))
+        self.receive(*self.datagrams(1))
+        self.assertEqual(self.opened, [])
+
+    def test_restarted_server(self) -> None:
+        """Nothing is left of the keys of another run."""
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(0, bytes(32))
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+        self.receive(*self.datagrams(1))
+        self.assertEqual(self.opened, [])
+
+    def test_lost(self) -> None:
+        """What is lacking is known as soon as somebody has asked for what is there."""
+        announcement, *segments, _ = self.datagrams(1)
+        self.receive(announcement, *segments[:40], *segments[41:60])
+        self.receiver.settle()
+        missing = self.receiver.reassembly.missing(1, number_count(94), BLOCK)
+        self.assertEqual(missing, (1 << 94) - (1 << 60) | 1 << 40)
+
+    def test_loss(self) -> None:
+        """What had not come when its transfer was completed is lost, also if it comes later."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[:90], completion)
+        self.receive(announcement, *segments[90:], self.datagrams(1, end=REPAIRED)[-1])
+        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 4))
+        self.receive(*self.datagrams(2))
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
+
+    def test_repairs_for_others(self) -> None:
+        """What was sent before this host came is not lost here, however little is repaired."""
+        for number in range(1, 30):
+            announcement, *segments, end = self.datagrams(number, end=REPAIRED)
+            self.receive(announcement, segments[number], end)
+            self.clock.advance(0.01)
+        self.assertEqual(self.receiver.segments_due, 0)
+        self.assertFalse(self.reception.is_failing)
+
+    def test_only_whole_segments_wait(self) -> None:
+        """A datagram that is no segment harms none of those that wait."""
+        announcement, *segments, _ = self.datagrams(1)
+        forged = [segments[3][:700], b"", bytes(len(segments[3]))]
+        self.receive(announcement, *segments[:50], *forged, *segments[50:])
+        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual(self.receiver.datagrams_dropped, 2)
+
+    def test_bounded(self) -> None:
+        """However many come without an end, few wait to be taken in."""
+        for number in range(1, 5):
+            self.receive(*self.datagrams(number)[1:94])
+        self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_ASIDE)
+
+    def test_rests(self) -> None:
+        """Segments that come one by one gather in the receive buffer, if it is a large one."""
+        announcement, *segments, _ = self.datagrams(1)
+        self.receive(announcement, segments[0])
+        self.assertTrue(self.port.reads)
+        self.receiver.buffer = RECEIVE_BUFFER
+        self.receive(*segments)
+        self.assertFalse(self.port.reads)
+        self.clock.advance(REST)
+        self.assertTrue(self.port.reads)
+        self.receive(segments[0])
+        self.receiver.stopProtocol()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_rests_longer(self) -> None:
+        """It rests for half of what a transfer still takes, by the one before, but not for long."""
+        for took, passed, rest in (
+            (0.010, 0.002, 0.004),
+            (0.010, 0.009, REST),
+            (0.010, 0.100, REST),
+            (0.100, 0.002, LONGEST_REST),
+        ):
+            self.setUp()
+            announcement, *segments, completion = self.datagrams(1)
+            self.receive(announcement)
+            self.clock.advance(took)
+            self.receive(*segments, completion)
+            announcement, *segments, completion = self.datagrams(2)
+            self.receive(announcement)
+            self.clock.advance(passed)
+            self.receiver.buffer = RECEIVE_BUFFER
+            self.receive(segments[0])
+            (call,) = self.clock.getDelayedCalls()
+            self.assertAlmostEqual(call.getTime() - self.clock.seconds(), rest)
+
+    def test_repairs_do_not_rest(self) -> None:
+        """What comes again is waited for, and soon ends."""
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments[10:], completion)
+        self.receiver.buffer = RECEIVE_BUFFER
+        self.receive(announcement, *segments[:9])
+        self.assertTrue(self.port.reads)
+        self.receive(segments[9], completion)
+        self.assertEqual(self.opened, [CONTENT])
+
+    def test_few_do_not_rest(self) -> None:
+        """Nobody waits for the rest of a few segments longer than these take."""
+        self.receiver.buffer = RECEIVE_BUFFER
+        announcement, *segments, completion = self.datagrams(1, PAGE)
+        self.receive(announcement, *segments[:-1])
+        self.assertTrue(self.port.reads)
+        self.receive(segments[-1], completion)
+        self.assertEqual(self.opened, [CONTENT[:PAGE]])

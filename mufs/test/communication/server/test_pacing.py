@@ -1,0 +1,298 @@
+"""How fast the server sends."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.server.pacing import BURST, MOST_PARITY, TOLERATED_LOSS, Pace
+from mufs.test.support.properties import examples
+
+TRAIN = 45 * 1412
+"""Bytes of one write."""
+
+FLOOR, CEILING = 1e6, 1e9
+
+
+Loss = Callable[[float], float]
+"""The fraction of segments that a client loses at a rate of sending in bits a second."""
+
+
+def congested(capacity: float) -> Loss:
+    """What is lost behind a link of this capacity, in bits a second."""
+    return lambda rate: max(0.0, 1 - capacity / rate)
+
+
+def always(fraction: float) -> Loss:
+    """The same loss at any rate."""
+    return lambda rate: fraction
+
+
+class PacingTestCase(SynchronousTestCase):
+    """Has a clock."""
+
+    def setUp(self) -> None:
+        """Begin at zero."""
+        self.clock = Clock()
+
+    def make_pace(self, start: float, floor: float = FLOOR, ceiling: float = CEILING) -> Pace:
+        return Pace(self.clock, floor, ceiling, start)
+
+    def write(self, pace: Pace, size: int = TRAIN) -> None:
+        """Send as the controller does: wait as long as the pace says."""
+        self.clock.advance(pace.delay(size))
+
+    def send(self, pace: Pace, seconds: float, **clients: Loss) -> float:
+        """
+        Send blocks for some time to clients that report what they lose a moment later; the mean
+        of the rate, in bits a second.
+        """
+        begin, bits = self.clock.seconds(), 0
+        lost = dict.fromkeys(clients, 0.0)
+        while self.clock.seconds() < begin + seconds:
+            for size in (TRAIN, TRAIN, 4 * 1412):
+                self.write(pace, size)
+                bits += size * 8
+            interval = pace.sent(clients, 94)
+            for client, loss in clients.items():
+                lost[client] += 94 * loss(pace.rate)
+                whole = int(lost[client])
+                lost[client] -= whole
+                if whole:
+                    self.clock.callLater(0.02, pace.lost, client, whole, 94, interval)
+        return bits / (self.clock.seconds() - begin)
+
+
+class ParityTests(PacingTestCase):
+    """How many parity segments go along with a transfer."""
+
+    def report(self, pace: Pace, lost: list[int]) -> int:
+        """
+        Have clients of which each loses so many segments of each transfer report what parity
+        does not make up for; the parity once that was judged.
+        """
+        for _ in range(40):
+            self.clock.advance(0.01)
+            parity = pace.parity
+            interval = pace.sent(range(len(lost)), 94)
+            for client, segments in enumerate(lost):
+                if segments > parity:
+                    pace.lost(client, segments - parity, 94, interval)
+        return pace.parity
+
+    def test_few(self) -> None:
+        """A few clients are answered when they ask."""
+        self.assertEqual(self.report(self.make_pace(1e8), [2] * 8), 0)
+
+    def test_many(self) -> None:
+        """Of many clients all but a few are spared asking, at once."""
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
+
+    def test_most(self) -> None:
+        """It is bounded."""
+        self.assertEqual(self.report(self.make_pace(1e8), [40] * 100), MOST_PARITY)
+
+    def test_passing(self) -> None:
+        """When nothing is lost any longer it goes, step by step."""
+        pace = self.make_pace(1e8)
+        self.assertEqual(self.report(pace, [7] * 100 + [9] * 4), 7)
+        while pace.parity:
+            before = pace.parity
+            self.clock.advance(0.1)
+            pace.sent([1], 94)
+            self.assertIn(pace.parity, (before, before - 1))
+
+
+class LossCountTests(SynchronousTestCase):
+    """What is counted of losses."""
+
+    def test_counted(self) -> None:
+        """Segments count for each client that waited; no more are lost than were sent."""
+        pace = Pace(Clock(), 1e6, 1e9, 1e8)
+        interval = pace.sent(["a", "b", "c"], 94)
+        pace.lost("a", 10, 94, interval)
+        pace.lost("b", 5000, 94, interval)
+        self.assertEqual((pace.segments_awaited, pace.segments_lost), (3 * 94, 104))
+
+
+class RateTests(PacingTestCase):
+    """A rate that stays as it is."""
+
+    @examples(100)
+    @given(
+        st.sampled_from([1e6, 5e7, 1e9]),
+        st.lists(
+            st.tuples(st.integers(1, TRAIN), st.sampled_from([0, 0, 0, 0, 1e-5, 1e-3, 0.2])),
+            min_size=1,
+            max_size=60,
+        ),
+    )
+    def test_never_above(self, rate: float, writes: list[tuple[int, float]]) -> None:
+        """
+        From any moment to any later one no more goes out than the rate allows, but for a
+        burst or one packet; who never pauses gets the rate.
+        """
+        self.setUp()
+        pace = self.make_pace(rate, rate, rate)
+        out: list[tuple[float, int]] = []
+        paused = 0.0
+        for size, pause in writes:
+            self.clock.advance(pause)
+            paused += pause
+            self.write(pace, size)
+            out.append((self.clock.seconds(), size))
+        largest = max(size for _, size in out)
+        for i, (start, _) in enumerate(out):
+            total = 0
+            for moment, size in out[i:]:
+                total += size
+                most = rate * (moment - start) / 8 + max(rate * BURST / 8, largest) + largest
+                self.assertLessEqual(total, most * 1.000001 + 1)
+        whole = sum(size for _, size in out)
+        self.assertLessEqual(self.clock.seconds() - paused, whole * 8 / rate + 1e-6)
+
+    def test_kept(self) -> None:
+        """Over a second of writes without a pause the rate is kept, to one part in a hundred."""
+        pace = self.make_pace(1e8, 1e8, 1e8)
+        sent = 0
+        while self.clock.seconds() < 1:
+            self.write(pace)
+            sent += TRAIN
+        self.assertLess(abs(sent * 8 / 1e8 - 1), 0.01)
+
+    def test_burst(self) -> None:
+        """However long nothing was sent, only a burst may be made up for."""
+        pace = self.make_pace(1e8, 1e8, 1e8)
+        self.clock.advance(1000)
+        at_once = 0
+        while pace.delay(1412) == 0:
+            at_once += 1412
+        self.assertLess(abs(at_once - 1e8 * BURST / 8), 1412)
+
+    def test_slow(self) -> None:
+        """At a rate where one packet is more than a burst it goes out whole, and is paid for."""
+        pace = self.make_pace(1e6, 1e6, 1e6)
+        self.clock.advance(1000)
+        self.assertEqual(pace.delay(TRAIN), 0)
+        self.assertAlmostEqual(pace.delay(TRAIN), TRAIN * 8 / 1e6)
+
+
+class JudgementTests(PacingTestCase):
+    """A rate that follows what comes back."""
+
+    def test_rising(self) -> None:
+        """While nothing is lost and sending is held back by the pace alone, the rate rises."""
+        pace = self.make_pace(1e7)
+        self.send(pace, 10, a=always(0), b=always(0))
+        self.assertGreater(pace.rate, 1e8)
+
+    def test_idle(self) -> None:
+        """A rate that nobody makes use of does not rise."""
+        pace = self.make_pace(1e8)
+        for _ in range(100):
+            self.clock.advance(1)
+            pace.delay(1412)
+            pace.sent(["a"], 94)
+        self.assertEqual(pace.rate, 1e8)
+
+    def test_tolerated(self) -> None:
+        """Loss below what is tolerated does not slow sending."""
+        pace = self.make_pace(1e8)
+        some = always(TOLERATED_LOSS * 0.8)
+        self.assertGreaterEqual(self.send(pace, 10, a=some, b=some), 0.99e8)
+
+    def test_congested(self) -> None:
+        """Behind a link slower than the rate, the rate comes down to about what it carries."""
+        pace = self.make_pace(1e9)
+        link = congested(5e7)
+        self.send(pace, 5, a=link, b=link, c=link)
+        mean = self.send(pace, 10, a=link, b=link, c=link)
+        self.assertGreater(mean, 0.7 * 5e7)
+        self.assertLess(mean, 1.3 * 5e7)
+
+    def test_background(self) -> None:
+        """Loss that sending slower does not lessen slows nobody for long."""
+        pace = self.make_pace(1e8)
+        most = always(0.5)
+        self.send(pace, 5, a=most, b=most)
+        self.assertGreater(self.send(pace, 10, a=most, b=most), 0.7e8)
+
+    def test_all_lost(self) -> None:
+        """When nearly all of what is judged first was lost, the rate goes on from the floor."""
+        pace = self.make_pace(1e8)
+        for lost in (199, 0, 0, 0, 0, 0, 0, 0):
+            self.write(pace, 10_000_000)
+            pace.lost("a", lost, 200, pace.sent(["a"], 200))
+        self.assertGreater(pace.rate, FLOOR)
+
+    def test_deaf(self) -> None:
+        """A client that got nothing of whole transfers tells nothing of the rate, also if alone."""
+        pace = self.make_pace(1e8)
+        for _ in range(20):
+            self.write(pace, 1_000_000)
+            pace.lost("a", 200, 200, pace.sent(["a"], 200))
+        self.assertGreaterEqual(pace.rate, 1e8)
+
+    def test_median(self) -> None:
+        """One client of three that cannot follow slows nobody; two of three do."""
+        pace = self.make_pace(1e8, ceiling=1e8)
+        slow, fast = congested(1e7), congested(1e9)
+        mean = self.send(pace, 5, a=fast, b=fast, c=slow)
+        self.assertGreater(mean, 0.99e8)
+        self.send(pace, 5, a=fast, b=slow, c=slow)
+        self.assertLess(pace.rate, 0.3e8)
+
+    def test_others(self) -> None:
+        """Loss reported by clients that nothing was sent for changes nothing."""
+        pace = self.make_pace(1e8)
+        for _ in range(10):
+            pace.lost("stranger", 100_000, 200_000, pace.sent([], 0))
+            self.send(pace, 1, a=always(0))
+        self.assertGreaterEqual(pace.rate, 1e8)
+
+    def test_nobody(self) -> None:
+        """Transfers that nobody waits for any longer do no harm."""
+        pace = self.make_pace(1e8)
+        self.assertGreater(self.send(pace, 2), 0.99e8)
+
+    @examples(200)
+    @given(
+        st.tuples(st.floats(1, 1e10), st.floats(1, 1e10), st.floats(1, 1e10)),
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("delay"), st.integers(1, 65535)),
+                st.tuples(st.just("advance"), st.floats(0, 100)),
+                st.tuples(st.just("sent"), st.lists(st.sampled_from("abc")), st.integers(1, 940)),
+                st.tuples(
+                    st.just("lost"),
+                    st.sampled_from("abcd"),
+                    st.integers(0, 1 << 20),
+                    st.integers(0, 1 << 20),
+                ),
+            ),
+            max_size=60,
+        ),
+    )
+    def test_floor_and_ceiling(
+        self, bounds: tuple[float, float, float], steps: list[tuple[Any, ...]]
+    ) -> None:
+        """Whatever is reported, the rate keeps its bounds, and no delay is negative."""
+        self.setUp()
+        floor, ceiling, start = bounds
+        pace = self.make_pace(start, floor, ceiling)
+        interval = pace.sent("", 0)
+        for step, *args in [*steps, ("sent", ["a"], 1)]:
+            if step == "advance":
+                self.clock.advance(*args)
+            elif step == "delay":
+                self.assertGreaterEqual(pace.delay(*args), 0)
+            elif step == "sent":
+                interval = pace.sent(*args)
+            else:
+                pace.lost(args[0], args[1], args[2], interval)
+            self.assertLessEqual(pace.rate, ceiling)
+            self.assertGreaterEqual(pace.rate, min(floor, ceiling))

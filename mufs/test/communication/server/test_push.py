@@ -1,0 +1,469 @@
+"""Pushes: the server has its clients fill their caches, in virtual time and with real mounts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from mufs.communication.server.push import MOST, SILENCE, IPushed, Pushes, Record
+from mufs.filesystem.server.access import Access, parse_rule
+from mufs.test.communication.server.test_channel import Server
+from mufs.test.filesystem.client.test_pull import start
+from mufs.test.support import lab
+from mufs.test.support.lab import SERVER, Lab, write_image
+from mufs.test.support.memory import MemoryLibrary
+from mufs.test.support.processes import Service, wait_until
+from mufs.test.support.simulation import MIB, SimulatedNetwork
+from mufs.wire.channel import Type
+from mufs.wire.metadata import Pull, Pulled, decode
+from mufs.wire.pages import BLOCK
+
+SIZE = 8 * MIB + 4321
+
+
+@implementer(IPushed)
+@define(eq=False)
+class Client:
+    """A client that only remembers what it is asked for."""
+
+    name: str
+    library: MemoryLibrary
+    address: str = "192.0.2.1"
+    asked: list[tuple[int, bytes]] = field(factory=list)
+
+    def pull(self, number: int, path: bytes) -> None:
+        """See L{IPushed.pull}."""
+        self.asked.append((number, path))
+
+
+class PushesTests(SynchronousTestCase):
+    """The server's end, with clients that say what the test has them say."""
+
+    def setUp(self) -> None:
+        """Have two clients that see the image, and one that does not."""
+        self.clock = Clock()
+        self.pushes = Pushes(self.clock, maybeDeferred)
+        library = MemoryLibrary()
+        library.put(b"disk.img", bytes(100))
+        self.one, self.two = Client("one", library), Client("two", library, "192.0.2.2")
+        self.blind = Client("blind", MemoryLibrary())
+        self.told: list[Record] = []
+
+    def push(self, *clients: Client, names: set[str] | None = None) -> Deferred[Record]:
+        """Push the image."""
+        pushing = maybeDeferred(
+            self.pushes.push, b"disk.img", 100, clients, names, self.told.append
+        )
+        return pushing
+
+    def ended(self, pushing: Deferred[Record]) -> tuple[Any, list[str]]:
+        """How many clients have it, and who has it not, and why."""
+        result: Any = self.successResultOf(pushing)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return result["succeeded"], [f"{f['name']}: {f['error']}" for f in result["failed"]]
+
+    def test_interface(self) -> None:
+        """The double is what a push takes for a client."""
+        verifyObject(IPushed, self.one)
+
+    def test_all(self) -> None:
+        """All that see the image are asked, once, and the push ends when they have ended."""
+        pushing = self.push(self.one, self.two, self.blind)
+        self.assertEqual([c.asked for c in (self.one, self.two, self.blind)],
+                         [[(1, b"disk.img")], [(1, b"disk.img")], []])  # fmt: skip
+        self.pushes.pulled(self.one, Pulled(1, 40, 100, False))
+        self.clock.advance(1)
+        self.assertEqual(self.told, [
+            {"clients": 2, "succeeded": 0, "failed": 0, "held": 40, "size": 100}
+        ])  # fmt: skip
+        self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
+        self.assertNoResult(pushing)
+        self.pushes.pulled(self.two, Pulled(1, 0, 0, True, "the cache is too small"))
+        self.assertEqual(self.ended(pushing), (1, ["two: the cache is too small"]))
+
+    def test_nobody(self) -> None:
+        """Without anybody who may see it the push fails."""
+        self.failureResultOf(self.push(), OSError)
+        self.failureResultOf(self.push(self.blind), OSError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_named(self) -> None:
+        """Of those that were named who cannot be asked has failed; others are not asked."""
+        pushing = self.push(self.one, self.two, self.blind, names={"one", "blind", "none"})
+        self.assertEqual(self.two.asked, [])
+        self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
+        succeeded, failed = self.ended(pushing)
+        self.assertEqual(succeeded, 1)
+        self.assertEqual(sorted(failed), ["blind: no such image", "none: is not connected"])
+
+    def test_join_and_leave(self) -> None:
+        """Who comes meanwhile is asked, too; who goes has failed, unless it comes again."""
+        pushing = self.push(self.one)
+        self.pushes.joined(self.two)
+        self.assertEqual(self.two.asked, [(1, b"disk.img")])
+        self.pushes.left(self.two)
+        again = Client("two", self.two.library, self.two.address)
+        self.pushes.joined(again)
+        self.pushes.pulled(again, Pulled(1, 100, 100, True))
+        self.pushes.left(self.one)
+        self.assertEqual(self.ended(pushing), (1, ["one: the connection was lost"]))
+
+    def test_interrupted(self) -> None:
+        """Those that have not ended are told to give up."""
+        pushing = self.push(self.one, self.two)
+        self.pushes.pulled(self.two, Pulled(1, 100, 100, True))
+        pushing.cancel()
+        self.failureResultOf(pushing, CancelledError)
+        self.assertEqual(self.one.asked[1:], [(1, b"")])
+        self.assertEqual(self.two.asked[1:], [])
+        self.pushes.pulled(self.one, Pulled(1, 50, 100, True, "interrupted"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_silent(self) -> None:
+        """Who says nothing for long is given up."""
+        pushing = self.push(self.one, self.two)
+        for _ in range(int(SILENCE)):
+            self.pushes.pulled(self.one, Pulled(1, 50, 100, False))
+            self.clock.advance(1)
+        self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
+        self.assertEqual(self.ended(pushing), (1, ["two: said nothing for 30 s"]))
+        self.assertEqual(self.two.asked[1:], [(1, b"")])
+
+    def test_nonsense(self) -> None:
+        """What is told of other pushes, by others, or after the end counts for nothing."""
+        pushing = self.push(self.one)
+        self.pushes.pulled(self.one, Pulled(2, 0, 0, True, "?"))
+        self.pushes.pulled(self.two, Pulled(1, 0, 0, True, "?"))
+        self.pushes.pulled(self.one, Pulled(1, 1 << 60, 1 << 60, False))
+        self.clock.advance(1)
+        self.assertEqual(self.told[-1]["held"], 100)
+        self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
+        self.pushes.pulled(self.one, Pulled(1, 0, 0, True, "?"))
+        self.assertEqual(self.ended(pushing), (1, []))
+
+    def test_gone_while_it_is_looked_at(self) -> None:
+        """Who goes before it is known whether it may see the image is not waited for."""
+        looking: list[Deferred[None]] = []
+
+        def in_thread(function: Any, *args: Any) -> Deferred[Any]:
+            looking.append(Deferred())
+            return looking[-1].addCallback(lambda _: function(*args))
+
+        self.pushes = Pushes(self.clock, in_thread)
+        pushing = self.push(self.one)
+        self.pushes.left(self.one)
+        self.assertEqual(self.ended(pushing), (0, ["one: the connection was lost"]))
+        looking[0].callback(None)
+        self.assertEqual(self.one.asked, [])
+
+    def test_limits(self) -> None:
+        """An image is pushed once at a time, and so many at the most."""
+        pushes = [self.push(self.one)]
+        self.failureResultOf(self.push(self.one), OSError)
+        for number in range(1, MOST):
+            self.one.library.put(b"%d" % number, b"")
+            pushes.append(self.pushes.push(b"%d" % number, 0, [self.one], None, self.told.append))
+        failed = maybeDeferred(self.pushes.push, b"x", 0, [self.one], None, self.told.append)
+        self.assertEqual(self.failureResultOf(failed, OSError).value.errno, errno.EBUSY)
+        for push in pushes:
+            push.cancel()
+            self.failureResultOf(push, CancelledError)
+
+
+class AccessTests(SynchronousTestCase):
+    """Who is asked, by what a client sees of the library."""
+
+    def test_subtree(self) -> None:
+        """A client is asked for what it may see, and hears nothing of other images."""
+        server = Server()
+        server.library.put(b"sub/disk.img", bytes(100))
+        access = Access((parse_rule("*:/sub"),))
+        server.factory.view = lambda name: access.view(server.library, name)
+        channel, wire = server.connect()
+        wire.clear()
+        push = server.factory.pushes.push
+        for names in (None, {"host"}):
+            pushing = push(b"disk.img", SIZE, [channel], names, lambda _: None)
+            if names is None:
+                self.failureResultOf(pushing, OSError)
+            else:
+                result: Any = self.successResultOf(pushing)
+                self.assertEqual([each["error"] for each in result["failed"]],
+                                 ["no such file or directory"])  # fmt: skip
+        self.assertEqual(wire.packets(), [])
+        pushing = push(b"sub/disk.img", 100, [channel], None, lambda _: None)
+        ((kind, _, body),) = wire.packets()
+        self.assertEqual((kind, decode(Pull, body).path), (Type.PULL, b"sub/disk.img"))
+        pushing.cancel()
+        self.failureResultOf(pushing, CancelledError)
+
+
+class SimulatedTests(SynchronousTestCase):
+    """Server and clients in a simulated network."""
+
+    def make(self, clients: int, size: int = SIZE, **how: Any) -> SimulatedNetwork:
+        """Have a network with an image."""
+        self.network = SimulatedNetwork(5, clients, **how)
+        self.network.put_image(b"disk.img", size)
+        self.size = size
+        self.told: list[Any] = []
+        return self.network
+
+    def push(self, names: set[str] | None = None) -> Deferred[Any]:
+        """Push the image."""
+        factory = self.network.server.factory
+        return factory.pushes.push(
+            b"disk.img", self.size, [each for each in factory.channels if each.name], names,
+            self.told.append,
+        )  # fmt: skip
+
+    def sent(self) -> int:
+        """File bytes that the server sent."""
+        figures = self.network.server.figures()
+        multicast, tcp = figures["bytes_multicast"], figures["bytes_over_tcp"]
+        assert isinstance(multicast, int) and isinstance(tcp, int)
+        return multicast + tcp
+
+    def assert_all_there(self, *numbers: int) -> None:
+        """These clients read the image right, without the server."""
+        before = self.sent()
+        for number in numbers:
+            self.network.run(self.network.read_all(number, b"disk.img"))
+        self.assertEqual(self.sent(), before)
+        self.assertEqual(self.network.leftovers(), [])
+
+    def test_hundred(self) -> None:
+        """A hundred hosts get the image for one transfer of it, and little else."""
+        self.make(100, link=1e9, rate_max=1e9)
+        done = self.network.run(self.push())
+        self.assertEqual((done["clients"], done["succeeded"], done["failed"]), (100, 100, []))
+        self.assertLess(self.sent(), 1.02 * SIZE)
+        self.assert_all_there(0, 50, 99)
+        self.assertLess(len(self.network.server.factory.pushes._running), 1)
+
+    def test_loss(self) -> None:
+        """With 1 % of loss it costs little more."""
+        self.make(20, link=1e9, rate_max=1e9, loss=0.01)
+        self.assertEqual(self.network.run(self.push())["succeeded"], 20)
+        self.assertLess(self.sent(), 1.15 * SIZE)
+        self.assert_all_there(0, 19)
+
+    def test_late(self) -> None:
+        """Who connects meanwhile joins; what it has missed is sent again."""
+        self.make(3, link=1e8, rate_max=1e8)
+        self.network.clients[2].service.stopService()
+        self.network.clock.advance(0.1)
+        pushing = self.push()
+        self.network.clock.advance(0.8)
+        self.network.clients[2].service.startService()
+        done = self.network.run(pushing)
+        self.assertEqual((done["clients"], done["succeeded"]), (3, 3))
+        self.assertLess(self.sent(), 1.6 * SIZE)
+        self.assert_all_there(0, 1, 2)
+
+    def test_interrupted(self) -> None:
+        """When the push is interrupted the clients stop to pull; another one goes on."""
+        self.make(2, size=3 * SIZE, link=1e8, rate_max=1e8)
+        pushing = self.push()
+        self.network.clock.advance(0.9)
+        pushing.cancel()
+        self.failureResultOf(pushing, CancelledError)
+        self.network.clock.advance(2)
+        part = self.sent()
+        self.assertLess(part, 0.8 * self.size)
+        for client in self.network.clients:
+            self.assertEqual(client.files._open, {})
+        self.assertEqual(self.network.leftovers(), [])
+        self.assertEqual(self.network.run(self.push())["succeeded"], 2)
+        self.assertLess(self.sent(), 1.03 * self.size)
+        self.assert_all_there(0, 1)
+
+    def test_too_small(self) -> None:
+        """A cache that is too small is told of, and keeps what it has."""
+        self.make(2)
+        small = self.network.clients[1]
+        small.cache._slots = 4 * MIB // BLOCK
+        done = self.network.run(self.push())
+        self.assertEqual(done["succeeded"], 1)
+        self.assertEqual([each["error"] for each in done["failed"]],
+                         ["the image has 8.0 MiB, the cache 4.0 MiB"])  # fmt: skip
+        self.assertEqual((small.cache.held, small.cache.evictions), (0, 0))
+        self.assert_all_there(0)
+
+    def test_lost(self) -> None:
+        """A client that loses its connection and comes again goes on."""
+        self.make(2, link=1e8, rate_max=1e8)
+        pushing = self.push()
+        self.network.clock.advance(0.9)
+        self.network.clients[1].cut()
+        done = self.network.run(pushing)
+        self.assertEqual((done["clients"], done["succeeded"]), (2, 2))
+        self.assertLess(self.sent(), 1.2 * SIZE)
+        self.assert_all_there(0, 1)
+
+    def test_server_restarted(self) -> None:
+        """With the server its pushes end, at the clients, too."""
+        self.make(1, link=1e8, rate_max=1e8)
+        self.push().addErrback(lambda failure: None)
+        self.network.clock.advance(0.9)
+        self.network.restart_server(1)
+        self.network.clock.advance(5)
+        self.assertEqual(self.network.clients[0].files._open, {})
+        self.assertTrue(self.network.clients[0].files.is_connected)
+
+
+class LabTests(SynchronousTestCase):
+    """Real hosts, and the command on the server's."""
+
+    skip = lab.missing()
+    size = 64 * MIB
+
+    def make(self, hosts: int, *options: str, **how: Any) -> list[Service]:
+        """Start server and clients; the clients."""
+        self.lab = Lab(hosts, **how)
+        self.addCleanup(self.lab.close)
+        self.sha256 = write_image(self.lab.images / "disk.img", self.size)
+        self.server = self.lab.start_server(*options)
+        return self.lab.start_clients()
+
+    def push(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the command."""
+        pushing = start(self.lab.directory / "run", "push", *arguments)
+        self.addCleanup(pushing.communicate)
+        self.addCleanup(pushing.kill)
+        return pushing
+
+    def pushed(self, *arguments: str) -> tuple[int, list[str], list[str]]:
+        """Push; the exit status, and the lines of both outputs."""
+        pushing = self.push(*arguments)
+        out, errors = pushing.communicate(timeout=90)
+        return pushing.returncode, out.splitlines(), errors.splitlines()
+
+    def sent(self) -> int:
+        """Bytes that went out at the server's interface, headers and all."""
+        return self.lab.network.bytes_sent(SERVER)
+
+    def assert_all_there(self) -> None:
+        """All hosts read the image right, and the server sends no byte of it."""
+        before = self.server.status()
+        readers = self.lab.start_readers("disk.img")
+        self.assertEqual([reader.result().sha256 for reader in readers],
+                         [self.sha256] * len(readers))  # fmt: skip
+        after = self.server.status()
+        for figure in ("bytes_multicast", "bytes_over_tcp", "requests"):
+            self.assertEqual(after[figure], before[figure])
+
+    def assert_sent_once(self, hosts: int) -> None:
+        """The image goes out once, with 6 % for headers and requests, and is there then."""
+        self.make(hosts, rate=200)
+        before = self.sent()
+        status, out, errors = self.pushed(str(self.lab.images / "disk.img"))
+        self.assertEqual((status, errors), (0, []))
+        self.assertIn("64.0 MiB of 64.0 MiB (100 %), ", out[-1])
+        self.assertTrue(out[-1].endswith(f", {hosts}/{hosts} done"), out[-1])
+        ratio = (self.sent() - before) / self.size
+        self.assertLess(ratio, 1.06)
+        self.assert_all_there()
+
+    def test_two(self) -> None:
+        """Two hosts."""
+        self.assert_sent_once(2)
+
+    def test_four(self) -> None:
+        """Four hosts."""
+        self.assert_sent_once(4)
+
+    def test_loss(self) -> None:
+        """Two hosts that lose 1 % get it for little more."""
+        self.make(2, rate=200)
+        for host in self.lab.hosts:
+            self.lab.network.set_loss(host, 10)
+        before = self.sent()
+        self.assertEqual(self.pushed("disk.img")[0], 0)
+        ratio = (self.sent() - before) / self.size
+        self.assertLess(ratio, 1.15)
+        self.assert_all_there()
+
+    def test_killed(self) -> None:
+        """One that is killed meanwhile has failed, and the other one gets the image."""
+        clients = self.make(2, "--rate-max", "100M")
+        pushing = self.push("disk.img")
+        wait_until(lambda: clients[1].status()["cache_bytes"] > MIB, 20, "some of it is there")
+        clients[1].kill()
+        _, errors = pushing.communicate(timeout=60)
+        self.assertEqual(pushing.returncode, 1)
+        self.assertTrue(errors.endswith(": the connection was lost\n"), errors)
+        self.assertEqual(clients[0].status()["cache_bytes"], self.size)
+
+    def test_restarted(self) -> None:
+        """One that is started again with what it has kept is sent only what it lacks."""
+        self.lab = Lab(1)
+        self.addCleanup(self.lab.close)
+        self.sha256 = write_image(self.lab.images / "disk.img", self.size)
+        self.server = self.lab.start_server("--rate-max", "100M")
+        options = ("--cache-dir", str(self.lab.directory / "kept"))
+        client = self.lab.start_client("host1", *options)
+        pushing = self.push("disk.img")
+        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "some of it is there")
+        client.stop()
+        self.assertEqual(pushing.wait(60), 1)
+        client = self.lab.start_client("host1", *options)
+        held = client.status()["cache_bytes"]
+        self.assertGreater(held, 4 * MIB)
+        before = self.server.status()["bytes_multicast"]
+        self.assertEqual(self.pushed("disk.img")[0], 0)
+        after = self.server.status()["bytes_multicast"]
+        self.assertLess(after - before, 1.02 * (self.size - held) + MIB)
+        self.assert_all_there()
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C ends it at the client, too."""
+        (client,) = self.make(1, "--rate-max", "100M")
+        pushing = self.push("disk.img")
+        wait_until(lambda: client.status()["cache_bytes"] > MIB, 20, "some of it is there")
+        pushing.send_signal(signal.SIGINT)
+        self.assertEqual(pushing.wait(10), 130)
+        asked = client.status()["bytes_requested"]
+        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
+        self.assertLess(asked, self.size)
+
+    def test_errors(self) -> None:
+        """What cannot be pushed is one line."""
+        self.lab = Lab(1)
+        self.addCleanup(self.lab.close)
+        (self.lab.images / "dir").mkdir()
+        (self.lab.images / "secret").write_bytes(b"s")
+        (self.lab.images / "secret").chmod(0o600)
+        (self.lab.images / "large").touch()
+        os.truncate(self.lab.images / "large", 9 * MIB)
+        self.assertEqual(self.pushed("dir"), (1, [], ["mufs: no server runs here"]))
+        self.server = self.lab.start_server()
+        self.lab.start_client("host1", "--cache-size", "8M")
+        for arguments, line in (
+            (["none"], "none: No such file or directory"),
+            (["/etc/passwd"], "/etc/passwd: No such file or directory"),
+            (["dir"], "dir: is a directory"),
+            (["secret"], "secret: no client is connected that may see it"),
+            (["dir", "--server", "x"], "x: no server listens there on this host"),
+        ):
+            self.assertEqual(self.pushed(*arguments), (1, [], [f"mufs: {line}"]))
+        name = self.server.status()["clients"][0]["name"]
+        status, _, errors = self.pushed("large")
+        where = "(10.77.0.11)"
+        self.assertEqual(status, 1)
+        why = "the image has 9.0 MiB, the cache 8.0 MiB"
+        self.assertEqual(errors, [f"mufs: {name} {where}: {why}"])
+        status, _, errors = self.pushed("secret", "--to", name, "other")
+        self.assertEqual(sorted(errors), sorted(
+            [f"mufs: {name} {where}: permission denied", "mufs: other: is not connected"]
+        ))  # fmt: skip

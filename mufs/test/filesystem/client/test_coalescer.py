@@ -1,0 +1,85 @@
+"""What a read that the cache cannot answer asks for, on a network that is simulated."""
+
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.filesystem.client.coalescer import NEAR, TRIALS
+from mufs.test.support.simulation import SimulatedNetwork
+from mufs.wire.pages import BLOCK, PAGE
+
+APART = 8 * BLOCK
+"""Bytes between two reads that are not in sequence."""
+
+
+class RandomReadTests(SynchronousTestCase):
+    """Reads of a page here and there."""
+
+    def read(self, reads: int, **network: Any) -> tuple[SimulatedNetwork, Any]:
+        """Make so many reads, each of the third page of another block."""
+        net = SimulatedNetwork(1, **network)
+        image = net.put_image(b"image", (reads + 2) * APART)
+        client = net.clients[0]
+        opened = client.files.opened(net.run(client.open(b"image"))[0])
+        for number in range(1, reads + 1):
+            offset = number * APART + 2 * PAGE
+            data = net.run(ensureDeferred(client.read(opened, offset, PAGE)))
+            self.assertEqual(data, image.read(offset, PAGE))
+        return net, opened
+
+    def test_fast(self) -> None:
+        """
+        Where a block is there soon, each read brings its block, and more of what lies around the
+        more there are: what lies beside is a hit.
+        """
+        net, opened = self.read(3 * TRIALS, latency=0.0001)
+        client = net.clients[0]
+        fetch = client.files.fetch
+        self.assertEqual(client.hits + fetch.joined + fetch.misses, 3 * TRIALS)
+        self.assertGreater(client.hits + fetch.joined, 0)
+        self.assertGreater(client.cache.held, 3 * TRIALS * BLOCK)
+        hits = client.hits
+        net.run(ensureDeferred(client.read(opened, 40 * APART + 31 * PAGE, PAGE)))
+        self.assertEqual(client.hits, hits + 1)
+
+    def test_slow(self) -> None:
+        """Where it is not, reads bring their pages alone, but for some to find out."""
+        net, _ = self.read(3 * TRIALS, latency=0.0001, link=50e6)
+        held = net.clients[0].cache.held
+        self.assertLessEqual(held, (TRIALS + 2) * BLOCK + (2 * TRIALS - 2) * PAGE)
+        self.assertGreaterEqual(held, TRIALS * BLOCK)
+
+    def test_gaps(self) -> None:
+        """There, what lies between a read and what is held near it comes with it; nothing else."""
+        net, opened = self.read(TRIALS + 1, latency=0.0001, link=50e6)
+        client = net.clients[0]
+        there = (TRIALS + 1) * APART + 2 * PAGE
+        for pages, brought in ((NEAR - 1, NEAR - 1), (1 - NEAR, NEAR - 1), (64, 1), (-64, 1)):
+            held = client.cache.held
+            net.run(ensureDeferred(client.read(opened, there + pages * PAGE, PAGE)))
+            net.run(deferLater(net.clock, 1.0))
+            self.assertEqual(client.cache.held - held, brought * PAGE, pages)
+        self.assertEqual(net.leftovers(), [])
+
+    def test_lag(self) -> None:
+        """The longest wait since it was asked last is told: of reads that ended or wait still."""
+        net, opened = self.read(1, latency=0.01)
+        client = net.clients[0]
+        report = client.files.report()
+        self.assertEqual((report.reads, report.hits), (1, 0))
+        self.assertTrue(20 <= report.lag < 100, report)
+        self.assertEqual(client.files.report().lag, 0)
+        net.server.kill()
+        ensureDeferred(client.read(opened, 0, PAGE)).addErrback(lambda _: None)
+        net.clock.advance(2.0)
+        self.assertEqual(client.files.report().lag, 2000)
+        net.clock.advance(1.0)
+        self.assertEqual(client.files.report().lag, 3000)
+
+    def test_small_cache(self) -> None:
+        """A cache of one block gives right bytes all the same."""
+        net, _ = self.read(10, latency=0.0001, cache_size=BLOCK)
+        self.assertEqual(net.clients[0].cache.held, BLOCK)
+        self.assertEqual(net.leftovers(), [])

@@ -1,0 +1,447 @@
+"""Pulls: caches that are filled before anybody reads, in virtual time and through real mounts."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    ensureDeferred,
+    maybeDeferred,
+)
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.communication.server.output import SEND_BUFFER
+from mufs.filesystem.client.pull import EVERY, MOST, MOST_LOOKS, PASSES, STUCK, Progress
+from mufs.sockets import VARIABLE
+from mufs.test.support import lab
+from mufs.test.support.lab import SERVER, Lab, write_image
+from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
+from mufs.test.support.simulation import MIB, SimulatedNetwork
+from mufs.test.system.test_control import ProcessTestCase
+from mufs.wire.metadata import NOBODY
+from mufs.wire.pages import BLOCK
+
+SIZE = 8 * MIB + 4321
+
+
+class PullTests(SynchronousTestCase):
+    """Pulls in a simulated network."""
+
+    def make(self, clients: int = 1, size: int = SIZE, **how: Any) -> SimulatedNetwork:
+        """Have a network with an image."""
+        self.network = SimulatedNetwork(3, clients, **how)
+        self.network.put_image(b"disk.img", size)
+        self.told: list[Progress] = []
+        return self.network
+
+    def pull(self, number: int = 0, path: bytes = b"disk.img") -> Deferred[Progress]:
+        """Have a client pull the image."""
+        pulls = self.network.clients[number].files.pulls
+        return maybeDeferred(pulls.pull, path, NOBODY, self.told.append)
+
+    def sent(self) -> int:
+        """File bytes that the server sent."""
+        figures = self.network.server.figures()
+        multicast, tcp = figures["bytes_multicast"], figures["bytes_over_tcp"]
+        assert isinstance(multicast, int) and isinstance(tcp, int)
+        return multicast + tcp
+
+    def assert_all_there(self, number: int = 0, path: bytes = b"disk.img") -> None:
+        """Reading the image takes nothing from the server, and gives the right bytes."""
+        before = self.sent()
+        self.network.run(self.network.read_all(number, path))
+        self.assertEqual(self.sent(), before)
+        self.assertEqual(self.network.leftovers(), [])
+
+    def assert_error(self, number: int, pulling: Deferred[Progress]) -> str:
+        """The pull fails with this errno; its text."""
+        with self.assertRaises(OSError) as raised:
+            self.network.run(pulling)
+        self.assertEqual(raised.exception.errno, number)
+        return str(raised.exception.strerror)
+
+    def test_pull(self) -> None:
+        """An image that was pulled is read without the server, and it came once."""
+        self.make()
+        done = self.network.run(self.pull())
+        self.assertEqual((done.size, done.held, done.asked), (SIZE, SIZE, SIZE))
+        self.assertLess(self.sent(), 1.02 * SIZE)
+        self.assert_all_there()
+        self.assertEqual(self.network.clients[0].files.fetch.misses, 0)
+
+    def test_empty(self) -> None:
+        """An image without bytes is there at once."""
+        self.make(size=0)
+        self.assertEqual(self.network.run(self.pull()), Progress(0, 0, 0, 0, True))
+
+    def test_again(self) -> None:
+        """What is in the cache is not asked for again, also after an interruption."""
+        self.make(rate_max=1e8, link=1e8)
+        pulling = self.pull()
+        self.network.clock.advance(0.25)
+        pulling.cancel()
+        self.failureResultOf(pulling, CancelledError)
+        self.network.clock.advance(1)
+        part = self.network.clients[0].cache.held
+        self.assertGreater(part, SIZE // 4)
+        self.assertLess(part, SIZE)
+        done = self.network.run(self.pull())
+        self.assertLess(done.asked, SIZE - part + BLOCK)
+        self.assertLess(self.sent(), 1.02 * SIZE)
+        self.assert_all_there()
+        before = self.network.clients[0].files.fetch.bytes_requested
+        self.network.run(self.pull())
+        self.assertEqual(self.network.clients[0].files.fetch.bytes_requested, before)
+
+    def test_hosts_apart(self) -> None:
+        """
+        Ten hosts that begin at different times cost one transfer, and what went out before the
+        last one began, or was on its way to the link then.
+        """
+        self.make(clients=10, link=1e8, rate_max=1e8, size=16 * MIB)
+        before_last = 0
+
+        def begin(number: int) -> Deferred[Progress]:
+            nonlocal before_last
+            before_last = self.sent()
+            return self.pull(number)
+
+        clock = self.network.clock
+        pulls = [deferLater(clock, 0.02 * number, begin, number) for number in range(10)]
+        results = self.network.run(DeferredList(pulls, consumeErrors=True))
+        self.assertTrue(all(ok for ok, _ in results))
+        self.assertLess(self.sent(), 1.03 * 16 * MIB + before_last + SEND_BUFFER + 4 * BLOCK)
+        self.assertLess(before_last, 0.25 * 16 * MIB)
+        for number in range(10):
+            self.assert_all_there(number)
+
+    def test_loss(self) -> None:
+        """Losses are mended as those of readers are."""
+        self.make(clients=4, loss=0.01)
+        results = self.network.run(DeferredList([self.pull(number) for number in range(4)]))
+        self.assertTrue(all(ok for ok, _ in results))
+        self.assertLess(self.sent(), 1.15 * SIZE)
+        for number in range(4):
+            self.assert_all_there(number)
+
+    def test_without_multicast(self) -> None:
+        """Where no multicast comes the pull is over TCP."""
+        self.make(loss=1.0)
+        self.network.run(self.pull())
+        self.assert_all_there()
+
+    def test_reader_first(self) -> None:
+        """A read beside pulls waits no longer than what is on the link already takes."""
+        self.make(clients=3, link=1e8, rate_max=1e8, size=32 * MIB)
+        self.network.put_image(b"other.img", 4 * MIB)
+        pulls = [self.pull(number) for number in range(3)]
+        self.network.clock.advance(0.5)
+        reader = self.network.clients[0]
+        handle, _ = self.network.run(reader.files.open(b"other.img"))
+        opened = reader.files.opened(handle)
+        waits = []
+        for offset in (0, 3 * MIB):
+            begun = self.network.clock.seconds()
+            self.network.run(ensureDeferred(reader.read(opened, offset, BLOCK)))
+            waits.append(self.network.clock.seconds() - begun)
+        # Of the image that is pulled, and on its way in the background.
+        handle, _ = self.network.run(reader.files.open(b"disk.img"))
+        opened = reader.files.opened(handle)
+        ahead = max(block for key, block in reader.files.fetch._pending if key == opened.key)
+        begun = self.network.clock.seconds()
+        self.network.run(ensureDeferred(reader.read(opened, ahead * BLOCK, BLOCK)))
+        waits.append(self.network.clock.seconds() - begun)
+        self.assertLess(max(waits), 0.08)
+        self.network.run(DeferredList(pulls))
+
+    def test_bounded(self) -> None:
+        """What all pulls together have on their way is bounded by the window."""
+        self.make(link=1e8, rate_max=1e8, size=16 * MIB)
+        for number in range(3):
+            self.network.put_image(b"%d.img" % number, 16 * MIB)
+        client = self.network.clients[0]
+        pulls = [self.pull(), *(self.pull(path=b"%d.img" % number) for number in range(3))]
+        for _ in range(200):
+            self.network.clock.advance(0.01)
+            self.assertLess(client.files.fetch.pending, 2 * client.files.window.size)
+        for pull in pulls:
+            pull.cancel()
+            self.failureResultOf(pull, CancelledError)
+        self.network.clock.advance(1)
+        self.assertEqual(self.network.leftovers(), [])
+        self.assertEqual(client.files._open, {})
+
+    def test_too_large(self) -> None:
+        """An image that does not fit the cache is not begun; the error says both sizes."""
+        self.make(size=9 * MIB, cache_size=8 * MIB)
+        text = self.assert_error(errno.ENOSPC, self.pull())
+        self.assertEqual(text, "the image has 9.0 MiB, the cache 8.0 MiB")
+        self.assertEqual(self.sent(), 0)
+
+    def test_fits_exactly(self) -> None:
+        """One that does replaces others, and none of its own blocks."""
+        self.make(size=8 * MIB, cache_size=8 * MIB)
+        self.network.put_image(b"other.img", 4 * MIB)
+        self.network.run(self.network.read_all(0, b"disk.img"))
+        self.network.run(self.network.read_all(0, b"other.img"))
+        before = self.sent()
+        self.network.run(self.pull())
+        self.assertLess(self.sent() - before, 1.02 * 4 * MIB)
+        self.assert_all_there()
+
+    def test_slow_disk(self) -> None:
+        """While what has come waits for the disk, nothing more is asked for."""
+        self.make(link=1e8, rate_max=1e8)
+        client = self.network.clients[0]
+        pulling = self.pull()
+        self.network.clock.advance(0.1)
+        behind = True
+        storage: Any = client.cache._storage
+        self.patch(storage, "is_behind", lambda: behind)
+        self.network.clock.advance(2)
+        asked = client.files.fetch.bytes_requested
+        self.assertLess(asked, SIZE)
+        self.network.clock.advance(2)
+        self.assertEqual(client.files.fetch.bytes_requested, asked)
+        behind = False
+        self.network.run(pulling)
+        self.assert_all_there()
+
+    def test_full_disk(self) -> None:
+        """A disk that takes nothing for long ends it."""
+        self.make()
+        storage: Any = self.network.clients[0].cache._storage
+        self.patch(storage, "is_behind", lambda: True)
+        self.assert_error(errno.ENOSPC, self.pull())
+        self.assertGreater(self.network.clock.seconds(), STUCK)
+        self.assertEqual(self.network.leftovers(), [])
+
+    def test_no_room(self) -> None:
+        """Images that displace one another are not pulled for ever."""
+        self.make(size=6 * MIB, cache_size=8 * MIB)
+        self.network.put_image(b"other.img", 6 * MIB)
+        both = DeferredList([self.pull(), self.pull(path=b"other.img")], consumeErrors=True)
+        results = self.network.run(both)
+        self.assertFalse(all(ok for ok, _ in results))
+        self.assertLess(self.sent(), PASSES * 2 * 1.1 * 6 * MIB)
+
+    def test_errors(self) -> None:
+        """What cannot be opened ends the pull with the server's error."""
+        self.make()
+        self.assert_error(errno.ENOENT, self.pull(path=b"none"))
+
+    def test_unreadable(self) -> None:
+        """So does what cannot be read."""
+        self.make()
+        self.network.library.images[b"disk.img"].read = self.broken  # type: ignore[method-assign]
+        self.assert_error(errno.EIO, self.pull())
+        self.assertEqual(self.network.leftovers(), [])
+
+    def broken(self, offset: int, length: int) -> bytes:
+        """A disk that fails."""
+        raise OSError(errno.EIO, "input/output error")
+
+    def test_replaced(self) -> None:
+        """An image that is replaced meanwhile ends it with ESTALE."""
+        self.make(link=1e8, rate_max=1e8)
+        pulling = self.pull()
+        self.network.clock.advance(0.3)
+        self.network.put_image(b"disk.img", SIZE)
+        self.assert_error(errno.ESTALE, pulling)
+
+    def test_server_away(self) -> None:
+        """While the server is away the pull waits, and says so; then it goes on where it was."""
+        self.make(link=1e8, rate_max=1e8)
+        pulling = self.pull()
+        self.network.clock.advance(0.4)
+        self.network.restart_server(5 * EVERY)
+        sent = self.sent()
+        self.network.run(pulling)
+        self.assertIn(False, [each.connected for each in self.told])
+        self.assertGreater(sent, SIZE // 4)
+        self.assertLess(self.sent() + sent, 1.3 * SIZE)
+        self.assert_all_there()
+
+    def test_server_not_there_yet(self) -> None:
+        """A pull that begins without a server waits for it, too."""
+        self.make()
+        self.network.restart_server(3)
+        pulling = self.pull()
+        self.network.clock.advance(2)
+        self.assertEqual(self.told[-1], Progress(0, 0, 0, 0, False))
+        self.network.run(pulling)
+
+    def test_reader_gives_up(self) -> None:
+        """A reader that gives up what the pull waits for, too, does not end it."""
+        self.make(link=1e8, rate_max=1e8)
+        client = self.network.clients[0]
+        handle, _ = self.network.run(client.files.open(b"disk.img"))
+        opened = client.files.opened(handle)
+        pulling = self.pull()
+        self.network.clock.advance(0.1)
+        for key, block in list(client.files.fetch._pending):
+            self.assertEqual(key, opened.key)
+            client.files.fetch.read(opened, block * BLOCK, memoryview(bytearray(100))).addErrback(
+                lambda failure: failure.trap(CancelledError)
+            ).cancel()
+        self.network.run(pulling)
+        self.assert_all_there()
+
+    def test_limit(self) -> None:
+        """No more than so many pulls run at a time."""
+        self.make(link=1e6)
+        pulls = [self.pull() for _ in range(MOST)]
+        self.failureResultOf(self.pull(), OSError)
+        for pull in pulls:
+            pull.cancel()
+            self.failureResultOf(pull, CancelledError)
+
+    def test_large(self) -> None:
+        """Looking through an image that is there leaves the reactor to others."""
+        size = 2 * MOST_LOOKS * BLOCK + 1
+        self.make(size=0, cache_size=size + BLOCK)
+        client = self.network.clients[0]
+        image = self.network.put_image(b"disk.img", 1)
+        image.attributes = evolve(image.attributes, size=size)
+        self.patch(client.cache, "missing", lambda *_: 0)
+        pulling = self.pull()
+        self.assertEqual(self.network.run(pulling).held, size)
+
+
+def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start the command C{mufs}, whose output is no terminal."""
+    return subprocess.Popen(
+        [*MUFS, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+class CommandTests(ProcessTestCase):
+    """C{mufs pull} at a real mount."""
+
+    def test_pull(self) -> None:
+        """Images are pulled one after the other, also by a link; each that cannot be is a line."""
+        images = self.loopback.images
+        sha256 = write_image(images / "other.img", 3 * MIB + 5)
+        write_image(images / "large.img", 70 * MIB)
+        (images / "dir").mkdir()
+        (images / "link").symlink_to("dir/../other.img")
+        (images / "secret").write_bytes(b"s")
+        (images / "secret").chmod(0o600)
+        client = self.loopback.start_client("here", "--cache-size", "64M")
+        point = self.loopback.mount_point("here")
+        names = ["disk.img", "link", "none", "dir", "secret", "large.img"]
+        done = self.mufs("pull", *(f"{point}/{name}" for name in names), "/proc/none")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.splitlines(), [
+            f"mufs: {point}/none: No such file or directory",
+            f"mufs: {point}/dir: is a directory",
+            f"mufs: {point}/secret: permission denied",
+            f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
+            "mufs: /proc/none: not on a mount of mUFS",
+        ])  # fmt: skip
+        first, second = done.stdout.splitlines()
+        self.assertTrue(first.startswith("disk.img: 976.6 KiB of 976.6 KiB (100 %), "), first)
+        self.assertTrue(second.startswith("other.img: 3.0 MiB of 3.0 MiB (100 %), "), second)
+        before = self.server.status()["bytes_multicast"]
+        with open(point / "other.img", "rb") as image:
+            self.assertEqual(hashlib.file_digest(image, "sha256").hexdigest(), sha256)
+        self.assertEqual(self.server.status()["bytes_multicast"], before)
+        self.assertEqual(client.status()["misses"], 0)
+        quiet = self.mufs("pull", "--quiet", f"{point}/disk.img")
+        self.assertEqual((quiet.returncode, quiet.stdout, quiet.stderr), (0, "", ""))
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C ends the pull at the client, too; the next one goes on where that was."""
+        size = 64 * MIB
+        write_image(self.loopback.images / "large.img", size)
+        self.server.stop()
+        self.loopback.start_server(options=("--rate-max", "100M"))
+        client = self.loopback.start_client("here")
+        point = self.loopback.mount_point("here")
+        pulling = start(self.run_directory, "pull", point / "large.img")
+        self.addCleanup(pulling.communicate)
+        self.addCleanup(pulling.kill)
+        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are there")
+        pulling.send_signal(signal.SIGINT)
+        self.assertEqual(pulling.wait(10), 130)
+        assert pulling.stderr is not None
+        self.assertEqual(pulling.stderr.read(), "")
+        # What was asked for comes still.
+        asked = client.status()["bytes_requested"]
+        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
+        self.assertLess(asked, size)
+        self.assertEqual(self.mufs("pull", "--quiet", f"{point}/large.img").returncode, 0)
+        self.assertEqual(client.status()["bytes_requested"], size)
+
+    def test_server_away(self) -> None:
+        """While the server is away lines say so; the pull goes on when it is back."""
+        size = 32 * MIB
+        write_image(self.loopback.images / "large.img", size)
+        self.server.stop()
+        server = self.loopback.start_server(options=("--rate-max", "50M"))
+        client = self.loopback.start_client("here")
+        pulling = start(self.run_directory, "pull", self.loopback.mount_point("here") / "large.img")
+        self.addCleanup(pulling.communicate)
+        self.addCleanup(pulling.kill)
+        wait_until(lambda: client.status()["cache_bytes"] > MIB, 20, "some of it is there")
+        server.kill()
+        assert pulling.stdout is not None
+        line = ""
+        while not line.endswith(", waiting for the server\n"):
+            line = pulling.stdout.readline()
+            self.assertNotEqual(line, "")
+        self.loopback.start_server()
+        self.assertEqual(pulling.wait(30), 0)
+        self.assertIn("(100 %)", pulling.stdout.read())
+        self.assertEqual(client.status()["cache_bytes"], size)
+
+
+class LabTests(SynchronousTestCase):
+    """Real hosts that pull."""
+
+    skip = lab.missing()
+
+    def has_begun(self, client: Service) -> bool:
+        """Whether the cache of a client has something."""
+        held: int = client.status()["cache_bytes"]
+        return held > MIB
+
+    def test_apart(self) -> None:
+        """A second host that begins later costs what went out before, and no more."""
+        self.lab = Lab(2, rate=100)
+        self.addCleanup(self.lab.close)
+        size = 32 * MIB
+        sha256 = write_image(self.lab.images / "disk.img", size)
+        server = self.lab.start_server()
+        clients = self.lab.start_clients()
+        run, network = self.lab.directory / "run", self.lab.network
+        begin = network.bytes_sent(SERVER)
+        pulls = []
+        for host, client in zip(self.lab.hosts, clients, strict=True):
+            point = self.lab.mount_point(host)
+            pulls.append(start(run, "pull", "--quiet", point / "disk.img"))
+            self.addCleanup(pulls[-1].communicate)
+            self.addCleanup(pulls[-1].kill)
+            wait_until(partial(self.has_begun, client), 20, f"{host} pulls")
+            before_last = network.bytes_sent(SERVER) - begin
+        self.assertEqual([pull.wait(60) for pull in pulls], [0, 0])
+        self.assertLess(network.bytes_sent(SERVER) - begin, 1.06 * size + before_last)
+        before = server.status()["bytes_multicast"]
+        for reader in self.lab.start_readers("disk.img"):
+            self.assertEqual(reader.result().sha256, sha256)
+        self.assertEqual(server.status()["bytes_multicast"], before)
+        self.assertEqual([client.status()["misses"] for client in clients], [0, 0])

@@ -1,0 +1,216 @@
+"""Read-ahead of one open image."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.filesystem.client.readahead import (
+    ENOUGH,
+    MANY,
+    MOST_AROUND,
+    PART,
+    SEEN,
+    SEQUENCES,
+    SLACK,
+    ReadAheadWindow,
+    SequenceDetector,
+)
+from mufs.test.support.properties import examples
+from mufs.wire.pages import BLOCK, PAGE
+
+SIZE = 40 * BLOCK + 12345
+MOST = 16 * BLOCK
+
+
+def fixed(size: int) -> ReadAheadWindow:
+    """A window of this many bytes."""
+    window = ReadAheadWindow(Clock(), size)
+    assert window.size == size
+    return window
+
+
+class ReadAheadTests(SynchronousTestCase):
+    """What is asked for before it is read."""
+
+    @examples(50)
+    @given(
+        st.integers(1, SIZE),
+        st.sampled_from([PAGE, 5000, 64 * 1024, BLOCK]),
+        st.sampled_from([BLOCK, 3 * BLOCK, 10 * BLOCK + 1, MOST]),
+        st.randoms(use_true_random=False),
+    )
+    def test_in_sequence(self, size: int, step: int, most: int, random: Any) -> None:
+        """
+        Reads in sequence, also when a few of them change places, have all that comes after the
+        first asked for once, in order, never further ahead than allowed.
+        """
+        ahead = SequenceDetector(size, fixed(most))
+        offsets = list(range(0, size, step))
+        for i in range(1, len(offsets) - 1, 2):
+            if random.random() < 0.5:
+                offsets[i], offsets[i + 1] = offsets[i + 1], offsets[i]
+        asked = position = min(step, size)
+        for offset in offsets:
+            length = min(step, size - offset)
+            found = ahead.advance(offset, length)
+            position = max(position, offset + length)
+            if found is not None:
+                start, count = found
+                self.assertGreater(count, 0)
+                self.assertEqual(start, max(asked, position))
+                asked = start + count
+                self.assertLessEqual(asked, min(size, position + most + BLOCK))
+        self.assertGreaterEqual(max(asked, position), size)
+
+    def test_keeps_ahead(self) -> None:
+        """Once a reader was seen to read in sequence, what it reads was always asked for."""
+        size = 4 * PART * MOST
+        ahead, asked = SequenceDetector(size, fixed(MOST)), 0
+        for offset in range(0, size, BLOCK):
+            if offset >= SEEN:
+                self.assertGreaterEqual(asked, min(size, offset + BLOCK))
+            found = ahead.advance(offset, BLOCK)
+            if found is not None:
+                asked = sum(found)
+            if PART * MOST < offset < size - MOST:
+                self.assertGreaterEqual(asked - offset, MOST // 2)
+        self.assertEqual(asked, size)
+
+    def test_grows(self) -> None:
+        """Nothing is asked for at first, and then no more than a part of what was read."""
+        ahead = SequenceDetector(SIZE, fixed(MOST))
+        for offset in range(0, SIZE - MOST, BLOCK):
+            found = ahead.advance(offset, BLOCK)
+            read = offset + BLOCK
+            if read < SEEN:
+                self.assertIsNone(found)
+            elif found is not None:
+                self.assertLess(sum(found) - read, read // PART + BLOCK)
+
+    def test_at_random(self) -> None:
+        """Reads here and there have nothing asked for."""
+        ahead = SequenceDetector(SIZE, fixed(MOST))
+        places = [20, 3, 33, 10, 38, 15, 25]
+        found = [ahead.advance(place * BLOCK, PAGE) for place in places]
+        self.assertEqual(found, [None] * len(places))
+
+    def read_on(self, ahead: SequenceDetector, start: int, blocks: int) -> "tuple[int, int] | None":
+        """Read blocks in sequence; what the last read has asked for."""
+        found = None
+        for number in range(blocks):
+            found = ahead.advance(start + number * BLOCK, BLOCK)
+        return found
+
+    def test_anywhere(self) -> None:
+        """A reader that jumps, and reads in sequence from there on, is read ahead of there."""
+        ahead, start = SequenceDetector(SIZE, fixed(MOST)), 20 * BLOCK
+        self.assertIsNone(self.read_on(ahead, start, SEEN // BLOCK - 1))
+        last = start + SEEN - BLOCK
+        self.assertEqual(ahead.advance(last, BLOCK), (start + SEEN, SEEN // PART))
+        self.assertIsNone(ahead.advance(start - SLACK - 1, PAGE))
+
+    def test_by_turns(self) -> None:
+        """Some sequences that are read by turns are each read ahead of; too many are forgotten."""
+        for count in (SEQUENCES, SEQUENCES + 1):
+            ahead = SequenceDetector(100 * SIZE, fixed(MOST))
+            starts = [(number + 1) * MOST * 2 for number in range(count)]
+            found = [
+                ahead.advance(start + done, BLOCK)
+                for done in range(0, SEEN, BLOCK)
+                for start in starts
+            ]
+            expected = [(start + SEEN, SEEN // PART) for start in starts]
+            self.assertEqual(found[-count:], expected if count == SEQUENCES else [None] * count)
+
+    @examples(150)
+    @given(
+        st.integers(0, SIZE),
+        st.lists(st.tuples(st.integers(0, SIZE + BLOCK), st.integers(0, BLOCK)), max_size=30),
+    )
+    def test_any_reads(self, size: int, reads: list[tuple[int, int]]) -> None:
+        """Whatever is read, only what lies behind it and within the image is asked for."""
+        ahead = SequenceDetector(size, fixed(MOST))
+        for offset, length in reads:
+            found = ahead.advance(offset, length)
+            if found is not None:
+                self.assertGreaterEqual(found[0], offset + length)
+                self.assertGreater(found[1], 0)
+                self.assertLessEqual(sum(found), size)
+
+
+class AroundTests(SynchronousTestCase):
+    """What a read at random brings with it."""
+
+    def test_ever_more(self) -> None:
+        """The more reads at random there were in a row, the more, up to a bound."""
+        ahead = SequenceDetector(1000 * MOST_AROUND, fixed(MOST))
+        sizes = []
+        for number in range(6 * MANY):
+            offset = (number * 37 % 999) * MOST_AROUND + PAGE
+            ahead.advance(offset, PAGE)
+            start, length = ahead.around(offset)
+            self.assertTrue(start <= offset < start + length)
+            self.assertEqual(start % length, 0)
+            sizes.append(length)
+        self.assertEqual(sizes[0], BLOCK)
+        self.assertEqual(sizes[MANY], 2 * BLOCK)
+        self.assertEqual(sizes[-1], MOST_AROUND)
+        self.assertEqual(sizes, sorted(sizes))
+
+    def test_in_sequence(self) -> None:
+        """Reads in sequence end that."""
+        ahead = SequenceDetector(1000 * MOST_AROUND, fixed(MOST))
+        for number in range(6 * MANY):
+            ahead.advance((number * 37 % 999) * MOST_AROUND, PAGE)
+        offset = 5 * MOST_AROUND
+        for start in range(offset, offset + SEEN, BLOCK):
+            ahead.advance(start, BLOCK)
+        self.assertEqual(ahead.around(offset), (offset, BLOCK))
+
+    def test_end(self) -> None:
+        """It ends with the image."""
+        ahead = SequenceDetector(SIZE, fixed(MOST))
+        self.assertEqual(ahead.around(SIZE - 1), (40 * BLOCK, SIZE - 40 * BLOCK))
+
+
+class WindowTests(SynchronousTestCase):
+    """How far to be ahead."""
+
+    def run_path(
+        self, window: ReadAheadWindow, clock: Clock, delay: float, bandwidth: float
+    ) -> None:
+        """Read for two seconds over a path, with as much under way as the window allows."""
+        window.answered(delay)
+        for _ in range(200):
+            clock.advance(0.01)
+            window.came(int(0.01 * min(bandwidth, window.size / delay)))
+
+    def test_long_path(self) -> None:
+        """A path of much delay gets twice its bandwidth times its delay, up to the bound."""
+        for held, expected in ((3, 6), (1.5, 3), (50, 8)):
+            clock = Clock()
+            window = ReadAheadWindow(clock, 8 * ENOUGH)
+            self.run_path(window, clock, 0.02, held * ENOUGH / 0.02)
+            self.assertLess(abs(window.size / (expected * ENOUGH) - 1), 0.01, held)
+
+    def test_short_path(self) -> None:
+        """One of little delay, or little bandwidth, gets what is enough there."""
+        for delay, bandwidth in ((0.001, 400e6), (0.02, 12.5e6)):
+            clock = Clock()
+            window = ReadAheadWindow(clock, 8 * ENOUGH)
+            self.run_path(window, clock, delay, bandwidth)
+            self.assertEqual(window.size, ENOUGH)
+
+    def test_bound(self) -> None:
+        """No more than the bound, also when it is set later."""
+        clock = Clock()
+        window = ReadAheadWindow(clock, BLOCK)
+        self.run_path(window, clock, 0.1, 1e9)
+        self.assertEqual(window.size, BLOCK)
+        window.limit(3 * ENOUGH)
+        self.assertEqual(window.size, ENOUGH)
+        self.run_path(window, clock, 0.1, 1e9)
+        self.assertEqual(window.size, 3 * ENOUGH)

@@ -1,0 +1,1 @@
+"""Real server and clients, joined by a network in virtual time."""

@@ -1,0 +1,121 @@
+"""Honest readers beside a client that means no good, in virtual time: what it takes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+from twisted.internet.protocol import Protocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.simulation import MIB, SimulatedNetwork
+from mufs.test.support.virtual import Stream
+from mufs.wire.channel import Priority, Read, Repair, Type, pack, pack_tagged
+from mufs.wire.metadata import VERSION, At, Hello, Pulled, encode
+from mufs.wire.pages import BLOCK
+
+SIZE = 16 * MIB
+KEPT = 0.9
+"""What part of their speed the readers keep."""
+
+EVERY = 0.002
+"""Seconds from one packet of the attacker to the next."""
+
+
+class Attacker(Protocol):
+    """Opens an image as its first handle, and sends what it is told to, without end."""
+
+    def __init__(self, network: SimulatedNetwork, packets: Iterator[bytes]) -> None:
+        self._network = network
+        self._packets = packets
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        assert self.transport is not None
+        self.transport.write(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "attacker"))))
+        self.transport.write(pack_tagged(Type.OPEN, 1, encode(At(b"other.img"))))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.connected:
+            assert self.transport is not None
+            self.transport.write(next(self._packets))
+            self._network.clock.callLater(EVERY, self._go_on)
+
+
+class HostileClientTests(SynchronousTestCase):
+    """Three hosts that read an image over a link of 100 Mbit/s, and a fourth one."""
+
+    def setUp(self) -> None:
+        """Find how long they take alone."""
+        self.network = SimulatedNetwork(7, clients=3, link=1e8, cache_size=16 * MIB, disk=0.0001)
+        self.network.put_image(b"first.img", SIZE)
+        self.network.put_image(b"disk.img", SIZE)
+        self.network.library.put(b"other.img", bytes(128 * MIB))
+        self.alone = max(self.network.lockstep(b"first.img"))
+
+    def assert_kept(self, packets: Iterator[bytes], listens: bool = True) -> Stream:
+        """The hosts keep their speed beside one that sends these; the server's end of it."""
+        clock, server = self.network.clock, self.network.server
+        here = Stream(clock, "attacker", lambda size: clock.seconds() + 0.0001)
+        link = self.network.link
+        there = Stream(clock, "server", lambda size: link.through(clock.seconds(), size))
+        here.peer, there.peer = there, here
+        here.protocol = Attacker(self.network, packets)
+        there.protocol = server.factory.buildProtocol(None)
+        there.protocol.makeConnection(there)
+        here.protocol.makeConnection(here)
+        if not listens:
+            here.pauseProducing()
+        clock.advance(1)
+        beside = max(self.network.lockstep(b"disk.img"))
+        self.assertGreater(self.alone / beside, KEPT)
+        for client in self.network.clients:
+            self.assertEqual(client.files.reception.state, "working")
+        here.abortConnection()
+        clock.advance(1)
+        self.assertEqual(len(server.queue), 0)
+        return there
+
+    def reads(self, over_tcp: bool = False) -> Iterator[bytes]:
+        """READs of one MiB after the other, at all priorities."""
+        for tag in count(1):
+            offset = tag * 37 % 128 * MIB
+            yield Read(tag, 1, offset, MIB, Priority(tag % 3), over_tcp).encode()
+
+    def test_reads(self) -> None:
+        """Who asks for far more than there is room for takes little from the others."""
+        self.assert_kept(self.reads())
+
+    def test_reads_over_tcp(self) -> None:
+        """The same over TCP, which has a share of the link as well."""
+        self.assert_kept(self.reads(over_tcp=True))
+
+    def test_urgent_reads(self) -> None:
+        """Nor does it help to say that somebody waits for all of it."""
+        reads = (Read(t, 1, t % 1000 * BLOCK, BLOCK, Priority.BLOCKED) for t in count(1))
+        self.assert_kept(read.encode() for read in reads)
+
+    def test_repairs(self) -> None:
+        """Who says that nothing of what is sent came has little of it sent again."""
+        controller = self.network.server.controller
+
+        def repairs() -> Iterator[bytes]:
+            for number in count():
+                transfer = max(1, controller.transfers - number % 400)
+                yield Repair(1, transfer, 1 + number % 2, (1 << 94) - 1).encode()
+
+        before = controller.segments_repaired
+        self.assert_kept(repairs())
+        sent = controller.segments_repaired - before
+        self.assertLess(sent, 0.5 * 2 * SIZE / 1400)
+
+    def test_pulled(self) -> None:
+        """Who tells of pulls that nobody asked for takes little, and holds nothing up."""
+        told = (Pulled(t % 1000, t, t, False) for t in count(1))
+        self.assert_kept(pack(Type.PULLED, encode(each)) * 50 for each in told)
+
+    def test_takes_nothing(self) -> None:
+        """Who takes no answers takes nothing from the others either, and little memory."""
+        there = self.assert_kept(self.reads(over_tcp=True), listens=False)
+        self.assertLess(len(there._unsent), MIB)

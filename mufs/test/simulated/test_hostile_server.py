@@ -1,0 +1,668 @@
+"""The client's end of the request channel, as a server sees it that keeps to nothing."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure as Error
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.channel import (
+    SILENCE,
+    ChannelLost,
+    ClientChannel,
+    IChannelUser,
+    Refused,
+)
+from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.pull import EVERY
+from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.client.server_pulls import MOMENT, MOST_ORDERED
+from mufs.test.support.memory import MemoryImage
+from mufs.test.support.peers import Wire, from_servers, opened
+from mufs.test.support.properties import examples
+from mufs.test.support.virtual import VirtualTime
+from mufs.wire.channel import (
+    HEADER,
+    MAX_DATA,
+    Data,
+    Gone,
+    Occasion,
+    Priority,
+    Read,
+    Sent,
+    Type,
+    pack,
+    pack_tagged,
+)
+from mufs.wire.metadata import (
+    VERSION,
+    At,
+    Attributes,
+    Failure,
+    Hello,
+    Link,
+    Names,
+    Pull,
+    Pulled,
+    Welcome,
+    decode,
+    encode,
+)
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.segments import SEGMENT
+
+WELCOME = encode(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT))
+IMAGE = MemoryImage(5, 6, bytes(3 * BLOCK) + b"the end")
+ANSWERS = [
+    Type.WELCOME,
+    Type.REPLY,
+    Type.MORE,
+    Type.ERROR,
+    Type.SENT,
+    Type.DATA,
+    Type.SEGMENTS,
+    Type.GONE,
+    Type.PONG,
+    Type.PULL,
+]
+
+
+class Client:
+    """A client without sockets, mount and threads, which has one connection."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualTime()
+        self.welcomes = 0
+        self.refused: list[Refused] = []
+        self.cache = BlockCache(4 * BLOCK)
+        self.files = RemoteFileSystem(
+            self.clock, self.cache, BLOCK, self.welcomed, self.refused.append
+        )
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, for the first time or anew."""
+        self.channel, self.wire = ClientChannel(self.files, self.clock, "host"), Wire()
+        self.channel.makeConnection(self.wire)
+
+    def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
+        """As L{mufs.client.ClientMount} does it."""
+        self.welcomes += 1
+        self.files.receiver.listen_to(welcome.source, welcome.segment)
+        self.files.reception.available()
+
+    def lose(self) -> None:
+        """End the connection."""
+        self.channel.connected = 0
+        self.channel.connectionLost(Error(ConnectionLost()))
+
+
+class HostileServerTestCase(SynchronousTestCase):
+    """A client that was welcomed."""
+
+    def setUp(self) -> None:
+        """Connect, and answer HELLO."""
+        self.client = Client()
+        self.greet()
+
+    def tearDown(self) -> None:
+        """Nothing was logged as a failure."""
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def greet(self) -> None:
+        """Answer HELLO as it should be."""
+        self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
+
+    def say(self, *packets: bytes) -> list[tuple[int, int, bytes]]:
+        """Send packets; what the client says to them: type, tag, what follows."""
+        self.client.channel.dataReceived(b"".join(packets))
+        self.client.clock.advance(0)
+        return self.client.wire.tagged()
+
+    def assert_closes(self, *packets: bytes) -> None:
+        """These packets end the connection, and nothing is raised."""
+        self.say(*packets)
+        self.assertTrue(self.client.wire.ended)
+
+    def ask(self, kind: Type, answer: type[Any]) -> tuple[Deferred[Any], int]:
+        """Make a request; its result and its tag."""
+        self.client.wire.packets()
+        asked: Deferred[Any] = self.client.channel.ask(kind, At(b"x"), answer)
+        ((_, tag, _),) = self.client.wire.tagged()
+        return asked, tag
+
+    def open(self) -> OpenImage:
+        """Open the image."""
+        self.client.wire.packets()
+        opening = self.client.files.open(b"disk.img")
+        ((kind, tag, _),) = self.client.wire.tagged()
+        self.assertEqual(kind, Type.OPEN)
+        self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
+        return self.client.files.opened(self.successResultOf(opening)[0])
+
+    def read(self, offset: int = 0, length: int = PAGE) -> tuple[Deferred[bytes], int]:
+        """Read from the image; the result and the tag of the READ."""
+        image = self.open()
+        target = bytearray(length)
+        done = self.client.files.fetch.read(image, offset, memoryview(target))
+        reading = done.addCallback(lambda length: bytes(target[:length]))
+        ((_, at, body),) = [p for p in self.client.wire.packets() if p[0] == Type.READ]
+        return reading, Read.parse(at, body).tag
+
+
+class GreetingTests(HostileServerTestCase):
+    """The first exchange."""
+
+    def setUp(self) -> None:
+        """A client that has said HELLO."""
+        self.client = Client()
+
+    def test_hello(self) -> None:
+        """The client speaks first, and says its version and name."""
+        verifyObject(IChannelUser, self.client.files)
+        ((kind, _, body),) = self.client.wire.tagged()
+        self.assertEqual(kind, Type.HELLO)
+        self.assertEqual(decode(Hello, body), Hello(VERSION, "host"))
+
+    def test_welcome(self) -> None:
+        """From WELCOME on there is a connection, until it ends."""
+        self.assertFalse(self.client.files.is_connected)
+        self.greet()
+        self.assertTrue(self.client.files.is_connected)
+        self.client.lose()
+        self.assertFalse(self.client.files.is_connected)
+
+    def test_refused(self) -> None:
+        """An error instead is told with its text, and the connection ends."""
+        self.assert_closes(
+            pack_tagged(Type.ERROR, 0, encode(Failure("EPROTONOSUPPORT", "speaks version 9")))
+        )
+        self.assertEqual([str(reason) for reason in self.client.refused], ["speaks version 9"])
+        self.client.lose()
+        self.assertEqual(self.client.welcomes, 0)
+
+    def test_malformed(self) -> None:
+        """A WELCOME that is none ends the connection, and is no welcome."""
+        for body in (
+            b"",
+            b"\xc1",
+            WELCOME[:-1],
+            WELCOME + b"x",
+            encode({"version": 1}),
+            *(encode(Welcome(VERSION, "g", 1, ("s", 1), segment)) for segment in (0, 63, 1401)),
+            encode(Welcome(VERSION, "g", 65536, ("s", 1), SEGMENT)),
+        ):
+            self.client = Client()
+            self.assert_closes(pack_tagged(Type.WELCOME, 0, body))
+            self.assertEqual(self.client.welcomes, 0)
+
+    def test_anything_before(self) -> None:
+        """Anything else before WELCOME ends the connection, and is not looked at."""
+        for packet in [
+            Sent(1, 1, 0, 0, BLOCK).encode(),
+            Data(5, 6, 0, bytes(PAGE)).encode(),
+            Gone(1, 1).encode(),
+            *(
+                pack_tagged(kind, 1, b"")
+                for kind in ANSWERS
+                if kind not in (Type.WELCOME, Type.ERROR, Type.SENT, Type.DATA, Type.GONE)
+            ),
+        ]:
+            self.client = Client()
+            self.assert_closes(packet)
+            self.assertEqual(self.client.files.fetch.bytes_over_tcp, 0)
+
+    def test_never(self) -> None:
+        """A server that says nothing is given up after a while."""
+        self.client.clock.advance(SILENCE - 0.1)
+        self.assertFalse(self.client.wire.ended)
+        self.client.clock.advance(SILENCE)
+        self.assertTrue(self.client.wire.disconnected)
+        self.client.lose()
+        self.assertEqual(self.client.clock.getDelayedCalls(), [])
+
+
+class FramingTests(HostileServerTestCase):
+    """Bytes that are no packets, or that mean nothing."""
+
+    def test_garbage(self) -> None:
+        """Bytes of another protocol end the connection."""
+        self.assert_closes(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    def test_oversized(self) -> None:
+        """A header that tells of more than a packet may have ends the connection at once."""
+        for kind in (*ANSWERS, 0, 255):
+            self.setUp()
+            self.assert_closes(HEADER.pack(kind, 0, MAX_DATA + 1))
+
+    def test_unknown_types(self) -> None:
+        """A type that is not a server's ends the connection, HELLO and WELCOME included."""
+        for kind in (set(range(256)) - set(ANSWERS)) | {Type.WELCOME}:
+            self.setUp()
+            self.assert_closes(pack_tagged(kind, 1, WELCOME))
+
+    def test_without_tag(self) -> None:
+        """A packet without data is none of any type."""
+        for kind in ANSWERS:
+            self.setUp()
+            self.assert_closes(pack(kind))
+
+    def test_after_the_end(self) -> None:
+        """What comes when the connection is ending is neither looked at nor kept."""
+        self.assert_closes(HEADER.pack(Type.PONG, 0, MAX_DATA + 1))
+        for _ in range(100):
+            self.say(Data(5, 6, 0, bytes(60_000)).encode())
+        self.assertEqual(self.client.files.fetch.bytes_over_tcp, 0)
+        self.assertLessEqual(len(self.client.channel._framer._buffer), HEADER.size + MAX_DATA)
+
+    def test_held_bytes(self) -> None:
+        """No more is kept than one packet, whatever a server announces and sends."""
+        self.say(HEADER.pack(Type.PONG, 0, MAX_DATA))
+        for _ in range(MAX_DATA // 1000):
+            self.say(bytes(1000))
+        self.assertLessEqual(len(self.client.channel._framer._buffer), HEADER.size + MAX_DATA)
+
+
+class AnswerTests(HostileServerTestCase):
+    """Answers to requests about metadata."""
+
+    def test_of_another_kind(self) -> None:
+        """An answer of another kind ends the connection, and with it the request."""
+        asked, tag = self.ask(Type.GETATTR, Attributes)
+        self.assert_closes(pack_tagged(Type.REPLY, tag, encode(Link(b"there"))))
+        self.assertNoResult(asked)
+        self.client.lose()
+        self.failureResultOf(asked, ChannelLost)
+
+    def test_unknown_tag(self) -> None:
+        """Answers to what was not asked are passed over."""
+        for kind in (Type.REPLY, Type.MORE):
+            self.say(pack_tagged(kind, 4711, encode(Names([]))))
+        self.say(pack_tagged(Type.ERROR, 4711, encode(Failure("EIO"))))
+        self.assertFalse(self.client.wire.ended)
+
+    def test_twice(self) -> None:
+        """The second answer to a request is passed over."""
+        asked, tag = self.ask(Type.READLINK, Link)
+        answer = pack_tagged(Type.REPLY, tag, encode(Link(b"there")))
+        self.say(answer, answer, pack_tagged(Type.ERROR, tag, encode(Failure("EIO"))))
+        self.assertEqual(self.successResultOf(asked), Link(b"there"))
+        self.assertFalse(self.client.wire.ended)
+
+    def test_errors(self) -> None:
+        """An error that this system does not know is EIO; others are what they are called."""
+        for name, number in [
+            ("ENOENT", errno.ENOENT),
+            ("EFANCY", errno.EIO),
+            ("", errno.EIO),
+            ("open", errno.EIO),
+        ]:
+            asked, tag = self.ask(Type.READLINK, Link)
+            self.say(pack_tagged(Type.ERROR, tag, encode(Failure(name))))
+            self.assertEqual(self.failureResultOf(asked, OSError).value.errno, number)
+
+    def test_malformed_error(self) -> None:
+        """An error that is none ends the connection."""
+        self.assert_closes(pack_tagged(Type.ERROR, 1, b"\xc1"))
+
+    def test_parts(self) -> None:
+        """The parts of a listing are put together; parts that are none end the connection."""
+        asked, tag = self.ask(Type.READDIR, Names)
+        entry = (b"name", IMAGE.attributes)
+        self.say(pack_tagged(Type.MORE, tag, encode(Names([entry]))))
+        self.say(pack_tagged(Type.REPLY, tag, encode(Names([entry]))))
+        self.assertEqual(len(self.successResultOf(asked).entries), 2)
+        _, tag = self.ask(Type.READDIR, Names)
+        self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([(b"", entry[1])]))))
+
+    def test_parts_of_what_has_none(self) -> None:
+        """Parts of an answer that has none end the connection: they would be kept for ever."""
+        _, tag = self.ask(Type.GETATTR, Attributes)
+        self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([]))))
+
+    def test_asked_again(self) -> None:
+        """What was asked when the connection ended is asked again on the next one."""
+        answer = self.client.files.getattr(b"disk.img")
+        self.client.lose()
+        self.client.connect()
+        self.client.wire.packets()
+        ((kind, tag, _),) = self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
+        self.assertEqual(kind, Type.GETATTR)
+        self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
+        self.assertEqual(self.successResultOf(answer), IMAGE.attributes)
+
+
+class ReadTests(HostileServerTestCase):
+    """What comes of a READ."""
+
+    def test_unknown_tags(self) -> None:
+        """Words about requests that were not made change nothing."""
+        self.open()
+        for occasion in Occasion:
+            self.say(Sent(4711, 1, 0, 0, BLOCK, occasion).encode())
+        self.say(Gone(4711, 1).encode())
+        self.client.clock.advance(1)
+        self.assertEqual(self.client.wire.packets(), [])
+        self.assertFalse(self.client.wire.ended)
+
+    def test_data(self) -> None:
+        """DATA of what was asked for ends the read."""
+        reading, _ = self.read()
+        self.say(Data(5, 6, 0, bytes(PAGE)).encode())
+        self.assertEqual(self.successResultOf(reading), bytes(PAGE))
+
+    def test_misaligned_data(self) -> None:
+        """DATA that does not begin with a page, is empty, or leaves its block ends all."""
+        for packet in (
+            Data(5, 6, 1, bytes(PAGE)),
+            Data(5, 6, 0, b""),
+            Data(5, 6, BLOCK - PAGE, bytes(2 * PAGE)),
+        ):
+            self.setUp()
+            self.read()
+            self.assert_closes(packet.encode())
+
+    def test_part_of_a_page(self) -> None:
+        """DATA that ends within a page is not taken for the page."""
+        for length in (1, 100, PAGE - 1, PAGE + 1):
+            self.setUp()
+            reading, _ = self.read(0, PAGE)
+            self.say(Data(5, 6, 0, bytes(length)).encode())
+            if reading.called:
+                self.assertEqual(len(self.successResultOf(reading)), PAGE)
+                self.assertGreaterEqual(length, PAGE)
+            self.assertFalse(self.is_held(PAGE))
+            self.assertTrue(self.client.wire.ended)
+
+    def is_held(self, offset: int) -> bool:
+        """Whether a page of it is in the cache."""
+        image, target = self.image(), memoryview(bytearray(PAGE))
+        return self.client.files.cached_read(image, offset, target) is not None
+
+    def image(self) -> OpenImage:
+        """The image that is open."""
+        (found,) = self.client.files._open.values()
+        return found
+
+    def test_part_of_a_page_repeated(self) -> None:
+        """The same of a page that was asked for, read, and asked for by nobody now."""
+        reading, _ = self.read(0, PAGE)
+        self.say(Data(5, 6, 0, bytes(PAGE)).encode())
+        self.successResultOf(reading)
+        self.say(Data(5, 6, PAGE, b"short").encode())
+        self.assertFalse(self.is_held(PAGE))
+
+    def test_end_of_the_image(self) -> None:
+        """DATA may end within a page where the image ends."""
+        reading, _ = self.read(3 * BLOCK, PAGE)
+        self.say(Data(5, 6, 3 * BLOCK, b"the end").encode())
+        self.assertEqual(self.successResultOf(reading), b"the end")
+        self.assertFalse(self.client.wire.ended)
+
+    def test_other_images(self) -> None:
+        """DATA of images that nobody has open does not push out what is of use."""
+        reading, _ = self.read()
+        self.say(Data(5, 6, 0, bytes(PAGE)).encode())
+        self.successResultOf(reading)
+        for block in range(100):
+            self.say(Data(77, 1, block * BLOCK, bytes(PAGE)).encode())
+        self.assertTrue(self.is_held(0))
+
+    def test_segments(self) -> None:
+        """Segments that are none are dropped and counted, or end the connection."""
+        self.open()
+        for body in (b"\0" * 12, b"\0\0\0\2\xff\xff\xff\xff\0\0\0\0", bytes(1000), b"x"):
+            self.say(pack_tagged(Type.SEGMENTS, 1, body))
+        dropped = self.client.files.receiver.datagrams_dropped
+        self.assertTrue(dropped == 4 or self.client.wire.ended)
+
+    def test_malformed_words(self) -> None:
+        """SENT of nothing, of too much, or on no occasion, and GONE of a wrong size end it."""
+        good = Sent(1, 1, 0, 0, BLOCK).encode()
+        for packet in (
+            Sent(1, 1, 0, 0, 0).encode(),
+            Sent(1, 1, 0, 0, MAX_DATA + 1).encode(),
+            good[:-1] + b"\x04",
+            pack(Type.SENT, good[HEADER.size :] + b"x"),
+            pack(Type.GONE, bytes(11)),
+            pack(Type.GONE, bytes(13)),
+        ):
+            self.setUp()
+            self.read()
+            self.assert_closes(packet)
+
+    def test_sent_elsewhere(self) -> None:
+        """A word that another range was sent is no answer, and asks for nothing."""
+        reading, tag = self.read()
+        self.say(Sent(tag, 1, 0, (1 << 64) - BLOCK, BLOCK).encode())
+        self.say(Sent(tag, 1, 0, 2 * BLOCK, BLOCK, Occasion.TCP).encode())
+        self.client.clock.advance(0.05)
+        self.assertEqual(self.client.wire.packets(), [])
+        self.assertNoResult(reading)
+
+    def test_gone_again_and_again(self) -> None:
+        """A server to which everything is gone is asked once for each time it says so."""
+        _, tag = self.read()
+        for _ in range(50):
+            ((_, tag, _),) = self.say(Gone(tag, 1).encode())
+        self.assertEqual(len(self.client.files.fetch._requests), 1)
+
+    def test_false_sent(self) -> None:
+        """A server that says it sent what never comes is asked to repair, then for TCP."""
+        reading, tag = self.read()
+        kinds = []
+        for occasion in (Occasion.NOW, Occasion.REPAIR, Occasion.TCP):
+            self.say(Sent(tag, 1, 0, 0, BLOCK, occasion).encode())
+            self.client.clock.advance(0.05)
+            kinds += [kind for kind, _, _ in self.client.wire.packets()]
+        self.assertIn(Type.READ, kinds)
+        self.assertLessEqual(len(kinds), 3)
+        self.assertNoResult(reading)
+
+    def test_others_over_tcp(self) -> None:
+        """A reader asks over TCP in time, whoever asked so for something else of its block."""
+        image, asked = self.open(), []
+        for page in (0, 8):
+            target = memoryview(bytearray(PAGE))
+            self.client.files.fetch.read(image, page * PAGE, target)
+            self.client.clock.advance(1)
+        self.client.clock.advance(2.5)
+        for kind, offset, body in self.client.wire.packets():
+            if kind == Type.READ and Read.parse(offset, body).over_tcp:
+                asked.append(offset)
+        self.assertEqual(asked, [0, 8 * PAGE])
+
+    def test_error_twice(self) -> None:
+        """
+        After an error the read asks once more, over TCP and for itself alone; it fails with the
+        error of that. Another one concerns nobody.
+        """
+        reading, first = self.read()
+        error = encode(Failure("EIO"))
+        ((kind, again, rest),) = self.say(*[pack_tagged(Type.ERROR, first, error)] * 2)
+        self.assertEqual((kind, rest[-1] & 0x80), (Type.READ, 0x80))
+        self.assertNoResult(reading)
+        self.assertEqual(self.say(*[pack_tagged(Type.ERROR, again, error)] * 2), [])
+        self.assertEqual(self.failureResultOf(reading, OSError).value.errno, errno.EIO)
+        self.assertFalse(self.client.wire.ended)
+
+
+class PullTests(HostileServerTestCase):
+    """Pulls that a server asks for."""
+
+    def tearDown(self) -> None:
+        """With the connection all of them end."""
+        self.client.lose()
+        self.client.clock.advance(2 * EVERY)
+        self.assertEqual(self.client.files.orders._running, {})
+        self.assertEqual(self.client.files.pulls._running, [])
+        super().tearDown()
+
+    def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:
+        """Ask for one; the types and tags of what the client says."""
+        said = self.say(pack(Type.PULL, encode(Pull(number, path))))
+        return [(Type(kind), tag) for kind, tag, _ in said]
+
+    def pulled(self) -> list[Pulled]:
+        """What the client has told of pulls."""
+        return [decode(Pulled, body) for kind, _, body in self.client.wire.packets()
+                if kind == Type.PULLED]  # fmt: skip
+
+    def test_pull(self) -> None:
+        """The image is opened, after a moment asked for in the background, and told of."""
+        ((kind, tag),) = self.pull(7)
+        self.assertEqual(kind, Type.GETATTR)
+        ((opens, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
+        self.assertEqual(opens, Type.OPEN)
+        self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE)))), [])
+        self.client.clock.advance(MOMENT)
+        size, reads = len(IMAGE.content), []
+        while asked := [p for p in self.client.wire.packets() if p[0] == Type.READ]:
+            for _, at, body in asked:
+                read = Read.parse(at, body)
+                reads.append((read.offset, read.length, read.priority))
+                for start in range(read.offset, read.offset + read.length, BLOCK // 2):
+                    data = IMAGE.content[start : start + BLOCK // 2]
+                    self.client.channel.dataReceived(Data(5, 6, start, data).encode())
+        self.assertEqual(reads, [
+            (start, min(BLOCK, size - start), Priority.BACKGROUND)
+            for start in range(0, size, BLOCK)
+        ])  # fmt: skip
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
+
+    def test_told(self) -> None:
+        """Each second the server is told how far it is."""
+        ((_, tag),) = self.pull(7)
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, 0, 0, False)])
+        ((_, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
+        self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(7, 0, len(IMAGE.content), False)])
+
+    def test_too_many(self) -> None:
+        """More than so many at a time end the connection."""
+        for number in range(MOST_ORDERED):
+            self.pull(number, b"%d" % number)
+        self.assertFalse(self.client.wire.ended)
+        self.pull(99, b"x")
+        self.assertTrue(self.client.wire.ended)
+
+    def test_twice(self) -> None:
+        """A number that is in use ends the connection; the same image is not pulled twice."""
+        self.pull(1)
+        self.assertEqual(self.pull(2), [])
+        self.client.clock.advance(EVERY)
+        ended = [each for each in self.pulled() if each.ended]
+        self.assertEqual(ended, [Pulled(2, 0, 0, True, "it is being pulled already")])
+        self.assert_closes(pack(Type.PULL, encode(Pull(1, b"other"))))
+
+    def test_without_end(self) -> None:
+        """Pulls that are given up or refused at once cost no more than so many packets a second."""
+        said = 0
+        for number in range(10 * MOST_ORDERED):
+            path = b"%d" % number
+            said += len(self.pull(number, path)) + len(self.pull(number, b""))
+            if self.client.wire.ended:
+                break
+        self.assertEqual(said, MOST_ORDERED)
+        self.assertTrue(self.client.wire.ended)
+
+    def test_too_large(self) -> None:
+        """An image that the cache has no room for is not even opened: its key is not wanted."""
+        ((_, tag),) = self.pull(1)
+        large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
+        self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
+        self.client.clock.advance(EVERY)
+        ended = Pulled(1, 0, 0, True, "the image has 0.5 MiB, the cache 0.5 MiB")
+        self.assertEqual(self.pulled(), [ended])
+
+    def test_given_up(self) -> None:
+        """One that is given up ends, also while it is opened; another may follow."""
+        self.pull(1)
+        self.assertEqual(self.pull(1, b""), [])
+        self.client.clock.advance(EVERY)
+        self.assertEqual(self.pulled(), [Pulled(1, 0, 0, True, "interrupted")])
+        self.assertEqual([kind for kind, _ in self.pull(1)], [Type.GETATTR])
+        self.assertEqual(self.pull(9, b""), [])
+
+
+class SilenceTests(HostileServerTestCase):
+    """A server that stops answering."""
+
+    def test_asked_for_life(self) -> None:
+        """A silent server is asked whether it lives, and given up when it does not say so."""
+        said = []
+        for _ in range(int(4 * SILENCE)):
+            self.client.clock.advance(0.5)
+            said += [kind for kind, _, _ in self.client.wire.packets()]
+        self.assertTrue(self.client.wire.disconnected)
+        self.assertIn(Type.PING, said)
+
+    def test_alive(self) -> None:
+        """One that answers PING is kept for ever."""
+        for _ in range(1000):
+            self.client.clock.advance(1)
+            for _, tag, _ in self.client.wire.tagged():
+                self.say(pack_tagged(Type.PONG, tag, b""))
+        self.assertFalse(self.client.wire.ended)
+
+
+class AnySequenceTests(SynchronousTestCase):
+    """Whatever a server sends."""
+
+    @examples(150)
+    @given(
+        packets=st.lists(from_servers(IMAGE.image, IMAGE.generation), max_size=30),
+        welcomed=st.booleans(),
+        pause=st.sampled_from([0.0, 0.02, 1.0]),
+    )
+    def test_any_packets(self, packets: list[bytes], welcomed: bool, pause: float) -> None:
+        """Nothing is raised or logged, what is said are packets, and the next connection works."""
+        client = Client()
+        reads: list[Deferred[int]] = []
+        if welcomed:
+            client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
+            opening = client.files.open(b"disk.img")
+            tag = client.wire.tagged()[-1][1]
+            client.channel.dataReceived(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
+            image = client.files.opened(self.successResultOf(opening)[0])
+            for block in range(3):
+                target = memoryview(bytearray(BLOCK))
+                reads.append(client.files.fetch.read(image, block * BLOCK, target))
+                reads[-1].addErrback(lambda failure: failure.trap(OSError))
+        for packet in packets:
+            if client.wire.ended:
+                break
+            client.channel.dataReceived(packet)
+            client.clock.advance(pause)
+            client.wire.packets()
+        client.lose()
+        client.clock.advance(1)
+        client.connect()
+        client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
+        self.assertTrue(client.files.is_connected)
+        self.assertLessEqual(client.cache.held, 4 * BLOCK)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    @examples(50)
+    @given(data=st.binary(max_size=400), step=st.integers(1, 50))
+    def test_any_bytes(self, data: bytes, step: int) -> None:
+        """The same for bytes that are not even packets, however they are cut."""
+        client = Client()
+        client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
+        for start in range(0, len(data), step):
+            if not client.wire.ended:
+                client.channel.dataReceived(data[start : start + step])
+        client.lose()
+        self.assertEqual(self.flushLoggedErrors(), [])

@@ -1,0 +1,714 @@
+"""A server and its clients on a simulated network: what holds whatever the network does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from mufs.communication.server.output import ISegmentOutput
+from mufs.filesystem.client.readahead import ENOUGH
+from mufs.interfaces import IImage, IImageLibrary
+from mufs.test.support.simulation import MIB, SimulatedNetwork
+from mufs.wire.pages import BLOCK
+from mufs.wire.segments import SEGMENT
+
+FAST = 100e6
+"""Bits a second of the links of most tests."""
+
+PATH = b"disk.img"
+
+
+class SimulationTestCase(SynchronousTestCase):
+    """
+    Makes networks; what a failed assertion says ends with the seed.
+
+    Another seed can be given in C{MUFS_TEST_SEED}.
+    """
+
+    seed = int(os.environ.get("MUFS_TEST_SEED", "1"))
+
+    def _formatMessage(self, msg: Any, standardMsg: str) -> str:
+        text: str = super()._formatMessage(msg, standardMsg)
+        return f"{text} (MUFS_TEST_SEED={self.seed})"
+
+    def make_network(
+        self, clients: int = 4, size: int = 4 * MIB + 1234, **settings: Any
+    ) -> SimulatedNetwork:
+        """A network whose clients have connected to a server with one image."""
+        settings.setdefault("link", FAST)
+        network = SimulatedNetwork(self.seed, clients, **settings)
+        network.put_image(PATH, size)
+        self.size = size
+        return network
+
+    def results(self, network: SimulatedNetwork, paths: list[bytes] | None = None) -> list[Any]:
+        """What comes of all clients reading at once: seconds, or the exception."""
+        paths = paths or [PATH] * len(network.clients)
+        reads = [network.read_all(number, path) for number, path in enumerate(paths)]
+        done = network.run(DeferredList(reads, consumeErrors=True))
+        return [r.value if isinstance(r, Failure) else r for _, r in done]
+
+    def assert_clean(self, network: SimulatedNetwork) -> None:
+        """Nothing is left of what was asked for, on neither side."""
+        self.assertEqual(network.leftovers(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def assert_all_right(self, network: SimulatedNetwork) -> float:
+        """All clients read the image at once, right, and nothing is left; the slowest's seconds."""
+        seconds = network.lockstep(PATH)
+        self.assert_clean(network)
+        return max(seconds)
+
+    def ideal(self, rate: float = FAST) -> float:
+        """Seconds that the bytes of the image alone take."""
+        return self.size * 8 / rate
+
+    def multicast_share(self, network: SimulatedNetwork) -> float:
+        """Bytes of all datagrams, for one byte of the image."""
+        return network.server.controller.bytes_multicast / self.size
+
+
+class DoubleTests(SimulationTestCase):
+    """The simulated network is what it stands for."""
+
+    def test_interfaces(self) -> None:
+        """The doubles provide the interfaces of what they stand for."""
+        network = self.make_network(clients=1)
+        verifyObject(IImageLibrary, network.library)
+        verifyObject(IImage, network.library.images[PATH])
+        verifyObject(ISegmentOutput, network.server)
+        verifyObject(IStreamClientEndpoint, network.clients[0])
+
+    def test_repeatable(self) -> None:
+        """The same seed gives the same figures, to the last bit of each time."""
+        bad = {"loss": 0.05, "jitter": 0.002, "duplicates": 0.01, "disk": 0.001}
+        networks = [self.make_network(3, 2 * MIB, **bad) for _ in range(2)]
+        times = [network.lockstep(PATH, apart=0.03) for network in networks]
+        self.assertEqual(times[0], times[1])
+        self.assertEqual(networks[0].figures(), networks[1].figures())
+
+    def test_seed_matters(self) -> None:
+        """Another seed loses other datagrams."""
+        networks = [SimulatedNetwork(seed, 2, link=FAST, loss=0.05) for seed in (1, 2)]
+        for network in networks:
+            network.put_image(PATH, MIB)
+            network.lockstep(PATH)
+        self.assertNotEqual(networks[0].figures(), networks[1].figures())
+
+    def test_wrong_bytes_are_noticed(self) -> None:
+        """A read that returns other bytes than the image has fails the test."""
+        network = self.make_network(clients=1, size=MIB)
+        image = network.library.images[PATH]
+        image.content = bytes(MIB)
+        self.assertRaises(AssertionError, network.lockstep, PATH)
+
+
+class LosslessTests(SimulationTestCase):
+    """A network that loses nothing."""
+
+    def check_once(self, clients: int) -> None:
+        """Any number of clients in lockstep: one read of the file, one transfer of each block."""
+        network = self.make_network(clients)
+        seconds = self.assert_all_right(network)
+        self.assertEqual(network.server.reads.image_read_bytes, self.size)
+        self.assertLessEqual(self.multicast_share(network), 1.02)
+        self.assertEqual(network.server.factory.bytes_over_tcp, 0)
+        self.assertEqual(network.server.controller.segments_repaired, 0)
+        self.assertLess(seconds, 1.15 * self.ideal())
+
+    def test_one_client(self) -> None:
+        """One client costs the image once, at the speed of the link."""
+        self.check_once(1)
+
+    def test_four_clients(self) -> None:
+        """Four clients in lockstep cost no more than one, and take no longer."""
+        self.check_once(4)
+
+    def test_sixteen_clients(self) -> None:
+        """Sixteen clients in lockstep cost no more than one, and take no longer."""
+        self.check_once(16)
+
+    def test_fast_link(self) -> None:
+        """A link of 1 Gbit/s is filled, too."""
+        network = self.make_network(4, 32 * MIB, link=1e9)
+        self.assertLess(self.assert_all_right(network), 1.5 * self.ideal(1e9))
+        self.assertLessEqual(self.multicast_share(network), 1.02)
+
+    def test_slow_disk(self) -> None:
+        """A library that takes 5 ms for each read does not slow the link down."""
+        network = self.make_network(4, disk=0.005)
+        self.assertLess(self.assert_all_right(network), 1.15 * self.ideal())
+
+    def test_reordering(self) -> None:
+        """Datagrams that overtake one another by 5 ms cause no repair."""
+        network = self.make_network(4, jitter=0.005)
+        self.assert_all_right(network)
+        self.assertEqual(network.server.controller.segments_repaired, 0)
+
+    def test_duplication(self) -> None:
+        """Datagrams that come twice change nothing."""
+        network = self.make_network(4, duplicates=0.3)
+        self.assert_all_right(network)
+        self.assertEqual(network.server.controller.segments_repaired, 0)
+        self.assertEqual(network.clients[0].files.receiver.transfers_rejected, 0)
+
+    def test_single_datagrams(self) -> None:
+        """Where the kernel joins no datagrams they are taken in one by one."""
+        network = self.make_network(2, 2 * MIB, joined=False)
+        self.assert_all_right(network)
+        self.assertLessEqual(self.multicast_share(network), 1.02)
+
+    def test_small_reads(self) -> None:
+        """Reads of 4 KiB are mostly hits, and cost the network no more than large ones."""
+        network = self.make_network(4, 2 * MIB)
+        network.lockstep(PATH, size=4096, at_once=1)
+        self.assertLessEqual(self.multicast_share(network), 1.02)
+        self.assertGreater(network.clients[0].hits, 0.9 * self.size / 4096)
+        self.assert_clean(network)
+
+    def test_odd_reads(self) -> None:
+        """Reads that lie across pages and blocks return what they cover."""
+        network = self.make_network(2, MIB + 4097)
+        network.lockstep(PATH, size=70_001, at_once=3)
+        self.assert_clean(network)
+
+    def test_small_cache(self) -> None:
+        """Clients whose caches hold a fraction of the image read it right, and once."""
+        network = self.make_network(4, cache_size=MIB)
+        self.assert_all_right(network)
+        self.assertLessEqual(self.multicast_share(network), 1.02)
+        for client in network.clients:
+            self.assertLessEqual(client.cache.held, MIB)
+            self.assertGreater(client.cache.evictions, 0)
+
+    def test_one_block_of_cache(self) -> None:
+        """A cache of one block is enough to read right."""
+        network = self.make_network(2, MIB, cache_size=BLOCK)
+        self.assert_all_right(network)
+
+    def test_second_reading(self) -> None:
+        """What a client has read already it reads from its cache, and asks nobody."""
+        network = self.make_network(2)
+        self.assert_all_right(network)
+        requests = network.server.queue.requests
+        network.lockstep(PATH)
+        self.assert_clean(network)
+        self.assertEqual(network.server.queue.requests, requests)
+
+    def test_overheard(self) -> None:
+        """A client that opened an image, and reads later, has it by then without a request."""
+        network = self.make_network(2)
+        network.run(network.clients[1].open(PATH))
+        network.run(network.read_all(0, PATH))
+        before = network.server.queue.requests
+        network.run(network.read_all(1, PATH))
+        self.assertEqual(network.server.queue.requests, before)
+        self.assertEqual(network.clients[1].files.fetch.bytes_overheard, self.size)
+
+    def test_different_images(self) -> None:
+        """Clients with images of their own each get the right one, at a fair part of the link."""
+        network = self.make_network(4)
+        paths = [PATH]
+        for number in range(3):
+            paths.append(b"%d.img" % number)
+            network.put_image(paths[-1], self.size)
+        seconds = self.results(network, paths)
+        self.assertLess(max(seconds), 4 * 1.15 * self.ideal())
+        self.assertLess(max(seconds), 1.2 * min(seconds))
+        self.assert_clean(network)
+
+    def test_empty_and_tiny_images(self) -> None:
+        """Images of no byte, and of one, are read as any other."""
+        for size in (0, 1, SEGMENT, 4096, BLOCK, BLOCK + 1):
+            network = self.make_network(2, size)
+            self.assert_all_right(network)
+
+    def test_after_idleness(self) -> None:
+        """A minute of silence costs the next reader nothing."""
+        network = self.make_network(2)
+        network.put_image(b"next.img", self.size)
+        network.lockstep(PATH)
+        network.clock.advance(60)
+        self.assertLess(max(network.lockstep(b"next.img")), 1.15 * self.ideal())
+
+
+class StaggeredTests(SimulationTestCase):
+    """Clients that begin one after the other."""
+
+    def test_right(self) -> None:
+        """Late clients read right, and much of what they read others had caused."""
+        network = self.make_network(4, 16 * MIB)
+        network.lockstep(PATH, apart=0.1)
+        self.assert_clean(network)
+        self.assertLess(self.multicast_share(network), 1.6)
+        self.assertEqual(network.server.reads.image_read_bytes, self.size)
+
+    def test_first_is_not_starved(self) -> None:
+        """The first client gets on while others, late, ask for what it has already."""
+        network = self.make_network(4, 16 * MIB)
+        seconds = network.lockstep(PATH, apart=0.1)
+        self.assertLess(seconds[0], 1.6 * self.ideal())
+
+    def test_long_after(self) -> None:
+        """A client that comes when all has left the server's window reads right."""
+        network = self.make_network(2, 4 * MIB)
+        network.server.window._limit = MIB
+        network.run(network.read_all(0, PATH))
+        network.run(network.read_all(1, PATH))
+        self.assert_clean(network)
+
+    def test_lossy(self) -> None:
+        """Late clients on lossy paths read right."""
+        network = self.make_network(4, loss=0.05)
+        network.lockstep(PATH, apart=0.05)
+        self.assert_clean(network)
+
+    def test_lossy_wave(self) -> None:
+        """What many late clients lose of what is sent again is not sent to each of them alone."""
+        network = self.make_network(60, 2 * MIB, loss=0.01)
+        reads = [
+            deferLater(network.clock, 0.3 * (number >= 10), network.read_all, number, PATH)
+            for number in range(60)
+        ]
+        for right, result in network.run(DeferredList(reads, consumeErrors=True)):
+            self.assertTrue(right, result)
+        self.assert_clean(network)
+        self.assertLess(self.multicast_share(network), 2.6)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
+
+
+class LossTests(SimulationTestCase):
+    """Networks that lose datagrams."""
+
+    def test_one_percent(self) -> None:
+        """1 % loss to each of four clients costs at most a quarter more time, and few repairs."""
+        network = self.make_network(4, 8 * MIB)
+        lossless = self.assert_all_right(network)
+        network = self.make_network(4, 8 * MIB, loss=0.01)
+        self.assertLess(self.assert_all_right(network), 1.25 * lossless)
+        self.assertLess(self.multicast_share(network), 1.08)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.01 * self.size)
+        self.assertEqual(network.server.reads.image_read_bytes, self.size)
+
+    def test_three_percent(self) -> None:
+        """3 % loss is repaired by multicast with little more than what was lost."""
+        network = self.make_network(4, 8 * MIB, loss=0.03)
+        self.assertLess(self.assert_all_right(network), 1.3 * self.ideal())
+        self.assertLess(self.multicast_share(network), 1.18)
+
+    def check_lossy(self, loss: float, times: float) -> None:
+        """Read all at a loss to each of four clients, in so many times the ideal."""
+        network = self.make_network(4, 8 * MIB, loss=loss)
+        self.assertLess(self.assert_all_right(network), times * self.ideal())
+        self.assertLess(max(client.longest_wait for client in network.clients), 3.5)
+
+    def test_ten_percent(self) -> None:
+        """At 10 % loss all is right, and the rate does not collapse."""
+        self.check_lossy(0.1, 2.2)
+
+    def test_twenty_percent(self) -> None:
+        """At 20 % loss all is right, and no slower than each over a connection of its own."""
+        self.check_lossy(0.2, 4.5)
+
+    def test_thirty_percent(self) -> None:
+        """At 30 % loss all is right, in a time that the link explains."""
+        self.check_lossy(0.3, 6)
+
+    def test_half(self) -> None:
+        """At 50 % loss all is right, in a time that the link explains."""
+        self.check_lossy(0.5, 10)
+
+    def test_all_lost(self) -> None:
+        """Where no datagram arrives all is read over TCP, soon, and the client says why."""
+        network = self.make_network(4, loss=1.0)
+        seconds = self.assert_all_right(network)
+        self.assertLess(seconds, 1.2 * 4 * self.ideal() + 0.5)
+        for client in network.clients:
+            self.assertIn("nothing arrives", client.files.reception.state)
+        self.assertLess(network.server.factory.bytes_over_tcp, 4.1 * self.size)
+
+    def test_one_deaf(self) -> None:
+        """A client that hears nothing reads over TCP; the others lose no more than its share."""
+        network = self.make_network(4, 8 * MIB)
+        network.set_path(0, loss=1.0)
+        seconds = self.results(network)
+        self.assertLess(max(seconds[1:]), 2.2 * self.ideal())
+        self.assert_clean(network)
+
+    def test_one_hard_of_hearing(self) -> None:
+        """A client that gets a tenth of the datagrams does not stop the three others."""
+        network = self.make_network(4, 16 * MIB)
+        network.set_path(0, loss=0.9)
+        seconds = self.results(network)
+        self.assertLess(max(seconds[1:]), 3 * self.ideal())
+        self.assert_clean(network)
+
+    def test_one_of_two_hard_of_hearing(self) -> None:
+        """The same when there is one other alone: half of the clients do not make the rule."""
+        network = self.make_network(2, 16 * MIB)
+        network.set_path(0, loss=0.9)
+        seconds = self.results(network)
+        self.assertLess(seconds[1], 3 * self.ideal())
+        self.assert_clean(network)
+
+    def test_outage(self) -> None:
+        """A client whose datagrams stop for a while catches up; the others go on."""
+        network = self.make_network(4, 16 * MIB)
+        network.clock.callLater(0.2, network.set_path, 0, loss=1.0)
+        network.clock.callLater(0.7, network.set_path, 0, loss=0.0)
+        seconds = self.results(network)
+        self.assertLess(max(seconds), 2 * self.ideal())
+        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assert_clean(network)
+
+    def test_everything_at_once(self) -> None:
+        """Loss, reordering, duplication, late starts and small caches together change no byte."""
+        network = self.make_network(
+            5, 3 * MIB, loss=0.08, jitter=0.004, duplicates=0.1, cache_size=MIB, disk=0.002
+        )
+        network.lockstep(PATH, apart=0.06, size=100_000)
+        self.assert_clean(network)
+
+    def test_many_clients(self) -> None:
+        """
+        Of a hundred clients that lose 1 % all but a few lack at most three segments of a
+        transfer: parity serves them all, and none waits for long.
+        """
+        longest = []
+        for loss in (0.0, 0.01):
+            network = self.make_network(100, 4 * MIB, loss=loss, cache_size=2 * MIB)
+            seconds = self.assert_all_right(network)
+            self.assertLess(self.multicast_share(network), 1.1)
+            self.assertLess(seconds, 1.4 * self.ideal())
+            self.assertEqual(network.server.reads.image_read_bytes, self.size)
+            longest.append(max(client.longest_wait for client in network.clients))
+        self.assertLess(longest[1], 3 * longest[0])
+
+    def test_all_connect_at_once(self) -> None:
+        """Of some hundred clients that connect at one moment none is sent away to come again."""
+        network = self.make_network(300, MIB, loss=0.01)
+        self.assert_all_right(network)
+        self.assertEqual(network.server.factory.limits.cut_off, 0)
+        self.assertLess(self.multicast_share(network), 1.15)
+        self.assertLess(network.server.factory.bytes_over_tcp, 0.1 * self.size)
+
+
+class CongestionTests(SimulationTestCase):
+    """Links that are slower than the server's."""
+
+    def check_switch(self, queue: int, rate: float = FAST) -> None:
+        """The links to the clients are the bottleneck, and drop what their queues do not hold."""
+        network = self.make_network(
+            4, 32 * MIB, link=None, rate_max=1e10, rate=rate, queue=queue, cache_size=2 * MIB
+        )
+        seconds = self.assert_all_right(network)
+        self.assertLess(seconds, 1.4 * self.ideal(rate))
+        self.assertLess(self.multicast_share(network), 1.3)
+        for client in network.clients:
+            self.assertEqual(client.files.reception.state, "working")
+
+    def test_shallow_switch(self) -> None:
+        """A bottleneck whose queue holds 128 KiB is filled, and not flooded."""
+        self.check_switch(128 * 1024)
+
+    def test_deep_switch(self) -> None:
+        """A bottleneck whose queue holds 512 KiB is filled, and not flooded."""
+        self.check_switch(512 * 1024)
+
+    def test_fair_queue(self) -> None:
+        """A queue on the server's link that lets small flows overtake causes no repairs."""
+        network = self.make_network(4, 8 * MIB, fair=True)
+        seconds = self.assert_all_right(network)
+        self.assertLess(seconds, 1.25 * self.ideal())
+        self.assertLess(self.multicast_share(network), 1.06)
+
+
+class SlowLinkTests(SimulationTestCase):
+    """One client whose link takes a tenth of what the others' do."""
+
+    def make_slow(self, size: int, clients: int = 4, queue: int = MIB) -> SimulatedNetwork:
+        network = self.make_network(clients, size)
+        network.set_path(0, rate=FAST / 10, queue=queue)
+        return network
+
+    def check_slow(self, queue: int) -> None:
+        """It leaves the group, costs the others next to nothing, and ends at its own rate."""
+        size = 40 * MIB
+        alone = self.assert_all_right(self.make_network(3, size))
+        network = self.make_slow(size, queue=queue)
+        slow, *reads = [network.read_all(number, PATH) for number in range(4)]
+        others = max(seconds for _, seconds in network.run(DeferredList(reads)))
+        # What it had asked for when it began is sent again once.
+        self.assertLess(others, 1.03 * alone + ENOUGH * 8 / FAST)
+        self.assertFalse(network.clients[0].listening)
+        self.assertIn("too lossy", network.clients[0].files.reception.state)
+        self.assertTrue(all(client.listening for client in network.clients[1:]))
+        self.assertLess(network.run(slow), 1.1 * self.ideal(FAST / 10) + others)
+        self.assert_clean(network)
+
+    def test_deep_queue(self) -> None:
+        """Behind a queue of 1 MiB, which hides for most of a second that it is slow."""
+        self.check_slow(MIB)
+
+    def test_shallow_queue(self) -> None:
+        """Behind a queue of 64 KiB."""
+        self.check_slow(64 * 1024)
+
+    def test_another_image(self) -> None:
+        """It leaves also if the others read an image that it never opened."""
+        network = self.make_slow(40 * MIB)
+        network.run(DeferredList([network.read_all(number, PATH) for number in (1, 2, 3)]))
+        self.assertFalse(network.clients[0].listening)
+
+    def test_one_other(self) -> None:
+        """With one other client it is the same, though half of the clients are slow."""
+        size = 24 * MIB
+        alone = self.assert_all_right(self.make_network(1, size))
+        network = self.make_slow(size, clients=2)
+        self.assertLess(self.results(network)[1], 1.08 * alone)
+        self.assert_clean(network)
+
+    def test_recovers(self) -> None:
+        """A link that becomes fast is found out in a minute while it reads, and used then."""
+        network = self.make_slow(24 * MIB, clients=2)
+        self.results(network)
+        network.set_path(0, rate=FAST)
+        network.put_image(b"long.img", 48 * MIB)
+        before = network.clients[0].files.fetch.bytes_over_tcp
+        network.lockstep(b"long.img", at_once=1, pause=0.2)
+        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertTrue(network.clients[0].listening)
+        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp - before, 45 * MIB)
+        self.assert_clean(network)
+
+    def test_half_lost(self) -> None:
+        """A client that loses half of what comes, on a fast link, reads over TCP, and soon."""
+        network = self.make_network(4, 24 * MIB)
+        network.set_path(0, loss=0.5)
+        seconds = self.results(network)
+        self.assertFalse(network.clients[0].listening)
+        self.assertLess(seconds[0], 2.4 * self.ideal())
+        self.assert_clean(network)
+
+    def test_fifth_lost(self) -> None:
+        """A client that loses a fifth stays with multicast."""
+        network = self.make_network(4, 24 * MIB)
+        network.set_path(0, loss=0.2)
+        self.results(network)
+        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp, 0.1 * self.size)
+        self.assert_clean(network)
+
+
+class FailureTests(SimulationTestCase):
+    """Connections, servers and images that end while they are used."""
+
+    def test_connections_cut(self) -> None:
+        """Each client's connection cut in the middle delays its own reads by the reconnection."""
+        network = self.make_network(4, 8 * MIB)
+        for number, client in enumerate(network.clients):
+            network.clock.callLater(0.1 + 0.1 * number, client.cut)
+        self.assertLess(max(self.results(network)), 2 * self.ideal())
+        self.assertEqual([client.connections for client in network.clients], [2] * 4)
+        self.assert_clean(network)
+
+    def test_all_cut_at_once(self) -> None:
+        """All connections cut at once cost the reconnection, and not the rate."""
+        network = self.make_network(4, 8 * MIB)
+        for client in network.clients:
+            network.clock.callLater(0.2, client.cut)
+        self.assertLess(max(self.results(network)), 1.15 * self.ideal() + 0.3)
+        self.assert_clean(network)
+
+    def test_cut_again_and_again(self) -> None:
+        """A connection that is cut every 50 ms does not keep a read from its end."""
+        network = self.make_network(2, 2 * MIB, loss=0.02)
+        for step in range(40):
+            network.clock.callLater(0.05 * step, network.clients[step % 2].cut)
+        self.results(network)
+        network.clock.advance(3.0)
+        self.assert_clean(network)
+
+    def test_server_restarted(self) -> None:
+        """Reads that a server's end interrupts end right once another runs, with other keys."""
+        network = self.make_network(4, 8 * MIB)
+        network.clock.callLater(0.3, network.restart_server, 3.0)
+        seconds = self.results(network)
+        self.assertLess(max(seconds), 1.15 * self.ideal() + 3.0 + 0.5)
+        self.assertEqual([c.files.receiver.transfers_rejected for c in network.clients], [0] * 4)
+        self.assertGreater(network.server.controller.transfers, 0)
+        self.assert_clean(network)
+
+    def test_server_restarted_with_loss(self) -> None:
+        """The same on lossy paths."""
+        network = self.make_network(4, 8 * MIB, loss=0.1)
+        network.clock.callLater(0.3, network.restart_server, 1.0)
+        self.results(network)
+        self.assert_clean(network)
+
+    def test_old_server_still_heard(self) -> None:
+        """Datagrams of the server's last run that come late are dropped, and counted."""
+        network = self.make_network(1, 4 * MIB)
+        client, source = network.clients[0], network.server.source
+        network.run(network.read_all(0, PATH))
+        network.restart_server(0.1)
+        network.clock.advance(1.0)
+        client.hear(bytes(100), source)
+        self.assertEqual(client.files.receiver.datagrams_dropped, 1)
+
+    def test_server_gone(self) -> None:
+        """Reads end with EIO after the timeout when no server comes back."""
+        network = self.make_network(2, timeout=5.0)
+        network.clock.callLater(0.2, network.restart_server, 1000.0)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
+        self.assertLess(max(client.longest_wait for client in network.clients), 5.1)
+        self.assertEqual([line for c in network.clients for line in c.leftovers()], [])
+
+    def test_image_replaced(self) -> None:
+        """Readers of an image that is replaced get ESTALE, and a new open gets the new one."""
+        network = self.make_network(4, 8 * MIB)
+        network.clock.callLater(0.3, network.put_image, PATH, self.size)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.ESTALE] * 4)
+        self.assert_all_right(network)
+
+    def test_image_replaced_with_loss(self) -> None:
+        """The same on lossy paths: old bytes or ESTALE, no mixture."""
+        network = self.make_network(4, 4 * MIB, loss=0.1)
+        network.clock.callLater(0.2, network.put_image, PATH, self.size)
+        for result in self.results(network):
+            self.assertEqual(getattr(result, "errno", errno.ESTALE), errno.ESTALE)
+        self.assert_all_right(network)
+
+    def test_image_replaced_while_away(self) -> None:
+        """A reader whose connection returns to another generation gets ESTALE at once."""
+        network = self.make_network(2, 4 * MIB)
+
+        def replace() -> None:
+            network.put_image(PATH, self.size)
+            for client in network.clients:
+                client.cut()
+
+        network.clock.callLater(0.1, replace)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.ESTALE] * 2)
+        self.assertLess(max(client.longest_wait for client in network.clients), 1.0)
+        self.assert_clean(network)
+
+    def test_stale_then_cut(self) -> None:
+        """A read that waits on an image known to be stale ends soon, also if the line is cut."""
+        network = self.make_network(1, 4 * MIB)
+        client = network.clients[0]
+        reading = network.read_all(0, PATH)
+
+        def stale_and_cut() -> None:
+            (opened,) = client.files._open.values()
+            opened.stale = True
+            client.cut()
+
+        network.clock.callLater(0.1, stale_and_cut)
+        error = self.assertRaises(OSError, network.run, reading)
+        self.assertEqual(error.errno, errno.ESTALE)
+        self.assertLess(client.longest_wait, 1.0)
+
+    def test_read_error(self) -> None:
+        """An image that cannot be read gives EIO at once, to those who read it alone."""
+        network = self.make_network(4, 4 * MIB)
+        network.put_image(b"good.img", self.size)
+
+        def damage() -> None:
+            network.library.images[PATH].error = errno.EIO
+
+        network.clock.callLater(0.2, damage)
+        results = self.results(network, [PATH, PATH, b"good.img", b"good.img"])
+        self.assertEqual([error.errno for error in results[:2]], [errno.EIO] * 2)
+        self.assertLess(max(client.longest_wait for client in network.clients), 1.0)
+        self.assertLess(max(results[2:]), 2.3 * self.ideal())
+        self.assert_clean(network)
+
+    def test_read_error_over_tcp(self) -> None:
+        """The same for clients that read over TCP."""
+        network = self.make_network(2, 4 * MIB, loss=1.0)
+
+        def damage() -> None:
+            network.library.images[PATH].error = errno.EIO
+
+        network.clock.callLater(0.3, damage)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
+        self.assert_clean(network)
+
+    def check_bad_sector(self, **settings: Any) -> None:
+        """A bad sector gives EIO to who reads it, at once, and to nobody else."""
+        network = self.make_network(2, 2 * MIB, **settings)
+        image = network.library.images[PATH]
+        image.bad = range(5 * BLOCK + 8192 + 100, 5 * BLOCK + 8192 + 612)
+        results = self.results(network)
+        self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
+        for client in network.clients:
+            opened = client.files.opened(network.run(client.open(PATH))[0])
+            for first, length in ((0, 8192), (12288, BLOCK - 12288), (-4096, 12288)):
+                offset = 5 * BLOCK + first
+                data = network.run(ensureDeferred(client.read(opened, offset, length)))
+                self.assertEqual(data, image.content[offset : offset + length])
+            reading = ensureDeferred(client.read(opened, 5 * BLOCK + 8192, 4096))
+            self.assertEqual(self.assertRaises(OSError, network.run, reading).errno, errno.EIO)
+            for block in (*range(5), *range(6, 16)):
+                data = network.run(ensureDeferred(client.read(opened, block * BLOCK, BLOCK)))
+                self.assertEqual(data, image.content[block * BLOCK :][:BLOCK])
+            self.assertLess(client.longest_wait, 1.0)
+        self.assert_clean(network)
+
+    def test_bad_sector(self) -> None:
+        """A sector that cannot be read fails no read of another one."""
+        self.check_bad_sector()
+
+    def test_bad_sector_over_tcp(self) -> None:
+        """The same for clients that read over TCP."""
+        self.check_bad_sector(loss=1.0)
+
+    def test_short_read_error(self) -> None:
+        """After an error that passes, reading again succeeds."""
+        network = self.make_network(2, 2 * MIB)
+        network.library.images[PATH].error = errno.EIO
+        self.assertEqual([error.errno for error in self.results(network)], [errno.EIO] * 2)
+        network.library.images[PATH].error = None
+        self.assert_all_right(network)
+
+    def test_client_leaves(self) -> None:
+        """A client that goes in the middle leaves nothing on the server, and the others go on."""
+        network = self.make_network(3, 4 * MIB)
+        leaver = network.clients[0]
+        reading = network.read_all(0, PATH)
+        reading.addErrback(lambda _: None)
+
+        def leave() -> None:
+            leaver.service.stopService()
+            leaver.files.stop()
+
+        network.clock.callLater(0.1, leave)
+        others = [network.read_all(number, PATH) for number in (1, 2)]
+        seconds = [result for _, result in network.run(DeferredList(others, consumeErrors=True))]
+        self.assertLess(max(seconds), 1.3 * self.ideal())
+        self.assertEqual(len(network.server.factory.channels), 2)
+        self.assertEqual(len(network.server.queue), 0)
+        network.run(reading)
+
+    def test_waits_for_no_other(self) -> None:
+        """A client that stops reading, its path dead, keeps nobody waiting."""
+        network = self.make_network(3, 8 * MIB)
+        stuck = network.clients[0]
+        network.clock.callLater(0.1, setattr, stuck, "listening", False)
+        network.clock.callLater(0.1, stuck.cut)
+        seconds = self.results(network)
+        self.assertLess(max(seconds[1:]), 2.4 * self.ideal())
+        self.assertLess(max(c.longest_wait for c in network.clients[1:]), 0.5)

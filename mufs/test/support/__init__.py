@@ -1,0 +1,1 @@
+"""What the tests share: doubles, simulated networks, real hosts, processes."""

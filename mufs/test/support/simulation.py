@@ -1,0 +1,413 @@
+"""
+One real server and any number of real clients, joined by a network that is simulated.
+
+Nothing here has a socket or a thread, and no second is waited for: time is a number, all
+chances come from seeds, and so the same network gives the same figures each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from attrs import evolve
+from twisted.application.internet import ClientService
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    TimeoutError,
+    ensureDeferred,
+    fail,
+    maybeDeferred,
+    succeed,
+)
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.cache.server.queue import MulticastQueue
+from mufs.cache.server.sent import SentWindow
+from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
+from mufs.communication.client.receiver import RECEIVE_BUFFER
+from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
+from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.limits import Limits
+from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
+from mufs.communication.server.pacing import Pace
+from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.server.reads import Reads
+from mufs.server import START_RATE
+from mufs.test.support.memory import MemoryImage, MemoryLibrary
+from mufs.test.support.virtual import FRAME, STRIDE, Link, Path, Stream, VirtualTime
+from mufs.wire.metadata import VERSION, Welcome
+from mufs.wire.pages import BLOCK
+from mufs.wire.sealing import Keys
+from mufs.wire.segments import SEGMENT
+
+MIB = 1024 * 1024
+
+
+@implementer(ISegmentOutput)
+class SimulatedServer:
+    """A run of the server: the parts as L{mufs.server} puts them together, and its UDP port."""
+
+    def __init__(self, network: SimulatedNetwork, run: int) -> None:
+        self._network = network
+        self._clock = network.clock
+        self.source = "server", 40000 + run
+        self.closed = False
+        self.window = SentWindow()
+        self.queue = MulticastQueue(self.window)
+        self.reads = Reads(self._in_thread)
+        self.keys = keys = Keys(b"secret of run %d" % run, self._clock.seconds)
+        self.pace = Pace(self._clock, 1e6, network.rate_max, START_RATE)
+        self.controller = MulticastController(
+            self.queue, self.window, keys, self.pace, self.reads, self._clock
+        )
+        self.controller.output = self
+        self.factory = ServerChannelFactory(
+            lambda _: network.library,
+            self.controller,
+            keys,
+            self.reads,
+            self._in_thread,
+            lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
+            self._clock,
+            Limits(self._clock, lambda: 0.0),
+        )
+
+    def write(self, packets: bytes | memoryview) -> int:
+        """See L{ISegmentOutput.write}."""
+        link, now = self._network.link, self._clock.seconds()
+        if link.waiting(now) > SEND_BUFFER:
+            return 0
+        start = max(now, link.free_at)
+        end = link.through(now, len(packets) + FRAME * -(-len(packets) // STRIDE))
+        data = bytes(packets)
+        for client in self._network.clients:
+            if client.listening:
+                for at, received in client.path.datagrams(start, end, data):
+                    self._clock.callLater(at - now, client.hear, received, self.source)
+        return len(packets)
+
+    def writable(self) -> Deferred[None]:
+        """See L{ISegmentOutput.writable}."""
+        link = self._network.link
+        over = link.waiting(self._clock.seconds()) - SEND_BUFFER / 2
+        return deferLater(self._clock, max(0.0, over * 8 / (link.rate or 1)), lambda: None)
+
+    def kill(self) -> None:
+        """End the process: connections are cut, nothing more is sent."""
+        self.closed = True
+        self.controller.stop()
+        for channel in list(self.factory.channels):
+            channel.transport.abortConnection()
+
+    def figures(self) -> dict[str, object]:
+        """What L{mufs.server.ServerService.figures} tells, and more that must repeat."""
+        controller = self.controller
+        return {
+            "image_reads": self.reads.image_reads,
+            "image_read_bytes": self.reads.image_read_bytes,
+            "requests": self.queue.requests,
+            "requests_merged": self.queue.merged,
+            "transfers": controller.transfers,
+            "segments_sent": controller.segments_sent,
+            "segments_repaired": controller.segments_repaired,
+            "parity_sent": controller.parity_sent,
+            "bytes_multicast": controller.bytes_multicast,
+            "bytes_over_tcp": self.factory.bytes_over_tcp,
+            "rate": round(self.pace.rate),
+        }
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        if self._network.disk:
+            return deferLater(self._clock, self._network.disk, function, *args)
+        return maybeDeferred(function, *args)
+
+
+@implementer(IStreamClientEndpoint)
+class SimulatedClient:
+    """A host: the parts as L{mufs.client} puts them together, without mount and threads."""
+
+    def __init__(self, network: SimulatedNetwork, name: str, path: Path, cache_size: int) -> None:
+        self._network = network
+        self._clock = network.clock
+        self.name = name
+        self.path = path
+        self.listening = True
+        self.cache = BlockCache(cache_size)
+        most_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
+        self.files = RemoteFileSystem(
+            self._clock, self.cache, most_ahead, self._welcomed, self._refused
+        )
+        self.files.reception.join = self._join
+        self.longest_wait = 0.0
+        self.refused: list[Refused] = []
+        self.connections = 0
+        self.stream: Stream | None = None
+        self.service = ClientService(
+            self,
+            ClientChannelFactory(self.files, self._clock, name),
+            retryPolicy=lambda attempts: 0.2,
+            clock=self._clock,
+        )
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        """See L{IStreamClientEndpoint}: a connection to the server, if there is one now."""
+        server = self._network.server
+        if server.closed:
+            return fail(ConnectionRefusedError())
+        clock, link = self._clock, self._network.link
+        here = Stream(clock, self.name, lambda size: clock.seconds() + self.path.latency)
+        through = link.overtaking if self._network.fair else link.through
+        there = Stream(
+            clock, "server", lambda size: self.path.tcp(through(clock.seconds(), size), size)
+        )
+        here.peer, there.peer = there, here
+        here.protocol = factory.buildProtocol(None)  # type: ignore[arg-type, assignment]
+        there.protocol = server.factory.buildProtocol(None)
+        self.stream = here
+        self.connections += 1
+        for stream in (there, here):
+            assert stream.protocol is not None
+            stream.protocol.makeConnection(stream)
+        return succeed(here.protocol)
+
+    def hear(self, data: bytes, source: tuple[str, int]) -> None:
+        """Datagrams come."""
+        self.files.receiver.datagramReceived(data, source)
+
+    def cut(self) -> None:
+        """Cut the connection."""
+        if self.stream is not None:
+            self.stream.end(ConnectionLost())
+
+    @property
+    def hits(self) -> int:
+        """Reads that the cache answered."""
+        return self.files.hits
+
+    def figures(self) -> dict[str, object]:
+        """What L{mufs.client.ClientMount.figures} tells, and more that must repeat."""
+        fetch, receiver, repairs = self.files.fetch, self.files.receiver, self.files.repairs
+        return {
+            "hits": self.files.hits,
+            "joined": fetch.joined,
+            "misses": fetch.misses,
+            "bytes_requested": fetch.bytes_requested,
+            "bytes_overheard": fetch.bytes_overheard,
+            "bytes_over_tcp": fetch.bytes_over_tcp,
+            "evictions": self.cache.evictions,
+            "segments_received": receiver.segments_received,
+            "segments_lost": repairs.segments_lost,
+            "repairs_sent": repairs.repairs_sent,
+            "transfers_rejected": receiver.transfers_rejected,
+            "datagrams_dropped": receiver.datagrams_dropped,
+            "multicast": self.files.reception.state,
+            "longest_wait": self.longest_wait,
+        }
+
+    def leftovers(self) -> list[str]:
+        """What is still held of requests that are answered: nothing, when all reads ended."""
+        names = ("_requests", "_pending", "_waiting")
+        tables = {name: getattr(self.files.fetch, name) for name in names}
+        return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
+
+    def open(self, path: bytes) -> Deferred[Any]:
+        """Open an image, and keep it open."""
+        return self.files.open(path)
+
+    async def read_all(self, path: bytes, at_once: int, size: int, pause: float) -> float:
+        """See L{SimulatedNetwork.read_all}."""
+        begun = self._clock.seconds()
+        handle, _ = await self.files.open(path)
+        opened = self.files.opened(handle)
+        offsets = iter(range(0, opened.size, size))
+        try:
+            readers = [self._reader(opened, offsets, size, pause) for _ in range(at_once)]
+            done = DeferredList(map(ensureDeferred, readers), consumeErrors=True)
+            for _, result in await done:
+                if isinstance(result, Failure):
+                    result.raiseException()
+        finally:
+            self.files.release(handle)
+        return self._clock.seconds() - begun
+
+    async def _reader(
+        self, opened: OpenImage, offsets: Iterator[int], size: int, pause: float
+    ) -> None:
+        for offset in offsets:
+            data = await self.read(opened, offset, size)
+            right = self._network.library.generations[opened.key][offset : offset + size]
+            if data != right:
+                raise AssertionError(f"{self.name}: wrong bytes at {offset} of {opened.path!r}")
+            if pause:
+                await deferLater(self._clock, pause)
+
+    async def read(self, opened: OpenImage, offset: int, size: int) -> bytes:
+        """A read as L{mufs.filesystem.client.bridge.Bridge} makes it."""
+        target = bytearray(size)
+        view = memoryview(target)
+        length = self.files.cached_read(opened, offset, view)
+        if length is not None:
+            ahead = opened.sequence_detector.advance(offset, size)
+            if ahead is not None:
+                self._clock.callLater(0, self.files.fetch.prefetch, opened, *ahead)
+            return bytes(target[:length])
+        begun = self._clock.seconds()
+        try:
+            reading = maybeDeferred(self.files.read, opened, offset, view)
+            length = await reading.addTimeout(self._network.timeout, self._clock)
+        except TimeoutError:
+            raise OSError(errno.EIO, "no answer from the server in time") from None
+        finally:
+            self.longest_wait = max(self.longest_wait, self._clock.seconds() - begun)
+        return bytes(target[:length])
+
+    def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
+        self.files.receiver.listen_to(welcome.source, welcome.segment)
+        self.files.reception.resumed()
+
+    def _join(self, joined: bool) -> None:
+        self.listening = joined
+
+    def _refused(self, reason: Refused) -> None:
+        self.refused.append(reason)
+
+
+class SimulatedNetwork:
+    """
+    A server, its clients, and what lies between them.
+
+    @ivar link: the server's own, which TCP and multicast share; where it is the bottleneck
+        writing to it waits, as a socket whose send buffer is full.
+    @ivar disk: seconds that a call of the library takes.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        clients: int = 1,
+        link: float | None = None,
+        fair: bool = False,
+        rate_max: float = 1e9,
+        disk: float = 0.0,
+        cache_size: int = 64 * 1024 * 1024,
+        timeout: float = 30.0,
+        **path: Any,
+    ) -> None:
+        """
+        @param link: bits a second of the server's link, C{None} without a limit.
+        @param path: of each client, see L{Path}.
+        """
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.clock = VirtualTime()
+        self.link = Link(link)
+        self.fair = fair
+        self.rate_max = rate_max
+        self.disk = disk
+        self.timeout = timeout
+        self.library = MemoryLibrary()
+        self._runs = count()
+        self.server = SimulatedServer(self, next(self._runs))
+        self.clients = [
+            SimulatedClient(self, f"host{i}", Path(**path, random=self._chances()), cache_size)
+            for i in range(clients)
+        ]
+        for client in self.clients:
+            client.service.startService()
+        self.clock.advance(0.01)
+
+    def _chances(self) -> random.Random:
+        return random.Random(self.random.random())
+
+    def put_image(self, path: bytes, size: int) -> MemoryImage:
+        """Make an image of random bytes, or replace it."""
+        pieces = [self.random.randbytes(min(MIB, size - at)) for at in range(0, size, MIB)]
+        return self.library.put(path, b"".join(pieces))
+
+    def set_path(self, number: int, **changes: Any) -> None:
+        """Change what lies between the server and one client."""
+        client = self.clients[number]
+        client.path = evolve(client.path, **changes)
+
+    def read_all(
+        self, number: int, path: bytes, at_once: int = 4, size: int = BLOCK, pause: float = 0.0
+    ) -> Deferred[float]:
+        """
+        Have a client read an image from beginning to end, as a kernel would that reads ahead,
+        and compare each read with the generation that was opened.
+
+        @param at_once: reads in flight, each of C{size} bytes.
+        @param pause: seconds between the end of a read and the next.
+        @return: fires with the seconds that it took; fails with C{OSError} as the reads do, and
+            with C{AssertionError} when bytes are wrong.
+        """
+        return ensureDeferred(self.clients[number].read_all(path, at_once, size, pause))
+
+    def run(self, until: Deferred[Any], at_most: float = 600.0) -> Any:
+        """
+        Let time pass until a Deferred has its result, and return that.
+
+        @raise AssertionError: when it has none after C{at_most} seconds.
+        """
+        results: list[Any] = []
+        until.addBoth(results.append)
+        self.clock.run_until(lambda: bool(results), self.clock.seconds() + at_most)
+        if not results:
+            raise AssertionError(f"seed {self.seed}: no result after {at_most} seconds")
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        return results[0]
+
+    def lockstep(self, path: bytes, apart: float = 0.0, **how: Any) -> list[float]:
+        """Have all clients read an image, each beginning C{apart} seconds after the one before."""
+        reads = [
+            deferLater(self.clock, apart * i, self.read_all, i, path, **how)
+            for i in range(len(self.clients))
+        ]
+        results = self.run(DeferredList(reads, consumeErrors=True))
+        for _, result in results:
+            if isinstance(result, Failure):
+                result.raiseException()
+        return [seconds for _, seconds in results]
+
+    def restart_server(self, after: float) -> None:
+        """Kill the server, and start another with a secret and a port of its own later."""
+        self.server.kill()
+
+        def start() -> None:
+            self.server = SimulatedServer(self, next(self._runs))
+
+        self.clock.callLater(after, start)
+
+    def figures(self) -> dict[str, dict[str, object]]:
+        """The figures of all."""
+        return {
+            "server": self.server.figures(),
+            **{client.name: client.figures() for client in self.clients},
+        }
+
+    def leftovers(self) -> list[str]:
+        """
+        What is left a while after everything ended that should not: requests, reads, timers.
+        """
+        self.clock.advance(1.0)
+        left = [each for client in self.clients for each in client.leftovers()]
+        left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
+        calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
+        # Both ends of each connection watch the other one.
+        for end in (ClientChannel._look.__qualname__, ServerChannel._look.__qualname__):
+            watches = calls.count(end)
+            calls = [call for call in calls if call != end]
+            left += [f"{watches} watches"] * (watches > len(self.clients))
+        return left + calls

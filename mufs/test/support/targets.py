@@ -1,0 +1,1003 @@
+"""
+What fuzzing aims at: each target takes any bytes, and raises where mUFS does something wrong.
+
+The tests run them with hypothesis, `make fuzz` with atheris (see C{fuzz.py}). A target is one
+function of bytes, and what it finds depends on those alone, so that a case can be repeated.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure as Error
+from zope.interface import implementer
+
+from mufs.cache.server.sent import SentTransfer
+from mufs.communication.client.reassembly import Reassembly
+from mufs.communication.server.channel import ServerChannel
+from mufs.communication.server.controller import seal_transfer, trains
+from mufs.communication.server.limits import MAX_HANDLES
+from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.pull import MOST
+from mufs.filesystem.client.server_pulls import MOST_ORDERED
+from mufs.filesystem.server.library import ExportedDirectory
+from mufs.test.communication.server.test_channel import SIZE, Server
+from mufs.test.simulated.test_hostile_server import WELCOME, Client
+from mufs.test.support.memory import MemoryImage
+from mufs.test.support.peers import Wire, opened
+from mufs.test.support.properties import packets_of
+from mufs.wire import metadata
+from mufs.wire.channel import (
+    HEADER,
+    MAX_DATA,
+    Data,
+    Framer,
+    Gone,
+    Key,
+    Occasion,
+    Priority,
+    ProtocolError,
+    Read,
+    Repair,
+    Sent,
+    Type,
+    pack,
+    pack_tagged,
+    parse_tagged,
+)
+from mufs.wire.metadata import (
+    At,
+    Attributes,
+    Close,
+    Failure,
+    Link,
+    Names,
+    Opened,
+    Pull,
+    Pulled,
+    Report,
+    Statistics,
+    decode,
+    encode,
+)
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.sealing import Keys, unseal
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    MAC_SIZE,
+    REPAIRED,
+    SEGMENT,
+    Descriptor,
+    MalformedSegment,
+    cut,
+    cut_parity,
+    parse,
+    segment_count,
+)
+from mufs.wire.segments import HEADER as SEGMENT_HEADER
+
+
+@frozen
+class Target:
+    """
+    @ivar run: takes any bytes; raises when something is wrong.
+    @ivar seeds: inputs to begin with, made of real packets.
+    """
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+class Script:
+    """An input read as what is to be done, one number or piece after the other; zeros follow."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def number(self, size: int = 1) -> int:
+        """The next so many bytes as a number."""
+        return int.from_bytes(self.piece(size), "big")
+
+    def piece(self, size: int) -> bytes:
+        """The next bytes, at most so many."""
+        found = self._data[self._at : self._at + size]
+        self._at += size
+        return found
+
+    def choice(self, values: Any) -> Any:
+        """One of these values."""
+        return values[self.number() % len(values)]
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@contextmanager
+def clean_log() -> Iterator[None]:
+    """What is logged meanwhile must be lines that an operator can read, and no tracebacks."""
+    events: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    for event in events:
+        text = formatEvent(event)
+        if "log_failure" in event:
+            raise AssertionError(f"{text}\n{event['log_failure'].getTraceback()}")
+        right = 0 < len(text) < 1000 and not _CONTROL.search(text)
+        if event.get("log_level", LogLevel.info) >= LogLevel.info and not right:
+            raise AssertionError(f"not a line for an operator: {text!r}")
+
+
+# The formats.
+
+
+def _framer(data: bytes) -> None:
+    """The packets of a stream are the same however it is cut, and no more is kept than one."""
+    script = Script(data)
+    cuts = sorted(script.number(2) for _ in range(script.number() % 8))
+    stream = script.piece(len(data))
+
+    def packets(pieces: list[bytes]) -> tuple[list[tuple[int, int, bytes]], bool]:
+        framer, found = Framer(), []
+        try:
+            for piece in pieces:
+                for packet in framer.feed(piece):
+                    found.append(packet)
+                assert len(framer._buffer) <= HEADER.size + MAX_DATA
+        except ProtocolError:
+            return found, True
+        return found, False
+
+    whole = packets([stream])
+    assert whole == packets([stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])])
+    assert stream.startswith(b"".join(pack(kind, body, offset) for kind, offset, body in whole[0]))
+
+
+_STRUCTS: list[Any] = [Read, Sent, Data, Repair, Gone, Key]
+
+
+def _structs(data: bytes) -> None:
+    """The data of a packet are an error, or fields that make the same packet again."""
+    script = Script(data)
+    kind, offset = script.choice(_STRUCTS), script.number(4)
+    body = script.piece(len(data))
+    try:
+        value = kind.parse(offset, body)
+    except ProtocolError:
+        return
+    ((_, again, encoded),) = Framer().feed(value.encode())
+    if kind is Repair:
+        encoded, body = encoded.rstrip(b"\0"), body.rstrip(b"\0")
+    assert encoded == body
+    assert kind in (Repair, Gone, Key) or again == offset
+    assert kind.parse(again, encoded) == value
+
+
+_MAPS: list[Any] = [
+    metadata.Hello,
+    metadata.Welcome,
+    At,
+    Attributes,
+    Link,
+    Names,
+    Opened,
+    Close,
+    Statistics,
+    Failure,
+    Report,
+    Pull,
+    Pulled,
+]
+
+
+def _metadata(data: bytes) -> None:
+    """A map is an error, or values that come back as they were."""
+    kind = Script(data).choice(_MAPS)
+    try:
+        value = decode(kind, data[1:])
+    except ProtocolError as error:
+        assert str(error).isprintable()
+        return
+    assert decode(kind, encode(value)) == value
+    if isinstance(value, Failure):
+        assert value.error().errno
+
+
+def _segments(data: bytes) -> None:
+    """What is found in a datagram are its first bytes, up to the first that is none of it."""
+    size = 64 + Script(data).number(2) % (SEGMENT - 63)
+    datagram, made = data[2:], bytearray()
+    try:
+        for packet in parse(datagram, size):
+            if len(packet) == 3:
+                number, length, rows = packet
+                assert 0 < length <= size
+                for row in rows:
+                    made += SEGMENT_HEADER.pack(2, length, number & 0xFFFFFFFF) + row.tobytes()
+                    number += 1
+            else:
+                made += packet[1].encode(packet[0], size)[:-MAC_SIZE] + packet[1].mac
+    except MalformedSegment as error:
+        assert str(error).isprintable()
+    else:
+        assert len(made) == len(datagram)
+    assert datagram.startswith(made)
+
+
+def _transfer(data: bytes) -> None:
+    """
+    Segments and parity in any order, doubled and lost, give the bytes that were sealed, or
+    nothing; and they do when there are enough of them.
+    """
+    script = Script(data)
+    size = 64 + script.number(2) % (SEGMENT - 63)
+    length = 1 + script.number(2) % (8 * size)
+    first = (script.number() - 128) & 0xFFFFFFFF
+    content = Random(length).randbytes(length)
+    keys = Keys(b"secret")
+    descriptor = Descriptor(1 + script.number(), first, 1, 1, script.number() % 4 * PAGE, length)
+    if descriptor.offset % BLOCK + length > BLOCK:
+        return
+    sent = seal_transfer(keys, descriptor, content, size)
+    rows = packets_of(sent.rows)
+    count = len(rows) + 8
+    flip = script.number(2)
+    reassembly, came, done = Reassembly(size), set(), []
+    described, changed = False, False
+    while script:
+        index = script.number()
+        if index == 255 and not described:
+            described = True
+            done += reassembly.describe(sent.descriptor, True)
+            continue
+        place = index % count - len(rows)
+        part = bytearray(
+            rows[place] if place < 0 else cut_parity(first, sent.rows, place, 1).tobytes()
+        )
+        if index == 254 and flip % len(part) >= SEGMENT_HEADER.size:
+            part[flip % len(part)] ^= 1
+            changed = True
+        came.add(index % count)
+        (run,) = parse(bytes(part), size)
+        assert len(run) == 3
+        done += reassembly.segments(run)
+    if not described:
+        done += reassembly.describe(sent.descriptor, True)
+    cipher = keys.cipher(1, 1)
+    found = [unseal(cipher, each, sealed) for each, sealed in done]
+    assert len(found) == (len(came) >= len(rows))
+    assert found in ([], [content]) or (changed and found == [None])
+
+
+# The server.
+
+_PATHS = [b"disk.img", b"", b"none", b"../x", b"/", b"\xff" * 300, b"a/b", b"\0"]
+_ASKED = [Type.OPEN, Type.GETATTR, Type.READDIR, Type.READLINK, Type.STATFS]
+_LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
+
+
+def _from_client(script: Script) -> bytes:
+    """A packet as a client might send it that knows the protocol, and does not keep it."""
+    match script.number() % 9:
+        case 0 | 1:
+            kind, tag = script.choice(_ASKED), script.number() % 8
+            return pack_tagged(kind, tag, encode(At(script.choice(_PATHS))))
+        case 2 | 3:
+            block, flags = script.number(), script.number()
+            return Read(
+                script.number() % 8,
+                script.number() % 8,
+                (block >> 2) * PAGE + block % 2,
+                script.choice(_LENGTHS),
+                Priority(flags % 3),
+                flags > 127,
+            ).encode()
+        case 4:
+            return Repair(
+                script.number() % 8,
+                script.number() % 8,
+                script.number() % 4,
+                int.from_bytes(script.piece(script.number()), "little"),
+            ).encode()
+        case 5:
+            return pack(Type.CLOSE, encode(Close(script.number() % 8)))
+        case 6:
+            return pack(script.number(), script.piece(script.number()), script.number(4))
+        case 7:
+            reads, text = script.number(), script.piece(script.number()).decode("latin-1")
+            report = {
+                "reads": reads,
+                "hits": script.number(),
+                "lag": script.number(4),
+                "works": reads < 128,
+                "multicast": text,
+            }
+            return pack_tagged(Type.PING, script.number() % 8, encode(report))
+        case 8 if script.number() % 2:
+            pulled = {
+                "number": script.number() % 4,
+                "held": script.number(2),
+                "size": script.number(2),
+                "ended": script.number() < 64,
+                "error": "text",
+            }
+            return pack(Type.PULLED, encode(pulled))
+    return script.piece(script.number())
+
+
+def _server(data: bytes) -> None:
+    """
+    Whatever a client sends, cut anywhere, and whenever it goes: all that is written to it is
+    packets, what is held for it is bounded, and another client is served.
+    """
+    script = Script(data)
+    with clean_log():
+        server = Server(at_once=bool(script.number() % 2))
+        channel, wire = server.connect(hello=bool(script.number() % 4))
+        pushes: list[Deferred[Any]] = []
+        while script:
+            match script.number() % 16:
+                case 0:
+                    server.clock.advance(script.number() / 200)
+                case 1:
+                    server.answer()
+                case 2 if not wire.ended:
+                    channel.pauseProducing()
+                case 3 if not wire.ended:
+                    channel.resumeProducing()
+                case 4:
+                    _lose_client(channel, wire)
+                    channel, wire = server.connect()
+                case 14:
+                    pushes += _push(server)
+                case 15 if pushes:
+                    pushes.pop().cancel()
+                case _:
+                    packet, at = _from_client(script), script.number()
+                    for piece in (packet[:at], packet[at:]):
+                        if piece and not wire.ended:
+                            channel.dataReceived(piece)
+            assert len(channel._framer._buffer) <= HEADER.size + MAX_DATA
+            assert len(channel._handles) <= MAX_HANDLES
+            opens = sum(image.opens for image, _ in server.factory.demand)
+            assert opens == len(channel._handles) == len(channel._demands)
+            for kind, _, body in wire.packets():
+                assert kind >= 128
+                parse_tagged(body)
+        _lose_client(channel, wire)
+        server.at_once = True
+        for push in pushes:
+            push.cancel()
+        for _ in range(3):
+            server.answer()
+            server.clock.advance(1)
+        other, its_wire = server.connect()
+        other.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
+        other.dataReceived(Read(2, 1, 3 * BLOCK, 1000, Priority.BLOCKED).encode())
+        server.clock.advance(1)
+        told = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
+        assert [(sent.tag, sent.offset + sent.length) for sent in told] == [(2, SIZE)]
+        assert server.factory.channels == {other}
+        assert not server.factory.pushes._running
+        assert len(server.queue) == 0
+        _lose_client(other, its_wire)
+
+
+def _push(server: Server) -> list[Deferred[Any]]:
+    """Push the image to all clients, if that can be."""
+    clients = [each for each in server.factory.channels if each.name]
+    push = server.factory.pushes.push
+    pushing = maybeDeferred(push, b"disk.img", SIZE, clients, None, lambda _: None)
+    pushing.addErrback(lambda failure: failure.trap(OSError, CancelledError) and None)
+    return [pushing]
+
+
+def _lose_client(channel: ServerChannel, wire: Wire) -> None:
+    channel.stopProducing()
+    channel.connected = 0
+    wire.disconnected = True
+    channel.connectionLost(Error(ConnectionLost()))
+
+
+# The client.
+
+_CONTENT = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
+_IMAGE = MemoryImage(5, 6, _CONTENT)
+_KEYS = Keys(b"secret", random=bytes)
+_KEY = _KEYS.key(5, 6)
+_SOURCE = ("10.0.0.1", 40000)
+_FIRST = 0xFFFFFF00
+
+_VALUES: list[Any] = [
+    _IMAGE.attributes,
+    Link(b"there"),
+    Names([(b"name", _IMAGE.attributes)]),
+    Failure("EIO"),
+    Failure("ESTALE", "two\nlines"),
+    Failure("EFANCY"),
+    opened(1, _IMAGE, _KEY),
+    opened(2, _IMAGE),
+    evolve(opened(3, _IMAGE), generation=7),
+    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE)),
+    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=(1 << 63) - 1)),
+    Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9),
+    {},
+    decode(metadata.Welcome, WELCOME),
+]
+_ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY]
+
+
+@cache
+def _sent() -> list[SentTransfer]:
+    """Transfers of the image: pages, a block, its end, and some of the same pages again."""
+    made, number = [], _FIRST
+    for count, (offset, length) in enumerate(
+        [(0, PAGE), (PAGE, 3 * PAGE), (0, BLOCK), (BLOCK, 3 * PAGE + 77), (0, PAGE)]
+    ):
+        descriptor = Descriptor(count + 1, number & 0xFFFFFFFF, 5, 6, offset, length)
+        content = _CONTENT[offset : offset + length]
+        made.append(seal_transfer(_KEYS, descriptor, content, SEGMENT))
+        number += segment_count(length, SEGMENT) + 32
+    return made
+
+
+def _control(descriptor: Descriptor, phase: int) -> bytes:
+    """An announcement or completion as the server makes it."""
+    return descriptor.encode(phase, SEGMENT, _KEYS.epoch.control)
+
+
+@cache
+def _pieces(transfer: int) -> list[bytes]:
+    """The datagrams of a transfer: announcement, segments, parity segments, completion."""
+    sent = _sent()[transfer]
+    descriptor = sent.descriptor
+    return [
+        _control(descriptor, ANNOUNCEMENT),
+        *packets_of(sent.rows),
+        *packets_of(cut_parity(descriptor.first, sent.rows, 0, 4)),
+        _control(descriptor, COMPLETION),
+    ]
+
+
+@cache
+def _train(transfer: int) -> bytes:
+    """All of a transfer but its parity."""
+    sent = _sent()[transfer]
+    packets = [bytes(each) for each in trains(sent, (1 << len(sent.rows)) - 1)]
+    ends = [_control(sent.descriptor, phase) for phase in (ANNOUNCEMENT, COMPLETION)]
+    return b"".join([ends[0], *packets, ends[1]])
+
+
+def _datagram(script: Script) -> bytes:
+    """What the group might bring: the server's own, changed, forged, or anything."""
+    how, transfer = script.number() % 8, script.number() % len(_sent())
+    if how < 3:
+        return script.choice(_pieces(transfer))  # type: ignore[no-any-return]
+    if how == 3:
+        return _train(transfer)
+    if how == 4:
+        piece = bytearray(script.choice(_pieces(transfer)))
+        piece[script.number(2) % len(piece)] ^= script.number()
+        return bytes(piece[: script.number(2) or None])
+    genuine = _sent()[transfer].descriptor
+    first = (genuine.first + script.number() - 128) & 0xFFFFFFFF
+    if how == 5:  # made by somebody who has the keys
+        total = 1 + script.number(3) % BLOCK
+        offset = 0 if total > BLOCK - 3 * PAGE else script.number() % 4 * PAGE
+        forged = Descriptor(
+            script.number() % 8, first, 5, 6 + script.number() % 8 // 7, offset, total
+        )
+        return _control(forged, script.choice([ANNOUNCEMENT, COMPLETION, REPAIRED]))
+    if how == 6:
+        length = script.choice([SEGMENT, 1, script.number(2), 1 + script.number()])
+        content = script.piece(4).ljust(length, b"x")[:length]
+        return SEGMENT_HEADER.pack(2, length, first) + content
+    return script.piece(script.number(2) % 3000)
+
+
+def _sent_word(script: Script, tag: int) -> bytes:
+    """A SENT about a transfer of the server, or about none."""
+    genuine = _sent()[script.number() % len(_sent())].descriptor
+    occasion = script.choice(list(Occasion))
+    shift = script.number()
+    first = (genuine.first + max(0, shift - 200)) & 0xFFFFFFFF
+    length = genuine.total if shift < 200 else 1 + script.number(3) % BLOCK
+    return Sent(tag, genuine.transfer, first, genuine.offset, length, occasion).encode()
+
+
+class Host:
+    """A client, what a mount asked of it, and the server that it speaks to."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.images: list[tuple[int, OpenImage]] = []
+        self.reads: list[tuple[OpenImage, int, bytearray, Deferred[Any]]] = []
+        self.wrong: list[Error] = []
+        self.ended: list[int] = []
+        self.asked: list[tuple[Type, int, int, bytes]] = []
+
+    def say(self, packet: bytes) -> None:
+        """The server says something, if it can."""
+        if not self.client.wire.ended:
+            self.client.channel.dataReceived(packet)
+
+    def heard(self) -> None:
+        """Take what the client said; all of it must be packets of the protocol."""
+        for kind, offset, body in self.client.wire.packets():
+            if kind == Type.READ:
+                tag = Read.parse(offset, body).tag
+            elif kind == Type.REPAIR:
+                tag = Repair.parse(offset, body).tag
+            elif kind == Type.CLOSE:
+                tag = 0 * decode(Close, body).handle
+            elif kind == Type.PULLED:
+                tag = 0 * decode(Pulled, body).number
+            else:
+                assert kind < 128
+                tag = parse_tagged(body)[0]
+            self.asked.append((Type(kind), tag, offset, body))
+        if self.client.wire.ended:
+            self.reconnect()
+
+    def tag(self, script: Script) -> int:
+        """The tag of something that was asked, mostly."""
+        number = script.number()
+        return self.asked[-1 - number % len(self.asked)][1] if number < 250 and self.asked else 9
+
+    def reconnect(self) -> None:
+        """The connection ends, and there is another one."""
+        self.client.lose()
+        self.asked.clear()
+        self.client.connect()
+        self.client.wire.packets()
+        self.greet()
+
+    def greet(self) -> None:
+        """The server answers HELLO."""
+        self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
+        self.say(Key(_KEYS.epoch.number, _KEYS.epoch.secret).encode())
+
+    def keep(self, result: Deferred[Any]) -> Deferred[Any]:
+        """An operation of the mount may fail with C{OSError}, or be cancelled, and not else."""
+
+        def failed(failure: Error) -> None:
+            if not failure.check(OSError, CancelledError):
+                self.wrong.append(failure)
+
+        return result.addErrback(failed)
+
+    def open(self) -> None:
+        """The mount opens a file."""
+        found = self.client.files.open(b"disk.img")
+        self.keep(found.addCallback(self._opened))
+
+    def _opened(self, found: tuple[int, object]) -> None:
+        self.images.append((found[0], self.client.files.opened(found[0])))
+
+    def read(self, offset: int, length: int) -> None:
+        """The mount reads from the image that was opened last."""
+        if self.images:
+            image, target = self.images[-1][1], bytearray(length)
+            view = memoryview(target)
+            if not image.stale and self.client.files.cached_read(image, offset, view) is None:
+                reading = maybeDeferred(self.client.files.read, image, offset, view)
+                self.reads.append((image, offset, target, reading))
+                number = len(self.reads) - 1
+                self.keep(reading.addCallback(lambda _: self.ended.append(number)))
+
+    def release(self) -> None:
+        """The mount closes the image that was opened last."""
+        if self.images:
+            self.client.files.release(self.images.pop()[0])
+
+    def act(self, script: Script) -> None:
+        """The mount does something."""
+        files = self.client.files
+        match script.number() % 8:
+            case 0:
+                self.open()
+            case 1 | 2 | 3:
+                self.read(script.number() * 1000, script.choice([PAGE, 1, BLOCK, 5000]))
+            case 4:
+                self.release()
+            case 5:
+                asked: list[Callable[[bytes], Deferred[Any]]] = [
+                    files.getattr,
+                    files.readdir,
+                    files.readlink,
+                ]
+                self.keep(script.choice(asked)(b"disk.img"))
+            case 6:
+                self.keep(files.statfs())
+            case 7:
+                if self.reads:
+                    self.reads[script.number() % len(self.reads)][3].cancel()
+
+    def check(self) -> None:
+        """What is held is bounded, and nothing failed that should not."""
+        for failure in self.wrong:
+            failure.raiseException()
+        fetch, reassembly = self.client.files.fetch, self.client.files.receiver.reassembly
+        assert len(self.client.channel._framer._buffer) <= HEADER.size + MAX_DATA
+        assert len(reassembly._partial) <= 128
+        assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
+        assert self.client.cache.held <= 4 * BLOCK
+        assert len(fetch._requests) <= 4096
+        assert len(self.client.files.orders._running) <= MOST_ORDERED
+        assert len(fetch.fillers) <= len(self.client.files.pulls._running) <= MOST
+
+
+def _client(data: bytes) -> None:
+    """
+    Whatever a server sends, cut anywhere, over TCP and by multicast: operations end with a
+    result or an C{OSError}, all that the client says is packets, the next connection works, and
+    no page is in the cache of which only a part came.
+    """
+    script = Script(data)
+    with clean_log():
+        host = Host()
+        if script.number() % 8:
+            host.greet()
+        if script.number() % 8:
+            host.open()
+            host.heard()
+            host.say(pack_tagged(Type.REPLY, host.tag(script), encode(opened(1, _IMAGE, _KEY))))
+        while script:
+            match script.number() % 12:
+                case 0 | 1 | 2:
+                    host.act(script)
+                case 3:
+                    host.client.clock.advance(script.number() / 50)
+                case 4:
+                    host.client.files.receiver.datagramReceived(_datagram(script), _SOURCE)
+                case 5:
+                    host.reconnect()
+                case how:
+                    packet, at = _from_server(how, script, host), script.number()
+                    for piece in (packet[:at], packet[at:]):
+                        host.say(piece)
+            host.heard()
+            host.check()
+        host.reconnect()
+        assert host.client.files.is_connected
+        host.client.clock.advance(1)
+        host.check()
+        _check_cache(host)
+        _end(host)
+
+
+def _from_server(how: int, script: Script, host: Host) -> bytes:
+    """A packet as a server might send it that knows the protocol, and does not keep it."""
+    tag = host.tag(script)
+    match how:
+        case 6:
+            return _sent_word(script, tag)
+        case 7:
+            offset = script.number() % 40 * PAGE
+            end = offset + script.choice([PAGE, 3 * PAGE, BLOCK - offset % BLOCK, 1, 5000])
+            content = _CONTENT[offset : min(end, offset + MAX_DATA - 20)]
+            return Data(5, 6 + script.number() % 8 // 7, offset, content).encode()
+        case 8 | 9:
+            return pack_tagged(script.choice(_ANSWERS), tag, encode(script.choice(_VALUES)))
+        case 10:
+            packets = script.choice([Gone(tag, 1).encode(), pack_tagged(Type.SEGMENTS, tag, b"")])
+            return (
+                packets
+                if script.number() % 2
+                else pack_tagged(Type.SEGMENTS, tag, _datagram(script)[: MAX_DATA - 4])
+            )
+        case 11 if (which := script.number() % 4) > 0:
+            if which == 2:
+                path = script.choice([b"disk.img", b"", b"other"])
+                return pack(Type.PULL, encode(Pull(script.number() % 20, path)))
+            return Key(script.number() % 3, bytes(32)).encode()
+    raw: bytes = script.choice(
+        [
+            pack(script.number(), script.piece(script.number()), script.number(4)),
+            script.piece(script.number()),
+        ]
+    )
+    return raw
+
+
+def _end(host: Host) -> None:
+    """The client stops: all that waits is given up, as the bridge does it."""
+    for *_, reading in host.reads:
+        reading.cancel()
+    fetch = host.client.files.fetch
+    assert not fetch._waiting
+    host.client.lose()
+    host.client.clock.advance(30)
+    assert not fetch._requests and not fetch._pending and not fetch.fillers
+
+
+def _group(data: bytes) -> None:
+    """
+    Whatever comes to the group, and whatever TCP says of it: each read ends with the right
+    bytes, within some seconds, as long as the server answers what it is asked over TCP; and no
+    other bytes ever come to the cache.
+    """
+    script = Script(data)
+    with clean_log():
+        host = Host()
+        host.greet()
+        host.open()
+        host.heard()
+        _let_open(host)
+        receiver = host.client.files.receiver
+        while script:
+            match script.number() % 8:
+                case 0 | 1 | 2:
+                    receiver.datagramReceived(_datagram(script), _SOURCE)
+                case 3:
+                    host.read(script.number() * 600, script.choice([PAGE, 1, BLOCK, 5000]))
+                case 4:
+                    host.client.clock.advance(script.number() / 200)
+                case 5:
+                    host.say(_sent_word(script, host.tag(script)))
+                case 6:
+                    packets = _datagram(script)[: MAX_DATA - 4]
+                    host.say(pack_tagged(Type.SEGMENTS, host.tag(script), packets))
+                case 7:
+                    forged = _datagram(script)
+                    dropped = receiver.datagrams_dropped
+                    receiver.datagramReceived(forged, ("10.0.0.2", 40000))
+                    assert receiver.datagrams_dropped == dropped + 1
+            host.heard()
+            _let_open(host)
+            host.check()
+        host.read(0, len(_CONTENT))
+        for _ in range(12):
+            host.heard()
+            _let_open(host)
+            asked, host.asked = host.asked, []
+            for kind, tag, offset, body in asked:
+                if kind == Type.PING:
+                    host.say(pack_tagged(Type.PONG, tag, b""))
+                elif kind == Type.READ and Read.parse(offset, body).over_tcp:
+                    _answer(host, Read.parse(offset, body))
+            host.client.clock.advance(0.5)
+        host.check()
+        assert len(host.ended) == len(host.reads), "a read did not end"
+        for image, offset, target, _ in host.reads:
+            expected = _CONTENT[offset : offset + len(target)]
+            assert target[: len(expected)] == expected, "a read of wrong bytes"
+            assert image.key == (5, 6)
+        _check_cache(host)
+        _end(host)
+
+
+def _let_open(host: Host) -> None:
+    """Answer each OPEN as an honest server does."""
+    for kind, tag, *_ in host.asked[:]:
+        if kind == Type.OPEN:
+            host.say(pack_tagged(Type.REPLY, tag, encode(opened(1, _IMAGE, _KEY))))
+    host.asked = [each for each in host.asked if each[0] != Type.OPEN]
+
+
+def _answer(host: Host, read: Read) -> None:
+    """Answer a READ over TCP as an honest server does."""
+    offset, end = read.offset, read.offset + read.length
+    while offset < end:
+        stop = min(end, offset + BLOCK // 2, (offset // BLOCK + 1) * BLOCK)
+        host.say(Data(5, 6, offset, _CONTENT[offset:stop]).encode())
+        offset = stop
+
+
+def _check_cache(host: Host) -> None:
+    """All pages that the cache holds are those of the image."""
+    cache = host.client.cache
+    for (key, block), held in list(cache._blocks.items()):
+        assert key[0] == 5
+        for page in range(32):
+            offset = block * BLOCK + page * PAGE
+            expected = _CONTENT[offset : offset + PAGE]
+            if held.pages >> page & 1:
+                target = bytearray(len(expected))
+                assert expected and cache.read(key, offset, memoryview(target))
+                assert target == expected, f"wrong bytes at {offset} in the cache"
+
+
+# The library.
+
+
+@cache
+def _tree() -> tuple[ExportedDirectory, set[int]]:
+    """A directory that is shared, and the inodes in it; beside it lies what nobody may see."""
+    top = tempfile.mkdtemp(prefix="mufs-fuzz-")
+    atexit.register(shutil.rmtree, top, True)
+    root = os.path.join(top, "root")
+    os.makedirs(os.path.join(root, "sub", "sub"))
+    for path in ("secret", "root/file", "root/sub/file", "root/sub/sub/\udcff"):
+        with open(os.path.join(top, path), "wb") as file:
+            file.write(path.encode(errors="surrogateescape"))
+    os.symlink("..", os.path.join(root, "up"))
+    os.symlink("/", os.path.join(root, "top"))
+    os.symlink("file", os.path.join(root, "link"))
+    os.mkfifo(os.path.join(root, "fifo"))
+    below = [root, *(os.path.join(at, n) for at, d, f in os.walk(root) for n in d + f)]
+    return ExportedDirectory(root), {os.lstat(path).st_ino for path in below}
+
+
+def _paths(data: bytes) -> None:
+    """Any path is an C{OSError}, or names something beneath the root."""
+    library, inside = _tree()
+    with suppress(OSError):
+        assert library.getattr(data).ino in inside
+    with suppress(OSError):
+        image = library.open(data)
+        assert image.attributes.ino in inside
+        assert image.read(0, 100).startswith(b"root/")
+    with suppress(OSError):
+        assert {found.ino for _, found in library.readdir(data)} < inside
+    with suppress(OSError):
+        assert library.readlink(data) in (b"..", b"/", b"file")
+
+
+# Where to begin.
+
+
+def _framer_seeds() -> list[bytes]:
+    packets = [pack_tagged(kind, 7, b"data") for kind in Type]
+    return [
+        b"\0" + b"".join(packets),
+        b"\2\0\5\0\x20" + b"".join(packets[:3]),
+        b"\0" + HEADER.pack(1, 0, MAX_DATA + 1),
+        b"\1\0\3" + HEADER.pack(1, 0, MAX_DATA),
+    ]
+
+
+def _struct_seeds() -> list[bytes]:
+    values: list[Any] = [
+        Read(1, 2, 1 << 33, BLOCK, Priority.AHEAD),
+        Sent(1, 2, 3, 1 << 33, BLOCK),
+        Data(1, 2, 1 << 33, b"bytes"),
+        Repair(1, 2, 1, 0x80F),
+        Gone(1, 2),
+        Key(1, bytes(32)),
+    ]
+    return [
+        bytes([number]) + value.encode()[1:5] + value.encode()[HEADER.size :]
+        for number, value in enumerate(values)
+    ]
+
+
+def _metadata_seeds() -> list[bytes]:
+    report = Report(9, 5, 20, True, "working")
+    pulled = Pulled(1, 2, 3, False)
+    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, Pull(1, b"a"), pulled]
+    values += _VALUES
+    return [
+        bytes([_MAPS.index(type(value))]) + encode(value)
+        for value in values
+        if type(value) in _MAPS
+    ]
+
+
+def _segment_seeds() -> list[bytes]:
+    size = (SEGMENT - 64).to_bytes(2, "big")
+    small = Descriptor(1, 0xFFFFFFFF, 5, 6, PAGE, 300)
+    rows = cut(small.first, bytes(300), 64)
+    trained = b"".join([small.encode(1, 64), *packets_of(rows), small.encode(3, 64)])
+    return [size + _train(1), b"\0\0" + trained, size + _train(3)[:9000]]
+
+
+def _transfer_seeds() -> list[bytes]:
+    return [
+        (size - 64).to_bytes(2, "big")
+        + length.to_bytes(2, "big")
+        + bytes([128, 1, 0, 0, 20])
+        + bytes(parts)
+        for size, length, parts in [
+            (64, 299, range(5)),
+            (64, 299, [255, 5, 6, 7, 8, 9]),
+            (64, 299, [0, 2, 4, 255, 6, 7]),
+            (1400, 8191, [255, 5, 4, 3, 254, 1, 0]),
+            (64, 639, [11, 10, 9, 8, 7, 6, 5, 4, 3, 12]),
+        ]
+    ]
+
+
+def _machine_seeds() -> list[bytes]:
+    random = Random(2)
+    return [bytes([1, 1]) + random.randbytes(1 << size) for size in range(3, 9)] * 2
+
+
+def _group_seeds() -> list[bytes]:
+    """Transfers that come in pieces, one of them changed, or more than there is room for."""
+    pieces = [bytes([0, 0, 0, index]) for index in range(9)]
+    changed = [bytes([0, 4, 0, index, 0, 100, 1, 0, 0]) for index in range(9)]
+    too_long = bytes([0, 6, 0, 130, 0, 0, 0, 0, 1, 2, 3, 4])
+    return [
+        *_machine_seeds(),
+        b"".join([pieces[0], changed[1], *pieces[2:4], pieces[8]]),
+        b"".join([pieces[0], pieces[1], changed[4], pieces[5], pieces[8]]),
+        b"".join([changed[0], *pieces[1:4], pieces[8]]),
+        b"".join([*pieces[1:4], changed[8], pieces[0]]),
+        b"".join([pieces[0], pieces[1], too_long, pieces[2], pieces[3], pieces[8]]),
+        b"".join([b"\3\0\0", *pieces[:4], pieces[8], b"\5\0\0\0\0\0\4\20"]),
+        b"\3\0\2" + bytes([5, 0, 2, 0, 0, 0, 0, 4, 20, 1, 3, 2, 4, 100]),
+    ]
+
+
+def _client_seeds() -> list[bytes]:
+    """A read that is answered by DATA: of all of its pages, of a part of one, of another end."""
+    read = bytes([1, 1, 0, 2, 1, 0, 2])
+    answers = [bytes([7, 0, offset, how, 0, 255]) for offset in (0, 32) for how in range(5)]
+    attributes, opening, second = (bytes(each) for each in (
+        [8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50]
+    ))  # fmt: skip
+    pull = bytes([1, 1, 0, 11, 0, 2, 0, 1, 255]) + attributes + opening + second
+    pages = [bytes([7, 0, page, 0, 0, 255]) for page in range(36)]
+    pulls = [pull, pull + b"".join(pages[:9]), pull + b"".join(pages) + second]
+    return [*_machine_seeds(), *(read + answer for answer in answers), *pulls]
+
+
+def _server_seeds() -> list[bytes]:
+    opening = bytes([5, 0, 0, 1, 0, 20])
+    read = bytes([5, 2, 0, 0, 3, 1, 1, 200, 0, 9])
+    repair = bytes([5, 4, 3, 1, 1, 2, 0xFF, 3, 7, 0, 255])
+    ping = bytes([5, 7, 9, 2, *b"ok", 5, 0, 0, 0, 1, 3, 255])
+    return [
+        *_machine_seeds(),
+        b"\1\1" + opening + read + ping + repair,
+        b"\1\1\x0e\5\x08\1\1\0\1\0\2\xff\xff\x0f",
+        b"\0\1" + opening * 3 + b"\1" + read + b"\0\x10" + repair + b"\4" + opening,
+    ]
+
+
+def _path_seeds() -> list[bytes]:
+    return [
+        b"",
+        b"file",
+        b"sub/file",
+        b"sub/sub/\xff",
+        b"up/secret",
+        b"../secret",
+        b"top/etc",
+        b"link",
+        b"fifo",
+        b"sub/../file",
+        b"file\0",
+        b"n" * 256,
+        b"sub/" * 2000,
+    ]
+
+
+TARGETS = {
+    "framer": Target(_framer, _framer_seeds),
+    "structs": Target(_structs, _struct_seeds),
+    "metadata": Target(_metadata, _metadata_seeds),
+    "segments": Target(_segments, _segment_seeds),
+    "transfer": Target(_transfer, _transfer_seeds),
+    "paths": Target(_paths, _path_seeds),
+    "server": Target(_server, _server_seeds),
+    "client": Target(_client, _client_seeds),
+    "group": Target(_group, _group_seeds),
+}

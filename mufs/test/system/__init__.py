@@ -1,0 +1,1 @@
+"""Real processes, mounts, sockets and network namespaces."""

@@ -1,0 +1,129 @@
+"""The bench, without its peers, and without a word about speed: see bench/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.lab import missing
+from mufs.test.support.netns import LabError
+
+NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
+if NO_BENCH is None:
+    from bench.cases import Figure, attempt, share
+    from bench.measure import Row, image, read_csv, write_csv
+    from bench.report import line, picture, tables
+    from bench.systems import Mufs, System
+
+    NFS = Row("v0", "share", "nfs", 64 << 20, 2, 0, 1, 100.0)  # what a made-up run is called
+
+MIB = 1 << 20
+
+
+def ran(row: Row, seconds: float) -> Row:
+    """The run, once it is over."""
+    return attrs.evolve(
+        row, seconds=seconds, sent=10**6, cpu_server=0.5, cpu_clients=1.25, right=True
+    )
+
+
+class ReportTests(SynchronousTestCase):
+    """What the bench makes of rows."""
+
+    skip = NO_BENCH
+
+    def test_csv(self) -> None:
+        """Rows are read as they were written, with what they lack, commas and lines."""
+        rows = [
+            ran(NFS, 1.5),
+            attrs.evolve(NFS, rate=None, error='not "there", it said\nat all'),
+            attrs.evolve(NFS, what="cold", per_second=3.25, unit="MB/s"),
+        ]
+        path = Path(self.mktemp())
+        write_csv(rows, path)
+        self.assertEqual(read_csv(path), rows)
+
+    def test_table(self) -> None:
+        """A cell is the median of those runs that were right; the others are told of."""
+        more = attrs.evolve(NFS, hosts=4)
+        rows = [
+            *(ran(NFS, 1.0), ran(NFS, 9.0), ran(NFS, 2.0)),
+            *(ran(more, 3.0), attrs.evolve(more, error="gone")),
+            attrs.evolve(NFS, system="sshfs", error="gone"),
+            attrs.evolve(ran(more, 1.0), system="sshfs", right=False),
+        ]
+        lines = tables(rows).split("\n")
+        self.assertIn("### share: 64 MiB, 100 Mbit/s", lines)
+        self.assertIn("|  | 2 hosts | 4 hosts |", lines)
+        half = "3.00 s, 1 MB, 0.5 + 1.2, 1 of 2 failed"
+        self.assertIn(f"| nfs | 2.00 s, 1 MB, 0.5 + 1.2 | {half} |", lines)
+        self.assertIn("| sshfs | failed | wrong bytes |", lines)
+
+    def test_figures(self) -> None:
+        """Where a case has several figures each has a line, and each system a column."""
+        cold = attrs.evolve(ran(NFS, 1.0), what="cold", per_second=5e3, unit="reads/s")
+        lines = tables([cold, attrs.evolve(cold, system="mufs", what="warm")]).split("\n")
+        self.assertIn("|  | nfs | mufs |", lines)
+        self.assertIn("| cold | 5,000 reads/s |  |", lines)
+        self.assertIn("| warm |  | 5,000 reads/s |", lines)
+
+    def test_ratio(self) -> None:
+        """What others took is told in times of what mUFS took at the same task, if it did it."""
+        mufs = attrs.evolve(NFS, system="mufs")
+        rows = [ran(mufs, 2.0), ran(NFS, 5.0), ran(attrs.evolve(NFS, hosts=4), 6.0)]
+        lines = tables(rows).split("\n")
+        self.assertIn("| mufs | 2.00 s, 1 MB, 0.5 + 1.2 |  |", lines)
+        self.assertIn("| nfs | 5.00 s (2.50), 1 MB, 0.5 + 1.2 | 6.00 s, 1 MB, 0.5 + 1.2 |", lines)
+
+    def test_line(self) -> None:
+        """A run is one line, that says whether the bytes were right, or why there is nothing."""
+        self.assertIn("1.50 s", line(ran(NFS, 1.5)))
+        self.assertTrue(line(ran(NFS, 1.5)).endswith("right"))
+        self.assertIn("WRONG", line(attrs.evolve(ran(NFS, 1.5), right=False)))
+        self.assertTrue(line(attrs.evolve(NFS, error="gone")).endswith("FAILED: gone"))
+
+    def test_picture(self) -> None:
+        """What can be compared is drawn; rows of which nothing can be are not."""
+        path = Path(self.mktemp())
+        picture([ran(NFS, 1.0)], path)
+        self.assertFalse(path.exists())
+        lossy = attrs.evolve(NFS, hosts=4, loss=10)
+        rows = [NFS, attrs.evolve(NFS, hosts=4), lossy, attrs.evolve(lossy, system="mufs")]
+        picture([ran(row, 2.0) for row in rows], path)
+        self.assertEqual(path.read_bytes()[1:4], b"PNG")
+
+    if find_spec("matplotlib") is None:
+        test_picture.skip = "needs matplotlib"  # type: ignore[attr-defined]
+
+
+def failing(row: Row, system: System) -> Iterator[Row]:
+    """A measurement that a peer spoils."""
+    (system.lab.directory / "peer.log").write_text("first\nout of luck\n\n")
+    raise LabError("not within 30 s\nnor later")
+
+
+class RunTests(SynchronousTestCase):
+    """What the bench measures."""
+
+    skip = NO_BENCH or missing()
+
+    def test_share(self) -> None:
+        """Two hosts that share an image by mUFS get the right bytes, sent about once."""
+        with image(8 * MIB) as given:
+            run = attrs.evolve(NFS, system="mufs", size=given.size)
+            (row,) = attempt(run, Figure(share, [Mufs]), Mufs, given)
+        self.assertEqual((row.error, row.right), ("", True))
+        assert row.sent is not None
+        self.assertLess(row.sent, 1.2 * given.size)
+        self.assertGreater(row.sent, given.size)
+
+    def test_failure(self) -> None:
+        """A run that fails is a row, with the reason and the ends of all logs in one line."""
+        with image(MIB) as given:
+            (row,) = attempt(NFS, Figure(failing, [Mufs]), Mufs, given)
+        self.assertFalse(row.right)
+        self.assertEqual(row.error, "not within 30 s | nor later | peer: out of luck")

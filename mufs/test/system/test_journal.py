@@ -1,0 +1,175 @@
+"""The log in the journal and in syslog: on real sockets, taken apart as those take it apart."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from struct import unpack_from
+from typing import TextIO
+
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from mufs.journal import LONGEST, Observer, is_stream
+from mufs.test.support.processes import CHECKOUT
+
+LOG_TO_SYSLOG = """
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from mufs.journal import Observer
+log = Logger("mufs.x", observer=Observer("mufs-client", "/nowhere"))
+log.warn("it rains")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.failure("bad luck")
+"""
+
+
+def fields(datagram: bytes) -> dict[str, bytes]:
+    """The fields of an entry, all of the form with a length."""
+    found = {}
+    while datagram:
+        name, _, rest = datagram.partition(b"\n")
+        (length,) = unpack_from("<Q", rest)
+        found[name.decode()] = rest[8 : 8 + length]
+        assert rest[8 + length : 9 + length] == b"\n"
+        datagram = rest[9 + length :]
+    return found
+
+
+class JournalTests(SynchronousTestCase):
+    """What the journal gets."""
+
+    def setUp(self) -> None:
+        """Have a journal."""
+        self.directory = Path(tempfile.mkdtemp(prefix="mufs-journal-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.journal.close)
+        self.journal.bind(str(self.directory / "socket"))
+        self.journal.setblocking(False)
+        self.observer = Observer("mufs-server", str(self.directory / "socket"))
+        self.log = Logger("mufs.server", observer=self.observer)
+
+    def entry(self) -> dict[str, bytes]:
+        """The next entry."""
+        return fields(self.journal.recv(1 << 20))
+
+    def test_interface(self) -> None:
+        """It is an observer as Twisted wants it."""
+        verifyObject(ILogObserver, self.observer)
+
+    def test_levels(self) -> None:
+        """Each level is one of syslog."""
+        expected = {"debug": b"7", "info": b"6", "warn": b"4", "error": b"3", "critical": b"2"}
+        for name, number in expected.items():
+            self.log.emit(LogLevel.levelWithName(name), "something")
+            self.assertEqual(self.entry()["PRIORITY"], number)
+
+    def test_fields(self) -> None:
+        """An entry tells who, where, of whom."""
+        self.log.info("{client} uses {group} on {port}", client="host1", group="239.5.5.0", port=1)
+        self.assertEqual(
+            self.entry(),
+            {
+                "MESSAGE": b"host1 uses 239.5.5.0 on 1",
+                "PRIORITY": b"6",
+                "SYSLOG_IDENTIFIER": b"mufs-server",
+                "MUFS_NAMESPACE": b"mufs.server",
+                "MUFS_CLIENT": b"host1",
+                "MUFS_GROUP": b"239.5.5.0",
+            },
+        )
+
+    def test_failure(self) -> None:
+        """A failure is one entry, of the level of errors, with its traceback."""
+        try:
+            raise ZeroDivisionError("no luck")
+        except ZeroDivisionError:
+            self.log.failure("cannot divide", Failure())
+        entry = self.entry()
+        self.assertEqual(entry["PRIORITY"], b"3")
+        self.assertRegex(entry["MESSAGE"], rb"(?s)cannot divide\nTraceback.*no luck")
+        self.assertRaises(BlockingIOError, self.entry)
+
+    def test_forged(self) -> None:
+        """What somebody says can be no field or entry of its own."""
+        self.log.info("{client} came", client="x\nPRIORITY=0\n\nMESSAGE=all is well\n")
+        self.assertEqual(self.entry()["PRIORITY"], b"6")
+        self.assertRaises(BlockingIOError, self.entry)
+
+    def test_odd_text(self) -> None:
+        """Text that is no Unicode, and text without end, makes an entry, too."""
+        self.log.info("{text}", text="\udcff" + "x" * (1 << 20))
+        message = self.entry()["MESSAGE"]
+        self.assertTrue(message.startswith(b"\\udcff"))
+        self.assertEqual(len(message), LONGEST)
+
+    def test_of_twisted(self) -> None:
+        """What Twisted tells of itself is of the lowest level, but its warnings are warnings."""
+        of_twisted = Logger("twisted.internet", observer=self.observer)
+        of_twisted.info("a port is open")
+        self.assertEqual(self.entry()["PRIORITY"], b"7")
+        of_twisted.warn("a port is not")
+        self.assertEqual(self.entry()["PRIORITY"], b"4")
+
+    def test_full(self) -> None:
+        """A journal that takes nothing does not hold up who writes."""
+        said = self.directory / "said"
+        with open(said, "w") as stream:
+            self.patch(sys, "__stderr__", stream)
+            for _ in range(1000):
+                self.log.info("one more")
+        self.assertIn("mufs-server: one more (the journal: ", said.read_text())
+
+    def test_is_stream(self) -> None:
+        """A stream is the journal's when it is the file that systemd names."""
+        with open(self.directory / "file", "w") as stream:
+            there = os.fstat(stream.fileno())
+            self.patch(os, "environ", {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
+            self.assertTrue(is_stream(stream))
+            self.patch(os, "environ", {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino + 1}"})
+            self.assertFalse(is_stream(stream))
+            self.patch(os, "environ", {})
+            self.assertFalse(is_stream(stream))
+        self.assertFalse(is_stream(stream))
+        nothing: TextIO | None = None
+        self.assertFalse(is_stream(nothing))
+
+
+class SyslogTests(SynchronousTestCase):
+    """Where there is no journal."""
+
+    def test_syslog(self) -> None:
+        """Each line has its level, also each of a traceback, and the name of the service."""
+        if os.geteuid() != 0 or shutil.which("unshare") is None:
+            raise SkipTest("needs root and unshare, for a /dev/log of its own")
+        directory = Path(tempfile.mkdtemp(prefix="mufs-syslog-"))
+        self.addCleanup(shutil.rmtree, directory)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+            syslog.bind(str(directory / "log"))
+            (directory / "null").touch()
+            syslog.settimeout(10)
+            inside = (
+                f"mount --bind /dev/null {directory}/null; mount --rbind {directory} /dev; "
+                'exec "$@"'
+            )
+            subprocess.run(
+                ["unshare", "--mount", "sh", "-ec", inside, "sh",
+                 sys.executable, "-c", LOG_TO_SYSLOG],
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=60,
+            )  # fmt: skip
+            lines = [syslog.recv(65536).decode() for _ in range(4)]
+        daemon = 3 << 3
+        self.assertRegex(lines[0], rf"^<{daemon + 4}>.* mufs-client\[\d+\]: it rains")
+        for line in lines[1:]:
+            self.assertRegex(line, rf"^<{daemon + 3}>.* mufs-client\[\d+\]: ")
+        self.assertIn("bad luck", lines[1])

@@ -1,0 +1,165 @@
+"""The experiment's images and virtual machines: see docs/experiments.md."""
+
+from __future__ import annotations
+
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.lab import Lab, missing
+from mufs.test.support.netns import LabError
+
+NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
+NO_DISK = NO_MACHINE = NO_TRACER = NO_BENCH
+if NO_BENCH is None:
+    from bench.experiment import disk, machines
+    from bench.experiment.images import GuestImage
+    from bench.experiment.live import PLACES, Plan, boot_all, lone_boot
+    from bench.experiment.sampling import untraceable
+    from bench.systems import Mufs
+
+    if lacks := disk.lacking():
+        NO_DISK = f"needs {', '.join(lacks)}"
+    if lacks := machines.lacking():
+        NO_MACHINE = f"needs {', '.join(lacks)}"
+    NO_TRACER = untraceable()
+
+SUM = "0123456789abcdef" * 4
+OTHER_SUM = "f" * 64
+MIB = 1 << 20
+
+
+class DiskTests(SynchronousTestCase):
+    """Images of disks."""
+
+    skip = NO_BENCH
+
+    def test_partition_table(self) -> None:
+        """There is one partition, active and of Linux, from 1 MiB to the end of the disk."""
+        sector = disk.boot_sector(b"\xaa" * 512, 64 * MIB)
+        self.assertEqual((len(sector), sector[:440], sector[510:]), (512, b"\xaa" * 440, b"U\xaa"))
+        active, kind, begin, length = struct.unpack("<B3xB3xII", sector[446:462])
+        self.assertEqual((active, kind), (0x80, 0x83))
+        self.assertEqual((begin * 512, (begin + length) * 512), (MIB, 64 * MIB))
+        self.assertEqual(sector[462:510], bytes(48))
+
+    def test_same_again(self) -> None:
+        """The same directory gives the same image, whenever its files were written."""
+        images = []
+        for number in range(2):
+            tree = Path(self.mktemp())
+            (tree / "boot").mkdir(parents=True)
+            (tree / "boot" / "one").write_bytes(b"1" * 5000)
+            (tree / "link").symlink_to("boot/one")
+            path = tree.with_suffix(f".img{number}")
+            disk.write_disk(tree, path, 8 * MIB)
+            images.append(path.read_bytes())
+        self.assertEqual(len(images[0]), 8 * MIB)
+        self.assertTrue(images[0] == images[1])
+        self.assertIn(b"GRUB", images[0][:512])
+        partition = f"{path}?offset={disk.PARTITION}"
+        self.assertEqual(disk.run("debugfs", "-R", "cat /boot/one", partition), "1" * 5000)
+
+    if NO_DISK:
+        test_same_again.skip = NO_DISK  # type: ignore[attr-defined]
+
+
+class ConsoleTests(SynchronousTestCase):
+    """What a guest says at the end of its boot."""
+
+    skip = NO_BENCH
+
+    def test_booted(self) -> None:
+        """The line is found among others, as a serial console ends it."""
+        console = f"[  1.2] vda: vda1\r\nguest login: \r\nBOOTED {SUM}\r\n[  1.3] Power down\r\n"
+        self.assertEqual(machines.booted(console), SUM)
+
+    def test_not_yet(self) -> None:
+        """A line of which only the beginning was written is none."""
+        for text in ("", "booting\r\n", "BOOTED ", f"x\r\nBOOTED {SUM[:40]}", f"x BOOTED {SUM}"):
+            self.assertIsNone(machines.booted(text))
+
+
+class CommandTests(SynchronousTestCase):
+    """How qemu is called."""
+
+    skip = NO_BENCH
+
+    def test_software_emulation(self) -> None:
+        """Without KVM a guest runs by software; its disk goes past the page cache if told so."""
+        words = machines.command("tcg", 256, "file=x,format=qcow2", Path("/c"), "none")
+        self.assertEqual(words[words.index("-accel") + 1], "tcg,thread=multi")
+        self.assertEqual(words[words.index("-m") + 1], "256")
+        self.assertEqual(words[words.index("-serial") + 1], "file:/c")
+        self.assertIn("file=x,format=qcow2,if=virtio,cache=none", words)
+
+    def test_kvm(self) -> None:
+        """With KVM all else is the same."""
+        kvm = machines.command("kvm", 256, "file=x", Path("/c"), "writeback")
+        tcg = machines.command("tcg", 256, "file=x", Path("/c"), "writeback")
+        self.assertEqual([pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
+                         [("kvm", "tcg,thread=multi")])  # fmt: skip
+
+
+class MachineTests(SynchronousTestCase):
+    """Machines that boot, from a disk which says on the console what it is told to."""
+
+    skip = NO_MACHINE or missing()
+
+    def boot(self, text: str, timeout: float = 60.0) -> float:
+        """Boot from a disk on a mount of mUFS; return how long it took."""
+        with Lab(1) as lab:
+            path = lab.images / "disk.img"
+            path.write_bytes(machines.speaking_disk(text.encode()))
+            lab.start_server()
+            lab.start_client("host1")
+            image = GuestImage(path, path.stat().st_size, SUM, 64, timeout)
+            mounted = lab.mount_point("host1") / "disk.img"
+            machine = machines.Machine(lab, "host1", "vm1", mounted, image)
+            machines.boot([machine], "tcg", "none", monotonic(), timeout)
+            machine.finish()
+            return machine.seconds
+
+    def test_right(self) -> None:
+        """A machine has booted once it said the right sum."""
+        self.assertGreater(self.boot(f"\r\nBOOTED {SUM}\r\n"), 0)
+
+    def test_wrong(self) -> None:
+        """Another sum is an error, that tells both."""
+        error = self.assertRaises(LabError, self.boot, f"\r\nBOOTED {OTHER_SUM}\r\n")
+        self.assertIn(OTHER_SUM, str(error))
+        self.assertIn(SUM, str(error))
+
+    def test_ended(self) -> None:
+        """A machine that ends without the line is an error, with what it wrote at last."""
+        error = self.assertRaises(LabError, self.boot, "\r\nKernel panic\r\n")
+        self.assertIn("ended early", str(error))
+        self.assertIn("Kernel panic", str(error))
+
+    def test_probe(self) -> None:
+        """What an accelerator is worth is found out by a guest: software emulation always runs."""
+        self.assertTrue(machines.guests_run("tcg"))
+
+
+class LiveTests(SynchronousTestCase):
+    """The whole of a run, with a disk of one sector that says what a guest says."""
+
+    skip = NO_MACHINE or NO_TRACER or missing()
+
+    def test_all(self) -> None:
+        """Machines boot on all hosts; each host's reads are told, and what the server did."""
+        path = Path(self.mktemp()).absolute()
+        path.write_bytes(machines.speaking_disk(f"\r\nBOOTED {SUM}\r\n".encode()))
+        plan = Plan("none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), "tcg")
+        outcome = boot_all(plan, Mufs)
+        self.assertTrue(outcome.right)
+        self.assertEqual([host.name for host in outcome.hosts], [name for name, _ in PLACES])
+        for host in outcome.hosts:
+            self.assertGreater(host.reads, 0)
+            self.assertEqual(host.hits + host.joined + host.misses, host.reads)
+        self.assertGreater(outcome.server_reads, 0)
+        self.assertGreaterEqual(outcome.server_read_bytes, outcome.unique_bytes)
+        self.assertEqual(lone_boot(plan).unique_bytes, outcome.unique_bytes)

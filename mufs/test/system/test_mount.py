@@ -1,0 +1,538 @@
+"""A mount as programs see it: the tree, its attributes, its errors and its bytes."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.loopback import Loopback, missing, shared
+from mufs.test.support.trees import (
+    DEPTH,
+    EXTENTS,
+    GIB,
+    LARGE,
+    LINKS,
+    MANY,
+    MIB,
+    NAMES,
+    build,
+    look,
+    looks,
+)
+
+NOBODY = 65534
+
+
+@cache
+def tree() -> Path:
+    """The tree that the server of `shared` exports, beside what other tests put there."""
+    path = shared().images / "tree"
+    path.mkdir()
+    build(path)
+    return path
+
+
+class MountTestCase(SynchronousTestCase):
+    """Has a tree, in `source` as the server has it and in `mount` as the client shows it."""
+
+    skip = missing()
+
+    def setUp(self) -> None:
+        """Share the server, the client and the tree with all tests that only look."""
+        self.loopback: Loopback = shared()
+        self.addCleanup(self.loopback.guard().cancel)
+        self.source = tree()
+        self.mount = self.loopback.mount_point("here") / "tree"
+
+    def errno_of(self, function: Callable[..., object], *arguments: object) -> str:
+        """The name of the errno that a call ends with."""
+        try:
+            function(*arguments)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        return "none"
+
+    def open(self, path: Path, flags: int = os.O_RDONLY) -> int:
+        """A descriptor that is closed after the test."""
+        descriptor = os.open(path, flags)
+        self.addCleanup(os.close, descriptor)
+        return descriptor
+
+
+class TreeTests(MountTestCase):
+    """Names and attributes."""
+
+    def assert_same(self, name: str) -> None:
+        """The files beneath a directory have the same names and attributes on both sides."""
+        expected = looks(self.source / name)
+        found = looks(self.mount / name)
+        self.assertEqual(sorted(found), sorted(expected))
+        different = {path: (found[path], expected[path]) for path in expected}
+        self.assertEqual({k: v for k, v in different.items() if v[0] != v[1]}, {})
+        self.assertGreater(len(found), 0)
+
+    def test_kinds(self) -> None:
+        """Files, directories, hard links, FIFOs and devices have the attributes of the source."""
+        self.assert_same("kinds")
+        first, second = (os.lstat(self.mount / "kinds" / name) for name in ("first", "second"))
+        self.assertEqual((first.st_ino, first.st_nlink), (second.st_ino, 2))
+        self.assertEqual(os.lstat(self.mount / "kinds" / "far").st_mtime_ns % 1000, 321)
+
+    def test_top(self) -> None:
+        """The top of the tree has the same entries, with their attributes, as the source."""
+        expected = {name: look(self.source / name) for name in os.listdir(self.source)}
+        found = {name: look(self.mount / name) for name in os.listdir(self.mount)}
+        self.assertEqual(found, expected)
+
+    def test_root(self) -> None:
+        """The mount point shows the attributes of the exported directory, and has its entries."""
+        mount, images = self.mount.parent, self.loopback.images
+        time.sleep(1.1)  # what was known of it before the tree was made
+        self.assertEqual(look(mount), look(images))
+        self.assertEqual(sorted(os.listdir(mount)), sorted(os.listdir(images)))
+
+    def test_entry_types(self) -> None:
+        """A listing tells of each entry the same type and inode as the source's listing."""
+        listings = []
+        for top in (self.source, self.mount):
+            with os.scandir(top / "kinds") as entries:
+                listings.append(
+                    {
+                        entry.name: (
+                            entry.inode(),
+                            entry.is_dir(follow_symlinks=False),
+                            entry.is_file(follow_symlinks=False),
+                            entry.is_symlink(),
+                        )
+                        for entry in entries
+                    }
+                )
+        self.assertEqual(listings[1], listings[0])
+
+    def test_names(self) -> None:
+        """Names of 255 bytes and of any bytes are listed, and open the right file."""
+        self.assert_same("names")
+        for name in NAMES:
+            with open(os.path.join(os.fsencode(self.mount / "names"), name), "rb") as file:
+                self.assertEqual(file.read(), name * 3)
+
+    def test_symbolic_links(self) -> None:
+        """A symbolic link reads as it was made, wherever it points, and is followed here."""
+        for name, target in LINKS.items():
+            self.assertEqual(os.readlink(os.fsencode(self.mount / name)), target)
+        plain = (self.source / "plain").read_bytes()
+        self.assertEqual((self.mount / "relative").read_bytes(), plain)
+        self.assertEqual((self.mount / "upwards").read_bytes(), plain)
+        self.assertEqual(
+            sorted(os.listdir(self.mount / "directory")), sorted(os.listdir(self.source / "kinds"))
+        )
+
+    def test_many_files(self) -> None:
+        """A directory of 10,000 files is listed in full, by `ls -l`, too."""
+        with os.scandir(self.mount / "many") as entries:
+            self.assertEqual(len({entry.name for entry in entries}), MANY)
+        lines = subprocess.run(
+            ["ls", "-l", self.mount / "many"], check=True, capture_output=True
+        ).stdout
+        self.assertEqual(lines.count(b"\n"), MANY + 1)
+        self.assert_same("many")
+
+    def test_deeper_than_a_path(self) -> None:
+        """A tree is walked to its bottom by steps, though no path could name what lies there."""
+        below = self.open(self.mount / "deep", os.O_RDONLY | os.O_DIRECTORY)
+        for level in range(DEPTH):
+            (name,) = os.listdir(below)
+            self.assertEqual(name, chr(ord("a") + level) * 255)
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=below)
+            self.addCleanup(os.close, below)
+        bottom = os.open("bottom", os.O_RDONLY, dir_fd=below)
+        self.addCleanup(os.close, bottom)
+        self.assertEqual(os.read(bottom, 100), b"at the bottom")
+
+    def test_longest_path(self) -> None:
+        """A path of nearly PATH_MAX bytes works as on the source, and a longer one fails alike."""
+        for levels in (14, 15, 16):
+            below = "/".join(["deep", *(chr(ord("a") + level) * 255 for level in range(levels))])
+            results = [self.errno_of(os.stat, top / below) for top in (self.source, self.mount)]
+            self.assertIn(results[1], {"none", "ENAMETOOLONG"})
+            if len(os.fsencode(self.source / below)) < 4096:
+                self.assertEqual(results, ["none"] * 2)
+                self.assertEqual(look(self.mount / below), look(self.source / below))
+
+    def test_statistics(self) -> None:
+        """The sizes that statfs tells are those of the server's file system."""
+        found, expected = os.statvfs(self.mount), os.statvfs(self.source)
+        self.assertEqual(
+            (found.f_frsize, found.f_blocks, found.f_files, found.f_namemax),
+            (expected.f_frsize, expected.f_blocks, expected.f_files, expected.f_namemax),
+        )
+
+    def test_special_files(self) -> None:
+        """Opening a FIFO opens one of this host: nobody on the server finds a reader there."""
+        self.open(self.mount / "kinds" / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        fifo = self.source / "kinds" / "fifo"
+        self.assertEqual(self.errno_of(os.open, fifo, os.O_WRONLY | os.O_NONBLOCK), "ENXIO")
+        device = self.mount / "kinds" / "character"
+        self.assertEqual(self.errno_of(os.open, device, os.O_RDONLY), "EACCES")
+
+    def test_several_file_systems(self) -> None:
+        """Files of different file systems beneath the root are not taken for one and the same."""
+        volumes = [self.loopback.images / name for name in ("volume1", "volume2")]
+        for volume in volumes:
+            volume.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(volume)], check=True)
+            self.addCleanup(subprocess.run, ["umount", "-l", str(volume)], check=True)
+            (volume / "file").write_text(volume.name)
+        top = self.mount.parent
+        inodes = {os.lstat(top / volume.name).st_ino for volume in volumes}
+        inodes |= {os.lstat(top / volume.name / "file").st_ino for volume in volumes}
+        self.assertEqual(len(inodes), 4)
+
+
+class PermissionTests(MountTestCase):
+    """What may be read by whom, and that nothing may be written."""
+
+    def as_nobody(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command as a user without rights."""
+        return subprocess.run(
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd="/",
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def test_access(self) -> None:
+        """access(2) tells root what it may do: read all, write nothing, run what has an x."""
+        for name in os.listdir(self.source / "kinds"):
+            path = self.mount / "kinds" / name
+            self.assertTrue(os.access(path, os.F_OK | os.R_OK, follow_symlinks=False), name)
+            mode = os.lstat(path).st_mode
+            runs = stat.S_ISDIR(mode) or bool(mode & 0o111)
+            self.assertEqual(os.access(path, os.X_OK), runs, name)
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                self.assertFalse(os.access(path, os.W_OK), name)
+
+    def test_other_users(self) -> None:
+        """Another user reads what its mode lets all read, and nothing else."""
+        kinds = self.mount / "kinds"
+        self.assertEqual(self.as_nobody("cat", kinds / "644").stdout, "mode")
+        for name in ("600", "0", "closed/file"):
+            self.assertIn("Permission denied", self.as_nobody("cat", kinds / name).stderr)
+        self.assertIn("Permission denied", self.as_nobody("ls", kinds / "closed").stderr)
+        for flag, name, status in (
+            ("-r", "600", 1),
+            ("-r", "644", 0),
+            ("-x", "644", 1),
+            ("-x", "755", 0),
+            ("-w", "1777", 1),
+            ("-r", "closed", 1),
+        ):
+            done = self.as_nobody("test", flag, kinds / name)
+            self.assertEqual(done.returncode, status, f"test {flag} {name}")
+
+    def test_others_kept_out(self) -> None:
+        """Without --allow-other nobody but the user who mounted enters the mount."""
+        self.addCleanup(self.loopback.start_client("private").stop)
+        private = self.loopback.mount_point("private")
+        self.assertIn("Permission denied", self.as_nobody("ls", private).stderr)
+        self.assertEqual(look(private / "tree" / "plain"), look(self.source / "plain"))
+
+    def test_programs_run(self) -> None:
+        """A program on the mount can be run."""
+        done = subprocess.run([self.mount / "kinds" / "script"], check=False, timeout=30)
+        self.assertEqual(done.returncode, 7)
+
+    def test_read_only(self) -> None:
+        """Whatever would change something fails with EROFS."""
+        plain, new, kinds = self.mount / "plain", self.mount / "new", self.mount / "kinds"
+        attempts: list[Callable[[], object]] = [
+            *(
+                partial(os.open, plain, flags)
+                for flags in (os.O_WRONLY, os.O_RDWR, os.O_APPEND | os.O_WRONLY, os.O_TRUNC)
+            ),
+            partial(os.open, new, os.O_CREAT | os.O_RDWR),
+            partial(os.mkdir, new),
+            partial(os.mkfifo, new),
+            partial(os.unlink, plain),
+            partial(os.rmdir, kinds / "directory"),
+            partial(os.rename, plain, new),
+            partial(os.rename, plain, self.mount / "image"),
+            partial(os.link, plain, new),
+            partial(os.symlink, "target", new),
+            partial(os.chmod, plain, 0o777),
+            partial(os.chown, plain, 1, 1),
+            partial(os.lchown, self.mount / "dangling", 1, 1),
+            partial(os.utime, plain),
+            partial(os.truncate, plain, 0),
+            partial(os.setxattr, plain, "user.name", b"value"),
+            partial(os.removexattr, plain, "user.name"),
+        ]
+        for attempt in attempts:
+            name = f"{attempt.func.__name__}{attempt.args}"  # type: ignore[attr-defined]
+            failed = self.errno_of(attempt)
+            self.assertEqual(failed, "EROFS", name)
+        with open(self.mount / "plain", "rb") as file:
+            self.assertEqual(self.errno_of(os.fchmod, file.fileno(), 0o777), "EROFS")
+            self.assertEqual(self.errno_of(os.write, file.fileno(), b"x"), "EBADF")
+        self.assertEqual(look(plain), look(self.source / "plain"))
+
+    def test_extended_attributes(self) -> None:
+        """There are no extended attributes: reading one or listing them is not supported."""
+        plain = self.mount / "plain"
+        for name in ("user.name", "security.selinux", "trusted.name"):
+            self.assertEqual(self.errno_of(os.getxattr, plain, name), "ENOTSUP")
+        self.assertEqual(self.errno_of(os.listxattr, plain), "ENOTSUP")
+
+
+class ErrorTests(MountTestCase):
+    """Operations that cannot work fail as they do on the source."""
+
+    def assert_alike(self, function: Callable[..., object], path: str, *rest: object) -> str:
+        """The call ends with the same error on both sides; which one."""
+        expected = self.errno_of(function, self.source / path, *rest)
+        self.assertEqual(self.errno_of(function, self.mount / path, *rest), expected, path)
+        return expected
+
+    def test_paths(self) -> None:
+        """A path that leads nowhere, through a file, in circles or is too long fails alike."""
+        for path, expected in (
+            ("none", "ENOENT"),
+            ("none/below", "ENOENT"),
+            ("kinds/none", "ENOENT"),
+            ("dangling", "ENOENT"),
+            ("plain/below", "ENOTDIR"),
+            ("relative/below", "ENOTDIR"),
+            ("loop", "ELOOP"),
+            ("loop/below", "ELOOP"),
+            ("x" * 256, "ENAMETOOLONG"),
+            ("kinds/" + "x" * 256, "ENAMETOOLONG"),
+            ("x/" * 2100, "ENAMETOOLONG"),
+        ):
+            for function in (os.stat, os.listdir, open):
+                self.assertEqual(self.assert_alike(function, path), expected)
+
+    def test_kinds(self) -> None:
+        """A file used as a directory, a directory as a file and so on fail alike."""
+        for function, path, rest, expected in (
+            (os.listdir, "plain", (), "ENOTDIR"),
+            (os.open, "plain", (os.O_DIRECTORY,), "ENOTDIR"),
+            (os.open, "relative", (os.O_NOFOLLOW,), "ELOOP"),
+            (os.open, "kinds", (os.O_WRONLY,), "EISDIR"),
+            (os.readlink, "plain", (), "EINVAL"),
+            (os.readlink, "kinds", (), "EINVAL"),
+            (os.open, "kinds/socket", (os.O_RDONLY,), "ENXIO"),
+            (os.open, "plain", (os.O_CREAT | os.O_EXCL,), "EEXIST"),
+            (os.mkdir, "kinds", (), "EEXIST"),
+        ):
+            self.assertEqual(self.assert_alike(function, path, *rest), expected, path)
+
+    def test_descriptors(self) -> None:
+        """Reading a directory, or at a negative offset, fails alike."""
+        for top in (self.source, self.mount):
+            directory = self.open(top / "kinds", os.O_RDONLY)
+            self.assertEqual(self.errno_of(os.read, directory, 10), "EISDIR")
+            plain = self.open(top / "plain")
+            self.assertEqual(self.errno_of(os.lseek, plain, -1, os.SEEK_SET), "EINVAL")
+            self.assertEqual(self.errno_of(os.pread, plain, 10, -1), "EINVAL")
+
+
+class ReadTests(MountTestCase):
+    """The bytes of files."""
+
+    def assert_reads(self, name: str, ranges: list[tuple[int, int]]) -> None:
+        """Reads of these ranges, from several threads at once, give the bytes of the source."""
+        source, mount = self.open(self.source / name), self.open(self.mount / name)
+
+        def differs(where: tuple[int, int]) -> bool:
+            return os.pread(mount, where[1], where[0]) != os.pread(source, where[1], where[0])
+
+        with ThreadPoolExecutor(6) as threads:
+            wrong = [
+                where
+                for where, is_wrong in zip(ranges, threads.map(differs, ranges), strict=True)
+                if is_wrong
+            ]
+        self.assertEqual(wrong, [])
+
+    def test_random(self) -> None:
+        """Reads at random offsets, of random lengths and beyond the end, give the right bytes."""
+        seed = Random().randrange(1 << 32)
+        random = Random(seed)
+        size = os.stat(self.source / "image").st_size
+        lengths = [1, 511, 4096, 4097, 65536, 131_072, 131_073, 400_000]
+        ranges = [(random.randrange(size + 10_000), random.choice(lengths)) for _ in range(400)]
+        try:
+            self.assert_reads("image", ranges)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from None
+
+    def test_large(self) -> None:
+        """A sparse file of more than 4 GiB reads right before, across and beyond 4 GiB."""
+        self.assertGreater(LARGE, 5 * GIB)
+        around = [-4097, -1, 0, 1, 100_000, 149_999, 150_000]
+        ranges = [
+            (max(0, start + shift), length)
+            for start in [*EXTENTS, 4 * GIB, LARGE - 150_000]
+            for shift in around
+            for length in (1, 5000, 300_000)
+        ]
+        self.assert_reads("large", ranges)
+
+    def test_sparse(self) -> None:
+        """A sparse file is as small on the disk as on the source, and its holes read as zeros."""
+        for name in ("large", "kinds/sparse"):
+            found = os.stat(self.mount / name)
+            self.assertEqual(found.st_blocks, os.stat(self.source / name).st_blocks)
+            self.assertLess(found.st_blocks * 512, found.st_size)
+        sparse = (self.mount / "kinds" / "sparse").read_bytes()
+        self.assertEqual(sparse, bytes(3 * MIB) + b"an island" + bytes(5 * MIB - 9))
+
+    def test_empty(self) -> None:
+        """An empty file is at its end at once."""
+        self.assertEqual((self.mount / "kinds" / "empty").read_bytes(), b"")
+        self.assertEqual(os.pread(self.open(self.mount / "kinds" / "empty"), 100, 4096), b"")
+
+    def test_end(self) -> None:
+        """Seeking to the end finds the size; reads there are short, and empty beyond it."""
+        for name in ("image", "large", "kinds/page"):
+            size = os.stat(self.source / name).st_size
+            file = self.open(self.mount / name)
+            self.assertEqual(os.lseek(file, 0, os.SEEK_END), size)
+            self.assertEqual(os.read(file, 100), b"")
+            self.assertEqual(len(os.pread(file, 100, size - 10)), 10)
+            self.assertEqual(os.pread(file, 100, size + 5000), b"")
+
+    def test_direct(self) -> None:
+        """Reads past the kernel's page cache give the right bytes, up to the very end."""
+        direct = self.open(self.mount / "image", os.O_RDONLY | os.O_DIRECT)
+        expected = (self.source / "image").read_bytes()
+        with mmap.mmap(-1, MIB) as buffer:
+            for offset in (0, 4096, 5 * MIB, 16 * MIB - 8192, 16 * MIB):
+                count = os.preadv(direct, [buffer], offset)
+                self.assertEqual(buffer[:count], expected[offset : offset + MIB])
+
+    def test_mapped(self) -> None:
+        """A file mapped into memory, privately or shared, shows the right bytes."""
+        expected = (self.source / "image").read_bytes()
+        file = self.open(self.mount / "image")
+        for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):
+            with mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ) as mapped:
+                for offset in (9 * MIB, 17, 16 * MIB + 1000, 3 * MIB - 1):
+                    self.assertEqual(
+                        mapped[offset : offset + 5000], expected[offset : offset + 5000]
+                    )
+                self.assertEqual(mapped[:], expected)
+
+    def test_sendfile(self) -> None:
+        """The kernel copies a file to elsewhere without a program reading it."""
+        source = self.open(self.mount / "kinds" / "first")
+        target = self.open(Path(self.mktemp()), os.O_CREAT | os.O_RDWR)
+        while os.sendfile(target, source, None, MIB):
+            pass
+        expected = (self.source / "kinds" / "first").read_bytes()
+        self.assertEqual(os.pread(target, MIB, 0), expected)
+
+    def test_copies(self) -> None:
+        """`cp -a` of a tree makes one that `diff` and lstat find equal."""
+        copy = Path(self.mktemp()).absolute()
+        copy.mkdir()
+        names = ["plain", "kinds", "names", "image", *LINKS]
+        subprocess.run(
+            ["cp", "-a", "--", *(str(self.mount / name) for name in names), str(copy)],
+            check=True,
+            timeout=60,
+        )
+
+        def kept(top: Path, path: bytes) -> tuple[int, ...]:
+            file = os.path.normpath(os.path.join(os.fsencode(top), path))
+            mode, _, links, *owner, size, _, modified, _ = look(file)
+            return (mode, links, *owner, 0 if stat.S_ISDIR(mode) else size, modified)
+
+        for name in names:
+            below = looks(self.source / name)
+            self.assertEqual(set(looks(copy / name)), set(below))
+            for path in [b".", *below]:
+                found, expected = (kept(top / name, path) for top in (copy, self.source))
+                self.assertEqual(found, expected, (name, path))
+        for name in ("kinds/directory", "names", "image", "kinds/first", "kinds/sparse"):
+            subprocess.run(
+                ["diff", "-r", "--no-dereference", self.source / name, copy / name],
+                check=True,
+                timeout=60,
+            )
+
+    def test_archive(self) -> None:
+        """`tar` of the mount and of the source, with the same order of names, are the same."""
+        archives = [
+            subprocess.run(
+                [
+                    "tar",
+                    "-c",
+                    "--format=posix",
+                    "--sort=name",
+                    "--pax-option=delete=?time",
+                    "-C",
+                    top,
+                    "kinds",
+                    "names",
+                    "plain",
+                    "long",
+                ],
+                check=True,
+                capture_output=True,
+                timeout=60,
+            ).stdout
+            for top in (self.source, self.mount)
+        ]
+        self.assertEqual(archives[0] == archives[1], True)
+
+    def test_two_clients(self) -> None:
+        """Two clients on one machine read the same file at the same time, both right."""
+        self.addCleanup(self.loopback.start_client("second").stop)
+        second = self.loopback.mount_point("second") / "tree"
+        with ThreadPoolExecutor(2) as threads:
+            read = threads.map(lambda top: (top / "image").read_bytes(), (self.mount, second))
+            expected = (self.source / "image").read_bytes()
+            self.assertEqual([data == expected for data in read], [True, True])
+
+    def test_quiet(self) -> None:
+        """Neither side writes a line into its log for what is read and looked at."""
+        services = [self.loopback.services[name] for name in ("server", "here")]
+        before = [service.output for service in services]
+        for number in range(1000, 1050):
+            (self.mount / "many" / f"file {number}").read_bytes()
+        self.assertFalse((self.mount / "none").exists())
+        self.assertEqual([service.output for service in services], before)
+        self.assertNotIn("Traceback", "".join(before))
+
+    def test_descriptors(self) -> None:
+        """Files that were opened and closed leave no descriptor open on either side."""
+        services = [self.loopback.services[name] for name in ("server", "here")]
+
+        def count() -> list[int]:
+            return [len(os.listdir(f"/proc/{service.pid}/fd")) for service in services]
+
+        for name in ("plain", "image"):
+            (self.mount / name).read_bytes()
+        before = count()
+        for number in range(300):
+            self.assertEqual(len((self.mount / "many" / f"file {number}").read_bytes()), number % 3)
+        time.sleep(0.5)
+        for here, then in zip(count(), before, strict=True):
+            self.assertLess(here, then + 20)

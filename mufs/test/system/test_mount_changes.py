@@ -1,0 +1,322 @@
+"""What a mount shows of files that change on the server, and to those who have them open."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from threading import Thread
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.loopback import missing, shared
+from mufs.test.support.trees import MIB
+
+SOON = 2.0
+"""Seconds after which every change must show: names and attributes are kept for one."""
+
+
+class ChangeTestCase(SynchronousTestCase):
+    """Has a directory of its own, in `source` and in `mount`."""
+
+    skip = missing()
+
+    def setUp(self) -> None:
+        """Share server and client with the tests that only look."""
+        loopback = shared()
+        self.addCleanup(loopback.guard().cancel)
+        self.source = loopback.images / self.id().rpartition(".")[2]
+        self.source.mkdir()
+        self.mount = loopback.mount_point("here") / self.source.name
+
+    def write(self, name: str, letter: bytes, size: int = MIB) -> None:
+        """Put a new file of one letter in the place of what was there."""
+        (self.source / "new").write_bytes(letter * size)
+        os.replace(self.source / "new", self.source / name)
+
+    def open(self, name: str) -> int:
+        """A descriptor of a file on the mount, closed after the test."""
+        descriptor = os.open(self.mount / name, os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        return descriptor
+
+    def assert_old_or_stale(self, descriptor: int, letter: bytes, size: int = MIB) -> None:
+        """Wherever it is read, an open file has its old bytes, or says that it is gone."""
+        for offset in (0, size // 2, size - 100, size // 4 + 1, size - 5000):
+            try:
+                data = os.pread(descriptor, 100, offset)
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ESTALE)
+            else:
+                self.assertEqual(data, letter * 100, offset)
+
+    def assert_new(self, name: str, letter: bytes, size: int) -> int:
+        """A file that is opened now has this size and these bytes; the descriptor of it."""
+        descriptor = self.open(name)
+        self.assertEqual(os.fstat(descriptor).st_size, size)
+        self.assertEqual(os.lseek(descriptor, 0, os.SEEK_END), size)
+        self.assertEqual(os.pread(descriptor, size + 100, 0) == letter * size, True)
+        return descriptor
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds, as long as a change may take to show."""
+        deadline = time.monotonic() + SOON
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+
+
+class OpenFileTests(ChangeTestCase):
+    """A file changes while it is open."""
+
+    def change(self, change: Callable[[bytes, int], None], sizes: list[int]) -> None:
+        """Change an open file again and again; look at it through each descriptor there is."""
+        self.write("image", b"A")
+        opened = [(self.assert_new("image", b"A", MIB), b"A", MIB)]
+        for number, size in enumerate(sizes):
+            letter = b"BCDEFGH"[number : number + 1]
+            change(letter, size)
+            for old in opened:
+                self.assert_old_or_stale(*old)
+            opened.append((self.assert_new("image", letter, size), letter, size))
+            for old in opened[:-1]:
+                self.assert_old_or_stale(*old)
+            self.assert_new("image", letter, size)
+        for old in opened:
+            self.assert_old_or_stale(*old)
+
+    def test_replaced(self) -> None:
+        """Of a file that is replaced, old bytes or ESTALE are read, and all the new ones."""
+        sizes = [MIB, 3 * MIB + 17, 10_000, 2 * MIB, 2 * MIB]
+        self.change(lambda letter, size: self.write("image", letter, size), sizes)
+
+    def test_rewritten(self) -> None:
+        """Of a file that is rewritten in place, old bytes or ESTALE are read, and the new ones."""
+
+        def rewrite(letter: bytes, size: int) -> None:
+            with open(self.source / "image", "r+b") as image:
+                image.write(letter * size)
+
+        self.change(rewrite, [MIB, MIB, 2 * MIB + 5])
+
+    def test_truncated(self) -> None:
+        """A file that is truncated never seems to end early, and has the new size when opened."""
+        self.write("image", b"A", 4 * MIB)
+        old = self.open("image")
+        os.pread(old, 100, 0)
+        for size in (3 * MIB, 5000, 0):
+            os.truncate(self.source / "image", size)
+            self.assert_old_or_stale(old, b"A", 4 * MIB)
+            self.assert_new("image", b"A", size)
+            self.assert_old_or_stale(old, b"A", 4 * MIB)
+
+    def test_mapped(self) -> None:
+        """An open file does not show bytes of a later one that is mapped into memory."""
+        self.write("image", b"A")
+        old = self.open("image")
+        self.assertEqual(os.pread(old, 4, 0), b"AAAA")
+        self.write("image", b"B")
+        new = self.open("image")
+        with mmap.mmap(new, MIB, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
+            self.assertEqual(mapped[MIB // 2 : MIB // 2 + 4], b"BBBB")
+            self.assert_old_or_stale(old, b"A")
+
+    test_mapped.todo = (  # type: ignore[attr-defined]
+        "the kernel keeps one page cache for all that was ever open under a path"
+    )
+
+    def test_read_meanwhile(self) -> None:
+        """A file that is replaced all the time is read as one of them, whole, or ESTALE."""
+        seed = Random().randrange(1 << 32)
+        random = Random(seed)
+        self.write("image", b"A")
+        ending = time.monotonic() + 2
+        torn: list[object] = []
+        whole = 0
+
+        def read() -> None:
+            nonlocal whole
+            while time.monotonic() < ending:
+                try:
+                    with open(self.mount / "image", "rb", buffering=0) as image:
+                        size = os.fstat(image.fileno()).st_size
+                        data = image.read()
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
+                        torn.append(error)
+                else:
+                    whole += 1
+                    if len(set(data)) > 1 or len(data) < min(size, MIB):
+                        torn.append((size, len(data), set(data)))
+
+        threads = [Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while time.monotonic() < ending:
+            self.write("image", random.choice([b"A", b"B", b"C"]), random.randrange(MIB, 2 * MIB))
+            time.sleep(random.random() / 10)
+        for thread in threads:
+            thread.join(30)
+        self.assertEqual(torn, [], f"seed {seed}")
+        self.assertGreater(whole, 0)
+
+    def test_reopened(self) -> None:
+        """Once all have closed the old file, the new one is cached and mapped as any other."""
+        self.write("image", b"A")
+        old = os.open(self.mount / "image", os.O_RDONLY)
+        self.write("image", b"B")
+        os.close(self.assert_and_keep("image", b"B"))
+        os.close(old)
+        time.sleep(0.2)
+        with mmap.mmap(
+            self.open("image"), MIB, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ
+        ) as mapped:
+            self.assertEqual(mapped[:100], b"B" * 100)
+
+    def assert_and_keep(self, name: str, letter: bytes) -> int:
+        """A descriptor that the test closes itself, of a file with these bytes."""
+        descriptor = os.open(self.mount / name, os.O_RDONLY)
+        self.assertEqual(os.read(descriptor, 100), letter * 100)
+        return descriptor
+
+
+class DirectoryTests(ChangeTestCase):
+    """Files come and go."""
+
+    def test_removed(self) -> None:
+        """A file that is removed is soon gone here, and one that is made is there."""
+        self.write("image", b"A", 10)
+        self.assertEqual((self.mount / "image").read_bytes(), b"A" * 10)
+        self.assertFalse((self.mount / "other").exists())
+        os.rename(self.source / "image", self.source / "other")
+        self.assertRaises(FileNotFoundError, open, self.mount / "image")
+        self.wait(lambda: (self.mount / "other").exists())
+        self.wait(lambda: not (self.mount / "image").exists())
+        self.wait(lambda: os.listdir(self.mount) == ["other"])
+
+    def test_attributes(self) -> None:
+        """New size, mode, owner and times of a file that nobody has open soon show."""
+        self.write("image", b"A", 10)
+        path = self.mount / "image"
+        self.assertEqual(path.stat().st_size, 10)
+        os.truncate(self.source / "image", 77)
+        os.chmod(self.source / "image", 0o123)
+        os.chown(self.source / "image", 5, 6)
+        os.utime(self.source / "image", ns=(1, 2))
+
+        def shows() -> bool:
+            found = path.stat()
+            return (
+                found.st_size,
+                found.st_mode & 0o777,
+                found.st_uid,
+                found.st_gid,
+                found.st_mtime_ns,
+            ) == (77, 0o123, 5, 6, 2)
+
+        self.wait(shows)
+
+    def test_kind_changes(self) -> None:
+        """A directory in the place of a file, and a file in that of a directory, soon show."""
+        self.write("thing", b"A", 10)
+        self.assertTrue((self.mount / "thing").is_file())
+        os.unlink(self.source / "thing")
+        (self.source / "thing").mkdir()
+        (self.source / "thing" / "below").touch()
+        self.wait(lambda: (self.mount / "thing" / "below").exists())
+        os.unlink(self.source / "thing" / "below")
+        os.rmdir(self.source / "thing")
+        self.write("thing", b"B", 20)
+        self.wait(lambda: (self.mount / "thing").is_file())
+        self.assertEqual((self.mount / "thing").read_bytes(), b"B" * 20)
+
+    def test_moved_directories(self) -> None:
+        """Files beneath directories that change places are soon found in their new ones."""
+        for name in ("one", "two"):
+            (self.source / name).mkdir()
+            self.write(f"{name}/file", name[0].encode(), 100)
+            self.assertEqual((self.mount / name / "file").read_bytes()[:1], name[0].encode())
+        old = self.open("one/file")
+        for source, target in (("one", "three"), ("two", "one"), ("three", "two")):
+            os.rename(self.source / source, self.source / target)
+
+        def first(path: Path) -> bytes:
+            return path.read_bytes()[:1]
+
+        self.wait(lambda: first(self.mount / "one" / "file") == b"t")
+        self.wait(lambda: first(self.mount / "two" / "file") == b"o")
+        self.assert_old_or_stale(old, b"o", 6000)
+
+
+class PageCacheTests(ChangeTestCase):
+    """What the kernel keeps of a file that was closed."""
+
+    def setUp(self) -> None:
+        """Have the figures of the client."""
+        super().setUp()
+        self.client = shared().services["here"]
+
+    def read(self, letter: bytes) -> int:
+        """Open the file, read it, find one letter in it, and close it; the reads of the mount."""
+        before = self.client.status()["reads"]
+        data = (self.mount / "image").read_bytes()
+        self.assertEqual(data == letter * len(data) and len(data) == MIB, True)
+        reads: int = self.client.status()["reads"] - before
+        return reads
+
+    def test_kept(self) -> None:
+        """A file that is opened again, and is the same, is read from the kernel's page cache."""
+        self.write("image", b"A")
+        self.assertGreater(self.read(b"A"), 0)
+        self.assertEqual([self.read(b"A") for _ in range(3)], [0, 0, 0])
+        self.open("image")
+        self.assertEqual(self.read(b"A"), 0)
+
+    def test_read_anew(self) -> None:
+        """One that was replaced meanwhile is read anew, and kept from then on."""
+        self.write("image", b"A")
+        self.read(b"A")
+        for letter in (b"B", b"C"):
+            self.write("image", letter)
+            self.assertGreater(self.read(letter), 0)
+            self.assertEqual(self.read(letter), 0)
+
+    def test_changed_and_changed_back(self) -> None:
+        """One whose place another one had meanwhile shows its own bytes, whoever has it open."""
+        self.write("image", b"A")
+        os.link(self.source / "image", self.source / "first")
+        self.read(b"A")
+        old = self.open("image")
+        self.assertEqual(os.pread(old, 1, 0), b"A")
+        self.write("image", b"B")
+        self.read(b"B")
+        os.replace(self.source / "first", self.source / "image")
+        self.read(b"A")
+        self.assert_old_or_stale(old, b"A")
+        self.read(b"A")
+
+    def test_open_meanwhile(self) -> None:
+        """While the old file is open the new one is read past the page cache, and kept after."""
+        self.write("image", b"A")
+        self.read(b"A")
+        old = os.open(self.mount / "image", os.O_RDONLY)
+        self.write("image", b"B")
+        self.assertEqual([self.read(b"B") > 0 for _ in range(3)], [True] * 3)
+        self.assert_old_or_stale(old, b"A")
+        os.close(old)
+        time.sleep(0.2)
+        self.assertGreater(self.read(b"B"), 0)
+        self.assertEqual(self.read(b"B"), 0)
+
+    def test_opened_unread(self) -> None:
+        """A file that was opened, and not read, vouches for nothing that was there before."""
+        self.write("image", b"A")
+        self.read(b"A")
+        self.write("image", b"B")
+        self.open("image")
+        self.assertGreater(self.read(b"B"), 0)
+        self.assertEqual(self.read(b"B"), 0)

@@ -1,0 +1,298 @@
+"""Mount points: which are taken, what becomes of them, and how a client leaves them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.loopback import missing, own, unmount
+from mufs.test.support.processes import Service, mounted, wait_until
+
+AT_ONCE = 10.0
+"""Seconds that ending may take on a busy machine."""
+
+ENDED = (0, -signal.SIGTERM)
+"""Exit statuses of a service that SIGTERM ended."""
+
+OTHER = """
+import sys
+from fuse import FUSE, Operations
+FUSE(Operations(), sys.argv[1], foreground=True, subtype="other")
+"""
+"""A file system in user space that is not mUFS."""
+
+
+def file_system(path: Path) -> str | None:
+    """The type of what is mounted at a path, the uppermost, without touching it."""
+    found = None
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if before.split()[4] == str(path):
+                found = after.split()[0]
+    return found
+
+
+def close(descriptor: int) -> None:
+    """Close a file whose mount may be gone, which close(2) reports."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+class MountPointTestCase(SynchronousTestCase):
+    """Has a server with one image, and nothing mounted yet."""
+
+    skip = missing()
+
+    def setUp(self) -> None:
+        """Start the server."""
+        self.loopback = own(self)
+        (self.loopback.images / "image").write_bytes(b"i" * 1_000_000)
+        self.server = self.loopback.start_server()
+        self.point = self.loopback.mount_point("point")
+
+    def start_client(self, name: str = "client", *options: str) -> Service:
+        """Start a client, and wait until it has mounted."""
+        return self.loopback.start_client(name, *options, point=self.point)
+
+    def assert_serves(self) -> None:
+        """The image can be read at the mount point."""
+        self.assertEqual((self.point / "image").read_bytes() == b"i" * 1_000_000, True)
+
+    def assert_refused(self, service: Service, *told: str) -> None:
+        """It ends with status 1, and one line on standard error that says why."""
+        self.assertEqual(service.wait(20), 1)
+        lines = [line for line in service.output.splitlines() if not line.startswith("20")]
+        self.assertEqual(len(lines), 1, service.output)
+        for each in told:
+            self.assertIn(each, lines[0])
+
+
+class RefusalTests(MountPointTestCase):
+    """What cannot work ends the process with one line and status 1."""
+
+    def test_unfit(self) -> None:
+        """A mount point that is missing, no directory, not empty or mounted at is refused."""
+        self.start_client()
+        full = self.loopback.mount_point("full")
+        (full / "file").touch()
+        for number, (point, reason) in enumerate(
+            (
+                (self.loopback.directory / "none", "No such file"),
+                (full / "file", "Not a directory"),
+                (full, "not empty"),
+                (self.point, "mounted there already"),
+            )
+        ):
+            service = self.loopback.launch_client(f"refused{number}", point=point)
+            self.assert_refused(service, str(point), reason)
+        self.assert_serves()
+        self.assertTrue(mounted(self.point))
+
+    def test_in_use_under_another_name(self) -> None:
+        """A mount point in use is known by any of its names, also one that is not ASCII."""
+        self.point = self.loopback.mount_point("Größe und\tmehr")
+        os.unlink(self.loopback.images / "image")
+        self.loopback.launch_client("first", point=self.point)
+        wait_until(lambda: os.path.ismount(self.point), 20, "mounted")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(self.point)], check=False)
+        os.symlink(self.point, self.loopback.directory / "other name")
+        for number, path in enumerate((self.point, self.loopback.directory / "other name")):
+            service = self.loopback.launch_client(f"again{number}", point=path)
+            self.assert_refused(service, "mounted there already")
+
+    def test_port_taken(self) -> None:
+        """A server whose port is taken ends, and the one that has it goes on."""
+        second = self.loopback.start_server("second", wait=False)
+        self.assert_refused(second, str(self.loopback.port), "in use")
+        self.start_client()
+        self.assert_serves()
+
+
+class EndTests(MountPointTestCase):
+    """A client ends."""
+
+    def test_killed(self) -> None:
+        """After a client was killed, the next one mounts at the same place."""
+        first = self.start_client()
+        file = os.open(self.point / "image", os.O_RDONLY)
+        self.addCleanup(close, file)
+        first.kill()
+        self.start_client("next")
+        self.assert_serves()
+        self.assertRaises(OSError, os.pread, file, 10, 0)
+
+    def test_unmounted_by_hand(self) -> None:
+        """fusermount -u ends the client with status 0."""
+        client = self.start_client()
+        self.assert_serves()
+        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=10)
+        self.assertEqual(client.wait(AT_ONCE), 0)
+        self.assertNotIn("Traceback", client.output)
+
+    def test_busy(self) -> None:
+        """SIGTERM ends a client whose files are open and mapped, and leaves no mount."""
+        client = self.start_client()
+        file = os.open(self.point / "image", os.O_RDONLY)
+        self.addCleanup(close, file)
+        self.assertLess(client.stop(), AT_ONCE)
+        self.assertIn(client.wait(), ENDED)
+        self.assertFalse(mounted(self.point))
+        self.assertRaises(OSError, os.pread, file, 10, 0)
+        self.assertEqual(os.listdir(self.point), [])
+        self.assertNotIn("Traceback", client.output)
+
+    def test_while_mounting(self) -> None:
+        """SIGTERM in the moment of mounting ends the client, and leaves no mount."""
+        for number in range(5):
+            client = self.loopback.launch_client(f"client{number}", point=self.point)
+            while client.running and not mounted(self.point):
+                pass
+            for each in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+                client.signal(each)
+            self.assertIn(client.wait(AT_ONCE), ENDED)
+            self.assertFalse(mounted(self.point))
+
+    def test_odd_names(self) -> None:
+        """A mount point may have any name, and is left as any other."""
+        for number, name in enumerate(("with space", "Größe", "a,b=c", "back\\slash", "-u", "#")):
+            self.point = self.loopback.mount_point(name)
+            client = self.loopback.launch_client(f"client{number}", point=self.point)
+            wait_until(lambda: os.path.ismount(self.point), 20, f"mounted at {name}")
+            self.assert_serves()
+            self.assertLess(client.stop(), AT_ONCE)
+            self.assertFalse(os.path.ismount(self.point), name)
+
+    def test_successor(self) -> None:
+        """A client that ends late does not take away the mount that another one made since."""
+        first = self.start_client("first")
+        file = os.open(self.point / "image", os.O_RDONLY)
+        subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
+        second = self.start_client("second")
+        os.close(file)
+        self.assertEqual(first.wait(AT_ONCE), 0, first.output)
+        time.sleep(0.5)
+        self.assertTrue(second.running)
+        self.assertTrue(mounted(self.point))
+        self.assert_serves()
+
+
+class SilentServerTests(MountPointTestCase):
+    """The server neither answers nor goes."""
+
+    def freeze(self, timeout: int) -> None:
+        """Mount with this timeout in seconds, and stop the server."""
+        self.client = self.start_client("client", "--timeout", str(timeout))
+        self.assert_serves()
+        time.sleep(1.1)  # what is known by then is asked for again
+        self.server.signal(signal.SIGSTOP)
+
+    def test_timeout(self) -> None:
+        """An operation fails with an error when its time is over, and works again later."""
+        self.freeze(3)
+        begin = time.monotonic()
+        self.assertRaises(OSError, os.stat, self.point / "image")
+        self.assertGreater(time.monotonic() - begin, 2.9)
+        self.server.signal(signal.SIGCONT)
+        self.assert_serves()
+
+    def test_unmounted(self) -> None:
+        """fusermount -u takes the mount away at once, and the client with it."""
+        self.freeze(60)
+        begin = time.monotonic()
+        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=AT_ONCE)
+        self.client.wait(AT_ONCE)
+        self.assertLess(time.monotonic() - begin, AT_ONCE)
+
+    def test_waiting(self) -> None:
+        """SIGTERM ends a client whose reader waits, and the reader with an error."""
+        self.freeze(60)
+        with subprocess.Popen(["ls", "-l", self.point], stderr=subprocess.PIPE) as reader:
+            time.sleep(0.5)
+            self.assertIsNone(reader.poll())
+            self.assertLess(self.client.stop(), AT_ONCE)
+            self.assertNotEqual(reader.wait(AT_ONCE), 0)
+        self.assertFalse(mounted(self.point))
+
+
+class OtherFileSystemTests(MountPointTestCase):
+    """Something that is not mUFS is mounted at the mount point: it is left alone."""
+
+    def mount_other(self) -> None:
+        """Mount a small file system."""
+        command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(self.point)]
+        subprocess.run(command, check=True)
+
+    def test_in_use(self) -> None:
+        """A file system with files is not mounted over."""
+        self.mount_other()
+        (self.point / "file").touch()
+        self.assert_refused(self.loopback.launch_client("client", point=self.point), "not empty")
+        self.assertEqual(os.listdir(self.point), ["file"])
+
+    def test_empty(self) -> None:
+        """An empty file system is still there when the client is gone."""
+        self.mount_other()
+        client = self.loopback.launch_client("client", point=self.point)
+        wait_until(
+            lambda: not client.running or file_system(self.point) == "fuse.mufs", 20, "mounts"
+        )
+        if client.running:
+            client.stop()
+            time.sleep(0.5)
+        self.assertEqual(file_system(self.point), "tmpfs")
+
+    def test_on_top(self) -> None:
+        """A file system mounted over a client's mount is there when the client is gone."""
+        client = self.start_client()
+        self.mount_other()
+        client.stop()
+        time.sleep(0.5)
+        self.assertEqual(file_system(self.point), "tmpfs")
+
+    def test_mounted_since(self) -> None:
+        """A file system that is mounted once the client's mount is gone stays."""
+        client = self.start_client()
+        file = os.open(self.point / "image", os.O_RDONLY)
+        subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
+        self.mount_other()
+        os.close(file)
+        client.wait(AT_ONCE)
+        time.sleep(0.5)
+        self.assertEqual(file_system(self.point), "tmpfs")
+
+    def test_dead(self) -> None:
+        """A dead mount of another file system in user space is not taken away, but refused."""
+        other = subprocess.Popen([sys.executable, "-c", OTHER, self.point])
+        self.addCleanup(unmount, self.point)
+        wait_until(lambda: file_system(self.point) == "fuse.other", 20, "mounted")
+        other.kill()
+        other.wait(10)
+        self.assert_refused(self.loopback.launch_client("client", point=self.point))
+        self.assertEqual(file_system(self.point), "fuse.other")
+
+
+class LimitTests(SynchronousTestCase):
+    """The server runs with the limits that a system gives its services."""
+
+    skip = missing() or (None if shutil.which("prlimit") else "needs prlimit")
+
+    def test_open_files(self) -> None:
+        """A server whose soft limit of open files is low has more images open than that."""
+        loopback = own(self)
+        for number in range(120):
+            (loopback.images / str(number)).write_text(str(number))
+        loopback.start_server(enter=("prlimit", "--nofile=64:4096"))
+        loopback.start_client("client")
+        with contextlib.ExitStack() as opened:
+            for number in range(120):
+                path = loopback.mount_point("client") / str(number)
+                self.assertEqual(opened.enter_context(open(path)).read(), str(number))

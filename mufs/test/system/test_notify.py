@@ -1,0 +1,330 @@
+"""What systemd is told of a service, on a real socket of the kind that it has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs import notify
+from mufs.commands.keys import make_keys
+from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Notifier, Supervision
+from mufs.test.support.loopback import missing, own
+from mufs.test.support.processes import Service, wait_until
+
+
+class Systemd:
+    """Listens as systemd does."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.setblocking(False)
+        self.close = self._socket.close
+        self.told: list[str] = []
+
+    def listen(self) -> list[str]:
+        """What was told since the last time, one assignment each."""
+        told: list[str] = []
+        while True:
+            try:
+                told += self._socket.recv(65536).decode().split("\n")
+            except BlockingIOError:
+                self.told += told
+                return told
+
+    def was_told(self, assignment: str) -> bool:
+        """Whether this was told at any time."""
+        self.listen()
+        return assignment in self.told
+
+
+class FakeService:
+    """Tells what a test has it tell."""
+
+    def __init__(self) -> None:
+        self.ready: Deferred[None] = Deferred()
+        self.line = "waiting"
+
+    def state(self) -> str:
+        """See L{mufs.notify.Supervised}."""
+        return self.line
+
+
+class SupervisionTests(SynchronousTestCase):
+    """What is told when."""
+
+    def setUp(self) -> None:
+        """Have systemd listen."""
+        directory = tempfile.mkdtemp(prefix="mufs-notify-")
+        self.addCleanup(shutil.rmtree, directory)
+        self.address = f"{directory}/notify"
+        self.systemd = Systemd(self.address)
+        self.addCleanup(self.systemd.close)
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        self.service = FakeService()
+        self.clock = Clock()
+
+    def start(self, renew: Callable[[], None] | None = None, **environment: str) -> Supervision:
+        """A supervision that was started; it is stopped with the test."""
+        environment = {"NOTIFY_SOCKET": self.address, **environment}
+        made = Supervision(self.clock, self.service, renew, environment)
+        made.startService()
+        self.addCleanup(self.stop, made)
+        return made
+
+    def stop(self, supervision: Supervision) -> None:
+        """End it, if the test has not."""
+        if supervision.running:
+            supervision.stopService()
+
+    def test_ready(self) -> None:
+        """READY is told when the service is ready, and not before; then how it is."""
+        self.start()
+        self.assertEqual(self.systemd.listen(), ["STATUS=waiting"])
+        self.service.line = "serving"
+        self.service.ready.callback(None)
+        self.assertEqual(self.systemd.listen(), ["READY=1", "STATUS=serving"])
+
+    def test_status(self) -> None:
+        """The state is told when it is another one, and else not; it stays one line."""
+        self.start()
+        self.service.ready.callback(None)
+        self.systemd.listen()
+        self.clock.advance(STATUS_INTERVAL)
+        self.assertEqual(self.systemd.listen(), [])
+        self.service.line = "of two\nREADY=1 lines"
+        self.clock.advance(STATUS_INTERVAL)
+        self.assertEqual(self.systemd.listen(), ["STATUS=of two READY=1 lines"])
+
+    def test_starting(self) -> None:
+        """Until it is ready the state is told at once: somebody waits."""
+        self.start()
+        self.systemd.listen()
+        self.service.line = "still waiting"
+        self.clock.advance(STARTING_INTERVAL)
+        self.assertEqual(self.systemd.listen(), ["STATUS=still waiting"])
+
+    def test_stopping(self) -> None:
+        """STOPPING is told at the end, and nothing afterwards."""
+        supervision = self.start(WATCHDOG_USEC="2000000")
+        self.systemd.listen()
+        supervision.stopService()
+        self.assertEqual(self.systemd.listen(), ["STOPPING=1"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_watchdog(self) -> None:
+        """The watchdog hears of the reactor twice in its time."""
+        self.start(WATCHDOG_USEC="3000000", WATCHDOG_PID=str(os.getpid()))
+        self.systemd.listen()
+        self.clock.pump([0.5] * 6)
+        self.assertEqual(self.systemd.listen(), ["WATCHDOG=1"] * 2)
+
+    def test_watchdog_of_another(self) -> None:
+        """A watchdog that waits for another process hears nothing."""
+        self.start(WATCHDOG_USEC="3000000", WATCHDOG_PID="1")
+        self.clock.advance(3)
+        self.assertNotIn("WATCHDOG=1", self.systemd.listen())
+
+    def test_abstract(self) -> None:
+        """An address that begins with @ is one of no file."""
+        name = self.address.replace("/", "-")
+        abstract = Systemd(f"\0{name}")
+        self.addCleanup(abstract.close)
+        self.start(NOTIFY_SOCKET=f"@{name}")
+        self.assertEqual(abstract.listen(), ["STATUS=waiting"])
+
+    def test_nobody_listens(self) -> None:
+        """Without a socket nothing is told, and no timer runs."""
+        self.start(NOTIFY_SOCKET="", WATCHDOG_USEC="3000000")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.systemd.listen(), [])
+
+    def test_closed(self) -> None:
+        """Of a socket that was closed nothing is said, whether or not its name is there still."""
+        self.start()
+        self.systemd.close()
+        with capturedLogs() as events:
+            self.service.ready.callback(None)
+            self.start()
+            os.unlink(self.address)
+            self.start()
+        self.assertEqual(events, [])
+
+    def test_full(self) -> None:
+        """A socket that takes nothing is said in the log, and is tried again."""
+        self.patch(notify, "PATIENCE", 0.01)
+        fill = Notifier({"NOTIFY_SOCKET": self.address})
+        with capturedLogs() as events:
+            while not events:
+                fill.tell("STATUS=full")
+            self.assertIn("cannot tell systemd", str(formatEvent(events[0])))
+        self.systemd.listen()
+        fill.tell("READY=1")
+        self.assertEqual(self.systemd.listen(), ["READY=1"])
+
+    def test_reload(self) -> None:
+        """A reload is told, with the time, and that it is over."""
+        renewed: list[None] = []
+        supervision = self.start(lambda: renewed.append(None))
+        self.service.ready.callback(None)
+        self.systemd.listen()
+        supervision.reload()
+        begin, when, end = self.systemd.listen()
+        self.assertEqual((begin, end), ("RELOADING=1", "READY=1"))
+        self.assertRegex(when, r"^MONOTONIC_USEC=\d+$")
+        self.assertEqual(len(renewed), 1)
+
+    def test_reload_before_ready(self) -> None:
+        """A reload does not make a service ready that is not."""
+        supervision = self.start(lambda: None)
+        self.systemd.listen()
+        supervision.reload()
+        self.assertEqual(self.systemd.listen(), [])
+
+    def test_reload_in_vain(self) -> None:
+        """Certificates that cannot be read end nothing."""
+
+        def renew() -> None:
+            raise usage.UsageError("no such file")
+
+        supervision = self.start(renew)
+        self.service.ready.callback(None)
+        supervision.reload()
+        self.assertEqual(self.systemd.listen()[-1], "READY=1")
+
+
+class ServiceTests(SynchronousTestCase):
+    """Server and client as processes."""
+
+    skip = missing()
+
+    def setUp(self) -> None:
+        """Have systemd listen, and certificates."""
+        self.loopback = own(self)
+        self.keys = self.loopback.directory / "keys"
+        make_keys(self.keys, ["127.0.0.1"], ["host"])
+        self.addresses = {
+            name: str(self.loopback.directory / f"{name}.notify") for name in ("server", "client")
+        }
+        self.server_told, self.client_told = map(Systemd, self.addresses.values())
+        self.addCleanup(self.server_told.close)
+        self.addCleanup(self.client_told.close)
+
+    def enter(self, name: str) -> tuple[str, ...]:
+        """The head of a command that gives it the environment of a unit."""
+        return ("env", f"NOTIFY_SOCKET={self.addresses[name]}", "WATCHDOG_USEC=1000000")
+
+    def endpoint(self, name: str) -> str:
+        """The parts of an endpoint that tell whose certificates it has."""
+        return f"certificate={self.keys}/{name}.pem:trustRoots={self.keys}/ca"
+
+    def start_server(self) -> Service:
+        """The server, with TLS."""
+        listen = f"tls:{self.loopback.port}:interface=127.0.0.1:{self.endpoint('server')}"
+        return self.loopback.start_server(
+            enter=self.enter("server"), options=("--listen", listen), wait=False
+        )
+
+    def test_both(self) -> None:
+        """Both tell when they are ready, how they are, that they live, and that they end."""
+        server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
+        client = self.loopback.launch_client(
+            "host", "--server", server_address, enter=self.enter("client")
+        )
+        waiting = f"STATUS=waiting for the server at tls:127.0.0.1:{self.loopback.port}: "
+        client.wait_until(
+            lambda: any(each.startswith(waiting) for each in self.client_told.listen()),
+            30, "tells that it waits",
+        )  # fmt: skip
+        self.assertFalse(self.client_told.was_told("READY=1"))
+        server = self.start_server()
+        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
+        client.wait_until(lambda: self.client_told.was_told("READY=1"), 30, "is ready")
+        self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))
+        server.wait_until(
+            lambda: any("STATUS=clients: 1," in each for each in self.server_told.listen()),
+            30, "tells of its client",
+        )  # fmt: skip
+        self.assertTrue(self.client_told.was_told("WATCHDOG=1"))
+        client.stop()
+        server.stop()
+        self.assertTrue(self.client_told.was_told("STOPPING=1"))
+        self.assertTrue(self.server_told.was_told("STOPPING=1"))
+
+    def serial(self) -> int:
+        """The serial number of the certificate that the server shows."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_cert_chain(self.keys / "host.pem")
+        context.load_verify_locations(self.keys / "ca" / "ca.pem")
+        with (
+            socket.create_connection(("127.0.0.1", self.loopback.port), timeout=30) as plain,
+            context.wrap_socket(plain) as connection,
+        ):
+            shown = connection.getpeercert(True)
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+    def reload(self, service: Service, line: str) -> None:
+        """Send SIGHUP, and wait for one more of this line in the log."""
+        before = service.output.count(line)
+        service.signal(signal.SIGHUP)
+        service.wait_until(lambda: service.output.count(line) > before, 30, line)
+
+    def replace(self, name: str) -> None:
+        """Give somebody another certificate of the same authority."""
+        path = Path(self.keys) / f"{name}.pem"
+        path.unlink()
+        if name == "server":
+            make_keys(self.keys, ["127.0.0.1"], [])
+        else:
+            make_keys(self.keys, [], [name])
+
+    def test_certificates(self) -> None:
+        """SIGHUP brings new certificates, for new connections; bad ones leave the old."""
+        server = self.start_server()
+        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
+        first = self.serial()
+        self.replace("server")
+        self.assertEqual(self.serial(), first)
+        self.reload(server, "certificates were read anew")
+        second = self.serial()
+        self.assertNotEqual(second, first)
+        (self.keys / "server.pem").write_text("nothing of use")
+        self.reload(server, "the certificates stay as they were")
+        self.assertEqual(self.serial(), second)
+
+    def test_client(self) -> None:
+        """A client whose certificate was of no use gets in with a new one, after SIGHUP."""
+        server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
+        (self.loopback.directory / "other").mkdir()
+        make_keys(self.loopback.directory / "other", [], ["host"])
+        good = (self.keys / "host.pem").read_bytes()
+        (self.keys / "host.pem").write_bytes(
+            (self.loopback.directory / "other" / "host.pem").read_bytes()
+        )
+        self.start_server()
+        client = self.loopback.launch_client(
+            "host", "--server", server_address, enter=self.enter("client")
+        )
+        client.wait_until(lambda: "waiting for the server" in client.output, 30, "is refused")
+        (self.keys / "host.pem").write_text("nothing of use")
+        self.reload(client, "the certificates stay as they were")
+        (self.keys / "host.pem").write_bytes(good)
+        self.reload(client, "certificates were read anew")
+        wait_until(lambda: self.client_told.was_told("READY=1"), 30, "it is mounted")
+        self.reload(client, "certificates were read anew")
+        self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))

@@ -1,0 +1,241 @@
+"""Clients that keep what they read in a directory, in earnest: processes, mounts, kill -9."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.lab import write_image
+from mufs.test.support.loopback import Loopback, missing, unmount
+from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
+
+MIB = 1 << 20
+
+
+class KeptTestCase(SynchronousTestCase):
+    """Has a server with one image, and a directory for its client."""
+
+    skip = missing()
+
+    def setUp(self) -> None:
+        """Start the server."""
+        self.loopback = Loopback()
+        self.addCleanup(self.loopback.close)
+        self.kept = self.loopback.directory / "kept"
+        self.image = self.loopback.images / "disk.img"
+        self.size = 12 * MIB + 1237
+        self.sha256 = write_image(self.image, self.size)
+        self.server = self.loopback.start_server()
+        timer = self.loopback.guard()
+        self.addCleanup(timer.cancel)
+
+    def start(self, *options: str) -> Service:
+        """Start the client."""
+        return self.loopback.start_client("here", "--cache-dir", str(self.kept), *options)
+
+    def read(self) -> str:
+        """The SHA-256 of the image as the client shows it, past the kernel's page cache."""
+        path = self.loopback.mount_point("here") / "disk.img"
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def sent(self) -> int:
+        """Bytes of file data that the server has sent."""
+        figures = self.server.status()
+        sent: int = figures["bytes_multicast"] + figures["bytes_over_tcp"]
+        return sent
+
+    def mufs(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command C{mufs}."""
+        return subprocess.run(
+            [*MUFS, *arguments],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+
+
+class ClientTests(KeptTestCase):
+    """Restarts, ordinary and others."""
+
+    def test_restart(self) -> None:
+        """A client that was started anew reads all again without a byte from the server."""
+        client = self.start()
+        self.assertEqual(self.read(), self.sha256)
+        client.stop()
+        before = self.sent()
+        self.assertGreater(before, self.size)
+        client = self.start()
+        self.assertEqual(self.read(), self.sha256)
+        self.assertEqual(self.sent(), before)
+        figures = client.status()
+        self.assertEqual((figures["bytes_requested"], figures["blocks_damaged"]), (0, 0))
+
+    def test_killed(self) -> None:
+        """Whenever a client is killed, and whatever is damaged then, the next one reads right."""
+        random = Random(7)
+        for _ in range(3):
+            client = self.start()
+            reader = subprocess.Popen(
+                ["cat", str(self.loopback.mount_point("here") / "disk.img")],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            enough = random.randrange(self.size // 2)
+            wait_until(lambda: self.taken() > enough, 20, "something kept")  # noqa: B023
+            client.kill()
+            reader.wait(20)
+            unmount(self.loopback.directory / "here")
+            for name in ("index", *(p.name for p in self.kept.iterdir() if "-" in p.name)):
+                self.damage(random, self.kept / name)
+        self.start()
+        self.assertEqual(self.read(), self.sha256)
+
+    def test_damaged(self) -> None:
+        """A page that is wrong on the disk is asked for anew, and its block is kept again."""
+        client = self.start()
+        self.assertEqual(self.read(), self.sha256)
+        client.stop()
+        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        with open(data, "r+b") as file:
+            file.seek(5 * MIB)
+            file.write(b"wrong")
+        for damaged in (1, 0):
+            client = self.start()
+            self.assertEqual(self.read(), self.sha256)
+            figures = client.status()
+            self.assertEqual(figures["blocks_damaged"], damaged)
+            self.assertLessEqual(figures["bytes_requested"], damaged * 128 * 1024)
+            client.stop()
+
+    def taken(self) -> int:
+        """Bytes of the disk that the directory's files take."""
+        found = os.listdir(self.kept) if self.kept.exists() else []
+        return sum(os.lstat(self.kept / name).st_blocks * 512 for name in found)
+
+    def damage(self, random: Random, path: Path) -> None:
+        """Change some bits of a file, and cut it now and then."""
+        with open(path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            for _ in range(5):
+                place = random.randrange(size)
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 1 << random.randrange(8)]))
+            if random.random() < 0.3:
+                file.truncate(random.randrange(size))
+
+    def test_small(self) -> None:
+        """A directory smaller than the image is never larger than it may be; reads are right."""
+        self.start("--cache-size", "4M")
+        for _ in range(2):
+            self.assertEqual(self.read(), self.sha256)
+            self.assertLessEqual(self.taken(), 4 * MIB + 16384)
+
+    def test_replaced(self) -> None:
+        """An image that was replaced while no client ran is read anew, and the old one dropped."""
+        client = self.start()
+        self.assertEqual(self.read(), self.sha256)
+        client.stop()
+        sha256 = write_image(self.loopback.images / "new.img", self.size)
+        os.replace(self.loopback.images / "new.img", self.image)
+        self.start()
+        self.assertEqual(self.read(), sha256)
+        wait_until(lambda: self.taken() < self.size * 3 // 2, 10, "the old image is dropped")
+
+    def test_second_client(self) -> None:
+        """A second client at the same directory ends with one line; the first one goes on."""
+        self.start()
+        second = self.loopback.launch_client("second", "--cache-dir", str(self.kept))
+        self.assertEqual(second.wait(20), 1)
+        self.assertEqual(
+            second.output, f"mufs-client: --cache-dir: {self.kept}: a client uses it\n"
+        )
+        self.assertEqual(self.read(), self.sha256)
+
+    def test_removed(self) -> None:
+        """A directory that is removed under the client costs it nothing but the keeping."""
+        self.start()
+        shutil.rmtree(self.kept)
+        self.assertEqual(self.read(), self.sha256)
+
+    def test_memory(self) -> None:
+        """Without a directory the client has no file open, and makes none, but log and socket."""
+        before = self.files()
+        client = self.loopback.start_client("here")
+        self.assertEqual(self.read(), self.sha256)
+        made = self.files() - before
+        self.assertEqual({name for name in made if not name.startswith("here.")}, set())
+        names = [os.readlink(e.path) for e in os.scandir(f"/proc/{client.pid}/fd")]
+        files = {name for name in names if name.startswith("/") and not name.startswith("/dev/")}
+        self.assertEqual(
+            {name for name in files if not name.startswith("/memfd:")}, {str(client.log)}
+        )
+
+    def files(self) -> set[str]:
+        """What is in the directory that the client runs in, but mounts."""
+        return {e.name for e in os.scandir(self.loopback.directory) if e.name != "here"}
+
+
+class CommandTests(KeptTestCase):
+    """C{mufs cache}."""
+
+    def setUp(self) -> None:
+        """Have an image kept."""
+        super().setUp()
+        client = self.start()
+        self.assertEqual(self.read(), self.sha256)
+        self.in_use = self.mufs("cache", "rm", str(self.kept), "--all")
+        self.listed = self.mufs("cache", "ls", str(self.kept))
+        client.stop()
+
+    def test_ls(self) -> None:
+        """The images are listed, also while a client runs."""
+        done = self.mufs("cache", "ls", str(self.kept))
+        head, line = done.stdout.splitlines()
+        self.assertEqual(head.split(), ["held", "size", "last", "used", "image"])
+        self.assertEqual(
+            (line.split()[:3], line.split()[-1]), (["12.0M", "12.0M", "100%"], "disk.img")
+        )
+        self.assertEqual(self.listed.returncode, 0)
+        self.assertIn("disk.img", self.listed.stdout)
+
+    def test_rm(self) -> None:
+        """Images are removed by name, by age, or all, but not under a client."""
+        self.assertEqual(self.in_use.returncode, 1)
+        self.assertEqual(self.in_use.stderr, f"mufs cache: {self.kept}: a client uses it\n")
+        unknown = self.mufs("cache", "rm", str(self.kept), "other.img")
+        self.assertIn("no image 'other.img'", unknown.stderr)
+        done = self.mufs("cache", "rm", str(self.kept), "--unused", "1")
+        self.assertEqual(done.stdout, "0 images removed, 0 bytes\n")
+        done = self.mufs("cache", "rm", str(self.kept), "disk.img")
+        self.assertEqual(done.stdout, "1 images removed, 12.0M bytes\n")
+        self.start()
+        self.assertEqual(self.read(), self.sha256)
+        self.loopback.services["here"].stop()
+        self.assertEqual(self.mufs("cache", "rm", str(self.kept), "--all").returncode, 0)
+        self.assertEqual(os.listdir(self.kept), [])
+        refused = self.mufs("cache", "ls", str(self.kept))
+        self.assertEqual(refused.stderr, f"mufs cache: {self.kept}: holds no cache of mUFS\n")
+
+    def test_verify(self) -> None:
+        """Wrong pages are counted and removed, and then there are none."""
+        done = self.mufs("cache", "verify", str(self.kept))
+        pages = -(-self.size // 4096)
+        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them wrong and removed\n")
+        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        with open(data, "r+b") as file:
+            for place in (0, 5000, self.size - 1):
+                file.seek(place)
+                file.write(b"wrong"[: self.size - place])
+        done = self.mufs("cache", "verify", str(self.kept))
+        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them wrong and removed\n")
+        self.assertEqual(done.returncode, 1)
+        done = self.mufs("cache", "verify", str(self.kept))
+        self.assertEqual((done.stdout.split()[0], done.returncode), (str(pages - 3), 0))
+        self.start()
+        self.assertEqual(self.read(), self.sha256)

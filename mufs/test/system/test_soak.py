@@ -1,0 +1,116 @@
+"""The soak, for a short while; and that it notices what it is there to notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.soak import GROWTH, IMAGES, MIB, SETTLED, HostReader, Sample, growth
+from mufs.test.support.lab import missing
+from mufs.test.support.processes import wait_until
+
+
+class SoakTests(SynchronousTestCase):
+    """All of it together."""
+
+    skip = missing()
+
+    def test_short(self) -> None:
+        """Two hosts read through some faults, and it ends well."""
+        command = [sys.executable, "-m", "mufs.test.soak", "--seed", "5", "--hosts", "2"]
+        done = subprocess.run(
+            [*command, "--minutes", "0.2"], capture_output=True, text=True, timeout=120
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("all well", done.stdout)
+
+
+class NoticeTests(SynchronousTestCase):
+    """A directory stands for the mount."""
+
+    def setUp(self) -> None:
+        self.mount, self.truth = Path(self.mktemp()), Path(self.mktemp())
+        self.mount.mkdir()
+        self.truth.mkdir()
+        for image in IMAGES:
+            content = image.encode() * 100_000
+            (self.mount / image).write_bytes(content)
+            (self.truth / f"{image}.1").write_bytes(content)
+
+    def start(self) -> HostReader:
+        reader = HostReader(self.mount, self.truth, "seed")
+        self.addCleanup(reader.kill)
+        wait_until(lambda: reader.figures["reads"] > 200 or reader.wrong, 30, "it reads")
+        return reader
+
+    def test_right(self) -> None:
+        """What is right is not complained of."""
+        reader = self.start()
+        self.assertTrue(reader.stop(10))
+        self.assertEqual((reader.wrong, reader.errors), ([], []))
+
+    def test_one_bit(self) -> None:
+        """A bit that is wrong in each page is noticed."""
+        for image in IMAGES:
+            content = bytearray((self.mount / image).read_bytes())
+            for offset in range(100, len(content), 4096):
+                content[offset] ^= 1
+            (self.mount / image).write_bytes(content)
+        self.assertGreater(len(self.start().wrong), 0)
+
+    def test_mixed_versions(self) -> None:
+        """Bytes of two versions in one open file are noticed, though each range is of one."""
+        for image in IMAGES:
+            first = (self.truth / f"{image}.1").read_bytes()
+            second = bytes(len(first))
+            (self.truth / f"{image}.2").write_bytes(second)
+            half = len(first) // 2
+            (self.mount / image).write_bytes(first[:half] + second[half:])
+        self.assertGreater(len(self.start().wrong), 0)
+
+    def test_errors(self) -> None:
+        """Reads that fail are told, with when and why."""
+        before = time.monotonic()
+        reader = self.start()
+        (self.mount / "a.img").unlink()
+        wait_until(lambda: reader.errors, 10, "an error")
+        at, error = reader.errors[0]
+        self.assertEqual(error, "ENOENT")
+        self.assertGreater(at, before)
+
+
+class GrowthTests(SynchronousTestCase):
+    """What is held, a sample each second."""
+
+    def held(self, memory: float = 0, files: float = 0, threads: float = 0) -> float:
+        """What is taken for growth, for so much more in each second."""
+        return growth(
+            [
+                Sample(
+                    second,
+                    80 * MIB + round(second * memory),
+                    20 + round(second * files),
+                    9 + round(second * threads),
+                )
+                for second in range(600)
+            ]
+        )[0]
+
+    def test_flat(self) -> None:
+        """A process that holds the same all the time does not grow."""
+        self.assertEqual(self.held(), 0)
+
+    def test_leaks(self) -> None:
+        """One that holds more and more does: bytes, files or threads."""
+        self.assertGreater(self.held(memory=GROWTH / 300), GROWTH)
+        self.assertEqual(self.held(files=0.05), float("inf"))
+        self.assertEqual(self.held(threads=0.05), float("inf"))
+
+    def test_young(self) -> None:
+        """What it fills at its beginning does not count."""
+        young = [Sample(second, second * MIB, 1, 1) for second in range(int(SETTLED))]
+        self.assertEqual(growth(young)[0], 0)

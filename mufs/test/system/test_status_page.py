@@ -1,0 +1,263 @@
+"""The pages of real processes, asked for over sockets and shown by a browser."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import mufs
+from mufs.status.figures import CLIENT, SERVER
+from mufs.test.support import browser
+from mufs.test.support.browser import Browser
+from mufs.test.support.loopback import Loopback, free_port, missing
+from mufs.test.support.processes import Service, listening, wait_until
+
+MIB = 1 << 20
+ODD = [
+    b"<script>document.title = 'run'",
+    b"\"'><img src=x onerror=\"document.title='run'\">&amp;",
+    b"no\xff\xfeutf-8\n\x1b[31m\xe2\x80\xaegmi.img",
+    b"long" * 60,
+]
+"""Names of images that mean something to HTML, or are none in UTF-8, or are long."""
+
+
+NO_UTF8 = r"no\xff\xfeutf-8\n\x1b[31m\u202egmi.img"
+"""How the third is shown."""
+
+
+class Scene:
+    """A server of images with odd names, and a client that has read all of them."""
+
+    def __init__(self) -> None:
+        self.loopback = Loopback()
+        try:
+            self._start()
+        except BaseException:
+            self.loopback.close()
+            raise
+
+    def _start(self) -> None:
+        for name in ODD:
+            (self.loopback.images / os.fsdecode(name)).write_bytes(os.urandom(3 * MIB + 5))
+        port, another = (free_port(socket.SOCK_STREAM) for _ in range(2))
+        self.server = self.loopback.start_server(status_port=port)
+        self.client = self.loopback.start_client("client", status_port=another)
+        self.point = self.loopback.mount_point("client")
+        self.files = [os.open(os.fsencode(self.point) + b"/" + name, os.O_RDONLY) for name in ODD]
+        for file in self.files:
+            while os.read(file, MIB):
+                pass
+
+    def close_files(self) -> None:
+        """Close the images."""
+        while self.files:
+            os.close(self.files.pop())
+
+    def close(self) -> None:
+        """End all."""
+        self.close_files()
+        self.loopback.close()
+
+
+@cache
+def shared() -> Scene:
+    """The scene of all tests that only look; its loopback is closed at the end of the process."""
+    return Scene()
+
+
+class StatusTestCase(SynchronousTestCase):
+    """Has a scene."""
+
+    skip = missing()
+
+    def use(self, scene: Scene) -> None:
+        """Look at this one."""
+        self.scene, self.server, self.client = scene, scene.server, scene.client
+
+    def use_own(self) -> None:
+        """Have one that may be changed."""
+        scene = Scene()
+        self.addCleanup(scene.close)
+        self.use(scene)
+
+    def setUp(self) -> None:
+        """Look at that of all."""
+        super().setUp()
+        self.use(shared())
+
+    def wait_reported(self) -> dict[str, Any]:
+        """The server's row of the client, once that has told how it fares."""
+
+        def reported() -> bool:
+            (row,) = self.server.status()["clients"]
+            return bool(row["reads"] == self.client.status()["reads"])
+
+        wait_until(reported, 20, "the client's report of its last read")
+        (row,) = self.server.status()["clients"]
+        return dict(row)
+
+
+class ProcessTests(StatusTestCase):
+    """What a server and a client tell."""
+
+    def test_row(self) -> None:
+        """The server's row of a client has what only the client knows."""
+        row, figures = self.wait_reported(), self.client.status()
+        self.assertEqual((row["reads"], row["hits"]), (figures["reads"], figures["hits"]))
+        self.assertEqual((row["multicast"], row["over_tcp"]), (figures["multicast"], False))
+        self.assertEqual(row["images"], len(ODD))
+        self.assertEqual(row["image"], "long" * 60)
+        self.assertLess(row["lag"], 8)
+
+    def test_images(self) -> None:
+        """The server's list of images has each with what was asked for of it."""
+        images = {image["name"]: image for image in self.server.status()["images"]}
+        self.assertIn(NO_UTF8, images)
+        self.assertEqual(len(images), len(ODD))
+        for image in images.values():
+            self.assertEqual(image["opens"], 1)
+            self.assertGreater(image["bytes_requested"], 3 * MIB)
+            self.assertGreater(image["demand"], 0)
+
+    def test_closed(self) -> None:
+        """When the images are closed they are open nowhere."""
+        self.use_own()
+        self.scene.close_files()
+        wait_until(
+            lambda: not any(image["opens"] for image in self.server.status()["images"]),
+            10, "the handles are closed",
+        )  # fmt: skip
+
+    def test_figures_documented(self) -> None:
+        """Each figure stands in the operator's manual."""
+        manual = Path(mufs.__file__).parent.parent / "docs" / "operations.md"
+        text = manual.read_text(encoding="utf-8").split("\n## Figures\n")[1].split("\n## ")[0]
+        server = self.server.status()
+        for figures in (self.client.status(), server, server["clients"][0], server["images"][0]):
+            for name in figures:
+                self.assertIn(f"`{name}`", text)
+
+    def test_figures_are_metrics(self) -> None:
+        """Each number among the figures is a metric, but what others make: a ratio, a rate."""
+        known = {table.name: table.figures for table in SERVER.tables}
+        server, client = self.server.status(), self.client.status()
+        for figures, metrics in (
+            (client, CLIENT.figures),
+            (server, SERVER.figures),
+            (server["clients"][0], known["clients"]),
+            (server["images"][0], known["images"]),
+        ):
+            numbers = {name for name, value in figures.items() if isinstance(value, int | float)}
+            self.assertEqual(numbers - {"hit_rate", "demand"}, {each.name for each in metrics})
+
+    def test_metrics(self) -> None:
+        """Both serve their metrics."""
+        reads = self.client.status()["reads"]
+        self.assertIn(f"mufs_client_reads_total {float(reads)}\n", self.client.get("/metrics"))
+        self.assertIn("mufs_server_client_connections{", self.server.get("/metrics"))
+
+    def test_this_host_alone(self) -> None:
+        """A port without an interface is one of the loopback: other addresses refuse."""
+        port = self.server.status_port
+        assert port is not None
+        self.assertTrue(listening(self.server.pid, port))
+        for address in ("127.0.0.2", "::1"):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family) as other:
+                self.assertNotEqual(other.connect_ex((address, port)), 0)
+
+    def test_end_while_somebody_listens(self) -> None:
+        """SIGTERM ends the events as it ends the process: at once, and as HTTP has it."""
+        self.use_own()
+        self.scene.close_files()
+        for service in (self.client, self.server):
+            connection = service.connect_status()
+            self.addCleanup(connection.close)
+            connection.request("GET", "/events")
+            response = connection.getresponse()
+            self.assertTrue(response.readline().startswith(b"data: <main>"))
+            begin = time.monotonic()
+            service.stop()
+            # An IncompleteRead would be raised if it were cut.
+            self.assertTrue(response.read().endswith(b"\n"))
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertNotIn("Traceback", service.output)
+
+
+class BrowserTests(StatusTestCase):
+    """The pages as Chromium shows them."""
+
+    skip = missing() or (None if browser.find() else "needs chromium")
+    both: ClassVar[list[bool]] = [False, True]
+
+    def setUp(self) -> None:
+        """Start all."""
+        super().setUp()
+        self.browser = Browser()
+        self.addCleanup(self.browser.close)
+
+    def url(self, service: Service) -> str:
+        """Its page."""
+        return f"http://127.0.0.1:{service.status_port}/"
+
+    def test_fits(self) -> None:
+        """On a phone and on a desk, light and dark, nothing is wider than the screen."""
+        self.wait_reported()
+        for service in (self.server, self.client):
+            grounds = set()
+            for width in (390, 1280):
+                for dark in self.both:
+                    self.browser.look(width, dark)
+                    self.browser.open(self.url(service))
+                    wide = self.browser.evaluate("document.documentElement.scrollWidth")
+                    self.assertLessEqual(wide, width)
+                    ground = "getComputedStyle(document.body).backgroundColor"
+                    grounds.add(self.browser.evaluate(ground))
+            self.assertEqual(len(grounds), 2)
+
+    def test_names(self) -> None:
+        """Odd names are shown as they are, and run nothing."""
+        for service in (self.server, self.client):
+            self.browser.open(self.url(service))
+            shown = self.browser.evaluate("document.querySelector('main').innerText")
+            titled = "[...document.querySelectorAll('[title]')].map(e => e.title)"
+            for name in (ODD[0].decode(), ODD[1].decode(), NO_UTF8):
+                self.assertIn(name, shown)
+            self.assertIn("long" * 60, self.browser.evaluate(titled))
+            self.assertNotIn("long" * 60, shown)
+            self.assertIs(self.browser.evaluate("document.querySelector('main img')"), None)
+            self.assertEqual(self.browser.evaluate("document.title"), f"mufs-{service.name}")
+
+    def test_refreshed(self) -> None:
+        """What changes is shown without the page being loaded again; and that it no longer is."""
+        self.use_own()
+        self.browser.open(self.url(self.client))
+        self.browser.evaluate("window.same = true")
+        (self.scene.loopback.images / "new.img").write_bytes(bytes(MIB))
+        (self.scene.point / "new.img").read_bytes()
+        self.browser.wait_until("document.body.innerText.includes('new.img')")
+        self.assertTrue(self.browser.evaluate("window.same"))
+        self.client.stop()
+        self.browser.wait_until("document.body.classList.contains('stale')")
+
+    def test_without_script(self) -> None:
+        """A browser that runs no scripts shows the same, and loads it again now and then."""
+        self.browser.allow_scripts(False)
+        self.browser.open(self.url(self.server))
+        text = self.browser.evaluate("document.querySelector('main').innerText")
+        self.assertIn("Clients", text)
+        refresh = "document.querySelector('noscript meta[http-equiv=refresh]') !== null"
+        self.assertTrue(self.browser.evaluate(refresh))
+
+    def test_policy(self) -> None:
+        """The page needs nothing that its policy forbids."""
+        self.browser.open(self.url(self.server))
+        self.browser.wait_until("document.querySelectorAll('polyline').length >= 5")
+        self.assertNotIn("Log.entryAdded", self.browser.events)

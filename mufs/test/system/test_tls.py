@@ -1,0 +1,524 @@
+"""TLS on the request channel: real certificates over real connections of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from service_identity import CertificateError
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+
+from mufs.commands import keys
+from mufs.commands.keys import make_keys
+from mufs.communication.client.channel import (
+    ClientChannel,
+    ClientChannelFactory,
+    IChannelUser,
+    Refused,
+)
+from mufs.communication.server import channel as server_channel
+from mufs.filesystem.server.access import Access, parse_rule
+from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
+from mufs.server import ServerService, ServerSettings
+from mufs.test.support.memory import MemoryLibrary
+from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
+from mufs.wire.metadata import VERSION, At, Attributes, Hello, Pull, Report, Welcome, encode
+
+HELLO = pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "whatever it says")))
+LOCAL = "127.0.0.1"
+the_reactor: Any = reactor
+
+
+@implementer(IChannelUser)
+@define(eq=False)
+class RecordingUser:
+    """A client that remembers whether it was taken."""
+
+    channel: ClientChannel | None = None
+    refusal: Refused | None = None
+    done: Deferred[bool] = field(factory=Deferred)
+
+    def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
+        """See L{IChannelUser.connected}."""
+        self.channel = channel
+        self.done.callback(True)
+
+    def refused(self, reason: Refused) -> None:
+        """See L{IChannelUser.refused}."""
+        self.refusal = reason
+        self.done.callback(False)
+
+    def disconnected(self) -> None:
+        """See L{IChannelUser.disconnected}."""
+
+    def sent(self, sent: Sent) -> None:
+        """See L{IChannelUser.sent}."""
+
+    def key(self, key: Key) -> None:
+        """See L{IChannelUser.key}."""
+
+    def pull(self, pull: Pull) -> None:
+        """See L{IChannelUser.pull}."""
+
+    def report(self) -> Report:
+        """See L{IChannelUser.report}."""
+        return Report(0, 0, 0, True, "not used yet")
+
+    def data(self, data: Data) -> None:
+        """See L{IChannelUser.data}."""
+
+    def segments(self, packets: bytes) -> None:
+        """See L{IChannelUser.segments}."""
+
+    def gone(self, tag: int) -> None:
+        """See L{IChannelUser.gone}."""
+
+    def failed(self, tag: int, error: OSError) -> None:
+        """See L{IChannelUser.failed}."""
+
+
+class TLSTestCase(TestCase):
+    """Has an authority with a server and a client, and another one with the same."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        """Make the keys, and keep what is logged."""
+        self.top = Path(self.mktemp()).absolute()
+        self.own, self.other = self.top / "own", self.top / "other"
+        for directory in (self.own, self.other):
+            make_keys(directory, ["images.lab", "localhost", LOCAL], ["host1.lab"])
+        self.events: list[Any] = []
+        observer: Any = self.events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.library = MemoryLibrary()
+        self.library.put(b"secret-name.img", b"secret bytes")
+
+    def said(self, side: str) -> list[str]:
+        """The lines that a side of the channel has logged."""
+        namespace = f"mufs.communication.{side}.channel"
+        return [
+            formatEvent(event)
+            for event in self.events
+            if event.get("log_namespace", "").startswith(namespace)
+        ]
+
+    def certificate(self, name: str = "host1.lab", of: Path | None = None) -> str:
+        """The part of an endpoint string that names a certificate, and who is trusted."""
+        return f"certificate={of or self.own}/{name}.pem:trustRoots={self.own}/ca"
+
+    def bundle(self, path: Path, *files: Path) -> None:
+        """Put files together into one."""
+        path.write_bytes(b"".join(file.read_bytes() for file in files))
+
+    async def listen(
+        self,
+        certificate: str | None = None,
+        tls: bool = True,
+        rules: tuple[str, ...] = (),
+        make: Any = channel_server_endpoint,
+    ) -> int:
+        """Start a server, and return its port."""
+        if make is server_endpoint:
+            string = f"ssl:0:privateKey={self.own}/server.pem:interface={LOCAL}"
+        elif tls:
+            string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
+        else:
+            string = f"tcp:0:interface={LOCAL}"
+        settings = ServerSettings("239.5.5.0", 7041, LOCAL, 10**6, 10**10, tls)
+        endpoint = make(the_reactor, "listen", string)
+        self.service = ServerService(
+            the_reactor, settings, self.library, b"secret", endpoint, None,
+            Access(tuple(map(parse_rule, rules))),
+        )  # fmt: skip
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        while not self.service._ports:
+            await self.pause()
+        address: Any = self.service._ports[0].getHost()
+        return int(address.port)
+
+    async def pause(self, seconds: float = 0.01) -> None:
+        """Let the reactor run."""
+        await deferLater(the_reactor, seconds)
+
+    async def connect(self, server: str) -> RecordingUser:
+        """Connect a client, and wait until it is taken, or knows that it is not."""
+        user = RecordingUser()
+        factory = ClientChannelFactory(user, the_reactor, "told")
+        lost: Any = factory.lost_in_vain
+
+        def lost_in_vain(why: str) -> None:
+            lost(why)
+            user.done.callback(False)
+
+        self.patch(factory, "lost_in_vain", lost_in_vain)
+        endpoint = channel_client_endpoint(the_reactor, "server", server)
+        channel: Any = await endpoint.connect(factory)
+        if await user.done:
+            self.addCleanup(channel.transport.abortConnection)
+        # What the other side has to say of it may come a moment later.
+        for _ in range(100):
+            if self.said("server"):
+                break
+            await self.pause()
+        return user
+
+    def assert_refused(self, on_server: str, on_client: str) -> None:
+        """Each side has said in one line what was wrong, and the server let nobody in."""
+        for side, expected in (("server", on_server), ("client", on_client)):
+            lines = [line for line in self.said(side) if "listening" not in line]
+            self.assertEqual(len(lines), 1, (side, lines))
+            self.assertIn(expected, lines[0])
+        self.assertEqual([c.name for c in self.service._factory.channels if c.name], [])
+
+
+class AcceptanceTests(TLSTestCase):
+    """Who is let in, on either side."""
+
+    async def meet(
+        self, server: str | None, client: str | None, tls: bool = True, name: str = LOCAL
+    ) -> None:
+        """
+        Have a client come that is not taken.
+
+        @param client: its certificate and whom it trusts; C{None} without TLS.
+        """
+        port = await self.listen(server, tls)
+        kind = f"tcp:{LOCAL}:{port}" if client is None else f"tls:{name}:{port}:{client}"
+        user = await self.connect(kind)
+        self.assertIsNone(user.channel)
+
+    async def accepted(self) -> None:
+        port = await self.listen()
+        await self.connect(f"tls:localhost:{port}:{self.certificate()}")
+        user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        assert user.channel is not None
+        found = await user.channel.ask(Type.GETATTR, At(b"secret-name.img"), Attributes)
+        self.assertEqual(found.size, len(b"secret bytes"))
+        figures: Any = self.service.figures()
+        self.assertEqual([client["name"] for client in figures["clients"]], ["host1.lab"] * 2)
+        self.assertIs(figures["tls"], True)
+
+    def test_accepted(self) -> Deferred[None]:
+        """
+        A client of the same authority is let in, under the name in its certificate, by the server's
+        name and by its address.
+        """
+        return ensureDeferred(self.accepted())
+
+    def test_no_certificate(self) -> Deferred[None]:
+        """A client without a certificate is not let in."""
+        client = f"trustRoots={self.own}/ca"
+        done = ensureDeferred(self.meet(None, client))
+        return done.addCallback(lambda _: self.assert_refused("did not return", ""))
+
+    def test_other_authority(self) -> Deferred[None]:
+        """A client of another authority is not let in."""
+        done = ensureDeferred(self.meet(None, self.certificate(of=self.other)))
+        return done.addCallback(
+            lambda _: self.assert_refused("'host1.lab' is of an authority that is not trusted", "")
+        )
+
+    def test_authority_taken_away(self) -> Deferred[None]:
+        """A client whose authority is no longer among those trusted is not let in."""
+        trusted = self.top / "trusted"
+        trusted.mkdir()
+        self.bundle(trusted / "own.pem", self.own / "ca" / "ca.pem")
+        self.bundle(trusted / "other.pem", self.other / "ca" / "ca.pem")
+        client = f"certificate={self.other}/host1.lab.pem:trustRoots={self.own}/ca"
+        server = f"certificate={self.own}/server.pem:trustRoots={trusted}"
+
+        async def both() -> None:
+            port = await self.listen(server)
+            user = await self.connect(f"tls:{LOCAL}:{port}:{client}")
+            self.assertIsNotNone(user.channel)
+            os.unlink(trusted / "other.pem")
+            self.events.clear()
+            await self.meet(server, client)
+
+        done = ensureDeferred(both())
+        return done.addCallback(lambda _: self.assert_refused("is not trusted", ""))
+
+    def test_expired(self) -> Deferred[None]:
+        """A client whose certificate has expired is not let in."""
+        self.patch(keys, "VALID", timedelta(hours=-1))
+        make_keys(self.own, [], ["late.lab"])
+        done = ensureDeferred(self.meet(None, self.certificate("late.lab")))
+        return done.addCallback(lambda _: self.assert_refused("'late.lab' has expired", ""))
+
+    def test_self_signed(self) -> Deferred[None]:
+        """A client that signed its certificate itself is not let in."""
+        self.bundle(self.other / "self.pem", self.other / "ca" / "ca.pem", self.other / "ca.key")
+        done = ensureDeferred(self.meet(None, self.certificate("self", self.other)))
+        return done.addCallback(lambda _: self.assert_refused("is signed by itself", ""))
+
+    async def unasked(self) -> None:
+        port = await self.listen(make=server_endpoint)
+        user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertIsNone(user.channel)
+        self.assert_refused("TLS asked for none", "at once")
+
+    def test_unasked(self) -> Deferred[None]:
+        """TLS that asks for no certificate lets nobody in, whoever made it."""
+        return ensureDeferred(self.unasked())
+
+    def test_wild_name(self) -> Deferred[None]:
+        """What a certificate that is not accepted says goes into the log without line breaks."""
+        name, authority = x509.DNSName("a\nb" * 50), keys._authority(self.other, [])
+        use = ExtendedKeyUsageOID.CLIENT_AUTH
+        self.patch(keys, "_name", lambda _: x509.Name([]))
+        keys._issue(authority, self.other / "wild.pem", [name], use, [])
+        done = ensureDeferred(self.meet(None, self.certificate("wild", self.other)))
+        done.addCallback(lambda _: self.assert_refused(r"of 'a\nba\nb", ""))
+        return done.addCallback(lambda _: self.assertNotIn("\n", self.said("server")[0]))
+
+    def test_no_name(self) -> Deferred[None]:
+        """A client whose certificate names nobody is not let in."""
+        self.patch(keys, "_name", lambda _: x509.Name([]))
+        use = ExtendedKeyUsageOID.CLIENT_AUTH
+        names: list[x509.GeneralName] = [x509.IPAddress(ip_address(LOCAL))]
+        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names, use, [])
+        done = ensureDeferred(self.meet(None, self.certificate("none")))
+        return done.addCallback(lambda _: self.assert_refused("has no name", "at once"))
+
+    def test_server_as_client(self) -> Deferred[None]:
+        """The certificate of a server is none for a client."""
+        done = ensureDeferred(self.meet(None, self.certificate("server")))
+        return done.addCallback(lambda _: self.assert_refused("not one for clients", ""))
+
+    def test_client_as_server(self) -> Deferred[None]:
+        """The certificate of a client is none for a server."""
+        make_keys(self.own, [], ["localhost"])
+        done = ensureDeferred(
+            self.meet(self.certificate("localhost"), self.certificate(), name="localhost")
+        )
+        return done.addCallback(lambda _: self.assert_refused("refuses", "another authority"))
+
+    def test_other_server(self) -> Deferred[None]:
+        """A client does not speak to a server of another authority."""
+        server = self.certificate("server", self.other)
+        done = ensureDeferred(self.meet(server, self.certificate()))
+        return done.addCallback(lambda _: self.assert_refused("unknown ca", "another authority"))
+
+    def test_expired_server(self) -> Deferred[None]:
+        """A client does not speak to a server whose certificate has expired."""
+        self.patch(keys, "VALID", timedelta(hours=-1))
+        (self.own / "server.pem").unlink()
+        make_keys(self.own, [LOCAL], [])
+        done = ensureDeferred(self.meet(None, self.certificate()))
+        return done.addCallback(lambda _: self.assert_refused("expired", "another authority"))
+
+    def test_name_of_the_server(self) -> Deferred[None]:
+        """A client does not speak to a server whose certificate is for other hosts."""
+        (self.own / "server.pem").unlink()
+        make_keys(self.own, ["images.lab", "127.0.0.2"], [])
+        done = ensureDeferred(self.meet(None, self.certificate()))
+        return done.addCallback(lambda _: self.assert_refused("it went", "for another name"))
+
+    async def malformed(self) -> None:
+        def alternative(name: str) -> x509.GeneralName:
+            return x509.DNSName(name)
+
+        self.patch(keys, "_alternative", alternative)
+        (self.own / "server.pem").unlink()
+        make_keys(self.own, ["127.0.0.2"], [])
+        port = await self.listen()
+        user = RecordingUser()
+        factory = ClientChannelFactory(user, the_reactor, "told")
+        endpoint = channel_client_endpoint(
+            the_reactor, "server", f"tls:{LOCAL}:{port}:{self.certificate()}"
+        )
+        await endpoint.connect(factory)
+        while self.service._factory.channels:
+            await self.pause()
+        self.assertIsNone(user.channel)
+        self.assertIn("Invalid DNS pattern", self.said("client")[0])
+        self.flushLoggedErrors(CertificateError)
+
+    def test_malformed_name_of_the_server(self) -> Deferred[None]:
+        """Nor to one whose certificate is for what cannot be a host's name."""
+        return ensureDeferred(self.malformed())
+
+    def test_plain_client(self) -> Deferred[None]:
+        """A client without TLS is not let in by a server with it."""
+        done = ensureDeferred(self.meet(None, None))
+        return done.addCallback(lambda _: self.assert_refused("not TLS", "it may want TLS"))
+
+    def test_plain_server(self) -> Deferred[None]:
+        """A client with TLS does not speak to a server without it."""
+        done = ensureDeferred(self.meet(None, self.certificate(), tls=False))
+        return done.addCallback(lambda _: self.assert_refused("it speaks TLS", "it may want TLS"))
+
+    async def said_once_without_tls(self) -> None:
+        port = await self.listen(tls=False)
+        for _ in range(3):
+            await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertEqual(len(self.said("server")), 1)
+
+    def test_said_once_without_tls(self) -> Deferred[None]:
+        """The same of a client that comes with TLS where there is none."""
+        return ensureDeferred(self.said_once_without_tls())
+
+    async def said_once(self) -> None:
+        port = await self.listen()
+        for _ in range(3):
+            await self.connect(f"tls:{LOCAL}:{port}:trustRoots={self.own}/ca")
+        self.assertEqual(len(self.said("server")), 1)
+        await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        await self.connect(f"tls:{LOCAL}:{port}:trustRoots={self.own}/ca")
+        while len(self.said("server")) < 2:
+            await self.pause()
+
+    def test_said_once(self) -> Deferred[None]:
+        """A server says of an address once why it is not let in, until it was."""
+        return ensureDeferred(self.said_once())
+
+
+class RawTests(TLSTestCase):
+    """What somebody gets to see who does not keep to what clients do."""
+
+    def context(self, certificate: Path | None = None) -> ssl.SSLContext:
+        """TLS that checks nothing."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+        return context
+
+    def talk(self, port: int, context: ssl.SSLContext) -> tuple[str, bytes]:
+        """Say HELLO and ask for all there is; the version of TLS, and what came until the end."""
+        heard = b""
+        with socket.create_connection((LOCAL, port), timeout=20) as plain:
+            try:
+                with context.wrap_socket(plain) as channel:
+                    version = str(channel.version())
+                    channel.sendall(HELLO + pack_tagged(Type.READDIR, 1, encode(At(b""))))
+                    while b"secret-name" not in heard:
+                        data = channel.recv(1 << 16)
+                        if not data:
+                            break
+                        heard += data
+                    return version, heard
+            except OSError as error:
+                return type(error).__name__, heard
+
+    async def ask(self, change: Callable[[ssl.SSLContext], None], *own: Path) -> tuple[str, bytes]:
+        """What somebody hears with this certificate, or none, and with this change."""
+        port = await self.listen()
+        context = self.context(*own)
+        change(context)
+        result: tuple[str, bytes] = await deferToThread(self.talk, port, context)
+        return result
+
+    def limit(self, version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
+        """Have TLS of this version alone."""
+
+        def change(context: ssl.SSLContext) -> None:
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            context.minimum_version = context.maximum_version = version
+
+        return change
+
+    async def versions(self) -> None:
+        certificate = self.own / "host1.lab.pem"
+        for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+            told, heard = await self.ask(self.limit(version), certificate)
+            self.assertEqual(told, version.name.replace("_", "."))
+            self.assertIn(b"secret-name", heard)
+        for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1):
+            told, heard = await self.ask(self.limit(version), certificate)
+            self.assertNotIn("TLSv", told)
+            self.assertEqual(heard, b"")
+
+    def test_versions(self) -> Deferred[None]:
+        """TLS 1.3 and 1.2 are spoken, and nothing older."""
+        return ensureDeferred(self.versions())
+
+    async def nothing_heard(self) -> None:
+        for own in ((), (self.other / "host1.lab.pem",), (self.own / "server.pem",)):
+            for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+                _, heard = await self.ask(self.limit(version), *own)
+                self.assertEqual(heard, b"")
+
+    def test_nothing_heard(self) -> Deferred[None]:
+        """
+        Who shows no certificate, or a wrong one, hears not one byte of the channel, also with TLS
+        1.3, where a client is done with the handshake before the server has looked at it.
+        """
+        return ensureDeferred(self.nothing_heard())
+
+    def resumed(self, port: int, context: ssl.SSLContext) -> bool:
+        """Whether a second connection may leave out what was verified on the first one."""
+        session = None
+        for _ in range(2):
+            with socket.create_connection((LOCAL, port), timeout=20) as plain:
+                channel = context.wrap_socket(plain, session=session)
+                channel.sendall(HELLO)
+                channel.recv(1 << 16)
+                session = channel.session
+        return bool(channel.session_reused)
+
+    async def no_resumption(self) -> None:
+        port = await self.listen()
+        for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+            context = self.context(self.own / "host1.lab.pem")
+            self.limit(version)(context)
+            self.assertFalse(await deferToThread(self.resumed, port, context))
+
+    def test_no_resumption(self) -> Deferred[None]:
+        """Each connection shows its certificate anew."""
+        return ensureDeferred(self.no_resumption())
+
+    async def half_open(self) -> None:
+        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        port = await self.listen()
+        hello = ssl.MemoryBIO()
+        tls = self.context().wrap_bio(ssl.MemoryBIO(), hello)
+        self.assertRaises(ssl.SSLWantReadError, tls.do_handshake)
+        first = hello.read()
+        for start in (b"", first[:20], first):
+            with socket.create_connection((LOCAL, port)) as plain:
+                plain.sendall(start)
+                await self.pause(0.05)
+                self.assertEqual(len(self.service._factory.channels), 1)
+                while self.service._factory.channels:
+                    await self.pause()
+        self.assertEqual(len([line for line in self.said("server") if "no HELLO" in line]), 3)
+
+    def test_half_open(self) -> Deferred[None]:
+        """A handshake that does not come to its end ends as a HELLO does that does not come."""
+        return ensureDeferred(self.half_open())
+
+    async def unread(self) -> None:
+        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        port = await self.listen()
+        with socket.create_connection((LOCAL, port)) as plain:
+            plain.settimeout(20)
+            context = self.context(self.own / "host1.lab.pem")
+            channel = await deferToThread(context.wrap_socket, plain)
+            channel.sendall(HELLO + pack_tagged(200, 1, b""))
+            while self.service._factory.channels:
+                await self.pause()
+            channel.close()
+
+    def test_given_up(self) -> Deferred[None]:
+        """A client that breaks the protocol and does not close its end is let go all the same."""
+        return ensureDeferred(self.unread())

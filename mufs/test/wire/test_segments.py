@@ -1,0 +1,276 @@
+"""Packets of the multicast group: table II to the byte."""
+
+import contextlib
+import tracemalloc
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.test.support.properties import descriptors, examples, near_wrap, packets_of
+from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.segments import (
+    ANNOUNCEMENT,
+    COMPLETION,
+    CONTROL_SIZE,
+    HEADER,
+    SEGMENT,
+    TRANSMISSION,
+    Descriptor,
+    MalformedSegment,
+    cut,
+    parse,
+    segment_count,
+)
+
+DESCRIPTOR = Descriptor(
+    transfer=0x0102030405060708,
+    first=0xFFFFFFFE,
+    image=0x1112131415161718,
+    generation=0x2122232425262728,
+    offset=0x0000000500020000,
+    total=2801,
+    tag=bytes(range(0xA0, 0xB0)),
+)
+ENCODED = bytes.fromhex(
+    "0102030405060708"  # transfer
+    "fffffffe"  # number of the first segment
+    "1112131415161718"  # image
+    "2122232425262728"  # generation
+    "0000000500020000"  # offset in the image, in bytes
+    "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"  # authentication tag
+)
+KEY = bytes(range(32))
+MACS = [
+    bytes.fromhex("69fd8331fe853fe34b82b637a2120c96"),
+    bytes.fromhex("6c2308a5b81bee291d00aa061e651475"),
+]
+ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED + MACS[0]
+COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED + MACS[1]
+
+
+def packed_again(packet: Any) -> bytes:
+    """What C{parse} found, as the bytes it must have found it in."""
+    if len(packet) == 2:
+        phase, descriptor = packet
+        encoded = descriptor.encode(phase, SEGMENT)
+        return bytes(encoded[: -len(descriptor.mac)] + descriptor.mac)
+    first, length, rows = packet
+    return b"".join(
+        HEADER.pack(TRANSMISSION, length, (first + index) & 0xFFFFFFFF) + row.tobytes()
+        for index, row in enumerate(rows)
+    )
+
+
+class VectorTests(SynchronousTestCase):
+    """Packets as bytes."""
+
+    def test_announcement(self) -> None:
+        """An announcement has phase 1, total bytes, total segments, then the descriptor, MAC."""
+        self.assertEqual(DESCRIPTOR.encode(ANNOUNCEMENT, SEGMENT, KEY), ANNOUNCED)
+        self.assertEqual(list(parse(ANNOUNCED)), [(ANNOUNCEMENT, DESCRIPTOR)])
+
+    def test_completion(self) -> None:
+        """A completion differs from its announcement by its phase, 3, and so by its MAC."""
+        self.assertEqual(DESCRIPTOR.encode(COMPLETION, SEGMENT, KEY), COMPLETED)
+        self.assertEqual(list(parse(COMPLETED)), [(COMPLETION, DESCRIPTOR)])
+        self.assertEqual(len(COMPLETED), CONTROL_SIZE)
+
+    def test_authentic(self) -> None:
+        """A control packet counts as it is, and under its key: not as one of the other phase."""
+        for packet in (ANNOUNCED, COMPLETED):
+            for bit in range(8 * len(packet)):
+                wrong = bytearray(packet)
+                wrong[bit // 8] ^= 1 << bit % 8
+                with contextlib.suppress(MalformedSegment):
+                    for found in parse(bytes(wrong)):
+                        self.assertEqual(len(found), 2)
+                        self.assertFalse(self.is_authentic(found, KEY))
+            ((phase, descriptor),) = parse(packet)  # type: ignore[misc]
+            self.assertTrue(self.is_authentic((phase, descriptor), KEY))
+            self.assertFalse(self.is_authentic((4 - phase, descriptor), KEY))
+            self.assertFalse(self.is_authentic((phase, descriptor), KEY[::-1]))
+
+    def is_authentic(self, control: Any, key: bytes) -> bool:
+        """Whether what was parsed is taken for the server's."""
+        phase, descriptor = control
+        authentic: bool = descriptor.is_authentic(phase, SEGMENT, key)
+        return authentic
+
+    def test_segments(self) -> None:
+        """A segment has phase 2, its own bytes and its number, which starts anew at 2**32."""
+        data = bytes(range(64)) + b"end"
+        expected = [
+            bytes.fromhex("00000002 00000040 ffffffff") + data[:64],
+            bytes.fromhex("00000002 00000003 00000000") + b"end",
+        ]
+        self.assertEqual(packets_of(cut(0xFFFFFFFF, data, 64)), expected)
+        (first, last) = parse(b"".join(expected), 64)
+        assert len(first) == 3 and len(last) == 3
+        self.assertEqual((*first[:2], first[2].tobytes()), (0xFFFFFFFF, 64, data[:64]))
+        self.assertEqual((*last[:2], last[2].tobytes()), (0, 3, b"end"))
+
+    def test_sizes(self) -> None:
+        """A whole block is 94 segments of 1400 bytes, the last of them of 872."""
+        rows = cut(0, bytes(BLOCK))
+        self.assertEqual(rows.shape, (94, 12 + 1400))
+        self.assertEqual(len(packets_of(rows)[-1]), 12 + 872)
+
+    def test_bound(self) -> None:
+        """What the seal binds is transfer, first number, image, generation, offset, total."""
+        self.assertEqual(DESCRIPTOR.bound(), ENCODED[:-16] + bytes.fromhex("00000af1"))
+
+
+class RoundTripTests(SynchronousTestCase):
+    """What is cut and sent is what is parsed."""
+
+    @examples(60)
+    @given(
+        total=st.one_of(st.integers(1, BLOCK), st.sampled_from([1, 1399, 1400, 1401, BLOCK])),
+        size=st.sampled_from([64, 65, 1000, 1400]),
+        first=near_wrap(2048),
+        split=st.integers(1, 60),
+        random=st.randoms(use_true_random=False),
+    )
+    def test_cut_and_parse(
+        self, total: int, size: int, first: int, split: int, random: Any
+    ) -> None:
+        """Segments of a transfer in trains of any length give its bytes, under its numbers."""
+        data = random.randbytes(total)
+        packets = packets_of(cut(first, data, size))
+        self.assertEqual(len(packets), segment_count(total, size))
+        found = b""
+        for start in range(0, len(packets), split):
+            for packet in parse(b"".join(packets[start : start + split]), size):
+                assert len(packet) == 3
+                number, length, rows = packet
+                self.assertEqual(number, (first + len(found) // size) & 0xFFFFFFFF)
+                self.assertEqual(rows.shape[1], length)
+                found += rows.tobytes()
+        self.assertEqual(found, data)
+
+    @examples(100)
+    @given(st.lists(st.one_of(descriptors(), st.tuples(near_wrap(9), st.binary(max_size=400)))))
+    def test_trains(self, transfers: list[Any]) -> None:
+        """Packets of all phases and sizes, back to back in any order, are all found."""
+        packets: list[bytes] = []
+        for each in transfers:
+            if isinstance(each, Descriptor):
+                packets += [each.encode(phase, 64) for phase in (ANNOUNCEMENT, COMPLETION)]
+            else:
+                first, data = each
+                packets += packets_of(cut(first, data, 64))
+        found = []
+        for packet in parse(b"".join(packets), 64):
+            if len(packet) == 2:
+                found.append(packet[1].encode(packet[0], 64))
+            else:
+                found.append(packed_again(packet))
+        self.assertEqual(b"".join(found), b"".join(packets))
+
+    def test_one_run(self) -> None:
+        """Whole segments with consecutive numbers come as one run, others each on their own."""
+        packets = packets_of(cut(0xFFFFFFFE, bytes(4 * 64), 64))
+        runs = list(parse(b"".join([*packets, packets[0], packets[2]]), 64))
+        self.assertEqual(
+            [(run[0], len(run[2])) for run in runs if len(run) == 3],
+            [(0xFFFFFFFE, 4), (0xFFFFFFFE, 1), (0, 1)],
+        )
+
+    def test_short_alone(self) -> None:
+        """Segments shorter than whole ones come each on its own, also when they are numbered on."""
+        packets = b"".join(HEADER.pack(TRANSMISSION, 4, number) + b"data" for number in range(3))
+        runs = [(run[0], len(run[2])) for run in parse(packets) if len(run) == 3]
+        self.assertEqual(runs, [(0, 1), (1, 1), (2, 1)])
+
+
+class MalformedTests(SynchronousTestCase):
+    """What is not of the protocol."""
+
+    def assert_malformed(self, datagram: bytes) -> None:
+        """Parsing ends with L{MalformedSegment}."""
+        self.assertRaises(MalformedSegment, list, parse(datagram))
+
+    def test_truncated(self) -> None:
+        """A packet that ends early is malformed, wherever it ends."""
+        for packet in (ANNOUNCED, COMPLETED, packets_of(cut(7, b"some bytes"))[0]):
+            for end in range(1, len(packet)):
+                self.assert_malformed(packet[:end])
+                self.assert_malformed(packet + packet[:end])
+
+    def test_fields(self) -> None:
+        """Phases, sizes and counts that cannot be are malformed."""
+        for header, rest in [
+            ("00000000 00000001 00000001", b"x"),  # no such phase
+            ("00000004 00000001 00000001", b"x"),
+            ("00000002 00000000 00000001", b""),  # a segment of nothing
+            ("00000002 00000579 00000001", bytes(1401)),  # larger than segments are
+            ("00000002 ffffffff 00000001", bytes(1400)),
+            ("00000001 00000000 00000000", ENCODED + bytes(16)),  # a transfer of nothing
+            ("00000001 00020001 0000005e", ENCODED + bytes(16)),  # larger than a block
+            ("00000001 ffffffff 002ecf93", ENCODED + bytes(16)),
+            ("00000001 00000af1 00000002", ENCODED + bytes(16)),  # another number of segments
+            ("00000003 00000af1 ffffffff", ENCODED + bytes(16)),
+            ("00000001 00000af1 00000003", ENCODED),  # no MAC
+        ]:
+            self.assert_malformed(bytes.fromhex(header) + rest)
+
+    def test_across_blocks(self) -> None:
+        """A transfer that would reach into the next block is malformed."""
+        packet = bytearray(COMPLETED)
+        packet[12 + 28 : 12 + 36] = (5 * BLOCK - PAGE).to_bytes(8, "big")
+        packet[4:12] = bytes.fromhex("00001000 00000003")
+        self.assertEqual(len(list(parse(bytes(packet)))), 1)
+        packet[4:12] = bytes.fromhex("00001001 00000003")
+        self.assert_malformed(bytes(packet))
+
+    def test_within_page(self) -> None:
+        """A transfer that does not begin with a page is malformed."""
+        packet = bytearray(ANNOUNCED)
+        packet[12 + 35] = 1
+        self.assert_malformed(bytes(packet))
+
+    def test_beginning_counts(self) -> None:
+        """What came before the first malformed byte is still found."""
+        found = parse(ANNOUNCED + b"rubbish")
+        self.assertEqual(next(found), (ANNOUNCEMENT, DESCRIPTOR))
+        self.assertRaises(MalformedSegment, next, found)
+
+    @examples(300)
+    @given(
+        st.lists(
+            st.one_of(
+                st.binary(max_size=80),
+                st.sampled_from([ANNOUNCED, COMPLETED, HEADER.pack(TRANSMISSION, 4, 9) + b"data"]),
+                st.tuples(st.integers(0, 4), st.integers(0, 80), st.integers(0, 2)).map(
+                    lambda fields: HEADER.pack(*fields)
+                ),
+            ),
+            max_size=6,
+        ).map(b"".join)
+    )
+    def test_any_bytes(self, datagram: bytes) -> None:
+        """Any bytes give the packets that they begin with, and then at most that error."""
+        found = b""
+        try:
+            for packet in parse(datagram):
+                found += packed_again(packet)
+        except MalformedSegment:
+            self.assertNotEqual(found, datagram)
+            self.assertTrue(datagram.startswith(found))
+        else:
+            self.assertEqual(found, datagram)
+
+    def test_memory(self) -> None:
+        """The sizes told in a header make nobody allocate memory."""
+        datagrams = [
+            HEADER.pack(phase, size, size) + bytes(68)
+            for phase in (ANNOUNCEMENT, TRANSMISSION, COMPLETION)
+            for size in (1 << 20, 1 << 31, (1 << 32) - 1)
+        ]
+        self.addCleanup(tracemalloc.stop)
+        tracemalloc.start()
+        for datagram in datagrams:
+            self.assert_malformed(datagram)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 100_000)
