@@ -326,6 +326,19 @@ class DamageTests(DirectoryTestCase):
             kept.directory.close()
         shutil.rmtree(trial)
 
+    def test_stored_again(self) -> None:
+        """Damaged blocks that are stored again, each in the other's slot, spoil nothing."""
+        kept = self.open()
+        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        for block in range(2):
+            kept.store(IMAGES[0], block)
+        kept = self.again(kept)
+        for block in range(2):
+            kept.cache.discard(IMAGES[0], block)
+        for block in range(2):
+            kept.store(IMAGES[0], block)
+        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(2 * PAGES)))
+
     def test_swapped(self) -> None:
         """Bytes and paths of one image are not taken for those of another."""
         self.make_directory()
