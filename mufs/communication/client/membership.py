@@ -29,7 +29,7 @@ class Membership:
         self,
         reactor: Any,
         receiver: MulticastReceiver,
-        reception: MulticastHealth,
+        multicast_health: MulticastHealth,
         interface: str | None,
         joined: Callable[[], None],
         impossible: Callable[[str], None],
@@ -43,13 +43,13 @@ class Membership:
         """
         self._reactor = reactor
         self._receiver = receiver
-        self._reception = reception
+        self._multicast_health = multicast_health
         self._given = interface
         self._joined = joined
         self._impossible = impossible
         self._group: tuple[str, int, str] | None = None
         self._port: IListeningPort | None = None
-        reception.join = self._be_in_group
+        multicast_health.join = self._be_in_group
 
     @property
     def interface(self) -> str | None:
@@ -68,13 +68,13 @@ class Membership:
         source = welcome.source if welcome.group else None
         self._receiver.listen_to(source, welcome.segment)
         if not welcome.group:
-            self._reception.unavailable("the server sends no multicast to this host")
+            self._multicast_health.unavailable("the server sends no multicast to this host")
         elif here is None:
-            self._reception.unavailable(
+            self._multicast_health.unavailable(
                 "the way to the server tells no interface to listen on (set --interface)"
             )
         elif self._group == (welcome.group, welcome.port, here):
-            self._reception.resumed()
+            self._multicast_health.resumed()
         else:
             listening = self._listen(welcome.group, welcome.port, here)
             listening.addErrback(self._failed, here)
@@ -96,7 +96,7 @@ class Membership:
         yield self._receiver.transport.joinGroup(group, interface)
         self._group = group, port, interface
         self._joined()
-        self._reception.available()
+        self._multicast_health.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",
             group=group,
@@ -118,4 +118,4 @@ class Membership:
         self._group = None
         if self._given is not None:
             self._impossible(message)
-        self._reception.unavailable(message)
+        self._multicast_health.unavailable(message)
