@@ -113,16 +113,16 @@ class ClientMount(Service):
             reactor,
             self._cache,
             settings.cache_size // 4,
-            self._welcomed,
-            self._refused,
+            on_welcome=self._welcomed,
+            on_refused=self._refused,
         )
         self._membership = Membership(
             reactor,
             self._remote.receiver,
             self._remote.multicast_health,
-            settings.interface,
-            self._joined,
-            partial(fail, reactor, self.name),
+            interface=settings.interface,
+            on_joined=self._joined,
+            on_unusable=partial(fail, reactor, self.name),
         )
         self._bridge = Bridge(reactor, self._remote, settings.timeout)
         self.ready: Deferred[None] = Deferred()

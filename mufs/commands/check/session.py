@@ -107,15 +107,19 @@ class Session:
         self._reactor = reactor
         self._met: Deferred[None] = Deferred()
         self.remote = RemoteFileSystem(
-            reactor, BlockCache(CACHE), CACHE // 4, self._welcomed, self._refused
+            reactor,
+            BlockCache(CACHE),
+            CACHE // 4,
+            on_welcome=self._welcomed,
+            on_refused=self._refused,
         )
         self._membership = Membership(
             reactor,
             self.remote.receiver,
             self.remote.multicast_health,
-            interface,
-            lambda: None,
-            lambda message: None,
+            interface=interface,
+            on_joined=lambda: None,
+            on_unusable=lambda message: None,
         )
         self._factory = _Factory(self.remote, reactor, name)
         self._factory.lost = lambda reason: self._end(Unreachable(reason))

@@ -30,23 +30,24 @@ class Membership:
         reactor: Any,
         receiver: MulticastReceiver,
         multicast_health: MulticastHealth,
+        *,
         interface: str | None,
-        joined: Callable[[], None],
-        impossible: Callable[[str], None],
+        on_joined: Callable[[], None],
+        on_unusable: Callable[[str], None],
     ) -> None:
         """
         @param interface: address of the interface to listen on, or C{None} for that of the route
             to the server.
-        @param joined: called when the group is listened to.
-        @param impossible: called with the reason when it cannot be on the interface that was
-            given.
+        @param on_joined: called when the group has been joined.
+        @param on_unusable: called with the reason when it cannot be joined on the C{interface}
+            that was given.
         """
         self._reactor = reactor
         self._receiver = receiver
         self._multicast_health = multicast_health
         self._given = interface
-        self._joined = joined
-        self._impossible = impossible
+        self._on_joined = on_joined
+        self._on_unusable = on_unusable
         self._group: tuple[str, int, str] | None = None
         self._port: IListeningPort | None = None
         multicast_health.join = self._be_in_group
@@ -95,7 +96,7 @@ class Membership:
         )
         yield self._receiver.transport.joinGroup(group, interface)
         self._group = group, port, interface
-        self._joined()
+        self._on_joined()
         self._multicast_health.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",
@@ -117,5 +118,5 @@ class Membership:
         message = f"cannot listen to the group on interface {interface}: {reason}"
         self._group = None
         if self._given is not None:
-            self._impossible(message)
+            self._on_unusable(message)
         self._multicast_health.unavailable(message)

@@ -81,20 +81,21 @@ class RemoteFileSystem:
         self,
         clock: IReactorTime,
         cache: BlockCache,
-        most_ahead: int,
-        welcomed: Callable[[ClientChannel, Welcome], None],
-        refused: Callable[[Refused], None],
+        max_ahead: int,
+        *,
+        on_welcome: Callable[[ClientChannel, Welcome], None],
+        on_refused: Callable[[Refused], None],
     ) -> None:
         """
-        @param most_ahead: bytes to read ahead of a reader at the most.
-        @param welcomed: called at the beginning of each connection, before it is used.
-        @param refused: called when the server will not have this client.
+        @param max_ahead: bytes that may be read ahead of a reader.
+        @param on_welcome: called at the beginning of each connection, before it is used.
+        @param on_refused: called when the server refuses this client.
         """
         self._clock = clock
         self._cache = cache
-        self.window = ReadAheadWindow(clock, most_ahead)
-        self._welcomed = welcomed
-        self.refused = refused
+        self.window = ReadAheadWindow(clock, max_ahead)
+        self._on_welcome = on_welcome
+        self.refused = on_refused
         self.attributes = AttributeCache(clock)
         self.multicast_health = MulticastHealth(clock)
         self.coalescer = ReadCoalescer(
@@ -144,7 +145,7 @@ class RemoteFileSystem:
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
-        self._welcomed(channel, welcome)
+        self._on_welcome(channel, welcome)
         self._channel = channel
         for opened in self._open.values():
             if opened.stale:

@@ -85,7 +85,11 @@ class Client:
         self.refused: list[Refused] = []
         self.cache = BlockCache(4 * BLOCK)
         self.remote = RemoteFileSystem(
-            self.clock, self.cache, BLOCK, self.welcomed, self.refused.append
+            self.clock,
+            self.cache,
+            BLOCK,
+            on_welcome=self.welcomed,
+            on_refused=self.refused.append,
         )
         self.connect()
 

@@ -144,9 +144,9 @@ class SimulatedClient:
         self.path = path
         self.listening = True
         self.cache = BlockCache(cache_size)
-        most_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
+        max_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
         self.remote = RemoteFileSystem(
-            self._clock, self.cache, most_ahead, self._welcomed, self._refused
+            self._clock, self.cache, max_ahead, on_welcome=self._welcomed, on_refused=self._refused
         )
         self.remote.multicast_health.join = self._join
         self.longest_wait = 0.0
