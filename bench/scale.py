@@ -48,14 +48,14 @@ def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
     seconds = network.lockstep(PATH)
     server = network.server
     sent = server.controller.segments_sent + server.controller.parity_sent
-    received = sum(client.files.receiver.segments_received for client in network.clients)
+    received = sum(client.remote.receiver.segments_received for client in network.clients)
     return Run(
         images=server.controller.bytes_multicast / size,
         over_tcp=sum(each.stream.peer.bytes_sent for each in network.clients if each.stream) / size,
         seconds=max(seconds),
         longest=max(client.longest_wait for client in network.clients),
         lost=(sent + server.controller.segments_repaired) * clients - received,
-        repairs=sum(client.files.repairs.repairs_sent for client in network.clients),
+        repairs=sum(client.remote.repairs.repairs_sent for client in network.clients),
         reads=server.queue.requests,
         merged=server.queue.merged,
     )

@@ -109,29 +109,29 @@ class ClientMount(Service):
         self._unmounted: Deferred[None] | None = None
         self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]
         self._cache = cache
-        self._files = RemoteFileSystem(
+        self._remote = RemoteFileSystem(
             reactor,
             self._cache,
             settings.cache_size // 4,
-            self._welcomed,
-            self._refused,
+            on_welcome=self._welcomed,
+            on_refused=self._refused,
         )
         self._membership = Membership(
             reactor,
-            self._files.receiver,
-            self._files.reception,
-            settings.interface,
-            self._joined,
-            partial(fail, reactor, self.name),
+            self._remote.receiver,
+            self._remote.multicast_health,
+            interface=settings.interface,
+            on_joined=self._joined,
+            on_unusable=partial(fail, reactor, self.name),
         )
-        self._bridge = Bridge(reactor, self._files, settings.timeout)
+        self._bridge = Bridge(reactor, self._remote, settings.timeout)
         self.ready: Deferred[None] = Deferred()
-        self._factory = factory = ClientChannelFactory(self._files, reactor, settings.host)
+        self._factory = factory = ClientChannelFactory(self._remote, reactor, settings.host)
         backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
         self._connection = _QuietClientService(
             server,
             factory,
-            retryPolicy=lambda attempts: backoff(max(attempts, factory.in_vain)),
+            retryPolicy=lambda attempts: backoff(max(attempts, factory.failed_connects)),
             clock=reactor,
         )
 
@@ -158,7 +158,7 @@ class ClientMount(Service):
         self._bridge.stop()
         if self._unmounted is not None and not self._unmounted.called:
             yield self._unmount()
-        self._files.stop()
+        self._remote.stop()
         self._cache.stop()
         late = deferLater(self._reactor, UNWRITTEN_TIME, lambda: None)
         yield DeferredList([self._working, late], fireOnOneCallback=True)
@@ -169,18 +169,22 @@ class ClientMount(Service):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json (docs/operations.md)."""
-        fetch, receiver, repairs = self._files.fetch, self._files.receiver, self._files.repairs
-        reads, hits = self._files.reads_and_hits
+        coalescer, receiver, repairs = (
+            self._remote.coalescer,
+            self._remote.receiver,
+            self._remote.repairs,
+        )
+        reads, hits = self._remote.reads_and_hits
         return {
             "reads": reads,
             "hits": hits,
-            "joined": fetch.joined,
-            "misses": fetch.misses,
+            "joined": coalescer.joined,
+            "misses": coalescer.misses,
             "hit_rate": hits / reads if reads else 0.0,
-            "lag": self._files.lag,
-            "bytes_requested": fetch.bytes_requested,
-            "bytes_overheard": fetch.bytes_overheard,
-            "bytes_over_tcp": fetch.bytes_over_tcp,
+            "lag": self._remote.lag,
+            "bytes_requested": coalescer.bytes_requested,
+            "bytes_overheard": coalescer.bytes_overheard,
+            "bytes_over_tcp": coalescer.bytes_over_tcp,
             "cache_bytes": self._cache.held,
             "cache_size": self._settings.cache_size,
             "evictions": self._cache.evictions,
@@ -190,9 +194,9 @@ class ClientMount(Service):
             "repairs_sent": repairs.repairs_sent,
             "transfers_rejected": receiver.transfers_rejected,
             "datagrams_dropped": receiver.datagrams_dropped,
-            "multicast": self._files.reception.state,
-            "multicast_works": self._files.reception.works,
-            "connected": self._files.is_connected,
+            "multicast": self._remote.multicast_health.state,
+            "multicast_works": self._remote.multicast_health.works,
+            "connected": self._remote.is_connected,
             "tls": self._settings.tls,
             "server": self._settings.server,
             "mount": self._settings.directory,
@@ -202,11 +206,11 @@ class ClientMount(Service):
         """How it is, in one line."""
         # Not the files of TLS.
         server = ":".join(self._settings.server.split(":")[:3])
-        if self._files.is_connected:
+        if self._remote.is_connected:
             connection = f"connected to {server}"
         else:
             connection = f"waiting for the server at {server}"
-            why = self._factory.told or self._why_absent
+            why = self._factory.last_connect_error or self._why_absent
             connection += f": {why}" if why else ""
         if not self.ready.called:
             return connection
@@ -237,11 +241,11 @@ class ClientMount(Service):
         self._membership.welcomed(channel.transport.getHost(), welcome)
         if not self._mounting:
             self._mounting = True
-            self._files.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
+            self._remote.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
 
     def _joined(self) -> None:
-        buffer = self._files.receiver.buffer
-        self._files.window.limit(max(BLOCK, min(self._settings.cache_size // 4, buffer // 3)))
+        buffer = self._remote.receiver.buffer
+        self._remote.window.limit(max(BLOCK, min(self._settings.cache_size // 4, buffer // 3)))
 
     # The mount.
 
@@ -315,8 +319,8 @@ class ClientMount(Service):
 
     def _held_images(self) -> Iterator[HeldImage]:
         """The images opened last, the latest first."""
-        handles = self._files.open_images()
-        for image in reversed(self._files.images.values()):
+        handles = self._remote.open_images()
+        for image in reversed(self._remote.images.values()):
             missing = partial(self._cache.missing, image.key)
             yield HeldImage(image.path, image.size, image.key in handles, missing)
 
@@ -326,7 +330,7 @@ class ClientMount(Service):
         """Fill the cache for somebody on this host: who may ask is this user, or root."""
         caller = Caller(os.geteuid(), os.getegid(), os.getgroups()[:256])
         path = os.fsencode(str(asked.get("path", "")))
-        pulling = self._files.pulls.pull(path, caller, lambda progress: tell(asdict(progress)))
+        pulling = self._remote.pulls.pull(path, caller, lambda progress: tell(asdict(progress)))
         return pulling.addCallback(lambda progress: {**asdict(progress), "ended": True})
 
     def _listening(self, port: IListeningPort) -> None:

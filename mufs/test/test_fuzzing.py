@@ -139,21 +139,21 @@ class MemoryTests(SynchronousTestCase):
 
     def held_by(self, host: Host) -> dict[str, int]:
         """What a client holds."""
-        files, channel = host.client.files, host.client.channel
-        reassembly, fetch = files.receiver.reassembly, files.fetch
+        remote, channel = host.client.remote, host.client.channel
+        reassembly, coalescer = remote.receiver.reassembly, remote.coalescer
         return {
             "framed": len(channel._framer._buffer) // 1000,
             "asked": len(channel._asked),
-            "requests": len(fetch._requests),
-            "pending": len(fetch._pending),
-            "waiting": len(fetch._waiting),
-            "aside": len(files.receiver._aside),
+            "requests": len(coalescer._requests),
+            "pending": len(coalescer._pending),
+            "waiting": len(coalescer._waiting),
+            "aside": len(remote.receiver._batch),
             "transfers": len(reassembly._transfers),
             "in order": len(reassembly._in_order),
             "partial": len(reassembly._partial),
             "orphans": sum(len(run[2]) for run in reassembly._orphans),
             "expected": len(reassembly._expected),
-            "attributes": len(files.attributes._known),
+            "attributes": len(remote.attributes._known),
             "timers": len(host.client.clock.getDelayedCalls()),
         }
 
@@ -167,7 +167,7 @@ class MemoryTests(SynchronousTestCase):
             if not number % 10:
                 targets._let_open(host)
                 host.read(script.number() * 500, BLOCK)
-                looks.append(host.keep(host.client.files.getattr(b"disk.img")))
+                looks.append(host.keep(host.client.remote.getattr(b"disk.img")))
             host.say(targets._from_server(6 + number % 5, script, host))
             host.client.clock.advance(0.005)
             host.heard()
@@ -191,7 +191,7 @@ class MemoryTests(SynchronousTestCase):
     def hear(self, host: Host, *datagrams: bytes) -> None:
         """Datagrams come."""
         for each in datagrams:
-            host.client.files.receiver.datagramReceived(each, targets._SOURCE)
+            host.client.remote.receiver.datagramReceived(each, targets._SOURCE)
         host.say(pack_tagged(Type.PONG, 1, b""))
         host.client.clock.advance(0.01)
         host.heard()

@@ -44,10 +44,14 @@ class InterfaceTests(SynchronousTestCase):
 
     def test_channel_user(self) -> None:
         """The files of a client can be told by its channel."""
-        files = RemoteFileSystem(
-            Clock(), BlockCache(1), 1, lambda channel, welcome: None, lambda reason: None
+        remote = RemoteFileSystem(
+            Clock(),
+            BlockCache(1),
+            1,
+            on_welcome=lambda channel, welcome: None,
+            on_refused=lambda reason: None,
         )
-        self.assert_provides(IChannelUser, files)
+        self.assert_provides(IChannelUser, remote)
 
     def test_output(self) -> None:
         """The end of the group at the server takes segments."""

@@ -211,7 +211,7 @@ async def _connected(reactor: Any, given: argparse.Namespace, session: Session, 
             largest = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         tell(network.packet_size(interface, welcome.segment, largest))
     if session.interface is None or interface is None:
-        state = session.files.reception.state.removeprefix("not working: ")
+        state = session.remote.multicast_health.state.removeprefix("not working: ")
         tell(problem("multicast", state, "set --interface to another address of this host"))
         return
     await _read(reactor, given, session, interface, tell)
@@ -240,7 +240,7 @@ async def _read(
         remedy += "as nobody there, unless it has --no-root-squash"
         tell(problem("image", figure, remedy, "mufs check --image PATH ..."))
         return
-    size = session.files.opened(handle).size
+    size = session.remote.opened(handle).size
     tell(ok("image", f"reading {shown(path)} ({size / 1e6:.1f} MB) for {given.seconds:g} s"))
     welcome, source = session.welcome, session.welcome.source[0]
     is_here = any(each.address == source for each in network.interfaces())

@@ -4,7 +4,7 @@ from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.commands.check.network import HEADERS
 from mufs.commands.check.packets import Query
 from mufs.commands.check.session import Reading
-from mufs.communication.client.multicast_health import LOSSY
+from mufs.communication.client.multicast_health import MAX_LOSS
 from mufs.wire.metadata import Welcome
 
 SOME = 0.01
@@ -59,7 +59,7 @@ def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | N
             "raise the MTU of what is in between, and of both ends (here eth0)",
             "ip link set dev eth0 mtu 1500",
         )
-    if loss > LOSSY or not reading.works:
+    if loss > MAX_LOSS or not reading.works:
         return problem("multicast", figure, f"this host reads over TCP: {_LOSES}", *_RATE)
     if loss >= SOME:
         return warning("multicast", figure, f"it is mended, but costs time: {_LOSES}", *_RATE)

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
-from mufs.communication.client.multicast_health import JOINING
+from mufs.communication.client.multicast_health import JOIN_DELAY
 from mufs.communication.tls import is_tls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.wire.channel import Priority
@@ -87,7 +87,7 @@ class _Factory(ClientChannelFactory):
 
     lost: Callable[[str], None]
 
-    def lost_in_vain(self, reason: str) -> None:
+    def connect_failed(self, reason: str) -> None:
         self.lost(reason)
 
 
@@ -106,18 +106,22 @@ class Session:
         """@param interface: address of the one to listen on, or C{None} for that of the route."""
         self._reactor = reactor
         self._met: Deferred[None] = Deferred()
-        self.files = RemoteFileSystem(
-            reactor, BlockCache(CACHE), CACHE // 4, self._welcomed, self._refused
+        self.remote = RemoteFileSystem(
+            reactor,
+            BlockCache(CACHE),
+            CACHE // 4,
+            on_welcome=self._welcomed,
+            on_refused=self._refused,
         )
         self._membership = Membership(
             reactor,
-            self.files.receiver,
-            self.files.reception,
-            interface,
-            lambda: None,
-            lambda message: None,
+            self.remote.receiver,
+            self.remote.multicast_health,
+            interface=interface,
+            on_joined=lambda: None,
+            on_unusable=lambda message: None,
         )
-        self._factory = _Factory(self.files, reactor, name)
+        self._factory = _Factory(self.remote, reactor, name)
         self._factory.lost = lambda reason: self._end(Unreachable(reason))
         self._caller = Caller(os.geteuid(), os.getegid(), os.getgroups()[:256])
         self.connect_time: float | None = None
@@ -170,7 +174,7 @@ class Session:
         until = self._reactor.seconds() + PATIENCE
         for path in directories:
             try:
-                names = await self._within(self.files.readdir(path, self._caller))
+                names = await self._within(self.remote.readdir(path, self._caller))
             except OSError:
                 if path:
                     continue
@@ -195,7 +199,7 @@ class Session:
         fault = OSError("there is no image")
         for path in paths[:MOST_TRIES]:
             try:
-                handle, _ = await self._within(self.files.open(path, self._caller))
+                handle, _ = await self._within(self.remote.open(path, self._caller))
                 return path, handle
             except OSError as error:
                 fault = error
@@ -203,35 +207,35 @@ class Session:
 
     async def read(self, handle: int, seconds: float) -> Reading:
         """Have an image sent, at background priority, until so many seconds are over or it ends."""
-        files, opened = self.files, self.files.opened(handle)
+        remote, opened = self.remote, self.remote.opened(handle)
         # Until switches know that this host is in the group, what is sent does not come here.
-        await self.pause(JOINING)
+        await self.pause(JOIN_DELAY)
         began, offset = self._reactor.seconds(), 0
         end = began + seconds
         # Before the keys came, what the server sent for others could not be told from forgeries.
-        dropped, segments = files.receiver.datagrams_dropped, files.receiver.segments_received
-        while self._reactor.seconds() < end and offset < opened.size and files.is_connected:
+        dropped, segments = remote.receiver.datagrams_dropped, remote.receiver.segments_received
+        while self._reactor.seconds() < end and offset < opened.size and remote.is_connected:
             length = min(BLOCK, opened.size - offset)
-            files.fetch.prefetch(opened, offset, length, Priority.BACKGROUND)
+            remote.coalescer.prefetch(opened, offset, length, Priority.BACKGROUND)
             offset += length
             await self.pause(BLOCK * 8 / RATE)
         end = self._reactor.seconds() + LATE
         last = max(0, offset - CACHE // 2)
-        while self._reactor.seconds() < end and files.lacks(opened, last, offset - last):
+        while self._reactor.seconds() < end and remote.lacks(opened, last, offset - last):
             await self.pause(0.05)
-        files.receiver.settle()
-        receiver = files.receiver
+        remote.receiver.flush_batch()
+        receiver = remote.receiver
         return Reading(
             seconds=self._reactor.seconds() - began,
-            bytes_asked=files.fetch.bytes_requested,
-            bytes_over_tcp=files.fetch.bytes_over_tcp,
+            bytes_asked=remote.coalescer.bytes_requested,
+            bytes_over_tcp=remote.coalescer.bytes_over_tcp,
             segments=receiver.segments_received - segments,
             segment=receiver.segment,
             loss=receiver.segments_late / receiver.segments_due if receiver.segments_due else None,
             dropped=receiver.datagrams_dropped - dropped,
-            works=files.reception.works,
-            state=files.reception.state,
-            is_lost=not files.is_connected,
+            works=remote.multicast_health.works,
+            state=remote.multicast_health.state,
+            is_lost=not remote.is_connected,
         )
 
     async def pause(self, seconds: float) -> None:
@@ -240,7 +244,7 @@ class Session:
 
     async def stop(self) -> None:
         """Leave the group, and end the connection."""
-        self.files.stop()
+        self.remote.stop()
         await self._membership.stop()
 
     async def _within(self, answer: "Deferred[T]") -> T:

@@ -36,7 +36,7 @@ from mufs.wire.metadata import (
     encode,
 )
 
-SILENCE = 10.0
+ANSWER_TIMEOUT = 10.0
 """Seconds that a server may leave requests without any answer before it is taken for dead."""
 
 T = TypeVar("T")
@@ -71,14 +71,14 @@ class IChannelUser(Interface):
     def segments(packets: bytes) -> None:
         """Packets of the group came over TCP."""
 
-    def gone(tag: int) -> None:
+    def transfer_expired(tag: int) -> None:
         """What a repair asked for is no longer held."""
 
     def failed(tag: int, error: OSError) -> None:
         """A read cannot be answered."""
 
     def key(key: Key) -> None:
-        """The keys of what is sent to the group were replaced, or are told for the first time."""
+        """The keys of what is sent to the group: the first ones, or new ones."""
 
     def pull(pull: Pull) -> None:
         """The server asks for an image to be pulled. May raise L{ProtocolError}."""
@@ -104,20 +104,20 @@ class ClientChannel(Protocol):
         self._asked: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
         self._opened_in_vain: set[int] = set()
         self._last_tag = 0
-        self._heard = 0.0
+        self._last_received = 0.0
         self._ending = False
 
     def connectionMade(self) -> None:
         """Say HELLO."""
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._heard = self._clock.seconds()
-        self._watch = self._clock.callLater(SILENCE / 2, self._look)
+        self._last_received = self._clock.seconds()
+        self._watch = self._clock.callLater(ANSWER_TIMEOUT / 2, self._check_silence)
         self.send(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, self._name))))
 
     def dataReceived(self, data: bytes) -> None:
         """Carry out each packet; end the connection at the first that is not one."""
-        self._heard = self._clock.seconds()
+        self._last_received = self._clock.seconds()
         if self._ending:
             return
         try:
@@ -137,7 +137,7 @@ class ClientChannel(Protocol):
             self._welcomed = False
             self._user.disconnected()
         elif self.factory is not None and not self._ending:
-            self.factory.lost_in_vain(why_lost(reason))
+            self.factory.connect_failed(why_lost(reason))
         # Only now, for who asked may ask again at once, and must find another channel.
         asked, self._asked = self._asked, {}
         for _, answer, _ in asked.values():
@@ -184,7 +184,7 @@ class ClientChannel(Protocol):
         elif kind == Type.SEGMENTS:
             self._user.segments(parse_tagged(body)[1])
         elif kind == Type.GONE:
-            self._user.gone(Gone.parse(offset, body).tag)
+            self._user.transfer_expired(Gone.parse(offset, body).tag)
         elif kind == Type.KEY:
             self._user.key(Key.parse(offset, body))
         elif kind == Type.PULL:
@@ -246,25 +246,25 @@ class ClientChannel(Protocol):
         self._ending = True
         self.transport.loseConnection()
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Tell how this host fares, which asks for a sign of life; give up when none comes."""
-        silent = self._clock.seconds() - self._heard
-        if silent >= SILENCE:
+        silent = self._clock.seconds() - self._last_received
+        if silent >= ANSWER_TIMEOUT:
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
             self._ending = True
             self.transport.abortConnection()
             return
         if self._welcomed:
             self.send(pack_tagged(Type.PING, self.new_tag(), encode(self._user.report())))
-        self._watch = self._clock.callLater(SILENCE / 2, self._look)
+        self._watch = self._clock.callLater(ANSWER_TIMEOUT / 2, self._check_silence)
 
 
 class ClientChannelFactory(Factory):
     """
     Makes the channel of each connection.
 
-    @ivar in_vain: connections in a row that ended before the server said a word.
-    @ivar told: why the last of them did.
+    @ivar failed_connects: connections in a row that ended before the server said a word.
+    @ivar last_connect_error: why the last of them did.
     """
 
     _log = Logger()
@@ -274,8 +274,8 @@ class ClientChannelFactory(Factory):
         self._user = user
         self._clock = clock
         self._name = name
-        self.told = ""
-        self.in_vain = 0
+        self.last_connect_error = ""
+        self.failed_connects = 0
 
     def buildProtocol(self, addr: object) -> ClientChannel:  # type: ignore[override]
         """The next channel."""
@@ -285,11 +285,11 @@ class ClientChannelFactory(Factory):
 
     def welcomed(self) -> None:
         """The server takes this client."""
-        self.in_vain, self.told = 0, ""
+        self.failed_connects, self.last_connect_error = 0, ""
 
-    def lost_in_vain(self, reason: str) -> None:
+    def connect_failed(self, reason: str) -> None:
         """A connection ended without a WELCOME: that is said once, and tried again."""
-        self.in_vain += 1
-        if reason != self.told:
-            self.told = reason
+        self.failed_connects += 1
+        if reason != self.last_connect_error:
+            self.last_connect_error = reason
             self._log.warn("waiting for the server: {reason}", reason=reason)

@@ -29,27 +29,28 @@ class Membership:
         self,
         reactor: Any,
         receiver: MulticastReceiver,
-        reception: MulticastHealth,
+        multicast_health: MulticastHealth,
+        *,
         interface: str | None,
-        joined: Callable[[], None],
-        impossible: Callable[[str], None],
+        on_joined: Callable[[], None],
+        on_unusable: Callable[[str], None],
     ) -> None:
         """
         @param interface: address of the interface to listen on, or C{None} for that of the route
             to the server.
-        @param joined: called when the group is listened to.
-        @param impossible: called with the reason when it cannot be on the interface that was
-            given.
+        @param on_joined: called when the group has been joined.
+        @param on_unusable: called with the reason when it cannot be joined on the C{interface}
+            that was given.
         """
         self._reactor = reactor
         self._receiver = receiver
-        self._reception = reception
+        self._multicast_health = multicast_health
         self._given = interface
-        self._joined = joined
-        self._impossible = impossible
+        self._on_joined = on_joined
+        self._on_unusable = on_unusable
         self._group: tuple[str, int, str] | None = None
         self._port: IListeningPort | None = None
-        reception.join = self._be_in_group
+        multicast_health.join = self._be_in_group
 
     @property
     def interface(self) -> str | None:
@@ -68,13 +69,13 @@ class Membership:
         source = welcome.source if welcome.group else None
         self._receiver.listen_to(source, welcome.segment)
         if not welcome.group:
-            self._reception.unavailable("the server sends no multicast to this host")
+            self._multicast_health.unavailable("the server sends no multicast to this host")
         elif here is None:
-            self._reception.unavailable(
+            self._multicast_health.unavailable(
                 "the way to the server tells no interface to listen on (set --interface)"
             )
         elif self._group == (welcome.group, welcome.port, here):
-            self._reception.resumed()
+            self._multicast_health.resumed()
         else:
             listening = self._listen(welcome.group, welcome.port, here)
             listening.addErrback(self._failed, here)
@@ -95,8 +96,8 @@ class Membership:
         )
         yield self._receiver.transport.joinGroup(group, interface)
         self._group = group, port, interface
-        self._joined()
-        self._reception.available()
+        self._on_joined()
+        self._multicast_health.available()
         self._log.info(
             "listening to {group}:{port} on interface {interface}",
             group=group,
@@ -117,5 +118,5 @@ class Membership:
         message = f"cannot listen to the group on interface {interface}: {reason}"
         self._group = None
         if self._given is not None:
-            self._impossible(message)
-        self._reception.unavailable(message)
+            self._on_unusable(message)
+        self._multicast_health.unavailable(message)

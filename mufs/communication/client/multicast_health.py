@@ -6,19 +6,19 @@ from enum import Enum
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-QUIET = 0.5
+NO_DATAGRAM_TIMEOUT = 0.5
 """Seconds without a datagram that, with a whole transfer lost, mean that none come through."""
 
-PAUSE = 0.03
+RECEIVING_TIMEOUT = 0.03
 """Seconds without a datagram after which none of those sent before will come any more."""
 
-LOSSY = 0.4
+MAX_LOSS = 0.4
 """A fraction of segments lost from which on TCP serves better."""
 
-SAMPLE = 100
-"""Segments over which the loss is judged at least, and C{SAMPLE_TIME} the seconds."""
+MIN_SAMPLE_SEGMENTS = 100
+"""Segments over which the loss is judged at least, and C{MIN_SAMPLE_SECONDS} the seconds."""
 
-SAMPLE_TIME = 0.1
+MIN_SAMPLE_SECONDS = 0.1
 
 LOSSY_SAMPLES = 10
 """Lossy samples in a row that a link is given up for: the server has had time to slow down."""
@@ -29,20 +29,22 @@ Good ones in a row for which it is trusted again: first the queue before it fill
 lost yet.
 """
 
-PROBE = 1.0
-"""Seconds after which multicast is tried again, doubled each time it fails, up to C{MAX_PROBE}."""
+PROBE_DELAY = 1.0
+"""
+Seconds until multicast is tried again; doubled after each failure, up to C{MAX_PROBE_DELAY}.
+"""
 
-MAX_PROBE = 300.0
+MAX_PROBE_DELAY = 300.0
 
-LOSSY_PROBE = 15.0
-"""The same after a loss, up to C{MAX_LOSSY_PROBE}: each time costs the host the use of its link."""
+LOSSY_PROBE_DELAY = 15.0
+"""The same after losses, up to C{MAX_LOSSY_PROBE_DELAY}: each probe fills the host's link."""
 
-MAX_LOSSY_PROBE = 60.0
+MAX_LOSSY_PROBE_DELAY = 60.0
 
-JOINING = 0.5
+JOIN_DELAY = 0.5
 """Seconds from joining the group until what is sent to it is taken for what should come."""
 
-TRIAL = 3.0
+TRIAL_SECONDS = 3.0
 """Seconds from then for which a host that left the group asks for multicast."""
 
 
@@ -76,10 +78,10 @@ class MulticastHealth:
         """A group was joined: start over."""
         self._fault = Fault.NONE
         self.state = "not used yet"
-        self._heard = float("-inf")
+        self._last_datagram = float("-inf")
         self._since = 0.0
         self._forget()
-        self._probe_after = PROBE
+        self._probe_after = PROBE_DELAY
         self._probe_at = self._trial_at = 0.0
         self._joined = True
 
@@ -92,13 +94,13 @@ class MulticastHealth:
         """There is no group to listen to."""
         self._fail(Fault.UNAVAILABLE, why)
 
-    def came(self) -> None:
+    def on_datagram(self) -> None:
         """A datagram came in from the server's address, which others may use."""
-        self._heard = self._clock.seconds()
+        self._last_datagram = self._clock.seconds()
 
-    def heard(self) -> None:
+    def on_authentic_packet(self) -> None:
         """A packet came in that the server made."""
-        self.came()
+        self.on_datagram()
         if self.state != "working" and self._fault in (Fault.NONE, Fault.SILENT):
             self._recover()
 
@@ -111,27 +113,27 @@ class MulticastHealth:
         now = self._clock.seconds()
         if self._fault is Fault.UNAVAILABLE or not self._joined:
             return
-        if lost == expected and now - self._heard > QUIET:
+        if lost == expected and now - self._last_datagram > NO_DATAGRAM_TIMEOUT:
             self._fail(Fault.SILENT, "nothing arrives, though the server sent it to the group")
             return
         if not self._expected:
             self._since = now
         self._expected += expected
         self._lost += lost
-        if self._expected >= SAMPLE and now - self._since >= SAMPLE_TIME:
+        if self._expected >= MIN_SAMPLE_SEGMENTS and now - self._since >= MIN_SAMPLE_SECONDS:
             self._judge(self._lost / self._expected)
 
     @property
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether datagrams are coming in just now."""
-        return self._clock.seconds() - self._heard < PAUSE
+        return self._clock.seconds() - self._last_datagram < RECEIVING_TIMEOUT
 
     @property
     def works(self) -> bool:
         """Whether nothing is known to be wrong."""
         return self._fault is Fault.NONE
 
-    def use(self) -> bool:
+    def should_use(self) -> bool:
         """Whether to ask for multicast now; sometimes, to find out whether it works again."""
         if self.works:
             return True
@@ -141,12 +143,12 @@ class MulticastHealth:
         if self._fault is Fault.LOSSY:
             if now >= self._probe_at:
                 self._be_in_group(True)
-                self._trial_at = now + JOINING
-                self._wait(self._trial_at + TRIAL, MAX_LOSSY_PROBE)
-            return self._joined and 0 <= now - self._trial_at < TRIAL
+                self._trial_at = now + JOIN_DELAY
+                self._wait(self._trial_at + TRIAL_SECONDS, MAX_LOSSY_PROBE_DELAY)
+            return self._joined and 0 <= now - self._trial_at < TRIAL_SECONDS
         if now < self._probe_at:
             return False
-        self._wait(now, MAX_PROBE)
+        self._wait(now, MAX_PROBE_DELAY)
         self._join_anew()
         return True
 
@@ -162,7 +164,7 @@ class MulticastHealth:
     def _judge(self, loss: float) -> None:
         """A sample is complete."""
         self._expected = self._lost = 0
-        before, self.is_failing = self.is_failing, loss > LOSSY
+        before, self.is_failing = self.is_failing, loss > MAX_LOSS
         self._alike = self._alike + 1 if self.is_failing == before else 1
         if self.is_failing:
             if self._fault is Fault.LOSSY or self._alike >= LOSSY_SAMPLES:
@@ -182,7 +184,7 @@ class MulticastHealth:
         if self.works:
             self._log.warn("multicast is not working: {why}; reading over TCP", why=why)
         if self._fault is not fault:
-            self._probe_after = LOSSY_PROBE if fault is Fault.LOSSY else PROBE
+            self._probe_after = LOSSY_PROBE_DELAY if fault is Fault.LOSSY else PROBE_DELAY
             self._probe_at = now + self._probe_after
             if fault is Fault.SILENT:
                 self._join_anew()

@@ -33,22 +33,22 @@ RECEIVE_BUFFER = 16 * 1024 * 1024
 
 MAX_KEYS = 4096
 
-RETIRED = 2.0
+OLD_EPOCH_LIFETIME = 2.0
 """Seconds for which replaced keys still open what was on its way, or lay in the receive buffer."""
 
-MAX_ASIDE = 128
-"""Segments put aside: more than a transfer has."""
+MAX_BATCH_SEGMENTS = 128
+"""Segments put batch: more than a transfer has."""
 
-REST = 0.001
+MIN_GATHER_DELAY = 0.001
 """
 Seconds for which segments that come one by one gather in the receive buffer, if that holds many:
 to be woken for each of them costs more than to take in ten. It is longer where they come slowly.
 """
 
-LONGEST_REST = 0.02
+MAX_GATHER_DELAY = 0.02
 """Seconds: more would be noticed by who waits for what is lost, and gain nothing."""
 
-FEW = 16
+MAX_UNGATHERED_SEGMENTS = 16
 """Segments of a transfer that is taken in without the rest: mostly somebody waits for it."""
 
 Deliver = Callable[[Descriptor, bytes], None]
@@ -77,29 +77,31 @@ class MulticastReceiver(MulticastProtocol):
         had not come by then. The one divided by the other is the loss.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: complete, but not what the server sealed.
-    @ivar lacking: called with a transfer that was completed but lacks segments here.
+    @ivar on_incomplete: called with a transfer that was completed but lacks segments here.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, reception: MulticastHealth, deliver: Deliver) -> None:
+    def __init__(
+        self, clock: IReactorTime, multicast_health: MulticastHealth, deliver: Deliver
+    ) -> None:
         """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
         self._clock = clock
-        self._reception = reception
+        self._multicast_health = multicast_health
         self._deliver = deliver
         self._source: tuple[str, int] | None = None
         self._keys: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._epoch: Epoch | None = None
         self._last_epoch: Epoch | None = None
         self._last_ends = 0.0
-        self._aside: list[bytes] = []
+        self._batch: list[bytes] = []
         self._head = b""
         self._rest: IDelayedCall | None = None
         self._coming: _Coming | None = None
         self._each = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
-        self.lacking: Callable[[Descriptor], None] = lambda descriptor: None
+        self.on_incomplete: Callable[[Descriptor], None] = lambda descriptor: None
         self.buffer = 0
         self.segments_received = 0
         self.segments_due = self.segments_late = 0
@@ -122,11 +124,11 @@ class MulticastReceiver(MulticastProtocol):
             self._rest.cancel()
             self._rest = None
 
-    def settle(self) -> None:
-        """Take in the segments that were put aside."""
-        aside, self._aside = self._aside, []
-        if aside:
-            self.segments_received += self.take(b"".join(aside), heard=True)
+    def flush_batch(self) -> None:
+        """Take in the segments that were put batch."""
+        batch, self._batch = self._batch, []
+        if batch:
+            self.segments_received += self.take(b"".join(batch), from_group=True)
 
     def has_backlog(self) -> bool:
         """Whether datagrams lie in the receive buffer that were not taken in yet."""
@@ -142,7 +144,7 @@ class MulticastReceiver(MulticastProtocol):
         self._source = source
         self.segment = segment
         self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
-        self._aside.clear()
+        self._batch.clear()
         self._coming = None
         self.reassembly = Reassembly(segment)
         self._keys.clear()
@@ -158,7 +160,7 @@ class MulticastReceiver(MulticastProtocol):
     def begin_epoch(self, number: int, secret: bytes) -> None:
         """From now on the server uses other keys."""
         self._last_epoch, self._epoch = self._epoch, Epoch(number, secret)
-        self._last_ends = self._clock.seconds() + RETIRED
+        self._last_ends = self._clock.seconds() + OLD_EPOCH_LIFETIME
 
     def _epoch_of(self, descriptor: Descriptor) -> Epoch | None:
         """The keys of a transfer, if they are in use, or were a moment ago."""
@@ -173,32 +175,32 @@ class MulticastReceiver(MulticastProtocol):
         if addr != self._source:
             self.datagrams_dropped += 1
             return
-        self._reception.came()
+        self._multicast_health.on_datagram()
         # One by one, segments cost many times what they do together, and until the last of a
         # transfer is there they are of no use.
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
         if whole:
-            self._aside.append(datagram)
+            self._batch.append(datagram)
             if self._coming is not None and self.buffer >= RECEIVE_BUFFER // 4:
                 self._take_rest(self._coming)
-            if len(self._aside) >= MAX_ASIDE:
-                self.settle()
+            if len(self._batch) >= MAX_BATCH_SEGMENTS:
+                self.flush_batch()
         else:
-            self.settle()
-            self.segments_received += self.take(datagram, heard=True)
+            self.flush_batch()
+            self.segments_received += self.take(datagram, from_group=True)
 
     def _take_rest(self, coming: _Coming) -> None:
         """Wait for half of what the transfer still takes, if it comes as the one before it."""
         if self._rest is None:
             left = coming.since + coming.count * self._each - self._clock.seconds()
             self._port().stopReading()
-            rest = min(max(REST, left / 2), LONGEST_REST)
+            rest = min(max(MIN_GATHER_DELAY, left / 2), MAX_GATHER_DELAY)
             self._rest = self._clock.callLater(rest, self._read_on)
 
     def _announced(self, descriptor: Descriptor) -> None:
         """Segments of a transfer come now: all of them, or a few again."""
         count = segment_count(descriptor.total, self.segment)
-        again = count <= FEW or self.reassembly.is_known(descriptor.transfer)
+        again = count <= MAX_UNGATHERED_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
         now = self._clock.seconds()
         self._coming = None if again else _Coming(descriptor.transfer, count, now)
 
@@ -215,11 +217,11 @@ class MulticastReceiver(MulticastProtocol):
         self._rest = None
         self._port().startReading()
 
-    def take(self, packets: bytes, heard: bool = False) -> int:
+    def take(self, packets: bytes, from_group: bool = False) -> int:
         """
         Take in packets of the group, whichever way they came.
 
-        @param heard: whether the group itself brought them.
+        @param from_group: whether the group itself brought them.
         @return: how many segments were among them.
         """
         segments = 0
@@ -236,8 +238,8 @@ class MulticastReceiver(MulticastProtocol):
                     ):
                         self.datagrams_dropped += 1
                         continue
-                    if heard:
-                        self._reception.heard()
+                    if from_group:
+                        self._multicast_health.on_authentic_packet()
                         if phase == ANNOUNCEMENT:
                             self._announced(descriptor)
                         else:
@@ -246,10 +248,10 @@ class MulticastReceiver(MulticastProtocol):
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase != ANNOUNCEMENT:
                         first = self.reassembly.completed(descriptor.transfer)
-                        if first and heard and phase == COMPLETION:
+                        if first and from_group and phase == COMPLETION:
                             self._count(descriptor)
                         if self.reassembly.is_partial(descriptor.transfer):
-                            self.lacking(descriptor)
+                            self.on_incomplete(descriptor)
                 for descriptor, sealed in done:
                     self._open(descriptor, sealed)
         except MalformedSegment as error:
@@ -264,7 +266,7 @@ class MulticastReceiver(MulticastProtocol):
         self.segments_due += count
         self.segments_late += lost
         if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
-            self._reception.result(count, lost)
+            self._multicast_health.result(count, lost)
 
     def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
         epoch = self._epoch_of(descriptor)

@@ -9,19 +9,19 @@ from mufs.communication.client.receiver import MulticastReceiver
 from mufs.wire.channel import Occasion, Repair, Sent
 from mufs.wire.segments import Descriptor, segment_count
 
-GRACE = 0.01
+LATE_SEGMENT_DELAY = 0.01
 """Seconds that segments may come later than the word over TCP that they were sent."""
 
-PATIENCE = 20
+MAX_BACKLOG_DELAYS = 20
 """How often the grace is given anew while datagrams wait to be taken in by a busy host."""
 
-LATE = 8
+MAX_QUEUE_DELAYS = 8
 """How often it is given anew to segments that may lie in a queue that the word has overtaken."""
 
-MAX_WHOLE = 1024
+MAX_LOST_TRANSFERS = 1024
 """Transfers of which all was asked for that are remembered: of some no word comes any more."""
 
-OVERHEARD_GRACE = 0.05
+OVERHEARD_REPAIR_DELAY = 0.05
 """The same for transfers that others wait for: their repair may bring what lacks here, too."""
 
 
@@ -39,7 +39,7 @@ class Repairs:
         self,
         clock: IReactorTime,
         receiver: MulticastReceiver,
-        reception: MulticastHealth,
+        multicast_health: MulticastHealth,
         send: Callable[[bytes], None],
         wanted: Callable[[Sent], bool],
         read_over_tcp: Callable[[int], None],
@@ -51,7 +51,7 @@ class Repairs:
         """
         self._clock = clock
         self._receiver = receiver
-        self._reception = reception
+        self._multicast_health = multicast_health
         self._send = send
         self._wanted = wanted
         self._read_over_tcp = read_over_tcp
@@ -62,7 +62,7 @@ class Repairs:
 
     def sent(self, sent: Sent) -> None:
         """The server says that it sent what this host asked for."""
-        self._receiver.settle()
+        self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.TCP:
             if self._wanted(sent):
@@ -73,27 +73,27 @@ class Repairs:
         ):
             self._look(sent)
         else:
-            self._clock.callLater(GRACE, self._look, sent)
+            self._clock.callLater(LATE_SEGMENT_DELAY, self._look, sent)
 
-    def lacking(self, descriptor: Descriptor) -> None:
+    def on_incomplete(self, descriptor: Descriptor) -> None:
         """A transfer was completed, and lacks segments here."""
-        usable = self._reception.works and not self._reception.is_failing
+        usable = self._multicast_health.works and not self._multicast_health.is_failing
         if usable and descriptor.transfer not in self._overheard:
             self._overheard.add(descriptor.transfer)
-            self._clock.callLater(OVERHEARD_GRACE, self._look_overheard, descriptor)
+            self._clock.callLater(OVERHEARD_REPAIR_DELAY, self._look_overheard, descriptor)
 
-    def _look(self, sent: Sent, patience: int = PATIENCE) -> None:
+    def _look(self, sent: Sent, patience: int = MAX_BACKLOG_DELAYS) -> None:
         """See what came of a transfer, and ask for what did not."""
-        self._receiver.settle()
+        self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
         if not self._wanted(sent):
             self._whole.discard(sent.transfer)
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
-                self._reception.result(self._count(sent), 0)
+                self._multicast_health.result(self._count(sent), 0)
             return
-        late = patience > PATIENCE - LATE and self._is_under_way(sent)
+        late = patience > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
         if late or (patience and self._receiver.has_backlog()):
-            self._clock.callLater(GRACE, self._look, sent, patience - 1)
+            self._clock.callLater(LATE_SEGMENT_DELAY, self._look, sent, patience - 1)
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
@@ -102,10 +102,10 @@ class Repairs:
         if sent.occasion is Occasion.NOW or (
             sent.occasion is Occasion.REPAIR and lost == self._count(sent)
         ):
-            self._reception.result(self._count(sent), lost)
+            self._multicast_health.result(self._count(sent), lost)
         # What others asked for, and is lost here, would be lost again: let them have the group.
-        vain = sent.occasion is Occasion.BEFORE and self._reception.is_failing
-        if vain or not self._reception.works:
+        vain = sent.occasion is Occasion.BEFORE and self._multicast_health.is_failing
+        if vain or not self._multicast_health.works:
             self._read_over_tcp(sent.tag)
             return
         if not reassembly.is_partial(sent.transfer):
@@ -115,7 +115,7 @@ class Repairs:
         attempt = 1 if anew or (sent.transfer in self._whole and not whole) else 2
         self._whole.discard(sent.transfer)
         if anew and whole:
-            if len(self._whole) >= MAX_WHOLE:
+            if len(self._whole) >= MAX_LOST_TRANSFERS:
                 self._whole.clear()
             self._whole.add(sent.transfer)
         reassembly.expect(sent.transfer)
@@ -123,7 +123,7 @@ class Repairs:
 
     def _is_under_way(self, sent: Sent) -> bool:
         """Whether datagrams come in, and none yet that were sent after that transfer."""
-        if not self._reception.hears:
+        if not self._multicast_health.is_receiving:
             return False
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.REPAIR:
@@ -132,9 +132,9 @@ class Repairs:
 
     def _look_overheard(self, descriptor: Descriptor) -> None:
         self._overheard.discard(descriptor.transfer)
-        self._receiver.settle()
+        self._receiver.flush_batch()
         missing = self._receiver.reassembly.lacks(descriptor.transfer)
-        if missing and self._reception.works:
+        if missing and self._multicast_health.works:
             self.segments_lost += missing.bit_count()
             self._repair(Repair(0, descriptor.transfer, 1, missing))
 

@@ -4,10 +4,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from mufs.wire.metadata import Attributes
 
-LIFETIME = 1.0
+ATTRIBUTE_LIFETIME = 1.0
 """Seconds that attributes are taken for right, as NFS and FUSE have it."""
 
-MOST = 20_000
+MAX_PATHS = 20_000
 """Paths known at a time, 25 MB of them; more are not looked at within their lifetime."""
 
 
@@ -23,7 +23,7 @@ class AttributeCache:
         self._known: dict[bytes, tuple[float, float, Attributes]] = {}
 
     def get(self, path: bytes) -> Attributes | None:
-        """The attributes of the file at C{path}, if they were learnt within C{LIFETIME}."""
+        """The attributes of the file at C{path}, if learnt within C{ATTRIBUTE_LIFETIME}."""
         known = self._known.get(path)
         if known is None or self._clock.seconds() > known[0]:
             return None
@@ -43,9 +43,9 @@ class AttributeCache:
         known = self._known.get(path)
         if known is not None and known[1] > asked:
             return
-        if len(self._known) >= MOST and known is None:
+        if len(self._known) >= MAX_PATHS and known is None:
             root = self._known.get(b"")
             self._known.clear()
             if root is not None:
                 self._known[b""] = root
-        self._known[path] = self._clock.seconds() + LIFETIME, asked, attributes
+        self._known[path] = self._clock.seconds() + ATTRIBUTE_LIFETIME, asked, attributes

@@ -45,12 +45,12 @@ class Bridge:
     def __init__(
         self,
         reactor: "IReactorFromThreads | IReactorTime",
-        files: RemoteFileSystem,
+        remote: RemoteFileSystem,
         timeout: float,
     ) -> None:
         """@param timeout: seconds after which an operation ends with EIO."""
         self._reactor: Any = reactor
-        self._files = files
+        self._remote = remote
         self._timeout = timeout
         self._calls: dict[_Call, None] = {}
         self._expiry: IDelayedCall | None = None
@@ -63,33 +63,33 @@ class Bridge:
         @param caller: tells who asks, if the server has to know.
         """
         if handle is None:
-            known = self._files.attributes.get(path)
-            if known is None and not path and not self._files.is_connected:
-                known = self._files.attributes.last(path)
+            known = self._remote.attributes.get(path)
+            if known is None and not path and not self._remote.is_connected:
+                known = self._remote.attributes.last(path)
             if known is not None:
                 return known
-        return self._call(self._files.getattr, path, handle, caller())
+        return self._call(self._remote.getattr, path, handle, caller())
 
     def readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
         """See L{RemoteFileSystem.readdir}."""
-        return self._call(self._files.readdir, path, caller)
+        return self._call(self._remote.readdir, path, caller)
 
     def readlink(self, path: bytes, caller: Caller) -> bytes:
         """See L{RemoteFileSystem.readlink}."""
-        return self._call(self._files.readlink, path, caller)
+        return self._call(self._remote.readlink, path, caller)
 
     def statfs(self) -> Statistics:
         """See L{RemoteFileSystem.statfs}."""
-        return self._call(self._files.statfs)
+        return self._call(self._remote.statfs)
 
     def open(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
         """See L{RemoteFileSystem.open}."""
-        return self._call(self._files.open, path, caller)
+        return self._call(self._remote.open, path, caller)
 
     def release(self, handle: int) -> None:
         """See L{RemoteFileSystem.release}."""
         if not self._stopped:
-            self._reactor.callFromThread(self._files.release, handle)
+            self._reactor.callFromThread(self._remote.release, handle)
 
     def read(self, handle: int, offset: int, target: memoryview) -> int:
         """
@@ -98,17 +98,17 @@ class Bridge:
 
         @return: their number, less at the end of the image.
         """
-        opened = self._files.opened(handle)
+        opened = self._remote.opened(handle)
         opened.was_read = True
-        length = self._files.cached_read(opened, offset, target)
+        length = self._remote.cached_read(opened, offset, target)
         if length is None:
-            return self._call(self._files.read, opened, offset, target)
+            return self._call(self._remote.read, opened, offset, target)
         ahead = opened.sequence_detector.advance(offset, length)
-        if ahead is not None and not self._stopped and self._files.lacks(opened, *ahead):
-            self._reactor.callFromThread(self._files.fetch.prefetch, opened, *ahead)
+        if ahead is not None and not self._stopped and self._remote.lacks(opened, *ahead):
+            self._reactor.callFromThread(self._remote.coalescer.prefetch, opened, *ahead)
         return length
 
-    def tell(self, function: Callable[..., object], *args: object) -> None:
+    def call_in_reactor(self, function: Callable[..., object], *args: object) -> None:
         """Have the reactor's thread call a function, without waiting for it."""
         self._reactor.callFromThread(function, *args)
 

@@ -22,29 +22,29 @@ T = TypeVar("T")
 ALL = (1 << PAGES) - 1
 """The pages of a whole block."""
 
-URGENT_AFTER = 0.1
+URGENT_DELAY = 0.1
 """Seconds after which a reader that waits for read-ahead says so."""
 
-TCP_AFTER = 3.0
+TCP_DELAY = 3.0
 """Seconds after which a reader asks for TCP, whatever multicast does."""
 
-SOON = 0.005
+WHOLE_BLOCK_MAX_SECONDS = 0.005
 """Seconds that a whole block may take to come for a read at random that needs a page of it."""
 
-TRIALS = 32
+WHOLE_BLOCK_WARMUP_READS = 32
 """First reads at random that bring whole blocks in any case."""
 
-NEAR = 16
+GAP_FILL_MAX_PAGES = 16
 """Pages within which a read at random brings what lies between it and others in the cache."""
 
-AGAIN = 64
+PROBE_EVERY_READS = 64
 """Later one of so many does, in case the path has become another one."""
 
-MOST_AHEAD = 8 * 1024 * 1024
+MAX_BYTES_IN_FLIGHT = 8 * 1024 * 1024
 """Bytes that may be on their way for any reads before nothing more is read ahead: who waits for
 more than 16 MiB is served after the others."""
 
-WATCH = 0.05
+CHECK_INTERVAL = 0.05
 """Seconds between two looks at the readers that wait: one timer for all of them."""
 
 
@@ -59,7 +59,7 @@ class OpenImage:
     An image as one C{open} on this host got it.
 
     @ivar key: image and generation.
-    @ivar remote: the server's handle, C{None} while there is no connection.
+    @ivar server_handle: the server's handle, C{None} while there is no connection.
     @ivar stale: the file on the server is no longer this generation.
     @ivar was_read: somebody has read from it.
     @ivar caller: who opened it.
@@ -69,7 +69,7 @@ class OpenImage:
     key: ImageKey
     attributes: Attributes
     sequence_detector: SequenceDetector
-    remote: int | None = None
+    server_handle: int | None = None
     stale: bool = False
     was_read: bool = False
     caller: Caller = NOBODY
@@ -125,7 +125,7 @@ class _Waiting:
 class IFiller(Interface):
     """Who wants to know what comes of an image, and what becomes of his L{ReadCoalescer.fill}."""
 
-    def came(block: int, length: int) -> None:
+    def received(block: int, length: int) -> None:
         """So many bytes of a block came, on whose account ever."""
 
     def failed(error: OSError) -> None:
@@ -152,7 +152,7 @@ class ReadCoalescer:
     def __init__(
         self,
         cache: BlockCache,
-        reception: MulticastHealth,
+        multicast_health: MulticastHealth,
         window: ReadAheadWindow,
         clock: IReactorTime,
         send: Callable[[bytes], None],
@@ -164,7 +164,7 @@ class ReadCoalescer:
         @param new_tag: makes a tag that no other request in flight has.
         """
         self._cache = cache
-        self._reception = reception
+        self._multicast_health = multicast_health
         self._window = window
         self._clock = clock
         self._send = send
@@ -197,7 +197,7 @@ class ReadCoalescer:
         target = target[: max(0, opened.size - offset)]
         done: Deferred[int] = Deferred(lambda _: self._give_up(waiting))
         now = self._clock.seconds()
-        waiting = _Waiting(opened, offset, target, {}, done, now, now + URGENT_AFTER)
+        waiting = _Waiting(opened, offset, target, {}, done, now, now + URGENT_DELAY)
         for block, pages in split_into_blocks(offset, len(target)):
             missing = self._cache.missing(opened.key, block, pages)
             if not self._take_cached(waiting, block, pages & ~missing):
@@ -222,14 +222,18 @@ class ReadCoalescer:
                     done.addCallback(self._came_whole, self._clock.seconds())
                 # The more of an image is read at random, the sooner all of it had better be here.
                 room = self._cache.has_room and self.pending < self._window.size
-                if room and self._at_random > TRIALS and self._whole_time < SOON:
+                if (
+                    room
+                    and self._at_random > WHOLE_BLOCK_WARMUP_READS
+                    and self._whole_time < WHOLE_BLOCK_MAX_SECONDS
+                ):
                     self.prefetch(opened, *opened.sequence_detector.around(offset))
             for gap in gaps:
                 self.prefetch(opened, *gap)
         else:
             self.joined += 1
         if self._watch is None:
-            self._watch = self._clock.callLater(WATCH, self._look)
+            self._watch = self._clock.callLater(CHECK_INTERVAL, self._look)
         return done.addBoth(self._waited, now)
 
     def take_lag(self) -> float:
@@ -245,8 +249,8 @@ class ReadCoalescer:
         self, opened: OpenImage, offset: int, length: int, priority: Priority = Priority.AHEAD
     ) -> None:
         """Ask for a range that will be read soon, or, in the background, may be."""
-        room = self.pending + length <= MOST_AHEAD
-        if room and opened.remote is not None and not opened.stale:
+        room = self.pending + length <= MAX_BYTES_IN_FLIGHT
+        if room and opened.server_handle is not None and not opened.stale:
             self._ask(opened, dict(split_into_blocks(offset, length)), priority)
 
     @property
@@ -258,7 +262,7 @@ class ReadCoalescer:
         """Ask for pages, by block, that nobody waits for."""
         self._ask(opened, wanted, Priority.BACKGROUND)
 
-    def is_asked(self, key: ImageKey, block: int) -> bool:
+    def is_requested(self, key: ImageKey, block: int) -> bool:
         """Whether something of a block is on its way."""
         return (key, block) in self._pending
 
@@ -281,7 +285,7 @@ class ReadCoalescer:
                 raise ProtocolError(f"DATA that ends at {end} of {size} bytes")
             self._arrived(key, data.offset, data.payload)
 
-    def wanted(self, sent: Sent) -> bool:
+    def is_wanted(self, sent: Sent) -> bool:
         """Whether some of what a transfer carried is still lacking for the request it names."""
         request = self._requests.get(sent.tag)
         if request is None:
@@ -291,7 +295,7 @@ class ReadCoalescer:
             for block, pages in split_into_blocks(sent.offset, sent.length)
         )
 
-    def again(self, tag: int, over_tcp: bool) -> None:
+    def retry(self, tag: int, over_tcp: bool) -> None:
         """Ask anew for what a request still lacks."""
         request = self._drop(tag)
         if request is None:
@@ -344,7 +348,7 @@ class ReadCoalescer:
         over_tcp: bool | None = None,
     ) -> bool:
         """Send READs for the pages that are neither here nor asked for; whether any were sent."""
-        if opened.remote is None:
+        if opened.server_handle is None:
             return True
         ranges: list[tuple[int, int]] = []
         for block, pages in wanted.items():
@@ -371,9 +375,9 @@ class ReadCoalescer:
         over_tcp: bool | None,
         alone: _Waiting | None = None,
     ) -> None:
-        assert opened.remote is not None
+        assert opened.server_handle is not None
         if over_tcp is None:
-            over_tcp = not self._reception.use()
+            over_tcp = not self._multicast_health.should_use()
         pages = dict(split_into_blocks(offset, length))
         request = _Request(self._new_tag(), opened, priority, over_tcp, pages, alone)
         if not self._requests:
@@ -382,7 +386,9 @@ class ReadCoalescer:
         for block in pages:
             self._pending.setdefault((opened.key, block), []).append(request)
         self.bytes_requested += length
-        self._send(Read(request.tag, opened.remote, offset, length, priority, over_tcp).encode())
+        self._send(
+            Read(request.tag, opened.server_handle, offset, length, priority, over_tcp).encode()
+        )
 
     def _arrived(self, key: ImageKey, offset: int, data: bytes) -> None:
         """Whole pages of one block came, from wherever."""
@@ -391,10 +397,10 @@ class ReadCoalescer:
         self._cache.store(key, offset, data)
         pending = self._pending.get((key, block), [])[:]
         if pending:
-            self._window.came(len(data))
+            self._window.on_bytes(len(data))
         for request in pending:
             if self._first is not None and request is self._first[0]:
-                self._window.answered(self._clock.seconds() - self._first[1])
+                self._window.on_answer(self._clock.seconds() - self._first[1])
                 self._first = None
             request.pages[block] &= ~pages
             if not request.pages[block]:
@@ -410,7 +416,7 @@ class ReadCoalescer:
                     waiting.done.callback(len(waiting.target))
         for opened, filler in list(self.fillers.items()):
             if opened.key == key:
-                filler.came(block, len(data))
+                filler.received(block, len(data))
 
     def _take_cached(self, waiting: _Waiting, block: int, pages: int) -> bool:
         """Copy what the cache has of a block; whether it really has it."""
@@ -443,8 +449,10 @@ class ReadCoalescer:
     def _whole(self) -> bool:
         """Whether a read at random brings its whole block; at times to see how long it takes."""
         self._at_random += 1
-        trial = self._at_random <= TRIALS or self._at_random % AGAIN == 0
-        return trial or self._whole_time < SOON
+        trial = (
+            self._at_random <= WHOLE_BLOCK_WARMUP_READS or self._at_random % PROBE_EVERY_READS == 0
+        )
+        return trial or self._whole_time < WHOLE_BLOCK_MAX_SECONDS
 
     def _gaps(self, opened: OpenImage, offset: int, length: int) -> list[tuple[int, int]]:
         """
@@ -457,11 +465,11 @@ class ReadCoalescer:
         gaps = []
         if before:
             begin = (first // PAGES - 1) * PAGES + before.bit_length()
-            if 0 < first - begin < NEAR:
+            if 0 < first - begin < GAP_FILL_MAX_PAGES:
                 gaps.append((begin * PAGE, (first - begin) * PAGE))
         if behind:
             count = (behind & -behind).bit_length() - 1
-            if 0 < count < NEAR:
+            if 0 < count < GAP_FILL_MAX_PAGES:
                 gaps.append(((last + 1) * PAGE, count * PAGE))
         return gaps
 
@@ -484,13 +492,13 @@ class ReadCoalescer:
         now = self._clock.seconds()
         for waiting in self._all_waiting():
             if now >= waiting.look and waiting.pages:
-                waiting.look = now + TCP_AFTER
+                waiting.look = now + TCP_DELAY
                 if waiting.urged:
                     self._insist(waiting)
                 else:
                     waiting.urged = True
                     self._urge(waiting)
-        self._watch = self._clock.callLater(WATCH, self._look) if self._waiting else None
+        self._watch = self._clock.callLater(CHECK_INTERVAL, self._look) if self._waiting else None
 
     def _urge(self, waiting: _Waiting) -> None:
         """Let what a reader waits for come before what is only read ahead."""
@@ -505,7 +513,7 @@ class ReadCoalescer:
     def _repeat(self, waiting: _Waiting, over_tcp: bool | None, alone: bool = False) -> None:
         """Ask for what a reader lacks although it was asked for before."""
         opened = waiting.opened
-        for block, pages in list(waiting.pages.items()) if opened.remote is not None else ():
+        for block, pages in list(waiting.pages.items()) if opened.server_handle is not None else ():
             # What was asked for over TCP comes: there is nothing better to ask for.
             for request in self._pending.get((opened.key, block), ()):
                 if request.over_tcp:

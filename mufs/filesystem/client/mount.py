@@ -99,7 +99,7 @@ class Operations:
     @_operation
     def init(self, path: str) -> None:
         """The kernel has accepted the mount."""
-        self._bridge.tell(self._mounted)
+        self._bridge.call_in_reactor(self._mounted)
 
     @_operation
     def getattr(self, path: str, info: "fuse_file_info | None" = None) -> dict[str, int]:

@@ -11,29 +11,29 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import MOST_AHEAD, IFiller, OpenImage, stale
+from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, IFiller, OpenImage, stale
 from mufs.wire.metadata import Caller
 from mufs.wire.pages import BLOCK, mask_of
 
 if TYPE_CHECKING:
     from mufs.filesystem.client.remote import RemoteFileSystem
 
-EVERY = 1.0
+PROGRESS_INTERVAL = 1.0
 """Seconds from one word about a pull to the next."""
 
-MOST = 16
+MAX_PULLS = 16
 """Pulls at a time."""
 
-MOST_LOOKS = 4096
+MAX_BLOCKS_PER_TURN = 4096
 """Blocks that are looked at before others have their turn."""
 
-REST = 0.05
+DISK_CHECK_INTERVAL = 0.05
 """Seconds until a pull looks whether a disk that was too slow has caught up."""
 
-STUCK = 30.0
+DISK_TIMEOUT = 30.0
 """Seconds after which it is given up."""
 
-PASSES = 4
+MAX_PASSES = 4
 """Times that a pull goes through an image: what it brought may have had to go for others."""
 
 
@@ -64,13 +64,13 @@ class _Pull:
 
     def __init__(
         self,
-        files: "RemoteFileSystem",
+        remote: "RemoteFileSystem",
         cache: BlockCache,
         clock: IReactorTime,
         room: Callable[[], int],
     ) -> None:
         """@param room: bytes that it may have on their way now."""
-        self._files = files
+        self._remote = remote
         self._cache = cache
         self._clock = clock
         self._room = room
@@ -89,7 +89,7 @@ class _Pull:
         """How far it is."""
         size = 0 if self._opened is None else self._opened.size
         held = min(size, self._held * BLOCK)
-        return Progress(size, held, self._asked, self._overheard, self._files.is_connected)
+        return Progress(size, held, self._asked, self._overheard, self._remote.is_connected)
 
     async def run(self, path: bytes, caller: Caller, moment: float) -> None:
         """
@@ -99,21 +99,21 @@ class _Pull:
         @raise OSError: when that is impossible.
         """
         # Whoever has opened it keeps what he overhears of it: not with too small a cache.
-        self._check((await self._files.getattr(path, caller=caller)).size)
-        handle, _ = await self._files.open(path, caller)
-        opened = self._opened = self._files.opened(handle)
+        self._check((await self._remote.getattr(path, caller=caller)).size)
+        handle, _ = await self._remote.open(path, caller)
+        opened = self._opened = self._remote.opened(handle)
         try:
             self._check(opened.size)
             # What is there already shall not have to go for what is to come.
             self._cache.renew(opened.key)
-            self._files.fetch.fillers[opened] = self
+            self._remote.coalescer.fillers[opened] = self
             if moment:
                 await deferLater(self._clock, moment)
             self.look()
             await self._done
         finally:
-            self._files.fetch.fillers.pop(opened, None)
-            self._files.release(handle)
+            self._remote.coalescer.fillers.pop(opened, None)
+            self._remote.release(handle)
             if self._resting is not None:
                 self._resting.cancel()
             self._done.addErrback(lambda _: None)  # it may have failed before it was waited for
@@ -124,8 +124,8 @@ class _Pull:
             room = _mib(self._cache.capacity)
             raise OSError(errno.ENOSPC, f"the image has {_mib(size)}, the cache {room}")
 
-    def came(self, block: int, length: int) -> None:
-        """See L{IFiller.came}."""
+    def received(self, block: int, length: int) -> None:
+        """See L{IFiller.received}."""
         if block not in self._on_their_way:
             self._overheard += length
             return
@@ -150,28 +150,28 @@ class _Pull:
         Go on without what is no longer on its way: the connection was lost, or who asked for it
         gave up. It is asked for at the next pass.
         """
-        opened, fetch = self._opened, self._files.fetch
-        if opened is None or self._done.called or opened not in fetch.fillers:
+        opened, coalescer = self._opened, self._remote.coalescer
+        if opened is None or self._done.called or opened not in coalescer.fillers:
             return
         if opened.stale:
             self._end(stale())
             return
         self._on_their_way = {
-            block for block in self._on_their_way if fetch.is_asked(opened.key, block)
+            block for block in self._on_their_way if coalescer.is_requested(opened.key, block)
         }
         self._go_on()
 
     def _go_on(self) -> None:
         opened = self._opened
         assert opened is not None
-        if opened.remote is None or self._done.called or self._resting is not None:
+        if opened.server_handle is None or self._done.called or self._resting is not None:
             return
         if self._cache.is_behind:
             self._rests += 1
-            if self._rests * REST > STUCK:
+            if self._rests * DISK_CHECK_INTERVAL > DISK_TIMEOUT:
                 self._end(OSError(errno.ENOSPC, "the disk of the cache takes nothing"))
             else:
-                self._go_on_later(REST)
+                self._go_on_later(DISK_CHECK_INTERVAL)
             return
         self._rests = 0
         blocks = -(-opened.size // BLOCK)
@@ -180,7 +180,7 @@ class _Pull:
         looks = 0
         # Many at a time: one request is enough for all that lie in a row.
         if 4 * room >= len(self._on_their_way):
-            while self._next < blocks and len(wanted) < room and looks < MOST_LOOKS:
+            while self._next < blocks and len(wanted) < room and looks < MAX_BLOCKS_PER_TURN:
                 lacking = self._lacking(opened, self._next)
                 if lacking:
                     wanted[self._next] = lacking
@@ -191,8 +191,8 @@ class _Pull:
         if wanted:
             self._missed = True
             self._on_their_way |= wanted.keys()
-            self._files.fetch.fill(opened, wanted)
-        elif looks == MOST_LOOKS:
+            self._remote.coalescer.fill(opened, wanted)
+        elif looks == MAX_BLOCKS_PER_TURN:
             self._go_on_later(0)
         elif self._next == blocks and not self._on_their_way:
             self._end_of_pass()
@@ -201,7 +201,7 @@ class _Pull:
         self._passes += 1
         if not self._missed:
             self._end(None)
-        elif self._passes == PASSES:
+        elif self._passes == MAX_PASSES:
             self._end(OSError(errno.ENOSPC, "the cache does not keep it: others need its room"))
         else:
             self._missed, self._next, self._held = False, 0, 0
@@ -229,8 +229,8 @@ class Pulls:
     or half of what may be read ahead of all readers.
     """
 
-    def __init__(self, files: "RemoteFileSystem", cache: BlockCache, clock: IReactorTime) -> None:
-        self._files = files
+    def __init__(self, remote: "RemoteFileSystem", cache: BlockCache, clock: IReactorTime) -> None:
+        self._remote = remote
         self._cache = cache
         self._clock = clock
         self._running: list[_Pull] = []
@@ -248,9 +248,9 @@ class Pulls:
         @param tell: is told each second how far it is.
         @return: fires when all of it is there; fails with C{OSError}; may be cancelled.
         """
-        if len(self._running) >= MOST:
-            raise OSError(errno.EBUSY, f"{MOST} pulls are running")
-        pull = _Pull(self._files, self._cache, self._clock, self._room)
+        if len(self._running) >= MAX_PULLS:
+            raise OSError(errno.EBUSY, f"{MAX_PULLS} pulls are running")
+        pull = _Pull(self._remote, self._cache, self._clock, self._room)
         self._running.append(pull)
 
         def tick() -> None:
@@ -259,7 +259,7 @@ class Pulls:
 
         ticks = LoopingCall(tick)
         ticks.clock = self._clock
-        ticks.start(EVERY, now=False)
+        ticks.start(PROGRESS_INTERVAL, now=False)
 
         async def run() -> Progress:
             try:
@@ -272,7 +272,7 @@ class Pulls:
         return ensureDeferred(run())
 
     def _room(self) -> int:
-        size = min(self._files.window.size, MOST_AHEAD // 2) // len(self._running)
+        size = min(self._remote.window.size, MAX_BYTES_IN_FLIGHT // 2) // len(self._running)
         return max(BLOCK, size)
 
 

@@ -5,29 +5,29 @@ from twisted.internet.interfaces import IReactorTime
 
 from mufs.wire.pages import BLOCK
 
-SEEN = 4 * BLOCK
+MIN_SEQUENTIAL_BYTES = 4 * BLOCK
 """Bytes read in sequence before anything is asked for: most sequences end before."""
 
-PART = 4
+READ_PER_AHEAD = 4
 """One such part of what was read in sequence is asked for ahead, up to the most allowed: what was
 asked for beyond the end of a sequence is read by nobody."""
 
-SEQUENCES = 4
+MAX_SEQUENCES = 4
 """Places of an image that may be read in sequence by turns."""
 
-SLACK = 4 * BLOCK
+MAX_REORDERING = 4 * BLOCK
 """Bytes by which reads in sequence may come out of order, as several threads make them."""
 
-MANY = 16
+READS_PER_DOUBLING = 16
 """Reads at random in a row after which each brings twice as much of what lies around it."""
 
-MOST_AROUND = 16 * BLOCK
+MAX_AROUND = 16 * BLOCK
 """Bytes that it brings at the most."""
 
-ENOUGH = 6 * 1024 * 1024
+MIN_WINDOW = 6 * 1024 * 1024
 """Bytes ahead that keep any path without much delay full, though both ends stop at times."""
 
-MEASURED = 0.05
+MIN_MEASURE_SECONDS = 0.05
 """Seconds at least over which the bandwidth is measured."""
 
 
@@ -53,20 +53,20 @@ class ReadAheadWindow:
     def limit(self, bound: int) -> None:
         """Set the bound."""
         self.bound = bound
-        self.size = min(bound, ENOUGH)
+        self.size = min(bound, MIN_WINDOW)
 
-    def answered(self, delay: float) -> None:
+    def on_answer(self, delay: float) -> None:
         """After C{delay} seconds something came of what was asked for while nothing else was."""
         self._delay += (delay - self._delay) / 4 if self._delay else delay
         self._begin()
 
-    def came(self, length: int) -> None:
+    def on_bytes(self, length: int) -> None:
         """So many bytes came while more was to come."""
         self._bytes += length
         elapsed = self._clock.seconds() - self._since
-        if elapsed >= max(MEASURED, self._delay):
+        if elapsed >= max(MIN_MEASURE_SECONDS, self._delay):
             held = self._bytes / elapsed * self._delay
-            self.size = min(self.bound, max(ENOUGH, int(2 * held)))
+            self.size = min(self.bound, max(MIN_WINDOW, int(2 * held)))
             self._begin()
 
     def _begin(self) -> None:
@@ -103,7 +103,7 @@ class SequenceDetector:
 
     def around(self, offset: int) -> tuple[int, int]:
         """What a read at random shall bring with it: offset and length in bytes."""
-        size = min(MOST_AROUND, BLOCK << self._jumps // MANY)
+        size = min(MAX_AROUND, BLOCK << self._jumps // READS_PER_DOUBLING)
         start = offset // size * size
         return start, min(size, self._size - start)
 
@@ -115,9 +115,12 @@ class SequenceDetector:
         """
         end = offset + length
         # The list is another one each time: other threads may be looking through the old one.
-        found = [each for each in self._sequences if abs(each.position - offset) <= SLACK]
+        found = [each for each in self._sequences if abs(each.position - offset) <= MAX_REORDERING]
         if not found:
-            self._sequences = [_Sequence(end, end, read=length), *self._sequences[: SEQUENCES - 1]]
+            self._sequences = [
+                _Sequence(end, end, read=length),
+                *self._sequences[: MAX_SEQUENCES - 1],
+            ]
             self._jumps += 1
             return None
         this = min(found, key=lambda each: abs(each.position - offset))
@@ -126,8 +129,8 @@ class SequenceDetector:
         this.read += length
         this.position = max(this.position, end)
         this.asked = max(this.asked, this.position)
-        window = min(self._most.size, this.read // PART)
-        if this.read < SEEN or this.asked - this.position > window * 3 // 4:
+        window = min(self._most.size, this.read // READ_PER_AHEAD)
+        if this.read < MIN_SEQUENTIAL_BYTES or this.asked - this.position > window * 3 // 4:
             return None
         self._jumps = 0
         start = this.asked

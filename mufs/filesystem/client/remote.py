@@ -43,10 +43,10 @@ from mufs.wire.pages import split_into_blocks
 T = TypeVar("T")
 
 
-MOST_IMAGES = 64
+MAX_RECENT_IMAGES = 64
 """Images that were opened, of which is remembered what they are called."""
 
-MOST_KEPT = 20_000
+MAX_PAGE_CACHE_PATHS = 20_000
 """Paths of which it is known what the kernel has in its page cache."""
 
 
@@ -81,32 +81,38 @@ class RemoteFileSystem:
         self,
         clock: IReactorTime,
         cache: BlockCache,
-        most_ahead: int,
-        welcomed: Callable[[ClientChannel, Welcome], None],
-        refused: Callable[[Refused], None],
+        max_ahead: int,
+        *,
+        on_welcome: Callable[[ClientChannel, Welcome], None],
+        on_refused: Callable[[Refused], None],
     ) -> None:
         """
-        @param most_ahead: bytes to read ahead of a reader at the most.
-        @param welcomed: called at the beginning of each connection, before it is used.
-        @param refused: called when the server will not have this client.
+        @param max_ahead: bytes that may be read ahead of a reader.
+        @param on_welcome: called at the beginning of each connection, before it is used.
+        @param on_refused: called when the server refuses this client.
         """
         self._clock = clock
         self._cache = cache
-        self.window = ReadAheadWindow(clock, most_ahead)
-        self._welcomed = welcomed
-        self.refused = refused
+        self.window = ReadAheadWindow(clock, max_ahead)
+        self._on_welcome = on_welcome
+        self.refused = on_refused
         self.attributes = AttributeCache(clock)
-        self.reception = MulticastHealth(clock)
-        self.fetch = ReadCoalescer(
-            cache, self.reception, self.window, clock, self._send, self._new_tag
+        self.multicast_health = MulticastHealth(clock)
+        self.coalescer = ReadCoalescer(
+            cache, self.multicast_health, self.window, clock, self._send, self._new_tag
         )
-        self.receiver = MulticastReceiver(clock, self.reception, self.fetch.delivered)
+        self.receiver = MulticastReceiver(clock, self.multicast_health, self.coalescer.delivered)
         self.repairs = Repairs(
-            clock, self.receiver, self.reception, self._send, self.fetch.wanted, self._read_over_tcp
+            clock,
+            self.receiver,
+            self.multicast_health,
+            self._send,
+            self.coalescer.is_wanted,
+            self._read_over_tcp,
         )
-        self.receiver.lacking = self.repairs.lacking
+        self.receiver.on_incomplete = self.repairs.on_incomplete
         self.pulls = Pulls(self, cache, clock)
-        self.orders = ServerPulls(self.pulls, clock, self._send)
+        self.server_pulls = ServerPulls(self.pulls, clock, self._send)
         self._channel: ClientChannel | None = None
         self._for_channel: list[Deferred[ClientChannel]] = []
         self._open: dict[int, OpenImage] = {}
@@ -123,7 +129,7 @@ class RemoteFileSystem:
         """Reads that came, and those of them that the cache answered, at one moment."""
         # FUSE's threads count on meanwhile.
         hits = self.hits
-        return hits + self.fetch.joined + self.fetch.misses, hits
+        return hits + self.coalescer.joined + self.coalescer.misses, hits
 
     @property
     def is_connected(self) -> bool:
@@ -139,11 +145,11 @@ class RemoteFileSystem:
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
-        self._welcomed(channel, welcome)
+        self._on_welcome(channel, welcome)
         self._channel = channel
         for opened in self._open.values():
             if opened.stale:
-                self.fetch.resume(opened)
+                self.coalescer.resume(opened)
             else:
                 reopened = ensureDeferred(self._reopen(opened))
                 reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
@@ -155,11 +161,11 @@ class RemoteFileSystem:
         """See L{IChannelUser.disconnected}."""
         self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
-        self.orders.lost()
+        self.server_pulls.lost()
         for opened in self._open.values():
-            opened.remote = None
+            opened.server_handle = None
             opened.sequence_detector = SequenceDetector(opened.size, self.window)
-        self.fetch.interrupted()
+        self.coalescer.interrupted()
 
     def sent(self, sent: Sent) -> None:
         """See L{IChannelUser.sent}."""
@@ -167,20 +173,20 @@ class RemoteFileSystem:
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""
-        self.fetch.data(data)
+        self.coalescer.data(data)
 
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
-        self.fetch.bytes_over_tcp += len(packets)
+        self.coalescer.bytes_over_tcp += len(packets)
         self.receiver.take(packets)
 
-    def gone(self, tag: int) -> None:
-        """See L{IChannelUser.gone}."""
-        self.fetch.again(tag, not self.reception.works)
+    def transfer_expired(self, tag: int) -> None:
+        """See L{IChannelUser.transfer_expired}."""
+        self.coalescer.retry(tag, not self.multicast_health.works)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
-        self.fetch.failed(tag, error)
+        self.coalescer.failed(tag, error)
 
     def key(self, key: Key) -> None:
         """See L{IChannelUser.key}."""
@@ -188,13 +194,13 @@ class RemoteFileSystem:
 
     def pull(self, pull: Pull) -> None:
         """See L{IChannelUser.pull}."""
-        self.orders.asked(pull)
+        self.server_pulls.asked(pull)
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        self.lag = self.fetch.take_lag()
+        self.lag = self.coalescer.take_lag()
         reads, hits = self.reads_and_hits
-        works, state = self.reception.works, self.reception.state[:255]
+        works, state = self.multicast_health.works, self.multicast_health.state[:255]
         return Report(reads, hits, round(self.lag * 1000), works, state)
 
     # What the mount asks for.
@@ -255,9 +261,9 @@ class RemoteFileSystem:
         if opened.stale:
             raise stale()
         ahead = opened.sequence_detector.advance(offset, len(target))
-        done = self.fetch.read(opened, offset, target, at_random=ahead is None)
+        done = self.coalescer.read(opened, offset, target, at_random=ahead is None)
         if ahead is not None:
-            self.fetch.prefetch(opened, *ahead)
+            self.coalescer.prefetch(opened, *ahead)
         return done
 
     def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
@@ -285,9 +291,9 @@ class RemoteFileSystem:
         )
 
     def _close(self, opened: OpenImage) -> None:
-        if opened.remote is not None:
-            self._send(pack(Type.CLOSE, encode(Close(opened.remote))))
-            opened.remote = None
+        if opened.server_handle is not None:
+            self._send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
+            opened.server_handle = None
 
     async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
         while True:
@@ -344,7 +350,7 @@ class RemoteFileSystem:
     def _remember(self, opened: OpenImage) -> None:
         self.images[opened.key] = opened
         self.images.move_to_end(opened.key)
-        if len(self.images) > MOST_IMAGES:
+        if len(self.images) > MAX_RECENT_IMAGES:
             self.images.popitem(last=False)
 
     def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
@@ -358,7 +364,7 @@ class RemoteFileSystem:
         first = self._kernel.pop(opened.path, None)
         if mixed:
             return PageCache.BYPASS
-        if len(self._kernel) >= MOST_KEPT:
+        if len(self._kernel) >= MAX_PAGE_CACHE_PATHS:
             self._kernel.clear()
         if first is not None and first.key == opened.key and first.was_read:
             self._kernel[opened.path] = first
@@ -378,11 +384,11 @@ class RemoteFileSystem:
             opened.stale = True
         else:
             opened.stale = opened.key != (found.image, found.generation)
-            opened.remote = found.handle
+            opened.server_handle = found.handle
             self.receiver.add_key(found.image, found.generation, found.key)
             if opened not in self._open.values():
                 self._close(opened)
-        self.fetch.resume(opened)
+        self.coalescer.resume(opened)
 
     def _now(self) -> tuple[float, int]:
         """When a question was asked: the time, and the handle that the next open gets."""
@@ -398,7 +404,7 @@ class RemoteFileSystem:
                 opened.stale = True
 
     def _read_over_tcp(self, tag: int) -> None:
-        self.fetch.again(tag, over_tcp=True)
+        self.coalescer.retry(tag, over_tcp=True)
 
     def _send(self, packet: bytes) -> None:
         if self._channel is not None:

@@ -6,14 +6,14 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.pull import EVERY, Progress, Pulls
+from mufs.filesystem.client.pull import PROGRESS_INTERVAL, Progress, Pulls
 from mufs.wire.channel import ProtocolError, Type, pack
 from mufs.wire.metadata import ROOT, Pull, Pulled, encode
 
-MOST_ORDERED = 16
+MAX_SERVER_PULLS = 16
 """Pulls that a server may ask for at a time."""
 
-MOMENT = 0.5
+KEY_DELAY = 0.5
 """Seconds from opening an image to asking for it: the other hosts shall have its key, too."""
 
 
@@ -42,7 +42,7 @@ class ServerPulls:
             if pull.number in self._running:
                 self._running[pull.number][1].cancel()
             return
-        if pull.number in self._running or len(self._running) >= MOST_ORDERED:
+        if pull.number in self._running or len(self._running) >= MAX_SERVER_PULLS:
             raise ProtocolError(f"PULL {pull.number} beside {len(self._running)} others")
         last = Progress(0, 0, 0, 0, True)
 
@@ -55,7 +55,7 @@ class ServerPulls:
             if any(path == pull.path for path, _ in self._running.values()):
                 raise OSError("it is being pulled already")
             # Root of this host, whomever the server counts that as: it has looked for him, too.
-            return self._pulls.pull(pull.path, ROOT, tell, MOMENT)
+            return self._pulls.pull(pull.path, ROOT, tell, KEY_DELAY)
 
         begun = self._clock.seconds()
         pulling = maybeDeferred(begin)
@@ -70,7 +70,7 @@ class ServerPulls:
             else:
                 result.trap(OSError)
                 error = getattr(result.value, "strerror", None) or str(result.value)
-            rest = max(0.0, begun + EVERY - self._clock.seconds())
+            rest = max(0.0, begun + PROGRESS_INTERVAL - self._clock.seconds())
             self._clock.callLater(rest, self._ended, pull.number, pulling, progress, error[:255])
 
         pulling.addBoth(end)

@@ -71,7 +71,7 @@ class HostileClientTests(SynchronousTestCase):
         beside = max(self.network.lockstep(b"disk.img"))
         self.assertGreater(self.alone / beside, KEPT)
         for client in self.network.clients:
-            self.assertEqual(client.files.reception.state, "working")
+            self.assertEqual(client.remote.multicast_health.state, "working")
         here.abortConnection()
         clock.advance(1)
         self.assertEqual(len(server.queue), 0)

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import evolve
 
 from mufs.communication.client.reassembly import MAX_KNOWN, MAX_ORPHANS, MAX_PARTIAL
-from mufs.communication.client.receiver import RETIRED
+from mufs.communication.client.receiver import OLD_EPOCH_LIFETIME
 from mufs.communication.server.controller import KEY_LEAST
 from mufs.test.simulated.test_simulation import PATH, SimulationTestCase
 from mufs.test.support.simulation import MIB, SimulatedClient, SimulatedNetwork
@@ -112,7 +112,7 @@ class Attacker:
 
 def held(client: SimulatedClient) -> dict[str, int]:
     """How much a client keeps of what comes from the group."""
-    reassembly = client.files.receiver.reassembly
+    reassembly = client.remote.receiver.reassembly
     return {
         "known": len(reassembly._transfers),
         "in order": len(reassembly._in_order),
@@ -122,8 +122,8 @@ def held(client: SimulatedClient) -> dict[str, int]:
         "orphan bytes": sum(rows.nbytes for _, _, rows in reassembly._orphans),
         "kept views": sum(rows.base is not None and rows.base.nbytes > rows.nbytes
                           for _, _, rows in reassembly._orphans),
-        "aside": len(client.files.receiver._aside),
-        "looks": len(client.files.repairs._overheard),
+        "aside": len(client.remote.receiver._batch),
+        "looks": len(client.remote.repairs._overheard),
     }  # fmt: skip
 
 
@@ -137,11 +137,11 @@ class HostileGroupTestCase(SimulationTestCase):
 
     def repairs(self) -> int:
         """Packets that asked for segments."""
-        return sum(client.files.repairs.repairs_sent for client in self.network.clients)
+        return sum(client.remote.repairs.repairs_sent for client in self.network.clients)
 
     def dropped(self) -> int:
         """Datagrams that a client has found to be forged."""
-        return self.network.clients[0].files.receiver.datagrams_dropped
+        return self.network.clients[0].remote.receiver.datagrams_dropped
 
     def assert_right(self) -> float:
         """Both read all of the image, right, and hold what they may; the slowest's seconds."""
@@ -163,8 +163,8 @@ class HostileGroupTestCase(SimulationTestCase):
         self.assertEqual(self.repairs(), 0)
         self.assertLess(self.multicast_share(self.network), 1.03)
         for client in self.network.clients:
-            self.assertEqual(client.files.reception.state, "working")
-            self.assertEqual(client.files.receiver.transfers_rejected, 0)
+            self.assertEqual(client.remote.multicast_health.state, "working")
+            self.assertEqual(client.remote.receiver.transfers_rejected, 0)
 
 
 FAST = 100e6
@@ -226,7 +226,7 @@ class ForgedControlTests(HostileGroupTestCase):
             if spliced != other:
                 packets.append(spliced)
         for client in self.network.clients:
-            client.files.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
+            client.remote.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
         self.attacker.say(packets)
         self.assertEqual([held(client)["known"] for client in self.network.clients], [0, 0])
 
@@ -292,11 +292,11 @@ class ForgedSegmentTests(HostileGroupTestCase):
         network = self.network
         self.poison(times=4)
         self.assert_right()
-        rejected = network.clients[0].files.receiver.transfers_rejected
+        rejected = network.clients[0].remote.receiver.transfers_rejected
         self.assertGreaterEqual(rejected, 1)
         self.assertLessEqual(rejected, 8)
         self.assertLessEqual(self.repairs(), 4 * 2 * 3)
-        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
         self.attacker.answer = lambda train: []
 
     def test_spoilt_always(self) -> None:
@@ -309,7 +309,7 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.assert_right()
         transfers = network.server.controller.transfers
         self.assertGreater(self.poisoned, 10)
-        self.assertGreater(network.clients[0].files.receiver.transfers_rejected, 10)
+        self.assertGreater(network.clients[0].remote.receiver.transfers_rejected, 10)
         self.assertLessEqual(self.repairs(), transfers * 2 * 3)
         self.assertLess(self.multicast_share(network), 4)
         self.assertLess(max(client.longest_wait for client in network.clients), 5)
@@ -321,8 +321,8 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.poison()
         network.run(network.read_all(0, PATH))
         network.clock.advance(5.0)
-        self.assertGreater(network.clients[1].files.receiver.transfers_rejected, 10)
-        asked = network.clients[1].files.repairs.repairs_sent
+        self.assertGreater(network.clients[1].remote.receiver.transfers_rejected, 10)
+        asked = network.clients[1].remote.repairs.repairs_sent
         self.assertLessEqual(asked, network.server.controller.transfers)
 
 
@@ -340,7 +340,7 @@ class ReplayTests(HostileGroupTestCase):
 
     def note(self, client: SimulatedClient) -> None:
         """Remember what comes out of a client's receiver."""
-        receiver = client.files.receiver
+        receiver = client.remote.receiver
         deliver = receiver._deliver
 
         def noted(descriptor: Descriptor, data: bytes) -> None:
@@ -364,7 +364,7 @@ class ReplayTests(HostileGroupTestCase):
     def test_much_later(self) -> None:
         """Nor is it when the client has long forgotten those transfers."""
         for client in self.network.clients:
-            reassembly = client.files.receiver.reassembly
+            reassembly = client.remote.receiver.reassembly
             for number in range(MAX_KNOWN + 1):
                 reassembly.describe(Descriptor(1000 + number, number, 9, 9, 0, PAGE), False)
             self.assertNotIn(1, reassembly._transfers)
@@ -377,7 +377,7 @@ class ReplayTests(HostileGroupTestCase):
         self.network.server.keys.replace()
         for channel in self.network.server.factory.channels:
             channel.tell_key()
-        self.network.clock.advance(RETIRED + 0.1)
+        self.network.clock.advance(OLD_EPOCH_LIFETIME + 0.1)
         self.forget()
         before = self.dropped()
         self.replay()
@@ -388,13 +388,13 @@ class ReplayTests(HostileGroupTestCase):
     def forget(self) -> None:
         """Have the clients remember no transfer, as if they had only now joined."""
         for client in self.network.clients:
-            client.files.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
+            client.remote.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
 
     def test_after_restart(self) -> None:
         """Nor after the server was started again, from whichever port they come."""
         self.network.restart_server(0.1)
         self.network.clock.advance(5.0)
-        self.assertTrue(all(client.files.is_connected for client in self.network.clients))
+        self.assertTrue(all(client.remote.is_connected for client in self.network.clients))
         self.replay()
         self.assertEqual(self.delivered, [])
         self.assertEqual(self.repairs(), 0)
@@ -435,7 +435,7 @@ class ReplayTests(HostileGroupTestCase):
         )
         self.attacker.say([*renumbered, completion])
         self.assertEqual(self.delivered, [])
-        self.assertEqual(self.network.clients[0].files.receiver.transfers_rejected, 1)
+        self.assertEqual(self.network.clients[0].remote.receiver.transfers_rejected, 1)
 
 
 class ExpelledTests(SimulationTestCase):
@@ -458,9 +458,9 @@ class ExpelledTests(SimulationTestCase):
         """What is sent after he was sent away he cannot read; the others do, as if nothing were."""
         network, insider = self.network, self.network.clients[2]
         handle = network.run(insider.open(PATH))[0]
-        image = insider.files.opened(handle).key
-        key = insider.files.receiver._keys[image]
-        epoch = insider.files.receiver._epoch
+        image = insider.remote.opened(handle).key
+        key = insider.remote.receiver._keys[image]
+        epoch = insider.remote.receiver._epoch
         assert epoch is not None
         network.clock.advance(KEY_LEAST)
         self.expel(2)
@@ -527,7 +527,7 @@ class ExpelledTests(SimulationTestCase):
         self.expel(1)
         network.clock.advance(KEY_LEAST + 0.1)
         self.assertEqual(self.keys.epoch.number, 1)
-        epoch = network.clients[0].files.receiver._epoch
+        epoch = network.clients[0].remote.receiver._epoch
         self.assertEqual(epoch and epoch.secret, self.keys.epoch.secret)
 
 
@@ -568,14 +568,14 @@ class ReplacementTests(SimulationTestCase):
         self.assert_clean(network)
         self.assertGreater(network.server.keys.epoch.number, 2)
         for client in network.clients:
-            self.assertEqual(client.files.receiver.transfers_rejected, 0)
+            self.assertEqual(client.remote.receiver.transfers_rejected, 0)
             self.assertLess(client.longest_wait, 2.0)
 
     def test_late_key(self) -> None:
         """A client whose KEY is late does not take in what it cannot open, and reads right."""
         network = self.make_network(2, 4 * MIB)
         self.replace_each(network, 0.1)
-        deaf = network.clients[1].files
+        deaf = network.clients[1].remote
         begin = deaf.key
         deaf.key = lambda key: network.clock.callLater(0.3, begin, key)  # type: ignore[method-assign, assignment]
         self.assert_all_right(network)
@@ -585,7 +585,7 @@ class ReplacementTests(SimulationTestCase):
         """What was on its way when the keys were replaced is opened with the old ones."""
         network = self.make_network(1, MIB, latency=0.05)
         network.run(network.clients[0].open(PATH))
-        receiver = network.clients[0].files.receiver
+        receiver = network.clients[0].remote.receiver
         reading = network.read_all(0, PATH)
         network.clock.run_until(lambda: network.server.controller.transfers >= 3, 10)
         receiver.begin_epoch(7, bytes(32))

@@ -16,16 +16,16 @@ from zope.interface.verify import verifyObject
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import (
-    SILENCE,
+    ANSWER_TIMEOUT,
     ChannelLost,
     ClientChannel,
     IChannelUser,
     Refused,
 )
 from mufs.filesystem.client.coalescer import OpenImage
-from mufs.filesystem.client.pull import EVERY
+from mufs.filesystem.client.pull import PROGRESS_INTERVAL
 from mufs.filesystem.client.remote import RemoteFileSystem
-from mufs.filesystem.client.server_pulls import MOMENT, MOST_ORDERED
+from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS
 from mufs.test.support.memory import MemoryImage
 from mufs.test.support.peers import Wire, from_servers, opened
 from mufs.test.support.properties import examples
@@ -84,21 +84,25 @@ class Client:
         self.welcomes = 0
         self.refused: list[Refused] = []
         self.cache = BlockCache(4 * BLOCK)
-        self.files = RemoteFileSystem(
-            self.clock, self.cache, BLOCK, self.welcomed, self.refused.append
+        self.remote = RemoteFileSystem(
+            self.clock,
+            self.cache,
+            BLOCK,
+            on_welcome=self.welcomed,
+            on_refused=self.refused.append,
         )
         self.connect()
 
     def connect(self) -> None:
         """Connect, for the first time or anew."""
-        self.channel, self.wire = ClientChannel(self.files, self.clock, "host"), Wire()
+        self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), Wire()
         self.channel.makeConnection(self.wire)
 
     def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         """As L{mufs.client.ClientMount} does it."""
         self.welcomes += 1
-        self.files.receiver.listen_to(welcome.source, welcome.segment)
-        self.files.reception.available()
+        self.remote.receiver.listen_to(welcome.source, welcome.segment)
+        self.remote.multicast_health.available()
 
     def lose(self) -> None:
         """End the connection."""
@@ -143,17 +147,17 @@ class HostileServerTestCase(SynchronousTestCase):
     def open(self) -> OpenImage:
         """Open the image."""
         self.client.wire.packets()
-        opening = self.client.files.open(b"disk.img")
+        opening = self.client.remote.open(b"disk.img")
         ((kind, tag, _),) = self.client.wire.tagged()
         self.assertEqual(kind, Type.OPEN)
         self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
-        return self.client.files.opened(self.successResultOf(opening)[0])
+        return self.client.remote.opened(self.successResultOf(opening)[0])
 
     def read(self, offset: int = 0, length: int = PAGE) -> tuple[Deferred[bytes], int]:
         """Read from the image; the result and the tag of the READ."""
         image = self.open()
         target = bytearray(length)
-        done = self.client.files.fetch.read(image, offset, memoryview(target))
+        done = self.client.remote.coalescer.read(image, offset, memoryview(target))
         reading = done.addCallback(lambda length: bytes(target[:length]))
         ((_, at, body),) = [p for p in self.client.wire.packets() if p[0] == Type.READ]
         return reading, Read.parse(at, body).tag
@@ -168,18 +172,18 @@ class GreetingTests(HostileServerTestCase):
 
     def test_hello(self) -> None:
         """The client speaks first, and says its version and name."""
-        verifyObject(IChannelUser, self.client.files)
+        verifyObject(IChannelUser, self.client.remote)
         ((kind, _, body),) = self.client.wire.tagged()
         self.assertEqual(kind, Type.HELLO)
         self.assertEqual(decode(Hello, body), Hello(VERSION, "host"))
 
     def test_welcome(self) -> None:
         """From WELCOME on there is a connection, until it ends."""
-        self.assertFalse(self.client.files.is_connected)
+        self.assertFalse(self.client.remote.is_connected)
         self.greet()
-        self.assertTrue(self.client.files.is_connected)
+        self.assertTrue(self.client.remote.is_connected)
         self.client.lose()
-        self.assertFalse(self.client.files.is_connected)
+        self.assertFalse(self.client.remote.is_connected)
 
     def test_refused(self) -> None:
         """An error instead is told with its text, and the connection ends."""
@@ -219,13 +223,13 @@ class GreetingTests(HostileServerTestCase):
         ]:
             self.client = Client()
             self.assert_closes(packet)
-            self.assertEqual(self.client.files.fetch.bytes_over_tcp, 0)
+            self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
 
     def test_never(self) -> None:
         """A server that says nothing is given up after a while."""
-        self.client.clock.advance(SILENCE - 0.1)
+        self.client.clock.advance(ANSWER_TIMEOUT - 0.1)
         self.assertFalse(self.client.wire.ended)
-        self.client.clock.advance(SILENCE)
+        self.client.clock.advance(ANSWER_TIMEOUT)
         self.assertTrue(self.client.wire.disconnected)
         self.client.lose()
         self.assertEqual(self.client.clock.getDelayedCalls(), [])
@@ -261,7 +265,7 @@ class FramingTests(HostileServerTestCase):
         self.assert_closes(HEADER.pack(Type.PONG, 0, MAX_DATA + 1))
         for _ in range(100):
             self.say(Data(5, 6, 0, bytes(60_000)).encode())
-        self.assertEqual(self.client.files.fetch.bytes_over_tcp, 0)
+        self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
         self.assertLessEqual(len(self.client.channel._framer._buffer), HEADER.size + MAX_DATA)
 
     def test_held_bytes(self) -> None:
@@ -331,7 +335,7 @@ class AnswerTests(HostileServerTestCase):
 
     def test_asked_again(self) -> None:
         """What was asked when the connection ended is asked again on the next one."""
-        answer = self.client.files.getattr(b"disk.img")
+        answer = self.client.remote.getattr(b"disk.img")
         self.client.lose()
         self.client.connect()
         self.client.wire.packets()
@@ -386,11 +390,11 @@ class ReadTests(HostileServerTestCase):
     def is_held(self, offset: int) -> bool:
         """Whether a page of it is in the cache."""
         image, target = self.image(), memoryview(bytearray(PAGE))
-        return self.client.files.cached_read(image, offset, target) is not None
+        return self.client.remote.cached_read(image, offset, target) is not None
 
     def image(self) -> OpenImage:
         """The image that is open."""
-        (found,) = self.client.files._open.values()
+        (found,) = self.client.remote._open.values()
         return found
 
     def test_part_of_a_page_repeated(self) -> None:
@@ -422,7 +426,7 @@ class ReadTests(HostileServerTestCase):
         self.open()
         for body in (b"\0" * 12, b"\0\0\0\2\xff\xff\xff\xff\0\0\0\0", bytes(1000), b"x"):
             self.say(pack_tagged(Type.SEGMENTS, 1, body))
-        dropped = self.client.files.receiver.datagrams_dropped
+        dropped = self.client.remote.receiver.datagrams_dropped
         self.assertTrue(dropped == 4 or self.client.wire.ended)
 
     def test_malformed_words(self) -> None:
@@ -454,7 +458,7 @@ class ReadTests(HostileServerTestCase):
         _, tag = self.read()
         for _ in range(50):
             ((_, tag, _),) = self.say(Gone(tag, 1).encode())
-        self.assertEqual(len(self.client.files.fetch._requests), 1)
+        self.assertEqual(len(self.client.remote.coalescer._requests), 1)
 
     def test_false_sent(self) -> None:
         """A server that says it sent what never comes is asked to repair, then for TCP."""
@@ -473,7 +477,7 @@ class ReadTests(HostileServerTestCase):
         image, asked = self.open(), []
         for page in (0, 8):
             target = memoryview(bytearray(PAGE))
-            self.client.files.fetch.read(image, page * PAGE, target)
+            self.client.remote.coalescer.read(image, page * PAGE, target)
             self.client.clock.advance(1)
         self.client.clock.advance(2.5)
         for kind, offset, body in self.client.wire.packets():
@@ -502,9 +506,9 @@ class PullTests(HostileServerTestCase):
     def tearDown(self) -> None:
         """With the connection all of them end."""
         self.client.lose()
-        self.client.clock.advance(2 * EVERY)
-        self.assertEqual(self.client.files.orders._running, {})
-        self.assertEqual(self.client.files.pulls._running, [])
+        self.client.clock.advance(2 * PROGRESS_INTERVAL)
+        self.assertEqual(self.client.remote.server_pulls._running, {})
+        self.assertEqual(self.client.remote.pulls._running, [])
         super().tearDown()
 
     def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:
@@ -524,7 +528,7 @@ class PullTests(HostileServerTestCase):
         ((opens, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
         self.assertEqual(opens, Type.OPEN)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE)))), [])
-        self.client.clock.advance(MOMENT)
+        self.client.clock.advance(KEY_DELAY)
         size, reads = len(IMAGE.content), []
         while asked := [p for p in self.client.wire.packets() if p[0] == Type.READ]:
             for _, at, body in asked:
@@ -537,22 +541,22 @@ class PullTests(HostileServerTestCase):
             (start, min(BLOCK, size - start), Priority.BACKGROUND)
             for start in range(0, size, BLOCK)
         ])  # fmt: skip
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
 
     def test_told(self) -> None:
         """Each second the server is told how far it is."""
         ((_, tag),) = self.pull(7)
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, 0, 0, False)])
         ((_, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
         self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, 0, len(IMAGE.content), False)])
 
     def test_too_many(self) -> None:
         """More than so many at a time end the connection."""
-        for number in range(MOST_ORDERED):
+        for number in range(MAX_SERVER_PULLS):
             self.pull(number, b"%d" % number)
         self.assertFalse(self.client.wire.ended)
         self.pull(99, b"x")
@@ -562,7 +566,7 @@ class PullTests(HostileServerTestCase):
         """A number that is in use ends the connection; the same image is not pulled twice."""
         self.pull(1)
         self.assertEqual(self.pull(2), [])
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         ended = [each for each in self.pulled() if each.ended]
         self.assertEqual(ended, [Pulled(2, 0, 0, True, "it is being pulled already")])
         self.assert_closes(pack(Type.PULL, encode(Pull(1, b"other"))))
@@ -570,12 +574,12 @@ class PullTests(HostileServerTestCase):
     def test_without_end(self) -> None:
         """Pulls that are given up or refused at once cost no more than so many packets a second."""
         said = 0
-        for number in range(10 * MOST_ORDERED):
+        for number in range(10 * MAX_SERVER_PULLS):
             path = b"%d" % number
             said += len(self.pull(number, path)) + len(self.pull(number, b""))
             if self.client.wire.ended:
                 break
-        self.assertEqual(said, MOST_ORDERED)
+        self.assertEqual(said, MAX_SERVER_PULLS)
         self.assertTrue(self.client.wire.ended)
 
     def test_too_large(self) -> None:
@@ -583,7 +587,7 @@ class PullTests(HostileServerTestCase):
         ((_, tag),) = self.pull(1)
         large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         ended = Pulled(1, 0, 0, True, "the image has 0.5 MiB, the cache 0.5 MiB")
         self.assertEqual(self.pulled(), [ended])
 
@@ -591,7 +595,7 @@ class PullTests(HostileServerTestCase):
         """One that is given up ends, also while it is opened; another may follow."""
         self.pull(1)
         self.assertEqual(self.pull(1, b""), [])
-        self.client.clock.advance(EVERY)
+        self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(1, 0, 0, True, "interrupted")])
         self.assertEqual([kind for kind, _ in self.pull(1)], [Type.GETATTR])
         self.assertEqual(self.pull(9, b""), [])
@@ -603,7 +607,7 @@ class SilenceTests(HostileServerTestCase):
     def test_asked_for_life(self) -> None:
         """A silent server is asked whether it lives, and given up when it does not say so."""
         said = []
-        for _ in range(int(4 * SILENCE)):
+        for _ in range(int(4 * ANSWER_TIMEOUT)):
             self.client.clock.advance(0.5)
             said += [kind for kind, _, _ in self.client.wire.packets()]
         self.assertTrue(self.client.wire.disconnected)
@@ -633,13 +637,13 @@ class AnySequenceTests(SynchronousTestCase):
         reads: list[Deferred[int]] = []
         if welcomed:
             client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
-            opening = client.files.open(b"disk.img")
+            opening = client.remote.open(b"disk.img")
             tag = client.wire.tagged()[-1][1]
             client.channel.dataReceived(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE))))
-            image = client.files.opened(self.successResultOf(opening)[0])
+            image = client.remote.opened(self.successResultOf(opening)[0])
             for block in range(3):
                 target = memoryview(bytearray(BLOCK))
-                reads.append(client.files.fetch.read(image, block * BLOCK, target))
+                reads.append(client.remote.coalescer.read(image, block * BLOCK, target))
                 reads[-1].addErrback(lambda failure: failure.trap(OSError))
         for packet in packets:
             if client.wire.ended:
@@ -651,7 +655,7 @@ class AnySequenceTests(SynchronousTestCase):
         client.clock.advance(1)
         client.connect()
         client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
-        self.assertTrue(client.files.is_connected)
+        self.assertTrue(client.remote.is_connected)
         self.assertLessEqual(client.cache.held, 4 * BLOCK)
         self.assertEqual(self.flushLoggedErrors(), [])
 

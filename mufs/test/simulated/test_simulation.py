@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mufs.communication.server.output import ISegmentOutput
-from mufs.filesystem.client.readahead import ENOUGH
+from mufs.filesystem.client.readahead import MIN_WINDOW
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.test.support.simulation import MIB, SimulatedNetwork
 from mufs.wire.pages import BLOCK
@@ -158,7 +158,7 @@ class LosslessTests(SimulationTestCase):
         network = self.make_network(4, duplicates=0.3)
         self.assert_all_right(network)
         self.assertEqual(network.server.controller.segments_repaired, 0)
-        self.assertEqual(network.clients[0].files.receiver.transfers_rejected, 0)
+        self.assertEqual(network.clients[0].remote.receiver.transfers_rejected, 0)
 
     def test_single_datagrams(self) -> None:
         """Where the kernel joins no datagrams they are taken in one by one."""
@@ -211,7 +211,7 @@ class LosslessTests(SimulationTestCase):
         before = network.server.queue.requests
         network.run(network.read_all(1, PATH))
         self.assertEqual(network.server.queue.requests, before)
-        self.assertEqual(network.clients[1].files.fetch.bytes_overheard, self.size)
+        self.assertEqual(network.clients[1].remote.coalescer.bytes_overheard, self.size)
 
     def test_different_images(self) -> None:
         """Clients with images of their own each get the right one, at a fair part of the link."""
@@ -332,7 +332,7 @@ class LossTests(SimulationTestCase):
         seconds = self.assert_all_right(network)
         self.assertLess(seconds, 1.2 * 4 * self.ideal() + 0.5)
         for client in network.clients:
-            self.assertIn("nothing arrives", client.files.reception.state)
+            self.assertIn("nothing arrives", client.remote.multicast_health.state)
         self.assertLess(network.server.factory.bytes_over_tcp, 4.1 * self.size)
 
     def test_one_deaf(self) -> None:
@@ -366,7 +366,7 @@ class LossTests(SimulationTestCase):
         network.clock.callLater(0.7, network.set_path, 0, loss=0.0)
         seconds = self.results(network)
         self.assertLess(max(seconds), 2 * self.ideal())
-        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
         self.assert_clean(network)
 
     def test_everything_at_once(self) -> None:
@@ -413,7 +413,7 @@ class CongestionTests(SimulationTestCase):
         self.assertLess(seconds, 1.4 * self.ideal(rate))
         self.assertLess(self.multicast_share(network), 1.3)
         for client in network.clients:
-            self.assertEqual(client.files.reception.state, "working")
+            self.assertEqual(client.remote.multicast_health.state, "working")
 
     def test_shallow_switch(self) -> None:
         """A bottleneck whose queue holds 128 KiB is filled, and not flooded."""
@@ -447,9 +447,9 @@ class SlowLinkTests(SimulationTestCase):
         slow, *reads = [network.read_all(number, PATH) for number in range(4)]
         others = max(seconds for _, seconds in network.run(DeferredList(reads)))
         # What it had asked for when it began is sent again once.
-        self.assertLess(others, 1.03 * alone + ENOUGH * 8 / FAST)
+        self.assertLess(others, 1.03 * alone + MIN_WINDOW * 8 / FAST)
         self.assertFalse(network.clients[0].listening)
-        self.assertIn("too lossy", network.clients[0].files.reception.state)
+        self.assertIn("too lossy", network.clients[0].remote.multicast_health.state)
         self.assertTrue(all(client.listening for client in network.clients[1:]))
         self.assertLess(network.run(slow), 1.1 * self.ideal(FAST / 10) + others)
         self.assert_clean(network)
@@ -482,11 +482,11 @@ class SlowLinkTests(SimulationTestCase):
         self.results(network)
         network.set_path(0, rate=FAST)
         network.put_image(b"long.img", 48 * MIB)
-        before = network.clients[0].files.fetch.bytes_over_tcp
+        before = network.clients[0].remote.coalescer.bytes_over_tcp
         network.lockstep(b"long.img", at_once=1, pause=0.2)
-        self.assertEqual(network.clients[0].files.reception.state, "working")
+        self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
         self.assertTrue(network.clients[0].listening)
-        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp - before, 45 * MIB)
+        self.assertLess(network.clients[0].remote.coalescer.bytes_over_tcp - before, 45 * MIB)
         self.assert_clean(network)
 
     def test_half_lost(self) -> None:
@@ -503,8 +503,8 @@ class SlowLinkTests(SimulationTestCase):
         network = self.make_network(4, 24 * MIB)
         network.set_path(0, loss=0.2)
         self.results(network)
-        self.assertEqual(network.clients[0].files.reception.state, "working")
-        self.assertLess(network.clients[0].files.fetch.bytes_over_tcp, 0.1 * self.size)
+        self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
+        self.assertLess(network.clients[0].remote.coalescer.bytes_over_tcp, 0.1 * self.size)
         self.assert_clean(network)
 
 
@@ -543,7 +543,7 @@ class FailureTests(SimulationTestCase):
         network.clock.callLater(0.3, network.restart_server, 3.0)
         seconds = self.results(network)
         self.assertLess(max(seconds), 1.15 * self.ideal() + 3.0 + 0.5)
-        self.assertEqual([c.files.receiver.transfers_rejected for c in network.clients], [0] * 4)
+        self.assertEqual([c.remote.receiver.transfers_rejected for c in network.clients], [0] * 4)
         self.assertGreater(network.server.controller.transfers, 0)
         self.assert_clean(network)
 
@@ -562,7 +562,7 @@ class FailureTests(SimulationTestCase):
         network.restart_server(0.1)
         network.clock.advance(1.0)
         client.hear(bytes(100), source)
-        self.assertEqual(client.files.receiver.datagrams_dropped, 1)
+        self.assertEqual(client.remote.receiver.datagrams_dropped, 1)
 
     def test_server_gone(self) -> None:
         """Reads end with EIO after the timeout when no server comes back."""
@@ -611,7 +611,7 @@ class FailureTests(SimulationTestCase):
         reading = network.read_all(0, PATH)
 
         def stale_and_cut() -> None:
-            (opened,) = client.files._open.values()
+            (opened,) = client.remote._open.values()
             opened.stale = True
             client.cut()
 
@@ -655,7 +655,7 @@ class FailureTests(SimulationTestCase):
         results = self.results(network)
         self.assertEqual([error.errno for error in results], [errno.EIO] * 2)
         for client in network.clients:
-            opened = client.files.opened(network.run(client.open(PATH))[0])
+            opened = client.remote.opened(network.run(client.open(PATH))[0])
             for first, length in ((0, 8192), (12288, BLOCK - 12288), (-4096, 12288)):
                 offset = 5 * BLOCK + first
                 data = network.run(ensureDeferred(client.read(opened, offset, length)))
@@ -693,7 +693,7 @@ class FailureTests(SimulationTestCase):
 
         def leave() -> None:
             leaver.service.stopService()
-            leaver.files.stop()
+            leaver.remote.stop()
 
         network.clock.callLater(0.1, leave)
         others = [network.read_all(number, PATH) for number in (1, 2)]

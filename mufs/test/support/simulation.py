@@ -144,18 +144,18 @@ class SimulatedClient:
         self.path = path
         self.listening = True
         self.cache = BlockCache(cache_size)
-        most_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
-        self.files = RemoteFileSystem(
-            self._clock, self.cache, most_ahead, self._welcomed, self._refused
+        max_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
+        self.remote = RemoteFileSystem(
+            self._clock, self.cache, max_ahead, on_welcome=self._welcomed, on_refused=self._refused
         )
-        self.files.reception.join = self._join
+        self.remote.multicast_health.join = self._join
         self.longest_wait = 0.0
         self.refused: list[Refused] = []
         self.connections = 0
         self.stream: Stream | None = None
         self.service = ClientService(
             self,
-            ClientChannelFactory(self.files, self._clock, name),
+            ClientChannelFactory(self.remote, self._clock, name),
             retryPolicy=lambda attempts: 0.2,
             clock=self._clock,
         )
@@ -183,7 +183,7 @@ class SimulatedClient:
 
     def hear(self, data: bytes, source: tuple[str, int]) -> None:
         """Datagrams come."""
-        self.files.receiver.datagramReceived(data, source)
+        self.remote.receiver.datagramReceived(data, source)
 
     def cut(self) -> None:
         """Cut the connection."""
@@ -193,43 +193,47 @@ class SimulatedClient:
     @property
     def hits(self) -> int:
         """Reads that the cache answered."""
-        return self.files.hits
+        return self.remote.hits
 
     def figures(self) -> dict[str, object]:
         """What L{mufs.client.ClientMount.figures} tells, and more that must repeat."""
-        fetch, receiver, repairs = self.files.fetch, self.files.receiver, self.files.repairs
+        coalescer, receiver, repairs = (
+            self.remote.coalescer,
+            self.remote.receiver,
+            self.remote.repairs,
+        )
         return {
-            "hits": self.files.hits,
-            "joined": fetch.joined,
-            "misses": fetch.misses,
-            "bytes_requested": fetch.bytes_requested,
-            "bytes_overheard": fetch.bytes_overheard,
-            "bytes_over_tcp": fetch.bytes_over_tcp,
+            "hits": self.remote.hits,
+            "joined": coalescer.joined,
+            "misses": coalescer.misses,
+            "bytes_requested": coalescer.bytes_requested,
+            "bytes_overheard": coalescer.bytes_overheard,
+            "bytes_over_tcp": coalescer.bytes_over_tcp,
             "evictions": self.cache.evictions,
             "segments_received": receiver.segments_received,
             "segments_lost": repairs.segments_lost,
             "repairs_sent": repairs.repairs_sent,
             "transfers_rejected": receiver.transfers_rejected,
             "datagrams_dropped": receiver.datagrams_dropped,
-            "multicast": self.files.reception.state,
+            "multicast": self.remote.multicast_health.state,
             "longest_wait": self.longest_wait,
         }
 
     def leftovers(self) -> list[str]:
         """What is still held of requests that are answered: nothing, when all reads ended."""
         names = ("_requests", "_pending", "_waiting")
-        tables = {name: getattr(self.files.fetch, name) for name in names}
+        tables = {name: getattr(self.remote.coalescer, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
 
     def open(self, path: bytes) -> Deferred[Any]:
         """Open an image, and keep it open."""
-        return self.files.open(path)
+        return self.remote.open(path)
 
     async def read_all(self, path: bytes, at_once: int, size: int, pause: float) -> float:
         """See L{SimulatedNetwork.read_all}."""
         begun = self._clock.seconds()
-        handle, _ = await self.files.open(path)
-        opened = self.files.opened(handle)
+        handle, _ = await self.remote.open(path)
+        opened = self.remote.opened(handle)
         offsets = iter(range(0, opened.size, size))
         try:
             readers = [self._reader(opened, offsets, size, pause) for _ in range(at_once)]
@@ -238,7 +242,7 @@ class SimulatedClient:
                 if isinstance(result, Failure):
                     result.raiseException()
         finally:
-            self.files.release(handle)
+            self.remote.release(handle)
         return self._clock.seconds() - begun
 
     async def _reader(
@@ -256,15 +260,15 @@ class SimulatedClient:
         """A read as L{mufs.filesystem.client.bridge.Bridge} makes it."""
         target = bytearray(size)
         view = memoryview(target)
-        length = self.files.cached_read(opened, offset, view)
+        length = self.remote.cached_read(opened, offset, view)
         if length is not None:
             ahead = opened.sequence_detector.advance(offset, size)
             if ahead is not None:
-                self._clock.callLater(0, self.files.fetch.prefetch, opened, *ahead)
+                self._clock.callLater(0, self.remote.coalescer.prefetch, opened, *ahead)
             return bytes(target[:length])
         begun = self._clock.seconds()
         try:
-            reading = maybeDeferred(self.files.read, opened, offset, view)
+            reading = maybeDeferred(self.remote.read, opened, offset, view)
             length = await reading.addTimeout(self._network.timeout, self._clock)
         except TimeoutError:
             raise OSError(errno.EIO, "no answer from the server in time") from None
@@ -273,8 +277,8 @@ class SimulatedClient:
         return bytes(target[:length])
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
-        self.files.receiver.listen_to(welcome.source, welcome.segment)
-        self.files.reception.resumed()
+        self.remote.receiver.listen_to(welcome.source, welcome.segment)
+        self.remote.multicast_health.resumed()
 
     def _join(self, joined: bool) -> None:
         self.listening = joined
@@ -406,7 +410,7 @@ class SimulatedNetwork:
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
         # Both ends of each connection watch the other one.
-        for end in (ClientChannel._look.__qualname__, ServerChannel._look.__qualname__):
+        for end in (ClientChannel._check_silence.__qualname__, ServerChannel._look.__qualname__):
             watches = calls.count(end)
             calls = [call for call in calls if call != end]
             left += [f"{watches} watches"] * (watches > len(self.clients))

@@ -32,8 +32,8 @@ from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.controller import seal_transfer, trains
 from mufs.communication.server.limits import MAX_HANDLES
 from mufs.filesystem.client.coalescer import OpenImage
-from mufs.filesystem.client.pull import MOST
-from mufs.filesystem.client.server_pulls import MOST_ORDERED
+from mufs.filesystem.client.pull import MAX_PULLS
+from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.test.communication.server.test_channel import SIZE, Server
 from mufs.test.simulated.test_hostile_server import WELCOME, Client
@@ -594,19 +594,19 @@ class Host:
 
     def open(self) -> None:
         """The mount opens a file."""
-        found = self.client.files.open(b"disk.img")
+        found = self.client.remote.open(b"disk.img")
         self.keep(found.addCallback(self._opened))
 
     def _opened(self, found: tuple[int, object]) -> None:
-        self.images.append((found[0], self.client.files.opened(found[0])))
+        self.images.append((found[0], self.client.remote.opened(found[0])))
 
     def read(self, offset: int, length: int) -> None:
         """The mount reads from the image that was opened last."""
         if self.images:
             image, target = self.images[-1][1], bytearray(length)
             view = memoryview(target)
-            if not image.stale and self.client.files.cached_read(image, offset, view) is None:
-                reading = maybeDeferred(self.client.files.read, image, offset, view)
+            if not image.stale and self.client.remote.cached_read(image, offset, view) is None:
+                reading = maybeDeferred(self.client.remote.read, image, offset, view)
                 self.reads.append((image, offset, target, reading))
                 number = len(self.reads) - 1
                 self.keep(reading.addCallback(lambda _: self.ended.append(number)))
@@ -614,11 +614,11 @@ class Host:
     def release(self) -> None:
         """The mount closes the image that was opened last."""
         if self.images:
-            self.client.files.release(self.images.pop()[0])
+            self.client.remote.release(self.images.pop()[0])
 
     def act(self, script: Script) -> None:
         """The mount does something."""
-        files = self.client.files
+        remote = self.client.remote
         match script.number() % 8:
             case 0:
                 self.open()
@@ -628,13 +628,13 @@ class Host:
                 self.release()
             case 5:
                 asked: list[Callable[[bytes], Deferred[Any]]] = [
-                    files.getattr,
-                    files.readdir,
-                    files.readlink,
+                    remote.getattr,
+                    remote.readdir,
+                    remote.readlink,
                 ]
                 self.keep(script.choice(asked)(b"disk.img"))
             case 6:
-                self.keep(files.statfs())
+                self.keep(remote.statfs())
             case 7:
                 if self.reads:
                     self.reads[script.number() % len(self.reads)][3].cancel()
@@ -643,14 +643,14 @@ class Host:
         """What is held is bounded, and nothing failed that should not."""
         for failure in self.wrong:
             failure.raiseException()
-        fetch, reassembly = self.client.files.fetch, self.client.files.receiver.reassembly
+        coalescer, reassembly = self.client.remote.coalescer, self.client.remote.receiver.reassembly
         assert len(self.client.channel._framer._buffer) <= HEADER.size + MAX_DATA
         assert len(reassembly._partial) <= 128
         assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
         assert self.client.cache.held <= 4 * BLOCK
-        assert len(fetch._requests) <= 4096
-        assert len(self.client.files.orders._running) <= MOST_ORDERED
-        assert len(fetch.fillers) <= len(self.client.files.pulls._running) <= MOST
+        assert len(coalescer._requests) <= 4096
+        assert len(self.client.remote.server_pulls._running) <= MAX_SERVER_PULLS
+        assert len(coalescer.fillers) <= len(self.client.remote.pulls._running) <= MAX_PULLS
 
 
 def _client(data: bytes) -> None:
@@ -675,7 +675,7 @@ def _client(data: bytes) -> None:
                 case 3:
                     host.client.clock.advance(script.number() / 50)
                 case 4:
-                    host.client.files.receiver.datagramReceived(_datagram(script), _SOURCE)
+                    host.client.remote.receiver.datagramReceived(_datagram(script), _SOURCE)
                 case 5:
                     host.reconnect()
                 case how:
@@ -685,7 +685,7 @@ def _client(data: bytes) -> None:
             host.heard()
             host.check()
         host.reconnect()
-        assert host.client.files.is_connected
+        assert host.client.remote.is_connected
         host.client.clock.advance(1)
         host.check()
         _check_cache(host)
@@ -730,11 +730,11 @@ def _end(host: Host) -> None:
     """The client stops: all that waits is given up, as the bridge does it."""
     for *_, reading in host.reads:
         reading.cancel()
-    fetch = host.client.files.fetch
-    assert not fetch._waiting
+    coalescer = host.client.remote.coalescer
+    assert not coalescer._waiting
     host.client.lose()
     host.client.clock.advance(30)
-    assert not fetch._requests and not fetch._pending and not fetch.fillers
+    assert not coalescer._requests and not coalescer._pending and not coalescer.fillers
 
 
 def _group(data: bytes) -> None:
@@ -750,7 +750,7 @@ def _group(data: bytes) -> None:
         host.open()
         host.heard()
         _let_open(host)
-        receiver = host.client.files.receiver
+        receiver = host.client.remote.receiver
         while script:
             match script.number() % 8:
                 case 0 | 1 | 2:

@@ -85,8 +85,8 @@ class RecordingUser:
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
 
-    def gone(self, tag: int) -> None:
-        """See L{IChannelUser.gone}."""
+    def transfer_expired(self, tag: int) -> None:
+        """See L{IChannelUser.transfer_expired}."""
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
@@ -162,13 +162,13 @@ class TLSTestCase(TestCase):
         """Connect a client, and wait until it is taken, or knows that it is not."""
         user = RecordingUser()
         factory = ClientChannelFactory(user, the_reactor, "told")
-        lost: Any = factory.lost_in_vain
+        lost: Any = factory.connect_failed
 
-        def lost_in_vain(why: str) -> None:
+        def connect_failed(why: str) -> None:
             lost(why)
             user.done.callback(False)
 
-        self.patch(factory, "lost_in_vain", lost_in_vain)
+        self.patch(factory, "connect_failed", connect_failed)
         endpoint = channel_client_endpoint(the_reactor, "server", server)
         channel: Any = await endpoint.connect(factory)
         if await user.done:

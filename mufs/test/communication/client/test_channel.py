@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mufs.communication.client.channel import (
-    SILENCE,
+    ANSWER_TIMEOUT,
     ChannelLost,
     ClientChannel,
     ClientChannelFactory,
@@ -92,8 +92,8 @@ class User:
         """See L{IChannelUser.report}."""
         return Report(4, 3, 20, True, "working")
 
-    def gone(self, tag: int) -> None:
-        """See L{IChannelUser.gone}."""
+    def transfer_expired(self, tag: int) -> None:
+        """See L{IChannelUser.transfer_expired}."""
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
@@ -151,7 +151,7 @@ class SilenceTests(ClientChannelTestCase):
 
     def test_kept(self) -> None:
         """A connection over which nothing is asked is kept, however soon or late answers come."""
-        for answer_after in (0.0, 0.001, 0.5, SILENCE / 5):
+        for answer_after in (0.0, 0.001, 0.5, ANSWER_TIMEOUT / 5):
             for late in (0.0, 0.0005, 0.01, 0.3):
                 self.idle(100, answer_after, late)
                 self.assertFalse(self.transport.aborted, (answer_after, late))
@@ -159,14 +159,14 @@ class SilenceTests(ClientChannelTestCase):
     def test_reports(self) -> None:
         """Every five seconds the server is told how this host fares, whatever else is said."""
         for _ in range(50):
-            self.clock.advance(SILENCE / 20)
+            self.clock.advance(ANSWER_TIMEOUT / 20)
             self.answer(Type.PONG, 0, None)
         pings = [parse_tagged(body)[1] for kind, _, body in self.sent() if kind == Type.PING]
         self.assertEqual([decode(Report, body) for body in pings], 5 * [self.user.report()])
 
     def test_ended(self) -> None:
-        """A connection to a server that answers nothing is ended when SILENCE is over."""
-        for _ in range(round(SILENCE * 15)):
+        """A connection to a server that answers nothing is ended when ANSWER_TIMEOUT is over."""
+        for _ in range(round(ANSWER_TIMEOUT * 15)):
             self.clock.advance(0.1)
         self.assertTrue(self.transport.aborted)
         self.assertFalse(self.user.is_connected)
@@ -247,4 +247,4 @@ class VainTests(SynchronousTestCase):
                 channel.dataReceived(pack_tagged(Type.WELCOME, 0, encode(welcome)))
             channel.connectionLost(Error(reason or ConnectionDone()))
             found = [line for line in lines if line.startswith("waiting for the server: ")]
-            self.assertEqual((factory.in_vain, len(found)), (counted, said), reason)
+            self.assertEqual((factory.failed_connects, len(found)), (counted, said), reason)

@@ -5,16 +5,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.multicast_health import (
     GOOD_SAMPLES,
-    JOINING,
-    LOSSY,
-    LOSSY_PROBE,
+    JOIN_DELAY,
+    LOSSY_PROBE_DELAY,
     LOSSY_SAMPLES,
-    MAX_LOSSY_PROBE,
-    MAX_PROBE,
-    PROBE,
-    QUIET,
-    SAMPLE_TIME,
-    TRIAL,
+    MAX_LOSS,
+    MAX_LOSSY_PROBE_DELAY,
+    MAX_PROBE_DELAY,
+    MIN_SAMPLE_SECONDS,
+    NO_DATAGRAM_TIMEOUT,
+    PROBE_DELAY,
+    TRIAL_SECONDS,
     MulticastHealth,
 )
 
@@ -25,187 +25,203 @@ class ReceptionTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Begin with a group that was just joined."""
         self.clock = Clock()
-        self.reception = MulticastHealth(self.clock)
+        self.multicast_health = MulticastHealth(self.clock)
         self.joined = [True]
-        self.reception.join = self.joined.append
+        self.multicast_health.join = self.joined.append
 
     def receive(self, loss: float, samples: int = 300) -> None:
         """Samples are taken of which this fraction is lost, until TCP is to be used."""
-        worked = self.reception.works
+        worked = self.multicast_health.works
         for _ in range(samples):
             for segments in (60, 40):
-                self.reception.heard()
-                self.reception.result(segments, round(segments * loss))
-                if worked and not self.reception.works:
+                self.multicast_health.on_authentic_packet()
+                self.multicast_health.result(segments, round(segments * loss))
+                if worked and not self.multicast_health.works:
                     return
-                self.clock.advance(1.5 * SAMPLE_TIME)
+                self.clock.advance(1.5 * MIN_SAMPLE_SECONDS)
 
     def used_after(self, seconds: float) -> bool:
         """Whether multicast is tried again that much later, and not a moment before."""
         self.clock.advance(seconds - 0.01)
-        early = self.reception.use()
+        early = self.multicast_health.should_use()
         self.clock.advance(0.02)
-        return self.reception.use() and not early
+        return self.multicast_health.should_use() and not early
 
     def test_beginning(self) -> None:
         """Multicast is tried at once, and works as soon as something came."""
-        self.assertEqual((self.reception.use(), self.reception.state), (True, "not used yet"))
-        self.reception.heard()
-        self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
+        self.assertEqual(
+            (self.multicast_health.should_use(), self.multicast_health.state),
+            (True, "not used yet"),
+        )
+        self.multicast_health.on_authentic_packet()
+        self.assertEqual(
+            (self.multicast_health.should_use(), self.multicast_health.state), (True, "working")
+        )
 
     def test_anybody(self) -> None:
         """Datagrams that anybody may have sent do not prove that multicast works."""
-        self.reception.result(10, 10)
-        self.assertFalse(self.reception.works)
-        self.reception.came()
-        self.assertFalse(self.reception.works)
-        self.reception.heard()
-        self.assertTrue(self.reception.works)
+        self.multicast_health.result(10, 10)
+        self.assertFalse(self.multicast_health.works)
+        self.multicast_health.on_datagram()
+        self.assertFalse(self.multicast_health.works)
+        self.multicast_health.on_authentic_packet()
+        self.assertTrue(self.multicast_health.works)
 
     def test_tolerable(self) -> None:
         """Loss up to the bound is left to repair, for ever."""
-        self.receive(LOSSY - 0.05, 500)
-        self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
+        self.receive(MAX_LOSS - 0.05, 500)
+        self.assertEqual(
+            (self.multicast_health.should_use(), self.multicast_health.state), (True, "working")
+        )
 
     def test_lossy(self) -> None:
         """With more loss over many segments TCP is used, and the state says why."""
-        self.assertTrue(self.reception.works)
-        self.receive(LOSSY + 0.2)
-        self.assertFalse(self.reception.works)
-        self.assertFalse(self.reception.use())
-        self.assertIn("60% of the segments", self.reception.state)
+        self.assertTrue(self.multicast_health.works)
+        self.receive(MAX_LOSS + 0.2)
+        self.assertFalse(self.multicast_health.works)
+        self.assertFalse(self.multicast_health.should_use())
+        self.assertIn("60% of the segments", self.multicast_health.state)
 
     def test_passing(self) -> None:
         """Much loss for a while decides nothing, and tells of itself until it is over."""
         for _ in range(5):
             self.receive(1.0, LOSSY_SAMPLES - 1)
-            self.assertTrue(self.reception.is_failing)
-            self.receive(LOSSY, 1)
-            self.assertFalse(self.reception.is_failing)
-        self.assertTrue(self.reception.use())
+            self.assertTrue(self.multicast_health.is_failing)
+            self.receive(MAX_LOSS, 1)
+            self.assertFalse(self.multicast_health.is_failing)
+        self.assertTrue(self.multicast_health.should_use())
         self.assertEqual(self.joined, [True])
 
     def test_at_once(self) -> None:
         """Any number of segments lost at a moment are one sample at the most."""
         for _ in range(100):
-            self.reception.heard()
-            self.reception.result(94, 90)
-        self.assertTrue(self.reception.works)
+            self.multicast_health.on_authentic_packet()
+            self.multicast_health.result(94, 90)
+        self.assertTrue(self.multicast_health.works)
 
     def test_silent(self) -> None:
         """A transfer lost as a whole while nothing comes at all is enough to use TCP."""
-        self.reception.result(94, 94)
-        self.assertFalse(self.reception.use())
-        self.assertIn("nothing arrives", self.reception.state)
+        self.multicast_health.result(94, 94)
+        self.assertFalse(self.multicast_health.should_use())
+        self.assertIn("nothing arrives", self.multicast_health.state)
 
     def test_not_silent(self) -> None:
         """A transfer lost as a whole while others come in is mere loss."""
-        self.reception.heard()
-        self.clock.advance(QUIET - 0.1)
-        self.reception.result(94, 94)
-        self.assertTrue(self.reception.use())
+        self.multicast_health.on_authentic_packet()
+        self.clock.advance(NO_DATAGRAM_TIMEOUT - 0.1)
+        self.multicast_health.result(94, 94)
+        self.assertTrue(self.multicast_health.should_use())
         self.clock.advance(0.2)
-        self.reception.result(94, 93)
-        self.assertTrue(self.reception.use())
-        self.reception.result(94, 94)
-        self.assertFalse(self.reception.use())
+        self.multicast_health.result(94, 93)
+        self.assertTrue(self.multicast_health.should_use())
+        self.multicast_health.result(94, 94)
+        self.assertFalse(self.multicast_health.should_use())
 
     def test_heard_again(self) -> None:
         """After silence the first datagram brings multicast back."""
-        self.reception.result(94, 94)
-        self.reception.heard()
-        self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
+        self.multicast_health.result(94, 94)
+        self.multicast_health.on_authentic_packet()
+        self.assertEqual(
+            (self.multicast_health.should_use(), self.multicast_health.state), (True, "working")
+        )
 
     def test_heard_though_lossy(self) -> None:
         """A path that was too lossy is not taken for mended by a datagram."""
-        self.receive(LOSSY + 0.2)
-        self.reception.heard()
-        self.assertFalse(self.reception.use())
+        self.receive(MAX_LOSS + 0.2)
+        self.multicast_health.on_authentic_packet()
+        self.assertFalse(self.multicast_health.should_use())
 
     def test_silent_probes(self) -> None:
         """Where nothing comes the group is joined anew, and one read tries it, ever less often."""
-        self.reception.result(94, 94)
-        for after in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, MAX_PROBE, MAX_PROBE):
+        self.multicast_health.result(94, 94)
+        for after in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, MAX_PROBE_DELAY, MAX_PROBE_DELAY):
             self.assertEqual(self.joined, [True, False, True])
             del self.joined[1:]
             self.assertTrue(self.used_after(after), f"after {after} s")
-            self.assertFalse(self.reception.use())
-            self.reception.result(94, 94)
+            self.assertFalse(self.multicast_health.should_use())
+            self.multicast_health.result(94, 94)
 
     def test_silent_again(self) -> None:
         """After it worked, silence is probed as often as the first time."""
         for _ in range(2):
-            self.reception.result(94, 94)
-            self.assertTrue(self.used_after(PROBE))
-            self.reception.heard()
-            self.clock.advance(QUIET + 0.1)
+            self.multicast_health.result(94, 94)
+            self.assertTrue(self.used_after(PROBE_DELAY))
+            self.multicast_health.on_authentic_packet()
+            self.clock.advance(NO_DATAGRAM_TIMEOUT + 0.1)
 
     def test_leaves(self) -> None:
         """A host that loses too much leaves the group, and what was on its way says nothing."""
-        self.receive(LOSSY + 0.2)
+        self.receive(MAX_LOSS + 0.2)
         self.assertEqual(self.joined, [True, False])
-        state = self.reception.state
-        self.clock.advance(QUIET + 0.1)
-        self.reception.result(94, 94)
-        self.reception.result(94, 0)
-        self.assertEqual((self.reception.state, self.joined), (state, [True, False]))
+        state = self.multicast_health.state
+        self.clock.advance(NO_DATAGRAM_TIMEOUT + 0.1)
+        self.multicast_health.result(94, 94)
+        self.multicast_health.result(94, 0)
+        self.assertEqual((self.multicast_health.state, self.joined), (state, [True, False]))
 
     def test_trials(self) -> None:
         """It joins again now and then, and leaves at the first sample that is as lossy."""
-        self.receive(LOSSY + 0.2)
-        for after in (LOSSY_PROBE, 2 * LOSSY_PROBE, MAX_LOSSY_PROBE, MAX_LOSSY_PROBE):
-            self.clock.advance(after - SAMPLE_TIME * 2)
-            self.assertFalse(self.reception.use())
+        self.receive(MAX_LOSS + 0.2)
+        for after in (
+            LOSSY_PROBE_DELAY,
+            2 * LOSSY_PROBE_DELAY,
+            MAX_LOSSY_PROBE_DELAY,
+            MAX_LOSSY_PROBE_DELAY,
+        ):
+            self.clock.advance(after - MIN_SAMPLE_SECONDS * 2)
+            self.assertFalse(self.multicast_health.should_use())
             self.assertFalse(self.joined[-1])
-            self.clock.advance(SAMPLE_TIME * 2)
-            self.assertFalse(self.reception.use())
+            self.clock.advance(MIN_SAMPLE_SECONDS * 2)
+            self.assertFalse(self.multicast_health.should_use())
             self.assertTrue(self.joined[-1])
-            self.assertTrue(self.used_after(JOINING))
+            self.assertTrue(self.used_after(JOIN_DELAY))
             self.receive(0.0, GOOD_SAMPLES - 1)
             self.receive(1.0, 1)
-            self.assertFalse(self.reception.use())
+            self.assertFalse(self.multicast_health.should_use())
             self.assertFalse(self.joined[-1])
 
     def test_trial_without_results(self) -> None:
         """A trial in which nothing was sent ends, and what is overheard later decides it."""
-        self.receive(LOSSY + 0.2)
-        self.clock.advance(LOSSY_PROBE)
-        self.reception.use()
-        self.clock.advance(JOINING + TRIAL + 0.1)
-        self.assertFalse(self.reception.use())
+        self.receive(MAX_LOSS + 0.2)
+        self.clock.advance(LOSSY_PROBE_DELAY)
+        self.multicast_health.should_use()
+        self.clock.advance(JOIN_DELAY + TRIAL_SECONDS + 0.1)
+        self.assertFalse(self.multicast_health.should_use())
         self.assertTrue(self.joined[-1])
         self.receive(0.0, GOOD_SAMPLES)
-        self.assertTrue(self.reception.works)
+        self.assertTrue(self.multicast_health.works)
 
     def test_mended(self) -> None:
         """A trial without much loss brings multicast back, and the next fault begins anew."""
         for _ in range(2):
-            self.receive(LOSSY + 0.2)
-            self.clock.advance(LOSSY_PROBE)
-            self.assertFalse(self.reception.use())
+            self.receive(MAX_LOSS + 0.2)
+            self.clock.advance(LOSSY_PROBE_DELAY)
+            self.assertFalse(self.multicast_health.should_use())
             self.receive(0.1, GOOD_SAMPLES)
-            self.assertEqual((self.reception.use(), self.reception.state), (True, "working"))
+            self.assertEqual(
+                (self.multicast_health.should_use(), self.multicast_health.state), (True, "working")
+            )
             self.assertTrue(self.joined[-1])
 
     def test_new_connection(self) -> None:
         """A new connection to the same group makes no slow link faster, but may mend silence."""
-        self.receive(LOSSY + 0.2)
-        self.reception.resumed()
-        self.assertEqual((self.reception.use(), self.joined[-1]), (False, False))
-        self.reception.available()
-        self.reception.result(94, 94)
-        self.reception.resumed()
-        self.assertTrue(self.reception.use())
+        self.receive(MAX_LOSS + 0.2)
+        self.multicast_health.resumed()
+        self.assertEqual((self.multicast_health.should_use(), self.joined[-1]), (False, False))
+        self.multicast_health.available()
+        self.multicast_health.result(94, 94)
+        self.multicast_health.resumed()
+        self.assertTrue(self.multicast_health.should_use())
 
     def test_unavailable(self) -> None:
         """Without a group multicast is never tried, whatever comes, until there is one."""
-        self.reception.unavailable("no interface")
+        self.multicast_health.unavailable("no interface")
         for _ in range(100):
-            self.reception.heard()
-            self.reception.result(100, 0)
+            self.multicast_health.on_authentic_packet()
+            self.multicast_health.result(100, 0)
             self.clock.advance(0.1)
-        self.clock.advance(10 * MAX_PROBE)
-        self.assertFalse(self.reception.use())
-        self.assertIn("no interface", self.reception.state)
-        self.reception.available()
-        self.assertTrue(self.reception.use())
+        self.clock.advance(10 * MAX_PROBE_DELAY)
+        self.assertFalse(self.multicast_health.should_use())
+        self.assertIn("no interface", self.multicast_health.state)
+        self.multicast_health.available()
+        self.assertTrue(self.multicast_health.should_use())

@@ -5,11 +5,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import (
-    LONGEST_REST,
-    MAX_ASIDE,
+    MAX_BATCH_SEGMENTS,
+    MAX_GATHER_DELAY,
+    MIN_GATHER_DELAY,
+    OLD_EPOCH_LIFETIME,
     RECEIVE_BUFFER,
-    REST,
-    RETIRED,
     MulticastReceiver,
 )
 from mufs.communication.server.controller import seal_transfer, trains
@@ -50,9 +50,9 @@ class ReceiverTests(SynchronousTestCase):
         """Listen to a server."""
         self.clock = Clock()
         self.opened: list[bytes] = []
-        self.reception = MulticastHealth(self.clock)
+        self.multicast_health = MulticastHealth(self.clock)
         self.receiver = MulticastReceiver(
-            self.clock, self.reception, lambda descriptor, data: self.opened.append(data)
+            self.clock, self.multicast_health, lambda descriptor, data: self.opened.append(data)
         )
         self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
         self.receiver.listen_to(SOURCE, SEGMENT)
@@ -85,7 +85,7 @@ class ReceiverTests(SynchronousTestCase):
 
     def test_replaced_keys(self) -> None:
         """Keys open what is sent with them, for a moment also after others came; then no more."""
-        for seconds, opened in ((0.0, 1), (RETIRED - 0.1, 1), (RETIRED, 0)):
+        for seconds, opened in ((0.0, 1), (OLD_EPOCH_LIFETIME - 0.1, 1), (OLD_EPOCH_LIFETIME, 0)):
             self.setUp()
             self.receiver.begin_epoch(1, bytes(32))
             self.clock.advance(seconds)
@@ -113,7 +113,7 @@ class ReceiverTests(SynchronousTestCase):
         """What is lacking is known as soon as somebody has asked for what is there."""
         announcement, *segments, _ = self.datagrams(1)
         self.receive(announcement, *segments[:40], *segments[41:60])
-        self.receiver.settle()
+        self.receiver.flush_batch()
         missing = self.receiver.reassembly.missing(1, number_count(94), BLOCK)
         self.assertEqual(missing, (1 << 94) - (1 << 60) | 1 << 40)
 
@@ -134,7 +134,7 @@ class ReceiverTests(SynchronousTestCase):
             self.receive(announcement, segments[number], end)
             self.clock.advance(0.01)
         self.assertEqual(self.receiver.segments_due, 0)
-        self.assertFalse(self.reception.is_failing)
+        self.assertFalse(self.multicast_health.is_failing)
 
     def test_only_whole_segments_wait(self) -> None:
         """A datagram that is no segment harms none of those that wait."""
@@ -148,7 +148,7 @@ class ReceiverTests(SynchronousTestCase):
         """However many come without an end, few wait to be taken in."""
         for number in range(1, 5):
             self.receive(*self.datagrams(number)[1:94])
-        self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_ASIDE)
+        self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_BATCH_SEGMENTS)
 
     def test_rests(self) -> None:
         """Segments that come one by one gather in the receive buffer, if it is a large one."""
@@ -158,7 +158,7 @@ class ReceiverTests(SynchronousTestCase):
         self.receiver.buffer = RECEIVE_BUFFER
         self.receive(*segments)
         self.assertFalse(self.port.reads)
-        self.clock.advance(REST)
+        self.clock.advance(MIN_GATHER_DELAY)
         self.assertTrue(self.port.reads)
         self.receive(segments[0])
         self.receiver.stopProtocol()
@@ -168,9 +168,9 @@ class ReceiverTests(SynchronousTestCase):
         """It rests for half of what a transfer still takes, by the one before, but not for long."""
         for took, passed, rest in (
             (0.010, 0.002, 0.004),
-            (0.010, 0.009, REST),
-            (0.010, 0.100, REST),
-            (0.100, 0.002, LONGEST_REST),
+            (0.010, 0.009, MIN_GATHER_DELAY),
+            (0.010, 0.100, MIN_GATHER_DELAY),
+            (0.100, 0.002, MAX_GATHER_DELAY),
         ):
             self.setUp()
             announcement, *segments, completion = self.datagrams(1)

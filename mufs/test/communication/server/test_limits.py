@@ -26,7 +26,7 @@ from mufs.communication.server.limits import (
     STUCK,
     Limits,
 )
-from mufs.filesystem.client.coalescer import MOST_AHEAD
+from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT
 from mufs.test.communication.server.test_channel import Server
 from mufs.test.support.peers import Wire
 from mufs.test.support.virtual import VirtualTime
@@ -236,7 +236,7 @@ class WaitingTests(LimitTestCase):
 
     def test_honest(self) -> None:
         """What an honest client has on its way at the most does not make it a greedy one."""
-        self.assertLessEqual(MOST_AHEAD + 64 * BLOCK, GREEDY)
+        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, GREEDY)
 
     def test_gone(self) -> None:
         """What was waited for is waited for no longer when the client has gone."""

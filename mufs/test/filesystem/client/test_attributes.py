@@ -4,7 +4,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client import attributes
-from mufs.filesystem.client.attributes import LIFETIME, AttributeCache
+from mufs.filesystem.client.attributes import ATTRIBUTE_LIFETIME, AttributeCache
 from mufs.test.support.doubles import make_attributes
 
 
@@ -25,7 +25,7 @@ class AttributeCacheTests(SynchronousTestCase):
         self.assertIsNone(self.cache.get(b"file"))
         self.assertIsNone(self.cache.last(b"file"))
         self.put(b"file", 1)
-        self.clock.advance(LIFETIME)
+        self.clock.advance(ATTRIBUTE_LIFETIME)
         self.assertEqual(self.cache.get(b"file"), make_attributes(1))
         self.clock.advance(0.001)
         self.assertIsNone(self.cache.get(b"file"))
@@ -34,9 +34,9 @@ class AttributeCacheTests(SynchronousTestCase):
     def test_anew(self) -> None:
         """What is learnt anew takes the place of what was known, and lasts from then on."""
         self.put(b"file", 1)
-        self.clock.advance(LIFETIME)
+        self.clock.advance(ATTRIBUTE_LIFETIME)
         self.put(b"file", 2)
-        self.clock.advance(LIFETIME)
+        self.clock.advance(ATTRIBUTE_LIFETIME)
         self.assertEqual(self.cache.get(b"file"), make_attributes(2))
 
     def test_overtaken(self) -> None:
@@ -49,7 +49,7 @@ class AttributeCacheTests(SynchronousTestCase):
 
     def test_bound(self) -> None:
         """No more paths are known than there may be; the last that came always is."""
-        self.patch(attributes, "MOST", 3)
+        self.patch(attributes, "MAX_PATHS", 3)
         for number in range(20):
             path = b"%d" % number
             self.put(path, number)
@@ -59,7 +59,7 @@ class AttributeCacheTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """A full cache takes news of paths that it knows without forgetting the others."""
-        self.patch(attributes, "MOST", 2)
+        self.patch(attributes, "MAX_PATHS", 2)
         for size in (1, 2, 3):
             self.put(b"a", size)
             self.put(b"b", size)

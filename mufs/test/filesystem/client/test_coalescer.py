@@ -6,7 +6,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.coalescer import NEAR, TRIALS
+from mufs.filesystem.client.coalescer import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_WARMUP_READS
 from mufs.test.support.simulation import SimulatedNetwork
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -22,7 +22,7 @@ class RandomReadTests(SynchronousTestCase):
         net = SimulatedNetwork(1, **network)
         image = net.put_image(b"image", (reads + 2) * APART)
         client = net.clients[0]
-        opened = client.files.opened(net.run(client.open(b"image"))[0])
+        opened = client.remote.opened(net.run(client.open(b"image"))[0])
         for number in range(1, reads + 1):
             offset = number * APART + 2 * PAGE
             data = net.run(ensureDeferred(client.read(opened, offset, PAGE)))
@@ -34,29 +34,38 @@ class RandomReadTests(SynchronousTestCase):
         Where a block is there soon, each read brings its block, and more of what lies around the
         more there are: what lies beside is a hit.
         """
-        net, opened = self.read(3 * TRIALS, latency=0.0001)
+        net, opened = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001)
         client = net.clients[0]
-        fetch = client.files.fetch
-        self.assertEqual(client.hits + fetch.joined + fetch.misses, 3 * TRIALS)
-        self.assertGreater(client.hits + fetch.joined, 0)
-        self.assertGreater(client.cache.held, 3 * TRIALS * BLOCK)
+        coalescer = client.remote.coalescer
+        self.assertEqual(
+            client.hits + coalescer.joined + coalescer.misses, 3 * WHOLE_BLOCK_WARMUP_READS
+        )
+        self.assertGreater(client.hits + coalescer.joined, 0)
+        self.assertGreater(client.cache.held, 3 * WHOLE_BLOCK_WARMUP_READS * BLOCK)
         hits = client.hits
         net.run(ensureDeferred(client.read(opened, 40 * APART + 31 * PAGE, PAGE)))
         self.assertEqual(client.hits, hits + 1)
 
     def test_slow(self) -> None:
         """Where it is not, reads bring their pages alone, but for some to find out."""
-        net, _ = self.read(3 * TRIALS, latency=0.0001, link=50e6)
+        net, _ = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001, link=50e6)
         held = net.clients[0].cache.held
-        self.assertLessEqual(held, (TRIALS + 2) * BLOCK + (2 * TRIALS - 2) * PAGE)
-        self.assertGreaterEqual(held, TRIALS * BLOCK)
+        self.assertLessEqual(
+            held, (WHOLE_BLOCK_WARMUP_READS + 2) * BLOCK + (2 * WHOLE_BLOCK_WARMUP_READS - 2) * PAGE
+        )
+        self.assertGreaterEqual(held, WHOLE_BLOCK_WARMUP_READS * BLOCK)
 
     def test_gaps(self) -> None:
         """There, what lies between a read and what is held near it comes with it; nothing else."""
-        net, opened = self.read(TRIALS + 1, latency=0.0001, link=50e6)
+        net, opened = self.read(WHOLE_BLOCK_WARMUP_READS + 1, latency=0.0001, link=50e6)
         client = net.clients[0]
-        there = (TRIALS + 1) * APART + 2 * PAGE
-        for pages, brought in ((NEAR - 1, NEAR - 1), (1 - NEAR, NEAR - 1), (64, 1), (-64, 1)):
+        there = (WHOLE_BLOCK_WARMUP_READS + 1) * APART + 2 * PAGE
+        for pages, brought in (
+            (GAP_FILL_MAX_PAGES - 1, GAP_FILL_MAX_PAGES - 1),
+            (1 - GAP_FILL_MAX_PAGES, GAP_FILL_MAX_PAGES - 1),
+            (64, 1),
+            (-64, 1),
+        ):
             held = client.cache.held
             net.run(ensureDeferred(client.read(opened, there + pages * PAGE, PAGE)))
             net.run(deferLater(net.clock, 1.0))
@@ -67,16 +76,16 @@ class RandomReadTests(SynchronousTestCase):
         """The longest wait since it was asked last is told: of reads that ended or wait still."""
         net, opened = self.read(1, latency=0.01)
         client = net.clients[0]
-        report = client.files.report()
+        report = client.remote.report()
         self.assertEqual((report.reads, report.hits), (1, 0))
         self.assertTrue(20 <= report.lag < 100, report)
-        self.assertEqual(client.files.report().lag, 0)
+        self.assertEqual(client.remote.report().lag, 0)
         net.server.kill()
         ensureDeferred(client.read(opened, 0, PAGE)).addErrback(lambda _: None)
         net.clock.advance(2.0)
-        self.assertEqual(client.files.report().lag, 2000)
+        self.assertEqual(client.remote.report().lag, 2000)
         net.clock.advance(1.0)
-        self.assertEqual(client.files.report().lag, 3000)
+        self.assertEqual(client.remote.report().lag, 3000)
 
     def test_small_cache(self) -> None:
         """A cache of one block gives right bytes all the same."""

@@ -17,7 +17,14 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.server.output import SEND_BUFFER
-from mufs.filesystem.client.pull import EVERY, MOST, MOST_LOOKS, PASSES, STUCK, Progress
+from mufs.filesystem.client.pull import (
+    DISK_TIMEOUT,
+    MAX_BLOCKS_PER_TURN,
+    MAX_PASSES,
+    MAX_PULLS,
+    PROGRESS_INTERVAL,
+    Progress,
+)
 from mufs.test.support.simulation import MIB, SimulatedNetwork
 from mufs.wire.metadata import NOBODY
 from mufs.wire.pages import BLOCK
@@ -37,7 +44,7 @@ class PullTests(SynchronousTestCase):
 
     def pull(self, number: int = 0, path: bytes = b"disk.img") -> Deferred[Progress]:
         """Have a client pull the image."""
-        pulls = self.network.clients[number].files.pulls
+        pulls = self.network.clients[number].remote.pulls
         return maybeDeferred(pulls.pull, path, NOBODY, self.told.append)
 
     def sent(self) -> int:
@@ -68,7 +75,7 @@ class PullTests(SynchronousTestCase):
         self.assertEqual((done.size, done.held, done.asked), (SIZE, SIZE, SIZE))
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        self.assertEqual(self.network.clients[0].files.fetch.misses, 0)
+        self.assertEqual(self.network.clients[0].remote.coalescer.misses, 0)
 
     def test_empty(self) -> None:
         """An image without bytes is there at once."""
@@ -90,9 +97,9 @@ class PullTests(SynchronousTestCase):
         self.assertLess(done.asked, SIZE - part + BLOCK)
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        before = self.network.clients[0].files.fetch.bytes_requested
+        before = self.network.clients[0].remote.coalescer.bytes_requested
         self.network.run(self.pull())
-        self.assertEqual(self.network.clients[0].files.fetch.bytes_requested, before)
+        self.assertEqual(self.network.clients[0].remote.coalescer.bytes_requested, before)
 
     def test_hosts_apart(self) -> None:
         """
@@ -138,17 +145,17 @@ class PullTests(SynchronousTestCase):
         pulls = [self.pull(number) for number in range(3)]
         self.network.clock.advance(0.5)
         reader = self.network.clients[0]
-        handle, _ = self.network.run(reader.files.open(b"other.img"))
-        opened = reader.files.opened(handle)
+        handle, _ = self.network.run(reader.remote.open(b"other.img"))
+        opened = reader.remote.opened(handle)
         waits = []
         for offset in (0, 3 * MIB):
             begun = self.network.clock.seconds()
             self.network.run(ensureDeferred(reader.read(opened, offset, BLOCK)))
             waits.append(self.network.clock.seconds() - begun)
         # Of the image that is pulled, and on its way in the background.
-        handle, _ = self.network.run(reader.files.open(b"disk.img"))
-        opened = reader.files.opened(handle)
-        ahead = max(block for key, block in reader.files.fetch._pending if key == opened.key)
+        handle, _ = self.network.run(reader.remote.open(b"disk.img"))
+        opened = reader.remote.opened(handle)
+        ahead = max(block for key, block in reader.remote.coalescer._pending if key == opened.key)
         begun = self.network.clock.seconds()
         self.network.run(ensureDeferred(reader.read(opened, ahead * BLOCK, BLOCK)))
         waits.append(self.network.clock.seconds() - begun)
@@ -164,13 +171,13 @@ class PullTests(SynchronousTestCase):
         pulls = [self.pull(), *(self.pull(path=b"%d.img" % number) for number in range(3))]
         for _ in range(200):
             self.network.clock.advance(0.01)
-            self.assertLess(client.files.fetch.pending, 2 * client.files.window.size)
+            self.assertLess(client.remote.coalescer.pending, 2 * client.remote.window.size)
         for pull in pulls:
             pull.cancel()
             self.failureResultOf(pull, CancelledError)
         self.network.clock.advance(1)
         self.assertEqual(self.network.leftovers(), [])
-        self.assertEqual(client.files._open, {})
+        self.assertEqual(client.remote._open, {})
 
     def test_too_large(self) -> None:
         """An image that does not fit the cache is not begun; the error says both sizes."""
@@ -200,10 +207,10 @@ class PullTests(SynchronousTestCase):
         storage: Any = client.cache._storage
         self.patch(storage, "is_behind", lambda: behind)
         self.network.clock.advance(2)
-        asked = client.files.fetch.bytes_requested
+        asked = client.remote.coalescer.bytes_requested
         self.assertLess(asked, SIZE)
         self.network.clock.advance(2)
-        self.assertEqual(client.files.fetch.bytes_requested, asked)
+        self.assertEqual(client.remote.coalescer.bytes_requested, asked)
         behind = False
         self.network.run(pulling)
         self.assert_all_there()
@@ -214,7 +221,7 @@ class PullTests(SynchronousTestCase):
         storage: Any = self.network.clients[0].cache._storage
         self.patch(storage, "is_behind", lambda: True)
         self.assert_error(errno.ENOSPC, self.pull())
-        self.assertGreater(self.network.clock.seconds(), STUCK)
+        self.assertGreater(self.network.clock.seconds(), DISK_TIMEOUT)
         self.assertEqual(self.network.leftovers(), [])
 
     def test_no_room(self) -> None:
@@ -224,7 +231,7 @@ class PullTests(SynchronousTestCase):
         both = DeferredList([self.pull(), self.pull(path=b"other.img")], consumeErrors=True)
         results = self.network.run(both)
         self.assertFalse(all(ok for ok, _ in results))
-        self.assertLess(self.sent(), PASSES * 2 * 1.1 * 6 * MIB)
+        self.assertLess(self.sent(), MAX_PASSES * 2 * 1.1 * 6 * MIB)
 
     def test_errors(self) -> None:
         """What cannot be opened ends the pull with the server's error."""
@@ -255,7 +262,7 @@ class PullTests(SynchronousTestCase):
         self.make(link=1e8, rate_max=1e8)
         pulling = self.pull()
         self.network.clock.advance(0.4)
-        self.network.restart_server(5 * EVERY)
+        self.network.restart_server(5 * PROGRESS_INTERVAL)
         sent = self.sent()
         self.network.run(pulling)
         self.assertIn(False, [each.connected for each in self.told])
@@ -276,22 +283,24 @@ class PullTests(SynchronousTestCase):
         """A reader that gives up what the pull waits for, too, does not end it."""
         self.make(link=1e8, rate_max=1e8)
         client = self.network.clients[0]
-        handle, _ = self.network.run(client.files.open(b"disk.img"))
-        opened = client.files.opened(handle)
+        handle, _ = self.network.run(client.remote.open(b"disk.img"))
+        opened = client.remote.opened(handle)
         pulling = self.pull()
         self.network.clock.advance(0.1)
-        for key, block in list(client.files.fetch._pending):
+        for key, block in list(client.remote.coalescer._pending):
             self.assertEqual(key, opened.key)
-            client.files.fetch.read(opened, block * BLOCK, memoryview(bytearray(100))).addErrback(
-                lambda failure: failure.trap(CancelledError)
-            ).cancel()
+            reading = client.remote.coalescer.read(
+                opened, block * BLOCK, memoryview(bytearray(100))
+            )
+            reading.addErrback(lambda failure: failure.trap(CancelledError))
+            reading.cancel()
         self.network.run(pulling)
         self.assert_all_there()
 
     def test_limit(self) -> None:
         """No more than so many pulls run at a time."""
         self.make(link=1e6)
-        pulls = [self.pull() for _ in range(MOST)]
+        pulls = [self.pull() for _ in range(MAX_PULLS)]
         self.failureResultOf(self.pull(), OSError)
         for pull in pulls:
             pull.cancel()
@@ -299,7 +308,7 @@ class PullTests(SynchronousTestCase):
 
     def test_large(self) -> None:
         """Looking through an image that is there leaves the reactor to others."""
-        size = 2 * MOST_LOOKS * BLOCK + 1
+        size = 2 * MAX_BLOCKS_PER_TURN * BLOCK + 1
         self.make(size=0, cache_size=size + BLOCK)
         client = self.network.clients[0]
         image = self.network.put_image(b"disk.img", 1)

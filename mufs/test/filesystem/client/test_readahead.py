@@ -8,13 +8,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client.readahead import (
-    ENOUGH,
-    MANY,
-    MOST_AROUND,
-    PART,
-    SEEN,
-    SEQUENCES,
-    SLACK,
+    MAX_AROUND,
+    MAX_REORDERING,
+    MAX_SEQUENCES,
+    MIN_SEQUENTIAL_BYTES,
+    MIN_WINDOW,
+    READ_PER_AHEAD,
+    READS_PER_DOUBLING,
     ReadAheadWindow,
     SequenceDetector,
 )
@@ -67,15 +67,15 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_keeps_ahead(self) -> None:
         """Once a reader was seen to read in sequence, what it reads was always asked for."""
-        size = 4 * PART * MOST
+        size = 4 * READ_PER_AHEAD * MOST
         ahead, asked = SequenceDetector(size, fixed(MOST)), 0
         for offset in range(0, size, BLOCK):
-            if offset >= SEEN:
+            if offset >= MIN_SEQUENTIAL_BYTES:
                 self.assertGreaterEqual(asked, min(size, offset + BLOCK))
             found = ahead.advance(offset, BLOCK)
             if found is not None:
                 asked = sum(found)
-            if PART * MOST < offset < size - MOST:
+            if READ_PER_AHEAD * MOST < offset < size - MOST:
                 self.assertGreaterEqual(asked - offset, MOST // 2)
         self.assertEqual(asked, size)
 
@@ -85,10 +85,10 @@ class ReadAheadTests(SynchronousTestCase):
         for offset in range(0, SIZE - MOST, BLOCK):
             found = ahead.advance(offset, BLOCK)
             read = offset + BLOCK
-            if read < SEEN:
+            if read < MIN_SEQUENTIAL_BYTES:
                 self.assertIsNone(found)
             elif found is not None:
-                self.assertLess(sum(found) - read, read // PART + BLOCK)
+                self.assertLess(sum(found) - read, read // READ_PER_AHEAD + BLOCK)
 
     def test_at_random(self) -> None:
         """Reads here and there have nothing asked for."""
@@ -107,23 +107,29 @@ class ReadAheadTests(SynchronousTestCase):
     def test_anywhere(self) -> None:
         """A reader that jumps, and reads in sequence from there on, is read ahead of there."""
         ahead, start = SequenceDetector(SIZE, fixed(MOST)), 20 * BLOCK
-        self.assertIsNone(self.read_on(ahead, start, SEEN // BLOCK - 1))
-        last = start + SEEN - BLOCK
-        self.assertEqual(ahead.advance(last, BLOCK), (start + SEEN, SEEN // PART))
-        self.assertIsNone(ahead.advance(start - SLACK - 1, PAGE))
+        self.assertIsNone(self.read_on(ahead, start, MIN_SEQUENTIAL_BYTES // BLOCK - 1))
+        last = start + MIN_SEQUENTIAL_BYTES - BLOCK
+        self.assertEqual(
+            ahead.advance(last, BLOCK),
+            (start + MIN_SEQUENTIAL_BYTES, MIN_SEQUENTIAL_BYTES // READ_PER_AHEAD),
+        )
+        self.assertIsNone(ahead.advance(start - MAX_REORDERING - 1, PAGE))
 
     def test_by_turns(self) -> None:
         """Some sequences that are read by turns are each read ahead of; too many are forgotten."""
-        for count in (SEQUENCES, SEQUENCES + 1):
+        for count in (MAX_SEQUENCES, MAX_SEQUENCES + 1):
             ahead = SequenceDetector(100 * SIZE, fixed(MOST))
             starts = [(number + 1) * MOST * 2 for number in range(count)]
             found = [
                 ahead.advance(start + done, BLOCK)
-                for done in range(0, SEEN, BLOCK)
+                for done in range(0, MIN_SEQUENTIAL_BYTES, BLOCK)
                 for start in starts
             ]
-            expected = [(start + SEEN, SEEN // PART) for start in starts]
-            self.assertEqual(found[-count:], expected if count == SEQUENCES else [None] * count)
+            expected = [
+                (start + MIN_SEQUENTIAL_BYTES, MIN_SEQUENTIAL_BYTES // READ_PER_AHEAD)
+                for start in starts
+            ]
+            self.assertEqual(found[-count:], expected if count == MAX_SEQUENCES else [None] * count)
 
     @examples(150)
     @given(
@@ -146,27 +152,27 @@ class AroundTests(SynchronousTestCase):
 
     def test_ever_more(self) -> None:
         """The more reads at random there were in a row, the more, up to a bound."""
-        ahead = SequenceDetector(1000 * MOST_AROUND, fixed(MOST))
+        ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
         sizes = []
-        for number in range(6 * MANY):
-            offset = (number * 37 % 999) * MOST_AROUND + PAGE
+        for number in range(6 * READS_PER_DOUBLING):
+            offset = (number * 37 % 999) * MAX_AROUND + PAGE
             ahead.advance(offset, PAGE)
             start, length = ahead.around(offset)
             self.assertTrue(start <= offset < start + length)
             self.assertEqual(start % length, 0)
             sizes.append(length)
         self.assertEqual(sizes[0], BLOCK)
-        self.assertEqual(sizes[MANY], 2 * BLOCK)
-        self.assertEqual(sizes[-1], MOST_AROUND)
+        self.assertEqual(sizes[READS_PER_DOUBLING], 2 * BLOCK)
+        self.assertEqual(sizes[-1], MAX_AROUND)
         self.assertEqual(sizes, sorted(sizes))
 
     def test_in_sequence(self) -> None:
         """Reads in sequence end that."""
-        ahead = SequenceDetector(1000 * MOST_AROUND, fixed(MOST))
-        for number in range(6 * MANY):
-            ahead.advance((number * 37 % 999) * MOST_AROUND, PAGE)
-        offset = 5 * MOST_AROUND
-        for start in range(offset, offset + SEEN, BLOCK):
+        ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
+        for number in range(6 * READS_PER_DOUBLING):
+            ahead.advance((number * 37 % 999) * MAX_AROUND, PAGE)
+        offset = 5 * MAX_AROUND
+        for start in range(offset, offset + MIN_SEQUENTIAL_BYTES, BLOCK):
             ahead.advance(start, BLOCK)
         self.assertEqual(ahead.around(offset), (offset, BLOCK))
 
@@ -183,26 +189,26 @@ class WindowTests(SynchronousTestCase):
         self, window: ReadAheadWindow, clock: Clock, delay: float, bandwidth: float
     ) -> None:
         """Read for two seconds over a path, with as much under way as the window allows."""
-        window.answered(delay)
+        window.on_answer(delay)
         for _ in range(200):
             clock.advance(0.01)
-            window.came(int(0.01 * min(bandwidth, window.size / delay)))
+            window.on_bytes(int(0.01 * min(bandwidth, window.size / delay)))
 
     def test_long_path(self) -> None:
         """A path of much delay gets twice its bandwidth times its delay, up to the bound."""
         for held, expected in ((3, 6), (1.5, 3), (50, 8)):
             clock = Clock()
-            window = ReadAheadWindow(clock, 8 * ENOUGH)
-            self.run_path(window, clock, 0.02, held * ENOUGH / 0.02)
-            self.assertLess(abs(window.size / (expected * ENOUGH) - 1), 0.01, held)
+            window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
+            self.run_path(window, clock, 0.02, held * MIN_WINDOW / 0.02)
+            self.assertLess(abs(window.size / (expected * MIN_WINDOW) - 1), 0.01, held)
 
     def test_short_path(self) -> None:
         """One of little delay, or little bandwidth, gets what is enough there."""
         for delay, bandwidth in ((0.001, 400e6), (0.02, 12.5e6)):
             clock = Clock()
-            window = ReadAheadWindow(clock, 8 * ENOUGH)
+            window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
             self.run_path(window, clock, delay, bandwidth)
-            self.assertEqual(window.size, ENOUGH)
+            self.assertEqual(window.size, MIN_WINDOW)
 
     def test_bound(self) -> None:
         """No more than the bound, also when it is set later."""
@@ -210,7 +216,7 @@ class WindowTests(SynchronousTestCase):
         window = ReadAheadWindow(clock, BLOCK)
         self.run_path(window, clock, 0.1, 1e9)
         self.assertEqual(window.size, BLOCK)
-        window.limit(3 * ENOUGH)
-        self.assertEqual(window.size, ENOUGH)
+        window.limit(3 * MIN_WINDOW)
+        self.assertEqual(window.size, MIN_WINDOW)
         self.run_path(window, clock, 0.1, 1e9)
-        self.assertEqual(window.size, 3 * ENOUGH)
+        self.assertEqual(window.size, 3 * MIN_WINDOW)
