@@ -24,8 +24,8 @@ class ListeningService(Service):
         endpoint: IStreamServerEndpoint,
         factory: IProtocolFactory,
         *,
-        on_listening: Callable[[IListeningPort], None],
         on_failed: Callable[[str], None],
+        on_listening: Callable[[IListeningPort], None] = lambda port: None,
     ) -> None:
         """@param on_failed: called with the reason when it cannot listen."""
         self._endpoint = endpoint

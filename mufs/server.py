@@ -7,7 +7,7 @@ from typing import Any
 from attrs import frozen
 from twisted.application.service import MultiService
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
@@ -140,7 +140,7 @@ class ServerService(MultiService):
         for channel in list(self.core.factory.channels):
             channel.transport.abortConnection()
         stopping = [super().stopService(), self._outgoing.stop(), self._control.stop()]
-        return DeferredList(map(maybeDeferred, stopping), consumeErrors=True)
+        return DeferredList(stopping, consumeErrors=True)
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
