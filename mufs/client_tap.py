@@ -29,13 +29,13 @@ from mufs.options import (
 )
 from mufs.wire.pages import BLOCK
 
-SMALLEST_CACHE = 8 * BLOCK
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+MIN_CACHE_SIZE = 8 * BLOCK
+HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cache_size(text: str) -> int:
     size = parse_size(text)
-    if size < SMALLEST_CACHE:
+    if size < MIN_CACHE_SIZE:
         raise ValueError("is too small, 1M is the least")
     return size
 
@@ -58,7 +58,7 @@ class Options(CommonOptions):
         [
             "cache-size",
             None,
-            f"{min(1024, MEMORY >> 22)}M",
+            f"{min(1024, HOST_MEMORY >> 22)}M",
             "Most bytes of images to keep, in memory or in the directory",
         ],
         [
@@ -92,7 +92,7 @@ class Options(CommonOptions):
         size = self["cache-size"]
         super().postOptions()
         channel_client_endpoint(the_reactor, "server", self["server"])
-        if self["cache-dir"] is None and self["cache-size"] > MEMORY:
+        if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
         if self["status"] is not None:
             status_endpoint(the_reactor, self["status"])
