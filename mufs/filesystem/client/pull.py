@@ -1,8 +1,8 @@
 """Pulls: the cache is filled with whole images before anybody reads them."""
 
 import errno
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -11,12 +11,16 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, IFiller, OpenImage, stale
-from mufs.wire.metadata import Caller
+from mufs.filesystem.client.coalescer import (
+    MAX_BYTES_IN_FLIGHT,
+    IFiller,
+    OpenImage,
+    ReadCoalescer,
+    stale,
+)
+from mufs.filesystem.client.readahead import ReadAheadWindow
+from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, mask_of
-
-if TYPE_CHECKING:
-    from mufs.filesystem.client.remote import RemoteFileSystem
 
 PROGRESS_INTERVAL = 1.0
 """Seconds from one word about a pull to the next."""
@@ -35,6 +39,34 @@ DISK_TIMEOUT = 30.0
 
 MAX_PASSES = 4
 """Times that a pull goes through an image: what it brought may have had to go for others."""
+
+
+class PullableFileSystem(Protocol):
+    """What pulls need of the file system; see L{mufs.filesystem.client.remote}."""
+
+    @property
+    def coalescer(self) -> ReadCoalescer:
+        """Asks the server for what is missing."""
+
+    @property
+    def window(self) -> ReadAheadWindow:
+        """How much may be read ahead."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be asked now."""
+
+    def getattr(self, path: bytes, *, caller: Caller) -> Awaitable[Attributes]:
+        """The attributes of the file at a path."""
+
+    def open(self, path: bytes, caller: Caller) -> Awaitable[tuple[int, object]]:
+        """Open the present generation of an image: a handle, and what is of no concern here."""
+
+    def opened(self, handle: int) -> OpenImage:
+        """What a handle stands for."""
+
+    def release(self, handle: int) -> None:
+        """An open image is no longer needed."""
 
 
 @frozen
@@ -64,7 +96,7 @@ class _Pull:
 
     def __init__(
         self,
-        remote: "RemoteFileSystem",
+        remote: PullableFileSystem,
         cache: BlockCache,
         clock: IReactorTime,
         room: Callable[[], int],
@@ -229,7 +261,7 @@ class Pulls:
     or half of what may be read ahead of all readers.
     """
 
-    def __init__(self, remote: "RemoteFileSystem", cache: BlockCache, clock: IReactorTime) -> None:
+    def __init__(self, remote: PullableFileSystem, cache: BlockCache, clock: IReactorTime) -> None:
         self._remote = remote
         self._cache = cache
         self._clock = clock

@@ -19,7 +19,6 @@ from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.coalescer import OpenImage, ReadCoalescer, stale
-from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Data, Key, Sent, Type, pack
@@ -73,8 +72,10 @@ class RemoteFileSystem:
     @ivar hits: reads that the cache answered.
     @ivar lag: seconds that a read had to wait at the most in the time of the last report.
     @ivar images: those opened last, by image and generation, also if they are closed.
+    @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
 
+    server_pulls: ServerPulls
     _log = Logger()
 
     def __init__(
@@ -99,20 +100,18 @@ class RemoteFileSystem:
         self.attributes = AttributeCache(clock)
         self.multicast_health = MulticastHealth(clock)
         self.coalescer = ReadCoalescer(
-            cache, self.multicast_health, self.window, clock, self._send, self._new_tag
+            cache, self.multicast_health, self.window, clock, self.send, self._new_tag
         )
         self.receiver = MulticastReceiver(clock, self.multicast_health, self.coalescer.delivered)
         self.repairs = Repairs(
             clock,
             self.receiver,
             self.multicast_health,
-            self._send,
+            self.send,
             self.coalescer.is_wanted,
             self._read_over_tcp,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
-        self.pulls = Pulls(self, cache, clock)
-        self.server_pulls = ServerPulls(self.pulls, clock, self._send)
         self._channel: ClientChannel | None = None
         self._for_channel: list[Deferred[ClientChannel]] = []
         self._open: dict[int, OpenImage] = {}
@@ -135,6 +134,11 @@ class RemoteFileSystem:
     def is_connected(self) -> bool:
         """Whether the server can be asked now."""
         return self._channel is not None
+
+    def send(self, packet: bytes) -> None:
+        """Write a packet to the request channel; without a connection it is dropped."""
+        if self._channel is not None:
+            self._channel.send(packet)
 
     def stop(self) -> None:
         """End the connection at once, whatever the server still has to take in."""
@@ -292,7 +296,7 @@ class RemoteFileSystem:
 
     def _close(self, opened: OpenImage) -> None:
         if opened.server_handle is not None:
-            self._send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
+            self.send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
             opened.server_handle = None
 
     async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
@@ -405,10 +409,6 @@ class RemoteFileSystem:
 
     def _read_over_tcp(self, tag: int) -> None:
         self.coalescer.retry(tag, over_tcp=True)
-
-    def _send(self, packet: bytes) -> None:
-        if self._channel is not None:
-            self._channel.send(packet)
 
     def _new_tag(self) -> int:
         if self._channel is None:

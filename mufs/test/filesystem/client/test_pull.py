@@ -44,7 +44,7 @@ class PullTests(SynchronousTestCase):
 
     def pull(self, number: int = 0, path: bytes = b"disk.img") -> Deferred[Progress]:
         """Have a client pull the image."""
-        pulls = self.network.clients[number].remote.pulls
+        pulls = self.network.clients[number].pulls
         return maybeDeferred(pulls.pull, path, NOBODY, self.told.append)
 
     def sent(self) -> int:
