@@ -287,7 +287,7 @@ class _Look(Protocol):
         self._found = found
 
     def handshakeCompleted(self) -> None:
-        """See L{IHandshakeListener}."""
+        """See C{IHandshakeListener}."""
         transport: Any = self.transport
         shown = transport.getPeerCertificate()
         self._tell(None if shown is None else shown.to_cryptography())
