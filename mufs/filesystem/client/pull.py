@@ -11,7 +11,9 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, IFiller, OpenImage, stale
+from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT
+from mufs.filesystem.client.images import OpenImage, stale
+from mufs.filesystem.client.in_flight import IFiller
 from mufs.wire.metadata import Caller
 from mufs.wire.pages import BLOCK, mask_of
 
