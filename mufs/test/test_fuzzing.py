@@ -144,9 +144,9 @@ class MemoryTests(SynchronousTestCase):
         return {
             "framed": len(channel._framer._buffer) // 1000,
             "asked": len(channel._asked),
-            "requests": len(coalescer._requests),
-            "pending": len(coalescer._pending),
-            "waiting": len(coalescer._waiting),
+            "requests": len(coalescer.in_flight.requests),
+            "pending": len(coalescer.in_flight.requested),
+            "waiting": len(coalescer.in_flight.waiting),
             "aside": len(remote.receiver._batch),
             "transfers": len(reassembly._transfers),
             "in order": len(reassembly._in_order),

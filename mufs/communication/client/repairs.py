@@ -40,20 +40,21 @@ class Repairs:
         clock: IReactorTime,
         receiver: MulticastReceiver,
         multicast_health: MulticastHealth,
+        *,
         send: Callable[[bytes], None],
-        wanted: Callable[[Sent], bool],
+        is_wanted: Callable[[Sent], bool],
         read_over_tcp: Callable[[int], None],
     ) -> None:
         """
         @param send: writes a packet to the request channel.
-        @param wanted: whether bytes that a transfer carried are still waited for.
+        @param is_wanted: whether bytes that a transfer carried are still waited for.
         @param read_over_tcp: asks anew for what is left of the request of that tag.
         """
         self._clock = clock
         self._receiver = receiver
         self._multicast_health = multicast_health
         self._send = send
-        self._wanted = wanted
+        self._is_wanted = is_wanted
         self._read_over_tcp = read_over_tcp
         self._overheard: set[int] = set()
         self._whole: set[int] = set()
@@ -65,7 +66,7 @@ class Repairs:
         self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.TCP:
-            if self._wanted(sent):
+            if self._is_wanted(sent):
                 self._read_over_tcp(sent.tag)
         elif reassembly.has_passed(sent.first + self._count(sent) - 1) and (
             sent.occasion is Occasion.NOW
@@ -86,7 +87,7 @@ class Repairs:
         """See what came of a transfer, and ask for what did not."""
         self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
-        if not self._wanted(sent):
+        if not self._is_wanted(sent):
             self._whole.discard(sent.transfer)
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._multicast_health.result(self._count(sent), 0)

@@ -17,7 +17,8 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.filesystem.client.remote import PageCache, RemoteFileSystem
+from mufs.filesystem.client.images import PageCache
+from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.wire.metadata import Attributes, Caller, Statistics
 
 T = TypeVar("T")

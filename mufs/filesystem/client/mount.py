@@ -12,7 +12,7 @@ from fuse import FUSE, fuse_file_info, fuse_get_context
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
-from mufs.filesystem.client.remote import PageCache
+from mufs.filesystem.client.images import PageCache
 from mufs.wire.metadata import Attributes, Caller
 
 T = TypeVar("T")

@@ -11,13 +11,9 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import (
-    MAX_BYTES_IN_FLIGHT,
-    IFiller,
-    OpenImage,
-    ReadCoalescer,
-    stale,
-)
+from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, ReadCoalescer
+from mufs.filesystem.client.images import OpenImage, stale
+from mufs.filesystem.client.in_flight import IFiller
 from mufs.filesystem.client.readahead import ReadAheadWindow
 from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, mask_of

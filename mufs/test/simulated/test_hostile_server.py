@@ -22,7 +22,7 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import PROGRESS_INTERVAL, Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS, ServerPulls
@@ -396,7 +396,7 @@ class ReadTests(HostileServerTestCase):
 
     def image(self) -> OpenImage:
         """The image that is open."""
-        (found,) = self.client.remote._open.values()
+        (found,) = self.client.remote._open
         return found
 
     def test_part_of_a_page_repeated(self) -> None:
@@ -460,7 +460,7 @@ class ReadTests(HostileServerTestCase):
         _, tag = self.read()
         for _ in range(50):
             ((_, tag, _),) = self.say(Gone(tag, 1).encode())
-        self.assertEqual(len(self.client.remote.coalescer._requests), 1)
+        self.assertEqual(len(self.client.remote.coalescer.in_flight.requests), 1)
 
     def test_false_sent(self) -> None:
         """A server that says it sent what never comes is asked to repair, then for TCP."""

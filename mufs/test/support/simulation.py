@@ -40,7 +40,7 @@ from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
 from mufs.communication.server.pacing import Pace
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
@@ -225,8 +225,8 @@ class SimulatedClient:
 
     def leftovers(self) -> list[str]:
         """What is still held of requests that are answered: nothing, when all reads ended."""
-        names = ("_requests", "_pending", "_waiting")
-        tables = {name: getattr(self.remote.coalescer, name) for name in names}
+        names = ("requests", "requested", "waiting")
+        tables = {name: getattr(self.remote.coalescer.in_flight, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
 
     def open(self, path: bytes) -> Deferred[Any]:

@@ -31,7 +31,7 @@ from mufs.communication.client.reassembly import Reassembly
 from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.controller import seal_transfer, trains
 from mufs.communication.server.limits import MAX_HANDLES
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import MAX_PULLS
 from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
 from mufs.filesystem.server.library import ExportedDirectory
@@ -648,7 +648,7 @@ class Host:
         assert len(reassembly._partial) <= 128
         assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
         assert self.client.cache.held <= 4 * BLOCK
-        assert len(coalescer._requests) <= 4096
+        assert len(coalescer.in_flight.requests) <= 4096
         assert len(self.client.remote.server_pulls._running) <= MAX_SERVER_PULLS
         assert len(coalescer.fillers) <= len(self.client.pulls._running) <= MAX_PULLS
 
@@ -731,10 +731,14 @@ def _end(host: Host) -> None:
     for *_, reading in host.reads:
         reading.cancel()
     coalescer = host.client.remote.coalescer
-    assert not coalescer._waiting
+    assert not coalescer.in_flight.waiting
     host.client.lose()
     host.client.clock.advance(30)
-    assert not coalescer._requests and not coalescer._pending and not coalescer.fillers
+    assert (
+        not coalescer.in_flight.requests
+        and not coalescer.in_flight.requested
+        and not coalescer.fillers
+    )
 
 
 def _group(data: bytes) -> None:

@@ -275,7 +275,7 @@ class SimulatedTests(SynchronousTestCase):
         part = self.sent()
         self.assertLess(part, 0.8 * self.size)
         for client in self.network.clients:
-            self.assertEqual(client.remote._open, {})
+            self.assertEqual(client.remote.open_images(), set())
         self.assertEqual(self.network.leftovers(), [])
         self.assertEqual(self.network.run(self.push())["succeeded"], 2)
         self.assertLess(self.sent(), 1.03 * self.size)
@@ -311,5 +311,5 @@ class SimulatedTests(SynchronousTestCase):
         self.network.clock.advance(0.9)
         self.network.restart_server(1)
         self.network.clock.advance(5)
-        self.assertEqual(self.network.clients[0].remote._open, {})
+        self.assertEqual(self.network.clients[0].remote.open_images(), set())
         self.assertTrue(self.network.clients[0].remote.is_connected)

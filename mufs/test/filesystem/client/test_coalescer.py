@@ -6,7 +6,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.coalescer import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_WARMUP_READS
+from mufs.filesystem.client.random_reads import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_WARMUP_READS
 from mufs.test.support.simulation import SimulatedNetwork
 from mufs.wire.pages import BLOCK, PAGE
 
