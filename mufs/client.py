@@ -172,7 +172,7 @@ class ClientMount(Service):
         yield self._connection.stopService()
 
     def figures(self) -> dict[str, object]:
-        """The figures of /status.json (docs/operations.md)."""
+        """The figures of /status.json (docs/operations/monitoring.md)."""
         coalescer, receiver, repairs = (
             self._remote.coalescer,
             self._remote.receiver,
