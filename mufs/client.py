@@ -28,7 +28,9 @@ from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import Operations, serve
 from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
+from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.client_page import HeldImage, client_page
@@ -116,6 +118,8 @@ class ClientMount(Service):
             on_welcome=self._welcomed,
             on_refused=self._refused,
         )
+        self._pulls = Pulls(self._remote, cache, reactor)
+        self._remote.server_pulls = ServerPulls(self._pulls, reactor, self._remote.send)
         self._membership = Membership(
             reactor,
             self._remote.receiver,
@@ -168,7 +172,7 @@ class ClientMount(Service):
         yield self._connection.stopService()
 
     def figures(self) -> dict[str, object]:
-        """The figures of /status.json (docs/operations.md)."""
+        """The figures of /status.json (docs/operations/monitoring.md)."""
         coalescer, receiver, repairs = (
             self._remote.coalescer,
             self._remote.receiver,
@@ -330,7 +334,7 @@ class ClientMount(Service):
         """Fill the cache for somebody on this host: who may ask is this user, or root."""
         caller = Caller(os.geteuid(), os.getegid(), os.getgroups()[:256])
         path = os.fsencode(str(asked.get("path", "")))
-        pulling = self._remote.pulls.pull(path, caller, lambda progress: tell(asdict(progress)))
+        pulling = self._pulls.pull(path, caller, lambda progress: tell(asdict(progress)))
         return pulling.addCallback(lambda progress: {**asdict(progress), "ended": True})
 
     def _listening(self, port: IListeningPort) -> None:

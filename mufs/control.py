@@ -1,5 +1,5 @@
 """
-The control socket of a service: what it serves to people on its host (docs/operations.md).
+The control socket of a service, for people on its host (docs/operations/reference.md).
 
 It serves what the endpoint of C{--status} does, and resources that change something besides.
 """

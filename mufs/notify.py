@@ -77,7 +77,7 @@ class Supervision(Service):
         renew: Callable[[], None] | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """@param renew: reads certificates anew, or raises L{usage.UsageError}; C{None}: no TLS."""
+        """@param renew: reads certificates anew, or raises C{usage.UsageError}; C{None}: no TLS."""
         self._reactor = reactor
         self._service = service
         self._renew = renew

@@ -194,7 +194,7 @@ class ServerService(Service):
         return DeferredList([self._control.stop(), *ends], consumeErrors=True)
 
     def figures(self) -> dict[str, object]:
-        """The figures of /status.json (docs/operations.md)."""
+        """The figures of /status.json (docs/operations/monitoring.md)."""
         return {
             **self.numbers(),
             "interface": None if self._output is None else self._output.interface,

@@ -78,7 +78,7 @@ class ServerTLS:
         self._context = context
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """See L{IOpenSSLServerConnectionCreator}."""
+        """See C{IOpenSSLServerConnectionCreator}."""
         return SSL.Connection(self._context, None)
 
 

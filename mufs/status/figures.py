@@ -1,7 +1,7 @@
 """
 What each figure is: its name in /status.json, its metric in /metrics, its kind and what it tells.
 
-docs/operations.md has the same in its tables, which a test compares.
+docs/operations/monitoring.md has the same in its tables, which a test compares.
 """
 
 from collections.abc import Mapping, Sequence

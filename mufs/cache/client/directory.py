@@ -16,7 +16,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define
 from twisted.logger import Logger
 from xxhash import xxh3_64_intdigest
 from zope.interface import implementer
@@ -67,7 +67,7 @@ Piece = tuple[int, bytes]
 class _Image:
     """
     @ivar seed: what all checksums of its pages begin with, so that no other image's are right.
-    @ivar blocks: places that it has.
+    @ivar blocks: the numbers of those that have a place.
     @ivar named: its files say where it was opened, and its size.
     """
 
@@ -75,7 +75,7 @@ class _Image:
     seed: int
     path: bytes | None = None
     size: int = 0
-    blocks: int = 0
+    blocks: set[int] = Factory(set)
     named: bool = False
 
     @property
@@ -187,7 +187,7 @@ class CacheDirectory:
         while taken:
             (key, number), (slot, pages) = taken.popitem()
             place = _Place(self._images[key], number, slot, taken=True)
-            place.image.blocks += 1
+            place.image.blocks.add(number)
             found.append((key, number, pages, place))
         found.reverse()
         for image in [image for image in self._images.values() if not image.blocks]:
@@ -229,7 +229,7 @@ class CacheDirectory:
             slot = self._slots
             self._slots += 1
         place = _Place(self._image(image), number, slot)
-        place.image.blocks += 1
+        place.image.blocks.add(number)
         return place
 
     def free(self, place: _Place) -> None:
@@ -237,7 +237,7 @@ class CacheDirectory:
         if place.fresh:
             place.fresh.clear()
         self._free.append(place.slot)
-        place.image.blocks -= 1
+        place.image.blocks.discard(place.number)
         if not place.image.blocks:
             self._line.put((self._remove, place.image))
 
@@ -393,11 +393,14 @@ class CacheDirectory:
         head = os.pread(self._index, HEAD.size, slot * RECORD)
         if len(head) < HEAD.size or not any(head):
             return
-        image, generation, number, _ = HEAD.unpack(head)
-        before = _Image((image, generation), 0)
-        with suppress(FileNotFoundError), self._data(before, os.O_WRONLY) as fd:
-            if number * BLOCK < os.fstat(fd).st_size:
-                punch(fd, number * BLOCK, BLOCK)
+        image_id, generation, number, _ = HEAD.unpack(head)
+        key = image_id, generation
+        image = self._images.get(key) or _Image(key, 0)
+        # A block that has another place by now keeps its data at the same offset.
+        if number not in image.blocks:
+            with suppress(FileNotFoundError), self._data(image, os.O_WRONLY) as fd:
+                if number * BLOCK < os.fstat(fd).st_size:
+                    punch(fd, number * BLOCK, BLOCK)
         pwrite(self._index, bytes(RECORD), slot * RECORD)
 
     def _name(self, image: _Image) -> None:

@@ -22,7 +22,9 @@ from mufs.communication.client.channel import ClientChannel, ClientChannelFactor
 from mufs.communication.client.membership import Membership
 from mufs.communication.client.multicast_health import JOIN_DELAY
 from mufs.communication.tls import is_tls
+from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Priority
 from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
@@ -106,13 +108,16 @@ class Session:
         """@param interface: address of the one to listen on, or C{None} for that of the route."""
         self._reactor = reactor
         self._met: Deferred[None] = Deferred()
+        cache = BlockCache(CACHE)
         self.remote = RemoteFileSystem(
             reactor,
-            BlockCache(CACHE),
+            cache,
             CACHE // 4,
             on_welcome=self._welcomed,
             on_refused=self._refused,
         )
+        pulls = Pulls(self.remote, cache, reactor)
+        self.remote.server_pulls = ServerPulls(pulls, reactor, self.remote.send)
         self._membership = Membership(
             reactor,
             self.remote.receiver,
@@ -282,7 +287,7 @@ class _Look(Protocol):
         self._found = found
 
     def handshakeCompleted(self) -> None:
-        """See L{IHandshakeListener}."""
+        """See C{IHandshakeListener}."""
         transport: Any = self.transport
         shown = transport.getPeerCertificate()
         self._tell(None if shown is None else shown.to_cryptography())

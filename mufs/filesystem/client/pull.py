@@ -1,8 +1,8 @@
 """Pulls: whole images are brought into the cache before anybody reads them."""
 
 import errno
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -11,14 +11,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT
+from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, ReadCoalescer
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.in_flight import IFiller
-from mufs.wire.metadata import Caller
+from mufs.filesystem.client.readahead import ReadAheadWindow
+from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, mask_of
-
-if TYPE_CHECKING:
-    from mufs.filesystem.client.remote import RemoteFileSystem
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two reports on the progress of a pull."""
@@ -37,6 +35,34 @@ DISK_TIMEOUT = 30.0
 
 MAX_PASSES = 4
 """Times that a pull goes through an image: its blocks may be evicted while it runs."""
+
+
+class PullableFileSystem(Protocol):
+    """What pulls need of the file system; see L{mufs.filesystem.client.remote}."""
+
+    @property
+    def coalescer(self) -> ReadCoalescer:
+        """Asks the server for what is missing."""
+
+    @property
+    def window(self) -> ReadAheadWindow:
+        """How much may be read ahead."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be asked now."""
+
+    def getattr(self, path: bytes, *, caller: Caller) -> Awaitable[Attributes]:
+        """The attributes of the file at a path."""
+
+    def open(self, path: bytes, caller: Caller) -> Awaitable[tuple[int, object]]:
+        """Open the present generation of an image: a handle, and what is of no concern here."""
+
+    def opened(self, handle: int) -> OpenImage:
+        """What a handle stands for."""
+
+    def release(self, handle: int) -> None:
+        """An open image is no longer needed."""
 
 
 @frozen
@@ -68,7 +94,7 @@ class _Pull:
 
     def __init__(
         self,
-        remote: "RemoteFileSystem",
+        remote: PullableFileSystem,
         cache: BlockCache,
         clock: IReactorTime,
         *,
@@ -234,7 +260,7 @@ class Pulls:
     half of what may be on its way in total.
     """
 
-    def __init__(self, remote: "RemoteFileSystem", cache: BlockCache, clock: IReactorTime) -> None:
+    def __init__(self, remote: PullableFileSystem, cache: BlockCache, clock: IReactorTime) -> None:
         self._remote = remote
         self._cache = cache
         self._clock = clock

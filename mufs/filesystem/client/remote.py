@@ -19,7 +19,6 @@ from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.coalescer import ReadCoalescer
 from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache, stale
-from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Data, Key, Sent, Type, pack
@@ -51,7 +50,7 @@ class RemoteFileSystem:
     Without a connection an operation waits for the next one; the caller bounds the wait by
     cancelling. What happens without a connection is decided here: requests about metadata are
     made anew on the next connection (L{_ask}), reads wait in the coalescer until their image is
-    reopened (L{_reopen}), other packets are dropped (L{_send}): the server forgets a lost
+    reopened (L{_reopen}), other packets are dropped (L{send}): the server forgets a lost
     connection's handles and transfers.
 
     Everything runs in the reactor's thread except L{opened}, L{cached_read}, L{lacks} and the
@@ -60,8 +59,10 @@ class RemoteFileSystem:
 
     @ivar hits: reads that the cache answered.
     @ivar lag: seconds that the slowest read before the last report had to wait.
+    @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
 
+    server_pulls: ServerPulls
     _log = Logger()
 
     def __init__(
@@ -90,7 +91,7 @@ class RemoteFileSystem:
             self.multicast_health,
             self.window,
             clock=clock,
-            send=self._send,
+            send=self.send,
             new_tag=self._new_tag,
         )
         self.receiver = MulticastReceiver(clock, self.multicast_health, self.coalescer.delivered)
@@ -98,13 +99,11 @@ class RemoteFileSystem:
             clock,
             self.receiver,
             self.multicast_health,
-            send=self._send,
+            send=self.send,
             is_wanted=self.coalescer.is_wanted,
             read_over_tcp=self._read_over_tcp,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
-        self.pulls = Pulls(self, cache, clock)
-        self.server_pulls = ServerPulls(self.pulls, clock, self._send)
         self._channel: ClientChannel | None = None
         self._awaiting_channel: list[Deferred[ClientChannel]] = []
         self._open = OpenImages()
@@ -128,6 +127,11 @@ class RemoteFileSystem:
     def is_connected(self) -> bool:
         """Whether the server can be asked now."""
         return self._channel is not None
+
+    def send(self, packet: bytes) -> None:
+        """Write a packet to the request channel; without a connection it is dropped."""
+        if self._channel is not None:
+            self._channel.send(packet)
 
     def stop(self) -> None:
         """End the connection at once, without sending what is queued."""
@@ -276,7 +280,7 @@ class RemoteFileSystem:
 
     def _close(self, opened: OpenImage) -> None:
         if opened.server_handle is not None:
-            self._send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
+            self.send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
             opened.server_handle = None
 
     async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
@@ -352,10 +356,6 @@ class RemoteFileSystem:
 
     def _read_over_tcp(self, tag: int) -> None:
         self.coalescer.retry(tag, over_tcp=True)
-
-    def _send(self, packet: bytes) -> None:
-        if self._channel is not None:
-            self._channel.send(packet)
 
     def _new_tag(self) -> int:
         if self._channel is None:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import stat
-import subprocess
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-import mufs
 from mufs.commands.keys import UnusableKeys, make_keys
-from mufs.sockets import VARIABLE
-from mufs.test.support import loopback
-from mufs.test.support.processes import TWISTD
-
-BIN = os.path.dirname(TWISTD)
-MUFS = os.path.join(BIN, "mufs")
 
 
 class KeysTestCase(SynchronousTestCase):
@@ -160,93 +149,3 @@ class MakeTests(KeysTestCase):
                 (self.keys / "ca.key").write_bytes(content)
             self.assert_refused([], ["host2"], telling)
             (self.keys / "ca.key").write_bytes(key)
-
-
-class CommandTests(KeysTestCase):
-    """The command C{mufs}."""
-
-    def run_mufs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run it where nothing is yet."""
-        if not os.path.exists(MUFS):
-            raise SkipTest("needs mufs to be installed")
-        directory = self.keys.parent
-        directory.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(
-            [MUFS, *arguments], cwd=directory, capture_output=True, text=True, timeout=60
-        )
-
-    def test_help(self) -> None:
-        """The help fits a screen, that of each subcommand too."""
-        for arguments in (("--help",), ("keys", "--help")):
-            done = self.run_mufs(*arguments)
-            self.assertEqual(done.returncode, 0)
-            self.assertLess(done.stdout.count("\n"), 24)
-            self.assertIn("keys", done.stdout)
-
-    def test_made(self) -> None:
-        """It says what it made, and in one line what it cannot."""
-        done = self.run_mufs("keys", "--server", "images.lab,192.0.2.1", "--client", "host1")
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertIn("keys/server.pem: images.lab, 192.0.2.1; until ", done.stdout)
-        for arguments, telling in (
-            (("keys",), "nothing to make"),
-            (("keys", "--client", "host1"), "exists"),
-            (("keys", "--dir", "/dev/null/x", "--client", "host1"), "Not a directory"),
-        ):
-            done = self.run_mufs(*arguments)
-            self.assertEqual(done.returncode, 1)
-            self.assertEqual((done.stderr.count("\n"), done.stdout), (1, ""))
-            self.assertIn(telling, done.stderr)
-
-
-SCRIPT = """
-set -e
-ip link set lo up
-ip address add 192.0.2.1/32 dev lo
-ip route add 224.0.0.0/4 dev lo
-mount -t tmpfs none /srv
-mount -t tmpfs none /mnt
-mkdir /srv/images /mnt/images
-head -c 3000000 /dev/urandom >/srv/images/disk.img
-cd {directory}
-{keys}
-{server} >server.log 2>&1 &
-server=$!
-{client} >client.log 2>&1 &
-client=$!
-trap 'kill -9 $server $client; umount -l /mnt/images || true' EXIT
-timeout 40 sh -c 'until findmnt /mnt/images; do sleep 0.1; done'
-cmp /srv/images/disk.img /mnt/images/disk.img
-"""
-
-
-class ReadmeTests(SynchronousTestCase):
-    """README.md."""
-
-    skip = loopback.missing() or (None if shutil.which("unshare") else "needs unshare")
-
-    def test_three_commands(self) -> None:
-        """The three commands in it make a mount over TLS, as they stand there."""
-        readme = Path(mufs.__file__).parent.parent / "README.md"
-        if not readme.exists() or not os.path.exists(MUFS):
-            raise SkipTest("needs the checkout, and mufs to be installed")
-        text = readme.read_text(encoding="utf-8")
-        commands = re.findall(r"^    ((?:mufs keys|twistd.*tls:).*)\n", text, re.MULTILINE)
-        self.assertEqual(len(commands), 3, commands)
-        directory = Path(tempfile.mkdtemp(prefix="mufs-readme-"))
-        self.addCleanup(shutil.rmtree, directory)
-        script = SCRIPT.format(
-            directory=directory, keys=commands[0], server=commands[1], client=commands[2]
-        )
-        done = subprocess.run(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh",
-             "-c", script],
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}",
-                 VARIABLE: str(directory / "run")},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=90,
-        )  # fmt: skip
-        logs = {log.name: log.read_text() for log in directory.glob("*.log")}
-        self.assertEqual(done.returncode, 0, f"{done.stdout}\n{logs}")
-        self.assertIn("host1 connected from", logs["server.log"])
-        self.assertNotIn("no TLS", "".join(logs.values()))

@@ -23,9 +23,9 @@ from mufs.communication.client.channel import (
     Refused,
 )
 from mufs.filesystem.client.images import OpenImage
-from mufs.filesystem.client.pull import PROGRESS_INTERVAL
+from mufs.filesystem.client.pull import PROGRESS_INTERVAL, Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
-from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS
+from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS, ServerPulls
 from mufs.test.support.memory import MemoryImage
 from mufs.test.support.peers import Wire, from_servers, opened
 from mufs.test.support.properties import examples
@@ -91,6 +91,8 @@ class Client:
             on_welcome=self.welcomed,
             on_refused=self.refused.append,
         )
+        self.pulls = Pulls(self.remote, self.cache, self.clock)
+        self.remote.server_pulls = ServerPulls(self.pulls, self.clock, self.remote.send)
         self.connect()
 
     def connect(self) -> None:
@@ -508,7 +510,7 @@ class PullTests(HostileServerTestCase):
         self.client.lose()
         self.client.clock.advance(2 * PROGRESS_INTERVAL)
         self.assertEqual(self.client.remote.server_pulls._running, {})
-        self.assertEqual(self.client.remote.pulls._running, [])
+        self.assertEqual(self.client.pulls._running, [])
         super().tearDown()
 
     def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:

@@ -5,7 +5,6 @@ It is driven by the DevTools protocol over a pipe.  All waiting has a bound.
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -111,11 +109,6 @@ class Browser:
             if time.monotonic() > deadline:
                 raise TimeoutError(expression)
             time.sleep(0.1)
-
-    def screenshot(self, path: Path) -> None:
-        """Write the whole page as a PNG."""
-        picture = self._ask("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(picture["data"]))
 
     def close(self) -> None:
         """End it, and take away what it has written."""

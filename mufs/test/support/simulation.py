@@ -41,7 +41,9 @@ from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.filesystem.client.images import OpenImage
+from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.filesystem.server.reads import Reads
 from mufs.server import START_RATE
 from mufs.test.support.memory import MemoryImage, MemoryLibrary
@@ -148,6 +150,8 @@ class SimulatedClient:
         self.remote = RemoteFileSystem(
             self._clock, self.cache, max_ahead, on_welcome=self._welcomed, on_refused=self._refused
         )
+        self.pulls = Pulls(self.remote, self.cache, self._clock)
+        self.remote.server_pulls = ServerPulls(self.pulls, self._clock, self.remote.send)
         self.remote.multicast_health.join = self._join
         self.longest_wait = 0.0
         self.refused: list[Refused] = []

@@ -65,11 +65,13 @@ mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 none dev
-for name in null zero full random urandom tty fuse autofs; do
+for name in null zero full random urandom tty autofs; do
     [ -e "/dev/$name" ] || continue
     touch "dev/$name"
     mount --bind "/dev/$name" "dev/$name"
 done
+# Open to all users, which the machine's own need not be.
+mknod -m 666 dev/fuse c 10 229
 mkdir dev/shm dev/pts
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 none dev/pts
 ln -s pts/ptmx dev/ptmx

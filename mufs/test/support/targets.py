@@ -650,7 +650,7 @@ class Host:
         assert self.client.cache.held <= 4 * BLOCK
         assert len(coalescer.in_flight.requests) <= 4096
         assert len(self.client.remote.server_pulls._running) <= MAX_SERVER_PULLS
-        assert len(coalescer.fillers) <= len(self.client.remote.pulls._running) <= MAX_PULLS
+        assert len(coalescer.fillers) <= len(self.client.pulls._running) <= MAX_PULLS
 
 
 def _client(data: bytes) -> None:

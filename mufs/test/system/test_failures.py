@@ -138,6 +138,9 @@ class ShutdownTests(LabTestCase):
         client.signal(signal.SIGSTOP)
         time.sleep(1)
         server.stop()
+        self.assertIn(server.wait(), ENDED)
+        self.assertEqual(self.lab.network.pids(SERVER), [])
+        self.assertNotIn("Traceback", server.output)
 
 
 class TimeoutTests(LabTestCase):

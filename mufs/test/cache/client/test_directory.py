@@ -3,14 +3,12 @@
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -244,34 +242,6 @@ class QuotaTests(DirectoryTestCase):
         self.assertFalse(kept.cache.is_behind)
         self.assertEqual(kept.cache.held, MOST_WAITING * PAGE)
 
-    def test_no_space(self) -> None:
-        """On a full disk the client goes on, with what waits, and keeps again when it can."""
-        if os.geteuid() != 0:
-            raise self.skipTest("needs root")
-        self.path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "none", self.path], check=True)
-        self.addCleanup(lambda: subprocess.run(["umount", "-l", self.path], check=True))
-        self.patch(module, "PAUSE", 0.0)
-        self.path.chmod(0o700)
-        filler = self.path / "lost+found"
-        kept = self.open()
-        kept.store(IMAGES[0], 0)
-        kept.work()
-        filler.write_bytes(bytes(300_000))
-        for block in range(1, 5):
-            kept.store(IMAGES[0], block)
-        everything = set(range(4 * PAGES + 6))
-        with capturedLogs() as logged:
-            kept.work()
-            kept.work()
-        self.assertEqual([each["reason"] for each in logged], ["No space left on device"])
-        self.assertEqual(kept.held(IMAGES[0]), everything)
-        filler.unlink()
-        with capturedLogs() as logged:
-            kept.work()
-        self.assertIn("again", logged[-1]["log_format"])
-        self.assertGreater(len(self.again(kept).held(IMAGES[0])), 2 * PAGES)
-
 
 class DamageTests(DirectoryTestCase):
     """What came to the directory from elsewhere."""
@@ -325,6 +295,19 @@ class DamageTests(DirectoryTestCase):
         finally:
             kept.directory.close()
         shutil.rmtree(trial)
+
+    def test_stored_again(self) -> None:
+        """Damaged blocks that are stored again, each in the other's slot, spoil nothing."""
+        kept = self.open()
+        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        for block in range(2):
+            kept.store(IMAGES[0], block)
+        kept = self.again(kept)
+        for block in range(2):
+            kept.cache.discard(IMAGES[0], block)
+        for block in range(2):
+            kept.store(IMAGES[0], block)
+        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(2 * PAGES)))
 
     def test_swapped(self) -> None:
         """Bytes and paths of one image are not taken for those of another."""

@@ -1,14 +1,8 @@
-"""Pulls: caches that are filled before anybody reads, in virtual time and through real mounts."""
+"""Pulls: caches that are filled before anybody reads, in virtual time."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
-import signal
-import subprocess
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -31,12 +25,7 @@ from mufs.filesystem.client.pull import (
     PROGRESS_INTERVAL,
     Progress,
 )
-from mufs.sockets import VARIABLE
-from mufs.test.support import lab
-from mufs.test.support.lab import SERVER, Lab, write_image
-from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
 from mufs.test.support.simulation import MIB, SimulatedNetwork
-from mufs.test.system.test_control import ProcessTestCase
 from mufs.wire.metadata import NOBODY
 from mufs.wire.pages import BLOCK
 
@@ -55,7 +44,7 @@ class PullTests(SynchronousTestCase):
 
     def pull(self, number: int = 0, path: bytes = b"disk.img") -> Deferred[Progress]:
         """Have a client pull the image."""
-        pulls = self.network.clients[number].remote.pulls
+        pulls = self.network.clients[number].pulls
         return maybeDeferred(pulls.pull, path, NOBODY, self.told.append)
 
     def sent(self) -> int:
@@ -302,9 +291,11 @@ class PullTests(SynchronousTestCase):
         self.network.clock.advance(0.1)
         for key, block in list(client.remote.coalescer.in_flight.requested):
             self.assertEqual(key, opened.key)
-            client.remote.coalescer.read(
+            reading = client.remote.coalescer.read(
                 opened, block * BLOCK, memoryview(bytearray(100))
-            ).addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+            )
+            reading.addErrback(lambda failure: failure.trap(CancelledError))
+            reading.cancel()
         self.network.run(pulling)
         self.assert_all_there()
 
@@ -327,130 +318,3 @@ class PullTests(SynchronousTestCase):
         self.patch(client.cache, "missing", lambda *_: 0)
         pulling = self.pull()
         self.assertEqual(self.network.run(pulling).held, size)
-
-
-def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
-    """Start the command C{mufs}, whose output is no terminal."""
-    return subprocess.Popen(
-        [*MUFS, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-class CommandTests(ProcessTestCase):
-    """C{mufs pull} at a real mount."""
-
-    def test_pull(self) -> None:
-        """Images are pulled one after the other, also by a link; each that cannot be is a line."""
-        images = self.loopback.images
-        sha256 = write_image(images / "other.img", 3 * MIB + 5)
-        write_image(images / "large.img", 70 * MIB)
-        (images / "dir").mkdir()
-        (images / "link").symlink_to("dir/../other.img")
-        (images / "secret").write_bytes(b"s")
-        (images / "secret").chmod(0o600)
-        client = self.loopback.start_client("here", "--cache-size", "64M")
-        point = self.loopback.mount_point("here")
-        names = ["disk.img", "link", "none", "dir", "secret", "large.img"]
-        done = self.mufs("pull", *(f"{point}/{name}" for name in names), "/proc/none")
-        self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stderr.splitlines(), [
-            f"mufs: {point}/none: No such file or directory",
-            f"mufs: {point}/dir: is a directory",
-            f"mufs: {point}/secret: permission denied",
-            f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
-            "mufs: /proc/none: not on a mount of mUFS",
-        ])  # fmt: skip
-        first, second = done.stdout.splitlines()
-        self.assertTrue(first.startswith("disk.img: 976.6 KiB of 976.6 KiB (100 %), "), first)
-        self.assertTrue(second.startswith("other.img: 3.0 MiB of 3.0 MiB (100 %), "), second)
-        before = self.server.status()["bytes_multicast"]
-        with open(point / "other.img", "rb") as image:
-            self.assertEqual(hashlib.file_digest(image, "sha256").hexdigest(), sha256)
-        self.assertEqual(self.server.status()["bytes_multicast"], before)
-        self.assertEqual(client.status()["misses"], 0)
-        quiet = self.mufs("pull", "--quiet", f"{point}/disk.img")
-        self.assertEqual((quiet.returncode, quiet.stdout, quiet.stderr), (0, "", ""))
-
-    def test_interrupted(self) -> None:
-        """Ctrl-C ends the pull at the client, too; the next one goes on where that was."""
-        size = 64 * MIB
-        write_image(self.loopback.images / "large.img", size)
-        self.server.stop()
-        self.loopback.start_server(options=("--rate-max", "100M"))
-        client = self.loopback.start_client("here")
-        point = self.loopback.mount_point("here")
-        pulling = start(self.run_directory, "pull", point / "large.img")
-        self.addCleanup(pulling.communicate)
-        self.addCleanup(pulling.kill)
-        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are there")
-        pulling.send_signal(signal.SIGINT)
-        self.assertEqual(pulling.wait(10), 130)
-        assert pulling.stderr is not None
-        self.assertEqual(pulling.stderr.read(), "")
-        # What was asked for comes still.
-        asked = client.status()["bytes_requested"]
-        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
-        self.assertLess(asked, size)
-        self.assertEqual(self.mufs("pull", "--quiet", f"{point}/large.img").returncode, 0)
-        self.assertEqual(client.status()["bytes_requested"], size)
-
-    def test_server_away(self) -> None:
-        """While the server is away lines say so; the pull goes on when it is back."""
-        size = 32 * MIB
-        write_image(self.loopback.images / "large.img", size)
-        self.server.stop()
-        server = self.loopback.start_server(options=("--rate-max", "50M"))
-        client = self.loopback.start_client("here")
-        pulling = start(self.run_directory, "pull", self.loopback.mount_point("here") / "large.img")
-        self.addCleanup(pulling.communicate)
-        self.addCleanup(pulling.kill)
-        wait_until(lambda: client.status()["cache_bytes"] > MIB, 20, "some of it is there")
-        server.kill()
-        assert pulling.stdout is not None
-        line = ""
-        while not line.endswith(", waiting for the server\n"):
-            line = pulling.stdout.readline()
-            self.assertNotEqual(line, "")
-        self.loopback.start_server()
-        self.assertEqual(pulling.wait(30), 0)
-        self.assertIn("(100 %)", pulling.stdout.read())
-        self.assertEqual(client.status()["cache_bytes"], size)
-
-
-class LabTests(SynchronousTestCase):
-    """Real hosts that pull."""
-
-    skip = lab.missing()
-
-    def has_begun(self, client: Service) -> bool:
-        """Whether the cache of a client has something."""
-        held: int = client.status()["cache_bytes"]
-        return held > MIB
-
-    def test_apart(self) -> None:
-        """A second host that begins later costs what went out before, and no more."""
-        self.lab = Lab(2, rate=100)
-        self.addCleanup(self.lab.close)
-        size = 32 * MIB
-        sha256 = write_image(self.lab.images / "disk.img", size)
-        server = self.lab.start_server()
-        clients = self.lab.start_clients()
-        run, network = self.lab.directory / "run", self.lab.network
-        begin = network.bytes_sent(SERVER)
-        pulls = []
-        for host, client in zip(self.lab.hosts, clients, strict=True):
-            point = self.lab.mount_point(host)
-            pulls.append(start(run, "pull", "--quiet", point / "disk.img"))
-            self.addCleanup(pulls[-1].communicate)
-            self.addCleanup(pulls[-1].kill)
-            wait_until(partial(self.has_begun, client), 20, f"{host} pulls")
-            before_last = network.bytes_sent(SERVER) - begin
-        self.assertEqual([pull.wait(60) for pull in pulls], [0, 0])
-        self.assertLess(network.bytes_sent(SERVER) - begin, 1.06 * size + before_last)
-        before = server.status()["bytes_multicast"]
-        for reader in self.lab.start_readers("disk.img"):
-            self.assertEqual(reader.result().sha256, sha256)
-        self.assertEqual(server.status()["bytes_multicast"], before)
-        self.assertEqual([client.status()["misses"] for client in clients], [0, 0])
