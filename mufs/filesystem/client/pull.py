@@ -88,8 +88,7 @@ class Progress:
 class _Pull:
     """
     The pull of one image. It requests, in the background, what the cache lacks, block after block,
-    and never has more on its way than its share of the window. The attributes are the state of
-    one pass through the image.
+    and never has more on its way than its share of the window.
     """
 
     def __init__(
@@ -130,26 +129,26 @@ class _Pull:
         @raise OSError: when the image cannot be opened, read or kept.
         """
         # Check before opening it: what is overheard of an open image is kept, and evicts others.
-        self._check((await self._remote.getattr(path, caller=caller)).size)
+        self._check_fits((await self._remote.getattr(path, caller=caller)).size)
         handle, _ = await self._remote.open(path, caller)
         opened = self._opened = self._remote.opened(handle)
         try:
-            self._check(opened.size)
+            self._check_fits(opened.size)
             # Do not let what comes evict what is there already.
             self._cache.renew(opened.key)
             self._remote.coalescer.fillers[opened] = self
             if key_delay:
                 await deferLater(self._clock, key_delay)
-            self.check()
+            self.refresh()
             await self._done
         finally:
             self._remote.coalescer.fillers.pop(opened, None)
             self._remote.release(handle)
             if self._retry_call is not None:
                 self._retry_call.cancel()
-            self._done.addErrback(lambda _: None)  # it may have failed before it was waited for
+            self._done.addErrback(lambda _: None)  # it may have failed while nobody waited for it
 
-    def _check(self, size: int) -> None:
+    def _check_fits(self, size: int) -> None:
         """@raise OSError: when an image of that size does not fit into the cache."""
         if size > self._cache.capacity:
             room = _mib(self._cache.capacity)
@@ -174,9 +173,9 @@ class _Pull:
     def resumed(self) -> None:
         """See L{IFiller.resumed}."""
         self._passes = 0  # what the connection lost was not evicted
-        self.check()
+        self.refresh()
 
-    def check(self) -> None:
+    def refresh(self) -> None:
         """
         Stop waiting for blocks that are no longer on their way, because the connection was lost
         or a reader cancelled the request. The next pass requests them.
@@ -243,7 +242,7 @@ class _Pull:
 
     def _retry(self) -> None:
         self._retry_call = None
-        self.check()
+        self.refresh()
 
     def _lacking(self, opened: OpenImage, block: int) -> int:
         pages = mask_of(0, min(BLOCK, opened.size - block * BLOCK))
@@ -287,7 +286,7 @@ class Pulls:
         self._running.append(pull)
 
         def tick() -> None:
-            pull.check()
+            pull.refresh()
             report(pull.progress)
 
         ticks = LoopingCall(tick)

@@ -177,7 +177,7 @@ class RemoteFileSystem:
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
-        self.coalescer.retry(tag, not self.multicast_health.works)
+        self.coalescer.retry(tag, over_tcp=not self.multicast_health.works)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""

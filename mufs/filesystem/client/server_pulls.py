@@ -86,10 +86,10 @@ class ServerPulls:
     ) -> None:
         if number in self._running and self._running[number][1] is pulling:
             del self._running[number]
-            self._report(number, progress, True, error)
+            self._report(number, progress, ended=True, error=error)
 
     def _report(
-        self, number: int, progress: Progress, ended: bool = False, error: str = ""
+        self, number: int, progress: Progress, *, ended: bool = False, error: str = ""
     ) -> None:
         if number in self._running or ended:
             pulled = Pulled(number, progress.held, progress.size, ended, error)

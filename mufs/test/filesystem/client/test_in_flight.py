@@ -73,6 +73,14 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.table.not_requested(key, 1, 0b111, Priority.AHEAD), 0b111)
         self.assertEqual(self.table.not_requested(key, 2, 0b111, Priority.AHEAD), 0b111)
 
+    def test_not_over_tcp(self) -> None:
+        """What a read lacks is given but for what comes over TCP."""
+        self.assertEqual(self.table.not_over_tcp(self.first), {0: 0b1, 1: 0b1})
+        self.table.add_request(ReadRequest(3, self.image, Priority.BLOCKED, True, {1: 0b101}))
+        self.assertEqual(self.table.not_over_tcp(self.first), {0: 0b1, 1: 0})
+        self.assertEqual(self.table.not_over_tcp(self.second), {1: 0b1000})
+        self.assertEqual(self.second.pages, {1: 0b1100})
+
     def test_finish(self) -> None:
         """A request is answered with its last block."""
         self.table.finish_block(self.ahead, 0)
