@@ -263,9 +263,9 @@ class ClientMount(Service):
             lambda: serve(
                 operations,
                 settings.directory,
-                settings.source,
-                settings.allow_other,
-                settings.noexec,
+                source=settings.source,
+                allow_other=settings.allow_other,
+                noexec=settings.noexec,
             ),
             "fuse",
         )

@@ -155,7 +155,7 @@ class MemoryTests(SynchronousTestCase):
         reassembly, coalescer = remote.receiver.reassembly, remote.coalescer
         return {
             "framed": len(channel._framer._buffer) // 1000,
-            "asked": len(channel._asked),
+            "asked": len(channel._requests),
             "requests": len(coalescer.in_flight.requests),
             "pending": len(coalescer.in_flight.requested),
             "waiting": len(coalescer.in_flight.waiting),

@@ -58,9 +58,11 @@ class Transport(StringTransportWithDisconnection):
 
 @implementer(IChannelUser)
 class User:
-    """Whom the channel tells: it remembers whether there is a connection, and nothing else."""
+    """Whom the channel tells: remembers whether there is a connection, and which reads failed."""
 
-    is_connected = False
+    def __init__(self) -> None:
+        self.is_connected = False
+        self.failures: list[tuple[int, int | None]] = []
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
@@ -97,6 +99,7 @@ class User:
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
+        self.failures.append((tag, error.errno))
 
 
 class ClientChannelTestCase(SynchronousTestCase):
@@ -218,13 +221,23 @@ class AskTests(ClientChannelTestCase):
         asked.cancel()
         self.failureResultOf(asked)
         self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
-        self.assertEqual(self.sent(), [])
+        self.assertEqual((self.sent(), self.user.failures), ([], []))
+        # The same tag may be that of a READ from then on.
+        self.answer(Type.ERROR, tag, Failure.of(OSError(errno.EIO, "bad sector")))
+        self.assertEqual(self.user.failures, [(tag, errno.EIO)])
+
+    def test_failed(self) -> None:
+        """A request that the server cannot answer fails with its error, and no read does."""
+        asked, tag = self.ask(Type.GETATTR, Attributes)
+        self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
+        error = self.failureResultOf(asked, OSError).value
+        self.assertEqual((error.errno, self.user.failures), (errno.ENOENT, []))
 
 
-class VainTests(SynchronousTestCase):
+class FailedConnectTests(SynchronousTestCase):
     """Connections that end before the server says a word."""
 
-    def test_lost_in_vain(self) -> None:
+    def test_connect_failed(self) -> None:
         """They are counted until one does, and each reason is said once in a row."""
         lines: list[str] = []
 
