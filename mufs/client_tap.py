@@ -14,6 +14,7 @@ from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import UnusableDirectory
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import use_monotonic_clock
+from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
@@ -28,13 +29,13 @@ from mufs.options import (
 )
 from mufs.wire.pages import BLOCK
 
-SMALLEST_CACHE = 8 * BLOCK
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+MIN_CACHE_SIZE = 8 * BLOCK
+HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cache_size(text: str) -> int:
     size = parse_size(text)
-    if size < SMALLEST_CACHE:
+    if size < MIN_CACHE_SIZE:
         raise ValueError("is too small, 1M is the least")
     return size
 
@@ -57,7 +58,7 @@ class Options(CommonOptions):
         [
             "cache-size",
             None,
-            f"{min(1024, MEMORY >> 22)}M",
+            f"{min(1024, HOST_MEMORY >> 22)}M",
             "Most bytes of images to keep, in memory or in the directory",
         ],
         [
@@ -91,7 +92,7 @@ class Options(CommonOptions):
         size = self["cache-size"]
         super().postOptions()
         channel_client_endpoint(the_reactor, "server", self["server"])
-        if self["cache-dir"] is None and self["cache-size"] > MEMORY:
+        if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
         if self["status"] is not None:
             status_endpoint(the_reactor, self["status"])
@@ -105,16 +106,18 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The client that the options describe."""
     use_monotonic_clock(reactor)
     settings = ClientSettings(
-        config["server"],
-        config["mount"],
-        config["interface"],
-        config["cache-size"],
-        config["timeout"],
-        bool(config["allow-other"]),
-        socket.gethostname(),
-        config["source"] or config["server"],
-        bool(config["noexec"]),
-        is_tls(config["server"]),
+        server=config["server"],
+        mount=MountSettings(
+            config["mount"],
+            config["source"] or config["server"],
+            allow_other=bool(config["allow-other"]),
+            noexec=bool(config["noexec"]),
+        ),
+        interface=config["interface"],
+        cache_size=config["cache-size"],
+        timeout=config["timeout"],
+        host=socket.gethostname(),
+        tls=is_tls(config["server"]),
     )
     status = config["status"]
     server = channel_client_endpoint(reactor, "server", config["server"])
@@ -128,5 +131,5 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    service = ClientMount(reactor, settings, cache, server, shown)
+    service = ClientMount(reactor, settings, cache=cache, server=server, status=shown)
     return supervised(reactor, service, renewal(server))

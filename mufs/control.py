@@ -22,10 +22,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from mufs.sockets import new_socket
-from mufs.status.events import Pieces
+from mufs.status.events import StreamedResponse
 from mufs.status.site import QuietSite, StatusSite
 
-MOST_ASKED = 1 << 20
+MAX_REQUEST_BYTES = 1 << 20
 """Bytes of a request."""
 
 Record = dict[str, object]
@@ -37,7 +37,7 @@ fails with C{OSError} or C{ValueError} where what is asked for is wrong.
 """
 
 
-class _Answer(Pieces):
+class _Answer(StreamedResponse):
     """One line of JSON after the other; a line is left out while those before are not taken."""
 
     _log = Logger()
@@ -86,7 +86,7 @@ class Lines(Resource):
         """Begin."""
         assert request.content is not None
         try:
-            asked = json.loads(request.content.read(MOST_ASKED))
+            asked = json.loads(request.content.read(MAX_REQUEST_BYTES))
             if not isinstance(asked, dict):
                 raise ValueError
         except ValueError:

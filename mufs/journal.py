@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 JOURNAL = "/run/systemd/journal/socket"
 
-LONGEST = 64 * 1024
+MAX_FIELD_BYTES = 64 * 1024
 """Bytes of a field; a datagram has its limits, and a longer text tells no more."""
 
 _PRIORITIES = {
@@ -115,5 +115,5 @@ class Observer:
 
 def _field(name: str, value: object) -> bytes:
     """The form with a length, in which a value may have any bytes."""
-    data = str(value).encode(errors="backslashreplace")[:LONGEST]
+    data = str(value).encode(errors="backslashreplace")[:MAX_FIELD_BYTES]
     return name.encode() + b"\n" + pack("<Q", len(data)) + data + b"\n"

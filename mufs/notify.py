@@ -22,7 +22,7 @@ STATUS_INTERVAL = 5.0
 STARTING_INTERVAL = 0.5
 """The same while the service starts: somebody waits for it."""
 
-PATIENCE = 1.0
+NOTIFY_TIMEOUT = 1.0
 """Seconds that systemd may take to accept a datagram."""
 
 
@@ -54,7 +54,7 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(PATIENCE)
+                sender.settimeout(NOTIFY_TIMEOUT)
                 sender.sendto("\n".join(assignments).encode(), self._address)
         except (FileNotFoundError, ConnectionRefusedError):
             # Who started the service wanted to know no more than that it is ready; the socket

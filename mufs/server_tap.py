@@ -106,23 +106,23 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The server that the options describe."""
     use_monotonic_clock(reactor)
     settings = ServerSettings(
-        config["group"],
-        config["port"],
-        config["interface"],
-        config["rate-min"],
-        config["rate-max"],
-        is_tls(config["listen"]),
-        os.path.realpath(config["images"]),
+        group=config["group"],
+        port=config["port"],
+        interface=config["interface"],
+        rate_min=config["rate-min"],
+        rate_max=config["rate-max"],
+        tls=is_tls(config["listen"]),
+        images=os.path.realpath(config["images"]),
     )
     status = config["status"]
     listen = channel_server_endpoint(reactor, "listen", config["listen"])
     service = ServerService(
         reactor,
         settings,
-        config["library"],
-        os.urandom(32),
-        listen,
-        None if status is None else status_endpoint(reactor, status),
-        Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
+        library=config["library"],
+        secret=os.urandom(32),
+        listen=listen,
+        status=None if status is None else status_endpoint(reactor, status),
+        access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
     return supervised(reactor, service, renewal(listen))

@@ -22,17 +22,17 @@ from mufs.options import endpoint_words
 
 SERVER, CLIENT = "server", "client"
 
-RUN = "/run/mufs"
+SYSTEM_DIRECTORY = "/run/mufs"
 VARIABLE = "MUFS_RUN"
 """Environment variable that names another directory, for services and commands."""
 
-LONGEST = 107
+MAX_SOCKET_PATH = 107
 """Bytes that the path of a socket may have (sun_path, without the byte 0 at its end)."""
 
-PATIENCE = 5.0
+SERVICE_TIMEOUT = 5.0
 """Seconds within which a service answers, and between two lines that it tells at the most."""
 
-MOST = 64 << 20
+MAX_ANSWER_BYTES = 64 << 20
 """Bytes of an answer that are looked at."""
 
 
@@ -52,7 +52,11 @@ def directories() -> list[str]:
     given, own = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
     if given:
         return [given]
-    return [RUN] if os.geteuid() == 0 or not own else [RUN, os.path.join(own, "mufs")]
+    return (
+        [SYSTEM_DIRECTORY]
+        if os.geteuid() == 0 or not own
+        else [SYSTEM_DIRECTORY, os.path.join(own, "mufs")]
+    )
 
 
 def new_socket(kind: str, name: str) -> str:
@@ -79,9 +83,9 @@ def new_socket(kind: str, name: str) -> str:
 
 def _path(directory: str, kind: str, name: str) -> str:
     path = os.path.join(directory, kind, f"{name}.sock")
-    if len(os.fsencode(path)) > LONGEST:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         digest = sha256(os.fsencode(name)).hexdigest()[:16]
-        room = LONGEST - len(os.fsencode(path)) + len(name) - len(digest) - 1
+        room = MAX_SOCKET_PATH - len(os.fsencode(path)) + len(name) - len(digest) - 1
         path = os.path.join(directory, kind, f"{name[: max(0, room)]}-{digest}.sock")
     return path
 
@@ -144,12 +148,12 @@ def locate(path: str) -> tuple[str, str]:
 
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("mufs", timeout=PATIENCE)
+        super().__init__("mufs", timeout=SERVICE_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(SERVICE_TIMEOUT)
         self.sock.connect(self._path)
 
 
@@ -162,12 +166,14 @@ def _connection(where: str) -> tuple[HTTPConnection, str]:
         if kind in ("http", "https"):
             url = urlsplit(where)
             secure = HTTPSConnection if kind == "https" else HTTPConnection
-            return secure(url.hostname or "", url.port, timeout=PATIENCE), url.path.rstrip("/")
+            return secure(url.hostname or "", url.port, timeout=SERVICE_TIMEOUT), url.path.rstrip(
+                "/"
+            )
         if kind == "unix":
             return _UnixConnection(words[0].removeprefix("path=")), ""
         if kind == "tcp":
             host, port = words[0].removeprefix("host="), int(words[1].removeprefix("port="))
-            return HTTPConnection(host, port, timeout=PATIENCE), ""
+            return HTTPConnection(host, port, timeout=SERVICE_TIMEOUT), ""
     except (ValueError, IndexError, HTTPException):
         pass
     raise Unreachable(f"{where}: neither http://HOST:PORT, tcp:HOST:PORT nor unix:PATH")
@@ -181,7 +187,7 @@ def ask(where: str) -> dict[str, Any]:
     @raise Unreachable: when they are not to be had.
     """
     with _answer(where, "GET", "/status.json") as response:
-        return _record(where, response.read(MOST))
+        return _record(where, response.read(MAX_ANSWER_BYTES))
 
 
 def follow(
@@ -194,7 +200,7 @@ def follow(
     @raise Unreachable: when it cannot be asked, or goes away.
     """
     with _answer(where, "POST", path, json.dumps(body)) as response:
-        while line := response.readline(MOST):
+        while line := response.readline(MAX_ANSWER_BYTES):
             yield _record(where, line)
     raise Unreachable(f"{where}: ended")
 
@@ -210,7 +216,7 @@ def _answer(where: str, method: str, path: str, body: str | None = None) -> Iter
         yield response
     except (OSError, HTTPException) as error:
         if isinstance(error, TimeoutError):
-            raise Unreachable(f"{where}: no answer within {PATIENCE:g} s") from None
+            raise Unreachable(f"{where}: no answer within {SERVICE_TIMEOUT:g} s") from None
         why = getattr(error, "strerror", None) or error or type(error).__name__
         gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         raise (Nobody if gone else Unreachable)(f"{where}: {why}") from None

@@ -10,9 +10,9 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status.events import MOST_LISTENERS, PATIENCE
+from mufs.status.events import MAX_LISTENERS, MAX_SKIPPED_EVENTS
 from mufs.status.figures import COUNTER, Figure, Schema
-from mufs.status.history import EVERY, History
+from mufs.status.history import SAMPLE_INTERVAL, History
 from mufs.status.markup import Markup, element
 from mufs.status.site import StatusSite
 
@@ -144,7 +144,7 @@ class SiteTests(SiteTestCase):
         """While the port listens a sample is taken each time; none is when it does not."""
         for reads in range(5):
             self.figures["reads"] = reads
-            self.clock.advance(EVERY)
+            self.clock.advance(SAMPLE_INTERVAL)
         values = [value for _, value in self.site._history.values("reads")]
         self.assertEqual(values[1:], [0, 1, 2, 3, 4])
         self.site.doStop()
@@ -161,7 +161,7 @@ class EventTests(SiteTestCase):
         self.assertIn(b"text/event-stream", head)
         self.assertIn(b"data: <main><p>1 reads</p></main>\n\n", first)
         self.figures["reads"] = 2
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertIn(b"data: <main><p>2 reads</p></main>\n\n", listener.taken())
 
     def test_lines(self) -> None:
@@ -173,7 +173,7 @@ class EventTests(SiteTestCase):
 
     def test_nobody(self) -> None:
         """As long as nobody listens no page is made."""
-        self.clock.pump([EVERY] * 10)
+        self.clock.pump([SAMPLE_INTERVAL] * 10)
         self.assertEqual(self.pages, 0)
 
     def test_once_for_all(self) -> None:
@@ -181,7 +181,7 @@ class EventTests(SiteTestCase):
         for _ in range(5):
             self.listen()
         self.pages = 0
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(self.pages, 1)
 
     def test_gone(self) -> None:
@@ -189,14 +189,14 @@ class EventTests(SiteTestCase):
         listener = self.listen()
         listener.protocol.connectionLost(Failure(ConnectionError()))
         self.pages = 0
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(self.pages, 0)
 
     def test_bounded(self) -> None:
         """So many may listen, and one more when one of them has gone."""
-        listeners = [self.listen() for _ in range(MOST_LISTENERS)]
+        listeners = [self.listen() for _ in range(MAX_LISTENERS)]
         self.assertIn(b" 503 ", self.listen().taken())
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         for listener in listeners:
             self.assertEqual(listener.taken().count(b"data: "), 2)
         listeners[0].protocol.connectionLost(Failure(ConnectionError()))
@@ -207,10 +207,10 @@ class EventTests(SiteTestCase):
         listener = self.listen()
         listener.taken()
         listener.producer.pauseProducing()
-        self.clock.pump([EVERY] * (PATIENCE - 1))
+        self.clock.pump([SAMPLE_INTERVAL] * (MAX_SKIPPED_EVENTS - 1))
         self.assertEqual(listener.taken(), b"")
         listener.producer.resumeProducing()
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(listener.taken().count(b"data: "), 1)
         self.assertFalse(listener.disconnecting)
 
@@ -218,7 +218,7 @@ class EventTests(SiteTestCase):
         """One that takes nothing for long is cut off, and makes room for another."""
         listener = self.listen()
         listener.producer.pauseProducing()
-        self.clock.pump([EVERY] * (PATIENCE + 1))
+        self.clock.pump([SAMPLE_INTERVAL] * (MAX_SKIPPED_EVENTS + 1))
         self.assertFalse(listener.connected)
         self.assertEqual(self.site._events._listeners, {})
 

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from mufs.commands.status import _tables, amount
 from mufs.control import Control, Lines, _ControlSite
 from mufs.sockets import (
-    LONGEST,
+    MAX_SOCKET_PATH,
     VARIABLE,
     Nobody,
     Unreachable,
@@ -30,7 +30,7 @@ from mufs.sockets import (
     locate,
     new_socket,
 )
-from mufs.status.history import EVERY
+from mufs.status.history import SAMPLE_INTERVAL
 from mufs.test.status.test_site import SiteTestCase
 from mufs.test.support.loopback import missing, own
 from mufs.test.support.processes import CHECKOUT, MUFS, Service
@@ -83,7 +83,7 @@ class PathTests(SynchronousTestCase):
         """A path that is too long for a socket is cut, and remains one of its own."""
         paths = {_path("/run/mufs", "client", "x" * 200 + end) for end in ("a", "b")}
         self.assertEqual(len(paths), 2)
-        self.assertTrue(all(len(path) == LONGEST for path in paths))
+        self.assertTrue(all(len(path) == MAX_SOCKET_PATH for path in paths))
 
     def test_not_on_a_mount(self) -> None:
         """A path elsewhere is on no mount of mUFS."""
@@ -199,7 +199,7 @@ class SocketTests(SiteTestCase):
 
         def samples() -> int:
             before = len(self.site._history._samples)
-            self.clock.advance(EVERY)
+            self.clock.advance(SAMPLE_INTERVAL)
             return len(self.site._history._samples) - before
 
         self.control.doStart()

@@ -47,11 +47,17 @@ class FloodTests(TestCase):
         endpoint = Wrapped()
         server = ServerService(
             reactor,
-            ServerSettings("239.5.5.77", 7141, "127.0.0.1", 10**6, 10**9),
-            ExportedDirectory(directory),
-            bytes(32),
-            endpoint,
-            None,
+            ServerSettings(
+                group="239.5.5.77",
+                port=7141,
+                interface="127.0.0.1",
+                rate_min=10**6,
+                rate_max=10**9,
+            ),
+            library=ExportedDirectory(directory),
+            secret=bytes(32),
+            listen=endpoint,
+            status=None,
         )
         server.startService()
         self.addCleanup(server.stopService)

@@ -165,7 +165,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """A socket that takes nothing is said in the log, and is tried again."""
-        self.patch(notify, "PATIENCE", 0.01)
+        self.patch(notify, "NOTIFY_TIMEOUT", 0.01)
         fill = Notifier({"NOTIFY_SOCKET": self.address})
         with capturedLogs() as events:
             while not events:

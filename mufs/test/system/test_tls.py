@@ -141,17 +141,24 @@ class TLSTestCase(TestCase):
             string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
         else:
             string = f"tcp:0:interface={LOCAL}"
-        settings = ServerSettings("239.5.5.0", 7041, LOCAL, 10**6, 10**10, tls)
+        settings = ServerSettings(
+            group="239.5.5.0", port=7041, interface=LOCAL, rate_min=10**6, rate_max=10**10, tls=tls
+        )
         endpoint = make(the_reactor, "listen", string)
         self.service = ServerService(
-            the_reactor, settings, self.library, b"secret", endpoint, None,
-            Access(tuple(map(parse_rule, rules))),
-        )  # fmt: skip
+            the_reactor,
+            settings,
+            library=self.library,
+            secret=b"secret",
+            listen=endpoint,
+            status=None,
+            access=Access(tuple(map(parse_rule, rules))),
+        )
         self.service.startService()
         self.addCleanup(self.service.stopService)
-        while not self.service._ports:
+        while self.service.clients.port is None:
             await self.pause()
-        address: Any = self.service._ports[0].getHost()
+        address: Any = self.service.clients.port.getHost()
         return int(address.port)
 
     async def pause(self, seconds: float = 0.01) -> None:
@@ -186,7 +193,7 @@ class TLSTestCase(TestCase):
             lines = [line for line in self.said(side) if "listening" not in line]
             self.assertEqual(len(lines), 1, (side, lines))
             self.assertIn(expected, lines[0])
-        self.assertEqual([c.name for c in self.service._factory.channels if c.name], [])
+        self.assertEqual([c.name for c in self.service.core.factory.channels if c.name], [])
 
 
 class AcceptanceTests(TLSTestCase):
@@ -346,7 +353,7 @@ class AcceptanceTests(TLSTestCase):
             the_reactor, "server", f"tls:{LOCAL}:{port}:{self.certificate()}"
         )
         await endpoint.connect(factory)
-        while self.service._factory.channels:
+        while self.service.core.factory.channels:
             await self.pause()
         self.assertIsNone(user.channel)
         self.assertIn("Invalid DNS pattern", self.said("client")[0])
@@ -498,8 +505,8 @@ class RawTests(TLSTestCase):
             with socket.create_connection((LOCAL, port)) as plain:
                 plain.sendall(start)
                 await self.pause(0.05)
-                self.assertEqual(len(self.service._factory.channels), 1)
-                while self.service._factory.channels:
+                self.assertEqual(len(self.service.core.factory.channels), 1)
+                while self.service.core.factory.channels:
                     await self.pause()
         self.assertEqual(len([line for line in self.said("server") if "no HELLO" in line]), 3)
 
@@ -515,7 +522,7 @@ class RawTests(TLSTestCase):
             context = self.context(self.own / "host1.lab.pem")
             channel = await deferToThread(context.wrap_socket, plain)
             channel.sendall(HELLO + pack_tagged(200, 1, b""))
-            while self.service._factory.channels:
+            while self.service.core.factory.channels:
                 await self.pause()
             channel.close()
 
