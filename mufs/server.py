@@ -142,14 +142,14 @@ class ServerService(Service):
             self._queue, window, keys, self._pace, self._reads, reactor
         )
         self._factory = ServerChannelFactory(
-            partial(access.view, library),
-            self._controller,
-            keys,
-            self._reads,
-            ask_in_thread,
-            self._welcome,
-            reactor,
-            self._limits,
+            view=partial(access.view, library),
+            controller=self._controller,
+            keys=keys,
+            read=self._reads,
+            in_thread=ask_in_thread,
+            welcome=self._welcome,
+            clock=reactor,
+            limits=self._limits,
         )
 
     def startService(self) -> None:
@@ -168,8 +168,8 @@ class ServerService(Service):
         # No client shall use up all files, and connections leave half of them to images.
         files = getrlimit(RLIMIT_NOFILE)[0]
         if files != RLIM_INFINITY:
-            self._limits.most = min(MAX_CONNECTIONS, files // 2)
-            self._limits.handles = min(MAX_HANDLES, files // 4)
+            self._limits.max_connections = min(MAX_CONNECTIONS, files // 2)
+            self._limits.max_handles = min(MAX_HANDLES, files // 4)
         if self._settings.interface is not None:
             self._send_on(self._settings.interface)
         self._open(self._listen, self._factory, "clients")
@@ -199,7 +199,7 @@ class ServerService(Service):
             **self.numbers(),
             "interface": None if self._output is None else self._output.interface,
             "clients": [_client(each) for each in self._factory.channels if each.name],
-            "images": [_image(image, rate) for image, rate in self._factory.demand],
+            "images": [_image(image, rate) for image, rate in self._factory.access_statistics],
         }
 
     def numbers(self) -> dict[str, object]:
@@ -335,7 +335,9 @@ class ServerService(Service):
                 continue
             size, clients = image.attributes.size, [c for c in self._factory.channels if c.name]
             to = None if names is None else set(map(str, names))
-            return await self._factory.pushes.push(path, size, clients, to, tell)
+            return await self._factory.pushes.push(
+                path, size, clients=clients, names=to, report=tell
+            )
         assert failed is not None
         raise failed
 
@@ -376,6 +378,7 @@ def _name(address: Any) -> str:
 def _client(channel: ServerChannel) -> dict[str, object]:
     """Its row in the figures; what it did not tell yet is nothing."""
     report = channel.report or Report(0, 0, 0, True, "")
+    last = channel.handles.last_access
     return {
         "name": channel.name,
         "address": channel.address,
@@ -386,8 +389,8 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "over_tcp": _over_tcp(channel),
         "waiting": channel.share.waiting,
         "held_back": channel.host.held_back,
-        "image": None if channel.reading is None else shown(channel.reading.path),
-        "images": channel.images_open,
+        "image": None if last is None else shown(last.path),
+        "images": len(channel.handles),
         "reads": report.reads,
         "hits": report.hits,
         "lag": report.lag / 1000,

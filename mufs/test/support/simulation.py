@@ -35,8 +35,9 @@ from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import SentWindow
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.receiver import RECEIVE_BUFFER
-from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
+from mufs.communication.server.channel import ServerChannelFactory
 from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.intake import Intake
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
 from mufs.communication.server.pacing import Pace
@@ -73,14 +74,14 @@ class SimulatedServer:
         )
         self.controller.output = self
         self.factory = ServerChannelFactory(
-            lambda _: network.library,
-            self.controller,
-            keys,
-            self.reads,
-            self._in_thread,
-            lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
-            self._clock,
-            Limits(self._clock, lambda: 0.0),
+            view=lambda _: network.library,
+            controller=self.controller,
+            keys=keys,
+            read=self.reads,
+            in_thread=self._in_thread,
+            welcome=lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
+            clock=self._clock,
+            limits=Limits(self._clock, lambda: 0.0),
         )
 
     def write(self, packets: bytes | memoryview) -> int:
@@ -406,7 +407,7 @@ class SimulatedNetwork:
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
         # Both ends of each connection watch the other one.
-        for end in (ClientChannel._look.__qualname__, ServerChannel._look.__qualname__):
+        for end in (ClientChannel._look.__qualname__, Intake.check_idle.__qualname__):
             watches = calls.count(end)
             calls = [call for call in calls if call != end]
             left += [f"{watches} watches"] * (watches > len(self.clients))
