@@ -42,6 +42,7 @@ from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT, segment_count
 
 HELLO = pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "host")))
+PING = pack_tagged(Type.PING, 1, b"")
 SIZE = 3 * BLOCK + 1000
 
 
@@ -161,3 +162,40 @@ class ServerChannelTestCase(SynchronousTestCase):
         """These packets end the connection, and are answered by nothing."""
         self.assertEqual(self.send(*packets), [])
         self.assertTrue(self.wire.ended)
+
+
+class TwoClientsTestCase(SynchronousTestCase):
+    """A greedy client, and an honest one of another host."""
+
+    def setUp(self) -> None:
+        """A server with two clients."""
+        self.server = Server()
+        self.clock = self.server.clock
+        self.greedy, self.its_wire = self.server.connect()
+        self.honest, self.wire = self.server.connect()
+
+    def tearDown(self) -> None:
+        """Nothing was logged as a failure."""
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def ask(
+        self, channel: ServerChannel, wire: FakeTransport, *packets: bytes
+    ) -> list[tuple[int, int]]:
+        """What is answered soon to packets: type and tag."""
+        channel.dataReceived(b"".join(packets))
+        self.clock.advance(0.02)
+        return [(kind, tag) for kind, tag, _ in wire.tagged()]
+
+    def open(self, channel: ServerChannel, wire: FakeTransport, path: bytes = b"disk.img") -> int:
+        """Open an image; its handle."""
+        channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(path))))
+        ((_, _, body),) = wire.tagged()
+        return decode(Opened, body).handle
+
+    def full(self, wire: FakeTransport, full: bool = True) -> None:
+        """The connection's buffer is full, or has room."""
+        assert wire.producer is not None
+        if full:
+            wire.producer.pauseProducing()
+        else:
+            wire.producer.resumeProducing()

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mufs.communication.server.clients import IClient
-from mufs.communication.server.limits import HELLO_TIMEOUT, IDLE_TIMEOUT, MAX_HANDLES
+from mufs.communication.server.limits import HELLO_TIMEOUT, IDLE_TIMEOUT
 from mufs.test.support.channels import HELLO, SIZE, Server, ServerChannelTestCase
 from mufs.test.support.peers import FROM_CLIENTS
 from mufs.test.support.properties import examples
@@ -36,13 +36,10 @@ from mufs.wire.channel import (
 from mufs.wire.metadata import (
     VERSION,
     At,
-    Attributes,
     Close,
     Failure,
     Hello,
-    Names,
     Report,
-    Statistics,
     Welcome,
     decode,
     encode,
@@ -268,158 +265,6 @@ class ReportTests(ServerChannelTestCase):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack_tagged(Type.PING, 1, encode(each)))
             self.assertIs(self.channel.report, None)
-
-    def test_demand(self) -> None:
-        """What it opens, asks for and closes counts for the image, also when it goes at once."""
-        handles = [self.open().handle for _ in range(3)]
-        ((image, _),) = self.server.factory.access_statistics
-        self.assertEqual((image.path, image.opens), (b"disk.img", 3))
-        self.say(Read(7, handles[0], 0, 2 * BLOCK, Priority.BLOCKED).encode())
-        self.assertEqual((image.requests, image.bytes_requested), (1, 2 * BLOCK))
-        self.assertIs(self.channel.handles.last_access, image)
-        for _ in range(2):
-            self.say(pack(Type.CLOSE, encode(Close(handles[0]))))
-            self.assertEqual((image.opens, len(self.channel.handles)), (2, 2))
-        self.channel.connectionLost(Error(ConnectionLost()))
-        self.assertEqual(image.opens, 0)
-
-    def test_refused(self) -> None:
-        """A READ that is refused, and an OPEN that fails, count for nothing."""
-        handle = self.open().handle
-        self.say(Read(7, handle, 5, BLOCK, Priority.BLOCKED).encode())
-        self.say(Read(7, handle + 1, 0, BLOCK, Priority.BLOCKED).encode())
-        self.say(pack_tagged(Type.OPEN, 2, encode(At(b"none"))))
-        self.assertEqual(
-            [(i.path, i.requests) for i, _ in self.server.factory.access_statistics],
-            [(b"disk.img", 0)],
-        )
-
-
-class MetadataTests(ServerChannelTestCase):
-    """Requests about names and attributes."""
-
-    def test_answers(self) -> None:
-        """Each request is answered by what belongs to it, with its tag."""
-        answers = self.send(
-            pack_tagged(Type.GETATTR, 1, encode(At(b"disk.img"))),
-            pack_tagged(Type.READDIR, 2, encode(At(b""))),
-            pack_tagged(Type.STATFS, 3, encode(At(b""))),
-        )
-        self.assertEqual(
-            [(kind, tag) for kind, tag, _ in answers], [(Type.REPLY, n + 1) for n in range(3)]
-        )
-        self.assertEqual(decode(Attributes, answers[0][2]).size, SIZE)
-        self.assertEqual(decode(Names, answers[1][2]).entries[0][0], b"disk.img")
-        self.assertEqual(decode(Statistics, answers[2][2]).namemax, 255)
-
-    def test_errors(self) -> None:
-        """What the library cannot answer is answered with its errno."""
-        self.assert_error(self.send(pack_tagged(Type.GETATTR, 4, encode(At(b"none")))), 4, "ENOENT")
-        self.assert_error(
-            self.send(pack_tagged(Type.READLINK, 4, encode(At(b"disk.img")))), 4, "EINVAL"
-        )
-
-    def test_malformed(self) -> None:
-        """A path that is none ends the connection."""
-        for body in (
-            b"",
-            b"\xc1",
-            encode(7),
-            encode(At(b"x")) + b"y",
-            encode({"path": 5}),
-            encode(At(b"x" * 65537)),
-        ):
-            self.channel, self.wire = self.server.connect()
-            self.assert_closes(pack_tagged(Type.GETATTR, 1, body))
-
-    def test_long_directory(self) -> None:
-        """A directory of many long names comes in parts, each of them a packet."""
-        for number in range(3000):
-            self.server.library.put(b"%05d" % number + b"x" * 250, b"")
-        answers = self.send(pack_tagged(Type.READDIR, 1, encode(At(b""))))
-        self.assertEqual({kind for kind, _, _ in answers[:-1]}, {Type.MORE})
-        self.assertEqual(answers[-1][0], Type.REPLY)
-        self.assertEqual(sum(len(decode(Names, body).entries) for _, _, body in answers), 3001)
-
-    def test_directory_of_other_file_systems(self) -> None:
-        """The same for names as long as a client takes them."""
-        for number in range(600):
-            self.server.library.put(b"%04d" % number + b"x" * 1020, b"")
-        answers = self.send(pack_tagged(Type.READDIR, 1, encode(At(b""))))
-        self.assertEqual(answers[-1][0], Type.REPLY)
-        self.assertEqual(sum(len(decode(Names, body).entries) for _, _, body in answers), 601)
-
-    def test_fault_of_the_server(self) -> None:
-        """A fault of the library itself is logged, and answered with EIO."""
-        library: Any = self.server.library
-        library.statfs = None
-        self.assert_error(self.send(pack_tagged(Type.STATFS, 6, encode(At(b"")))), 6, "EIO")
-        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
-
-    def test_gone_before_the_answer(self) -> None:
-        """An answer that comes when the client has gone is written nowhere."""
-        self.server.at_once = False
-        self.send(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
-        self.channel.connectionLost(Error(ConnectionLost()))
-        self.channel.connected = 0
-        self.server.answer()
-        self.assertEqual(self.wire.packets(), [])
-
-
-class HandleTests(ServerChannelTestCase):
-    """OPEN and CLOSE."""
-
-    def test_opened(self) -> None:
-        """OPEN hands over a handle, what the image is, and its key."""
-        first, second = self.open(), self.open()
-        self.assertNotEqual(first.handle, second.handle)
-        self.assertEqual(first.key, second.key)
-        self.assertEqual(first.attributes.size, SIZE)
-
-    def test_closed(self) -> None:
-        """A handle that was closed is no handle."""
-        handle = self.open().handle
-        self.send(pack(Type.CLOSE, encode(Close(handle))))
-        read = Read(3, handle, 0, 4096, Priority.BLOCKED)
-        self.assert_error(self.send(read.encode()), 3, "EBADF")
-
-    def test_close_of_none(self) -> None:
-        """Closing what is not open changes nothing."""
-        self.assertEqual(self.send(pack(Type.CLOSE, encode(Close(4711)))), [])
-        self.assertFalse(self.wire.ended)
-
-    def test_close_malformed(self) -> None:
-        """A CLOSE that is none ends the connection."""
-        self.assert_closes(pack(Type.CLOSE, encode(Close(1)) + b"x"))
-
-    def test_handle_of_another(self) -> None:
-        """A handle is of use on its own connection alone."""
-        handle = self.open().handle
-        self.channel, self.wire = self.server.connect()
-        read = Read(3, handle, 0, 4096, Priority.BLOCKED)
-        self.assert_error(self.send(read.encode()), 3, "EBADF")
-
-    def test_too_many(self) -> None:
-        """A client may have so many handles and no more."""
-        packet = pack_tagged(Type.OPEN, 1, encode(At(b"disk.img")))
-        for _ in range(MAX_HANDLES):
-            self.send(packet)
-        self.assert_error(self.send(packet), 1, "EMFILE")
-
-    def test_too_many_at_once(self) -> None:
-        """The same for a client that asks for them all before the first is there."""
-        self.server.at_once = False
-        packet = pack_tagged(Type.OPEN, 1, encode(At(b"disk.img")))
-        self.channel.dataReceived(packet * (MAX_HANDLES + 100))
-        while self.server.asked:
-            self.server.answer()
-        self.assertLessEqual(len(self.channel.handles), MAX_HANDLES)
-
-    def test_given_back(self) -> None:
-        """The handles of a client that goes are closed."""
-        self.open()
-        self.channel.connectionLost(Error(ConnectionLost()))
-        self.assertEqual(len(self.channel.handles), 0)
 
 
 class ReadTests(ServerChannelTestCase):
@@ -647,19 +492,6 @@ class UnreadAnswersTests(ServerChannelTestCase):
         self.assertEqual(self.wire.producerState, "paused")
         self.connection_is(full=False)
         self.assertEqual(self.wire.producerState, "producing")
-
-    def test_requests_in_flight(self) -> None:
-        """No more requests are taken in than can be answered in some time."""
-        server = Server(at_once=False)
-        channel, wire = server.connect()
-        for tag in range(20_000):
-            if wire.producerState == "paused":
-                break
-            channel.dataReceived(pack_tagged(Type.GETATTR, tag, encode(At(b"disk.img"))))
-        self.assertEqual(wire.producerState, "paused")
-        while server.asked:
-            server.answer()
-        self.assertEqual(wire.producerState, "producing")
 
     def test_same_read_again_and_again(self) -> None:
         """Reads of the same range, ever again, cost the server no more than each its tag."""

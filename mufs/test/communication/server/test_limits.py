@@ -10,31 +10,24 @@ from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.server.sent import GREEDY
-from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.limits import (
     ACTIVITY_TIMEOUT,
     CPU_BURST_SECONDS,
     CPU_FRACTION,
-    IDLE_TIMEOUT,
     MAX_CONNECTIONS_OF_HOST,
     MAX_METADATA_LOOKUPS,
-    MAX_SILENT_FRACTION,
     MAX_WAITING_BYTES,
     MIN_THROTTLE_DELAY,
     RESERVED_FRACTION,
-    STALL_TIMEOUT,
     TURN_SECONDS,
     Limits,
 )
 from mufs.filesystem.client.coalescer import MOST_AHEAD
-from mufs.test.support.channels import Server
-from mufs.test.support.doubles import FakeTransport
+from mufs.test.support.channels import PING, TwoClientsTestCase
 from mufs.test.support.virtual import VirtualTime
-from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged, parse_tagged
-from mufs.wire.metadata import At, Failure, Names, Opened, decode, encode
+from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged
+from mufs.wire.metadata import At, encode
 from mufs.wire.pages import BLOCK, PAGE
-
-PING = pack_tagged(Type.PING, 1, b"")
 
 
 class ConnectionTests(SynchronousTestCase):
@@ -103,94 +96,7 @@ class ConnectionTests(SynchronousTestCase):
             self.limits.remove(one, again)
 
 
-class LimitTestCase(SynchronousTestCase):
-    """A greedy client, and an honest one of another host."""
-
-    def setUp(self) -> None:
-        """A server with two clients."""
-        self.server = Server()
-        self.clock = self.server.clock
-        self.greedy, self.its_wire = self.server.connect()
-        self.honest, self.wire = self.server.connect()
-
-    def tearDown(self) -> None:
-        """Nothing was logged as a failure."""
-        self.assertEqual(self.flushLoggedErrors(), [])
-
-    def ask(
-        self, channel: ServerChannel, wire: FakeTransport, *packets: bytes
-    ) -> list[tuple[int, int]]:
-        """What is answered soon to packets: type and tag."""
-        channel.dataReceived(b"".join(packets))
-        self.clock.advance(0.02)
-        return [(kind, tag) for kind, tag, _ in wire.tagged()]
-
-    def open(self, channel: ServerChannel, wire: FakeTransport, path: bytes = b"disk.img") -> int:
-        """Open an image; its handle."""
-        channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(path))))
-        ((_, _, body),) = wire.tagged()
-        return decode(Opened, body).handle
-
-    def full(self, wire: FakeTransport, full: bool = True) -> None:
-        """The connection's buffer is full, or has room."""
-        assert wire.producer is not None
-        if full:
-            wire.producer.pauseProducing()
-        else:
-            wire.producer.resumeProducing()
-
-
-class EndTests(LimitTestCase):
-    """Connections that are of use to nobody."""
-
-    def test_silent(self) -> None:
-        """A client that shows no sign of life is cut off after a while, and others are not."""
-        while self.clock.seconds() < IDLE_TIMEOUT + 2:
-            self.honest.dataReceived(PING)
-            self.clock.advance(5)
-        self.assertEqual((self.its_wire.ended, self.wire.ended), (True, False))
-        self.assertEqual(self.server.factory.limits.cut_off, 1)
-
-    def test_takes_nothing(self) -> None:
-        """A client that takes nothing of what is sent to it is cut off after a while."""
-        self.full(self.its_wire)
-        self.clock.advance(STALL_TIMEOUT - 1)
-        self.assertFalse(self.its_wire.ended)
-        self.clock.advance(2)
-        self.assertTrue(self.its_wire.ended)
-
-    def test_takes_little(self) -> None:
-        """One that takes something now and then is not, though it cannot be heard meanwhile."""
-        for _ in range(10):
-            self.full(self.its_wire)
-            self.clock.advance(STALL_TIMEOUT - 1)
-            self.full(self.its_wire, False)
-        self.assertFalse(self.its_wire.ended)
-
-    def test_no_hello(self) -> None:
-        """Of too many connections that say nothing the eldest go; who said HELLO stays."""
-        limits = self.server.factory.limits
-        limits.max_connections = 200
-        silent = [
-            self.server.connect(hello=False)[1] for _ in range(int(200 * MAX_SILENT_FRACTION) + 5)
-        ]
-        ended = [wire.ended for wire in silent]
-        self.assertEqual(ended, [True] * 5 + [False] * (int(200 * MAX_SILENT_FRACTION)))
-        self.assertEqual((self.its_wire.ended, self.wire.ended), (False, False))
-
-    def test_nothing_left(self) -> None:
-        """Connections that end leave nothing behind, whatever they were waiting for."""
-        self.full(self.its_wire)
-        self.server.spent += 1
-        self.greedy.host.charge(1)
-        self.honest.dataReceived(PING)
-        for channel in (self.greedy, self.honest):
-            channel.connectionLost(Error(ConnectionLost()))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.server.factory.limits.connections, 0)
-
-
-class WaitingTests(LimitTestCase):
+class WaitingTests(TwoClientsTestCase):
     """READs that are not answered yet."""
 
     def setUp(self) -> None:
@@ -253,7 +159,7 @@ class WaitingTests(LimitTestCase):
         self.assertEqual(self.greedy.share.waiting, 0)
 
 
-class ProcessorTests(LimitTestCase):
+class ProcessorTests(TwoClientsTestCase):
     """Requests that are work."""
 
     def setUp(self) -> None:
@@ -327,69 +233,3 @@ class ProcessorTests(LimitTestCase):
         self.clock.advance(MIN_THROTTLE_DELAY)
         self.assertEqual(self.server.queue.requests, 10)
         self.assertEqual(self.its_wire.producerState, "producing")
-
-
-class AskingTests(LimitTestCase):
-    """Requests about metadata."""
-
-    def test_threads(self) -> None:
-        """A client has a few of its requests looked into at a time, so that others get theirs."""
-        self.server.at_once = False
-        packet = pack_tagged(Type.GETATTR, 2, encode(At(b"disk.img")))
-        self.greedy.dataReceived(packet * 100)
-        self.assertEqual(len(self.server.asked), MAX_METADATA_LOOKUPS)
-        self.honest.dataReceived(packet)
-        self.assertEqual(len(self.server.asked), MAX_METADATA_LOOKUPS + 1)
-        self.server.answer()
-        self.assertEqual(len(self.wire.tagged()), 1)
-        while self.server.asked:
-            self.server.answer()
-        self.assertEqual(len(self.its_wire.tagged()), 100)
-
-    def test_listings_wait(self) -> None:
-        """Listings are sent as the client takes them, and nothing more is looked at before."""
-        for number in range(3000):
-            self.server.library.put(b"%05d" % number + b"x" * 250, b"")
-        readdir = pack_tagged(Type.READDIR, 7, encode(At(b"")))
-        self.full(self.its_wire)
-        for _ in range(20):
-            self.greedy.dataReceived(readdir)
-        self.assertEqual(self.its_wire.value(), b"")
-        self.full(self.its_wire, False)
-        answers = self.its_wire.tagged()
-        names = [decode(Names, body).entries for kind, _, body in answers if kind != Type.ERROR]
-        self.assertEqual(sum(map(len, names)), 20 * 3001)
-        self.assertEqual(sum(kind == Type.REPLY for kind, _, _ in answers), 20)
-
-    def test_listing_in_parts(self) -> None:
-        """A connection that is full in the middle of a listing gets the rest later."""
-        for number in range(3000):
-            self.server.library.put(b"%05d" % number + b"x" * 250, b"")
-        write = self.its_wire.write
-
-        def fill(data: bytes) -> None:
-            write(data)
-            self.full(self.its_wire)
-
-        self.patch(self.its_wire, "write", fill)
-        self.greedy.dataReceived(pack_tagged(Type.READDIR, 7, encode(At(b""))))
-        kinds = []
-        for _ in range(20):
-            packets = self.its_wire.packets()
-            self.assertLessEqual(len(packets), 1)
-            kinds += [kind for kind, _, _ in packets]
-            self.full(self.its_wire, False)
-        self.assertEqual(kinds[-1], Type.REPLY)
-        self.assertEqual(set(kinds[:-1]), {Type.MORE})
-        self.assertGreater(len(kinds), 5)
-
-    def test_handles(self) -> None:
-        """Where the server can open few files, one client cannot have them all."""
-        self.server.factory.limits.max_handles = 3
-        for _ in range(3):
-            self.open(self.greedy, self.its_wire)
-        self.greedy.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
-        ((kind, _, body),) = self.its_wire.packets()
-        self.assertEqual(kind, Type.ERROR)
-        self.assertEqual(decode(Failure, parse_tagged(body)[1]).errno, "EMFILE")
-        self.open(self.honest, self.wire)

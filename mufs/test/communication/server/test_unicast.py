@@ -1,6 +1,7 @@
-"""Reads answered over TCP."""
+"""File data over TCP."""
 
 from errno import EIO
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,15 +16,17 @@ from mufs.communication.server.unicast import (
     UnicastReads,
 )
 from mufs.interfaces import IImage
-from mufs.test.support.doubles import ImageInMemory
+from mufs.test.support.doubles import ImageInMemory, make_sent
 from mufs.test.support.virtual import VirtualTime
-from mufs.wire.channel import Data, Framer, Priority, Read
+from mufs.wire.channel import HEADER, Data, Framer, Priority, Read, Type, parse_tagged
+from mufs.wire.pages import BLOCK
+from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, REPAIRED, SEGMENT, parse
 
 SIZE = 64 * DATA_SIZE
 
 
-class ShareTests(SynchronousTestCase):
-    """What a client gets over TCP beside multicast."""
+class ShareTestCase(SynchronousTestCase):
+    """A client that multicast does not reach."""
 
     def setUp(self) -> None:
         """A client that takes all that it gets, of one image."""
@@ -31,6 +34,7 @@ class ShareTests(SynchronousTestCase):
         self.pace = Pace(self.clock, 1e8, 1e8, 1e8)
         self.image = ImageInMemory(bytes(SIZE))
         self.share = Share()
+        self.written: list[bytes] = []
         self.reads = self.make_reads()
 
     def make_reads(self) -> UnicastReads:
@@ -38,7 +42,7 @@ class ShareTests(SynchronousTestCase):
             self.clock,
             self.pace,
             read=self.read,
-            write=lambda packet: None,
+            write=lambda packet: self.written.append(packet),
             failed=lambda tag, error: None,
             share=self.share,
         )
@@ -54,6 +58,10 @@ class ShareTests(SynchronousTestCase):
         for _ in range(size // DATA_SIZE):
             self.clock.advance(self.pace.delay(DATA_SIZE))
             self.pace.blocked()
+
+
+class ShareTests(ShareTestCase):
+    """What a client gets over TCP beside multicast."""
 
     def test_alone(self) -> None:
         """While nothing goes to the group, a read is answered as fast as it is taken."""
@@ -123,6 +131,71 @@ class ShareTests(SynchronousTestCase):
         self.reads.stop()
         self.clock.advance(1)
         self.assertEqual(self.reads.bytes_sent, before)
+
+
+class SegmentTests(ShareTestCase):
+    """Segments of a transfer over TCP."""
+
+    def setUp(self) -> None:
+        """A transfer of a whole block."""
+        super().setUp()
+        self.transfer = make_sent(1, self.image, 0, BLOCK)
+        self.all = (1 << len(self.transfer.rows)) - 1
+        self.share.mendable = 10 * BLOCK
+
+    def sent(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
+        """What was written since the last look: the tag and the packets of each SEGMENTS."""
+        written, self.written = self.written, []
+        found = []
+        for kind, _, body in Framer().feed(b"".join(written)):
+            self.assertEqual(kind, Type.SEGMENTS)
+            tag, packets = parse_tagged(body)
+            found.append((tag, list(parse(packets))))
+        return found
+
+    def test_some(self) -> None:
+        """The segments come between announcement and completion, and are counted."""
+        self.assertEqual(self.reads.send_segments(self.transfer, 0b1010, 7), 2)
+        size = sum(len(packet) for packet in self.written)
+        (tag, announced), (_, (one, two)), (_, completed) = self.sent()
+        self.assertEqual((tag, announced[0][0], completed[0][0]), (7, ANNOUNCEMENT, REPAIRED))
+        number = self.transfer.descriptor.first
+        self.assertEqual([one[0], two[0]], [number + 1, number + 3])
+        self.assertEqual(self.reads.bytes_sent, size - 3 * (HEADER.size + 4))
+
+    def test_whole(self) -> None:
+        """A transfer that is sent as a whole ends as it did first; further bits are ignored."""
+        count = len(self.transfer.rows)
+        sent = self.reads.send_segments(self.transfer, self.all | 1 << 4000, 7)
+        self.assertEqual(sent, count)
+        packets = [packet for _, packets in self.sent() for packet in packets]
+        self.assertEqual(sum(len(packet[2]) for packet in packets[1:-1]), count)
+        self.assertEqual(packets[-1][0], COMPLETION)
+
+    def test_none(self) -> None:
+        """Of no segment the announcement and the completion are sent."""
+        self.assertEqual(self.reads.send_segments(self.transfer, 0, 7), 0)
+        self.assertEqual(len(self.sent()), 2)
+
+    def test_full(self) -> None:
+        """A client whose buffer is full gets none."""
+        self.reads.pause()
+        self.assertEqual(self.reads.send_segments(self.transfer, 1, 7), 0)
+        self.assertEqual(self.sent(), [])
+
+    def test_share(self) -> None:
+        """While multicast fills the link, most of a transfer goes only within the share."""
+        self.multicast(MULTICAST_WEIGHT * DATA_SIZE)
+        sent = [self.reads.send_segments(self.transfer, self.all, 7) for _ in range(8)]
+        self.assertEqual(sent[-1], 0)
+        self.assertLessEqual(sum(sent) * SEGMENT, MAX_CREDIT + BLOCK)
+        self.assertEqual(self.reads.send_segments(self.transfer, 0b1010, 7), 2)
+
+    def test_not_asked_for(self) -> None:
+        """Who has asked for little gets little."""
+        self.share.mendable = 5 * SEGMENT
+        sent = [self.reads.send_segments(self.transfer, 0b11, 7) for _ in range(4)]
+        self.assertEqual(sent, [2, 2, 0, 0])
 
 
 class HangingTests(SynchronousTestCase):
