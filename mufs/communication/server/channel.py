@@ -148,7 +148,8 @@ class ServerChannel(Protocol):
         if not (self.name or self._intake.closed) and is_tls(self.transport):
             fault = handshake_fault(reason)
             self._clients.tls_failed(
-                self.address, fault or "it went, and may not accept this server's certificate"
+                self.address,
+                fault or "it disconnected, and may not accept this server's certificate",
             )
         self._intake.stop()
         self._unicast.stop()
