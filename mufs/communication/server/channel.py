@@ -195,8 +195,7 @@ class ServerChannel(Protocol):
 
     def _write_sent(self) -> None:
         packets, self._sent_packets = self._sent_packets, []
-        if not self._intake.closed:
-            self._write(b"".join(packets))
+        self._write(b"".join(packets))
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IReader.failed}."""
@@ -204,14 +203,13 @@ class ServerChannel(Protocol):
 
     def tell_key(self) -> None:
         """See L{IClient.tell_key}; a client that was not welcomed is told nothing."""
-        if self.name and not self._intake.closed:
+        if self.name:
             epoch = self._clients.keys.epoch
             self._write(Key(epoch.number, epoch.secret).encode())
 
     def pull(self, number: int, path: bytes) -> None:
         """See L{IPushed.pull}."""
-        if not self._intake.closed:
-            self._write(pack(Type.PULL, encode(Pull(number, path))))
+        self._write(pack(Type.PULL, encode(Pull(number, path))))
 
     @property
     def address(self) -> str:
@@ -348,7 +346,9 @@ class ServerChannel(Protocol):
             self.sent(repair.tag, transfer, Occasion.TCP)
 
     def _write(self, packet: bytes) -> None:
-        self.transport.write(packet)
+        # What is still under way when the connection is closing has nobody to go to.
+        if not self._intake.closed:
+            self.transport.write(packet)
 
     _handlers: dict[int, Callable[["ServerChannel", int, bytes], None]] = {
         Type.READ: _read,

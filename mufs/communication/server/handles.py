@@ -19,8 +19,9 @@ class Handles:
     """
     The handles of one client.
 
-    @ivar generations: all whose keys the client was given: image and generation. It keeps the
-        keys when it closes a handle.
+    @ivar get: the L{OpenHandle} of a handle, or C{None}.
+    @ivar generations: image and generation of all whose keys the client was given: it keeps a
+        key when it closes the handle.
     @ivar last_access: the image that it opened or read last.
     """
 
@@ -29,7 +30,7 @@ class Handles:
         self._statistics = statistics
         self._open: dict[int, OpenHandle] = {}
         self._next = 1
-        self.get = self._open.get
+        self.get = self._open.get  # called for each READ
         self.generations: set[tuple[int, int]] = set()
         self.last_access: ImageAccess | None = None
 
