@@ -15,8 +15,8 @@ from twisted.logger import Logger, LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.reassembly import MAX_ORPHANS
-from mufs.test.communication.server.test_channel import Server
 from mufs.test.support import targets
+from mufs.test.support.channels import Server
 from mufs.test.support.properties import examples
 from mufs.test.support.targets import TARGETS, Host, Script, clean_log
 from mufs.wire.channel import Type, pack_tagged
