@@ -4,7 +4,9 @@
 #   make demo [IMAGE=FILE]     two hosts on this machine read an image that is sent once
 #   make test [TESTS=NAME]     the tests, or those of one module, class or method; JOBS=N at a time
 #   make test-fast             those that need no processes, mounts or namespaces
-#   make lint                  ruff and mypy
+#   make lint                  ruff, its formatter as a check, and mypy
+#   make docs                  the documentation as a site, in build/docs, with the API reference
+#   make news                  what NEWS.md would say of the fragments in newsfragments/
 #   make test-pythons          lint and test-fast with other Pythons, those of PYTHONS that are there
 #   make coverage [TESTS=NAME] the tests, and which lines and branches of mUFS they reach
 #   make fuzz [MINUTES=10]     any bytes to each parser and protocol, so long; TARGET=NAME for one,
@@ -20,7 +22,7 @@
 #   make clean                 remove all that the others made
 
 PYTHON = python3
-PYTHONS = python3.11 python3.12 python3.13
+PYTHONS = python3.11 python3.12 python3.13 python3.14
 IMAGE =
 TESTS = mufs
 JOBS = $(shell nproc)
@@ -39,7 +41,7 @@ INSTALLED = $(VENV)/installed
 FAST_TESTS = $(subst /,.,$(basename $(filter-out mufs/test/system, \
     $(patsubst %/__init__.py,%,$(wildcard mufs/test/*/__init__.py)) $(wildcard mufs/test/test_*.py))))
 
-.PHONY: setup system demo test test-fast lint test-pythons coverage fuzz soak bench bench-peers \
+.PHONY: setup system demo test test-fast lint docs news test-pythons coverage fuzz soak bench bench-peers \
     experiment experiment-replay dist deb clean
 
 setup: $(INSTALLED)
@@ -66,7 +68,19 @@ test-fast: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/documenting
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	$(BIN)/pydoctor
+
+.venv/documenting: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[docs]' --config-settings editable_mode=compat
+	@touch $@
+
+news: setup
+	$(BIN)/towncrier build --draft --version unreleased
 
 # Each has an environment of its own. The Python that .venv has is left out.
 test-pythons:

@@ -1,5 +1,5 @@
 """
-The control socket of a service, for commands on its host (docs/operations.md).
+The control socket of a service, for commands on its host (docs/operations/reference.md).
 
 It serves all that the C{--status} endpoint does, and tasks that change something.
 """

@@ -92,7 +92,7 @@ class Observer:
             syslog.openlog(name, syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def __call__(self, event: LogEvent) -> None:
-        """See L{ILogObserver}."""
+        """See C{ILogObserver}."""
         text = eventAsText(event, includeTimestamp=False, includeSystem=False)
         if self._socket is None:
             for line in text.splitlines():

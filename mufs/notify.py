@@ -76,7 +76,7 @@ class Supervision(Service):
         reload: Callable[[], None] | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """@param reload: reloads certificates, or raises L{usage.UsageError}; C{None}: no TLS."""
+        """@param reload: reloads certificates, or raises C{usage.UsageError}; C{None}: no TLS."""
         self._reactor = reactor
         self._service = service
         self._reload = reload

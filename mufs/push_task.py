@@ -25,7 +25,9 @@ def push_task(factory: ServerChannelFactory, library: IImageLibrary, directory: 
         path, image = await _open(asked)
         clients = [channel for channel in factory.channels if channel.name]
         to = None if names is None else set(map(str, names))
-        return await factory.pushes.push(path, image.attributes.size, clients, to, tell)
+        return await factory.pushes.push(
+            path, image.attributes.size, clients=clients, names=to, report=tell
+        )
 
     async def _open(asked: dict[str, Any]) -> tuple[bytes, IImage]:
         """The image by its file on this host if that is exported, or else by its path."""

@@ -78,13 +78,13 @@ def make_server_core(
     pace = Pace(clock, rate_min, rate_max, INITIAL_RATE)
     controller = MulticastController(queue, window, keys, pace, reads, clock)
     factory = ServerChannelFactory(
-        view,
-        controller,
-        keys,
-        reads,
-        look_up_in_thread,
-        welcome,
-        clock,
-        limits,
+        view=view,
+        controller=controller,
+        keys=keys,
+        read=reads,
+        in_thread=look_up_in_thread,
+        welcome=welcome,
+        clock=clock,
+        limits=limits,
     )
     return ServerCore(queue, window, keys, pace, controller, reads, limits, factory)

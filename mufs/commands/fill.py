@@ -72,7 +72,7 @@ class _Rate(ProgressColumn):
     """Bytes a second, in the units of the other columns."""
 
     def render(self, task: Task) -> Text:
-        """See L{ProgressColumn.render}."""
+        """See C{ProgressColumn.render}."""
         return Text(f"{amount(task.speed or 0)}/s")
 
 

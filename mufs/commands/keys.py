@@ -1,7 +1,7 @@
 """
 C{mufs keys}: an authority of the operator's own, and certificates for a server and its clients.
 
-What it makes in its directory, laid out for the endpoint strings of C{--listen} and C{--server}:
+What it makes in its directory, laid out for the endpoint strings of C{--listen} and C{--server}::
 
     ca.key       the authority's private key: it stays here
     ca/ca.pem    its certificate, which everybody gets: C{trustRoots=ca}

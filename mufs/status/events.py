@@ -30,15 +30,15 @@ class StreamedResponse:
         self.full = False
 
     def pauseProducing(self) -> None:
-        """See L{IPushProducer}."""
+        """See C{IPushProducer}."""
         self.full = True
 
     def resumeProducing(self) -> None:
-        """See L{IPushProducer}."""
+        """See C{IPushProducer}."""
         self.full = False
 
     def stopProducing(self) -> None:
-        """See L{IPushProducer}."""
+        """See C{IPushProducer}."""
         self.full = True
 
 

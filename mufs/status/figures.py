@@ -1,7 +1,7 @@
 """
 Each figure: its name in /status.json, its metric in /metrics, its kind and its meaning.
 
-docs/operations.md has the same in its tables, which a test compares.
+docs/operations/monitoring.md has the same in its tables, which a test compares.
 """
 
 from collections.abc import Mapping, Sequence

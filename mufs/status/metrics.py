@@ -33,7 +33,7 @@ class FiguresCollector(Collector):
                 yield _family(self._schema.prefix + table.prefix, figure, list(table.labels))
 
     def collect(self) -> Iterator[Metric]:
-        """See L{Collector.collect}."""
+        """See C{Collector.collect}."""
         values, prefix = self._figures(), self._schema.prefix
         for figure in self._schema.figures:
             family = _family(prefix, figure)

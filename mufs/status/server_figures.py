@@ -1,4 +1,4 @@
-"""The values of the server's figures (docs/operations.md)."""
+"""The values of the server's figures (docs/operations/monitoring.md)."""
 
 from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel
@@ -18,7 +18,7 @@ def server_figures(core: ServerCore, *, tls: bool, interface: str | None) -> dic
         **server_totals(core, tls=tls),
         "interface": interface,
         "clients": [_client(each) for each in core.factory.channels if each.name],
-        "images": [_image(image, rate) for image, rate in core.factory.demand],
+        "images": [_image(image, rate) for image, rate in core.factory.access_statistics],
     }
 
 
@@ -61,6 +61,7 @@ def server_state(core: ServerCore) -> str:
 def _client(channel: ServerChannel) -> dict[str, object]:
     """The row of a client; before its first report as if it had read nothing."""
     report = channel.report or Report(0, 0, 0, True, "")
+    last = channel.handles.last_access
     return {
         "name": channel.name,
         "address": channel.address,
@@ -71,8 +72,8 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "over_tcp": _reads_over_tcp(channel),
         "waiting": channel.share.waiting,
         "held_back": channel.host.held_back,
-        "image": None if channel.reading is None else shown(channel.reading.path),
-        "images": channel.images_open,
+        "image": None if last is None else shown(last.path),
+        "images": len(channel.handles),
         "reads": report.reads,
         "hits": report.hits,
         "lag": report.lag / 1000,

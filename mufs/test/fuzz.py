@@ -1,5 +1,5 @@
 """
-Fuzzing with atheris: `make fuzz`.
+Fuzzing with atheris: `make fuzz`::
 
     python -m mufs.test.fuzz [--minutes M] [TARGET ...]
     python -m mufs.test.fuzz --repeat FILE

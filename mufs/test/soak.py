@@ -1,4 +1,4 @@
-"""The soak: hosts read for a long time, while faults come by chance, and every range is checked.
+"""The soak: hosts read for a long time, while faults come by chance, and every range is checked::
 
     make soak MINUTES=60 [SEED=n]
 

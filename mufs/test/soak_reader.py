@@ -1,7 +1,7 @@
 """Reads images of a mount, here and there and in sequence, and checks each range by its SHA-256.
 
 A process of `mufs.test.soak`: it reads until its standard input ends, and writes a line of JSON for
-each error, each wrong range, and twice a second of how far it is.
+each error, each wrong range, and twice a second of how far it is::
 
     soak_reader.py MOUNT TRUTH SEED
 

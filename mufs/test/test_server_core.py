@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.limits import Limits
 from mufs.server_core import INITIAL_RATE, make_server_core
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryLibrary
-from mufs.test.support.peers import Wire
 from mufs.wire.channel import Priority, Read, Type, pack_tagged
 from mufs.wire.metadata import VERSION, At, Hello, Opened, Welcome, decode, encode
 from mufs.wire.pages import BLOCK
@@ -37,9 +37,9 @@ class ServerCoreTests(SynchronousTestCase):
             welcome=self.welcome,
             limits=Limits(self.clock, lambda: 0.0),
         )
-        self.wire = Wire()
+        self.transport = FakeTransport()
         self.channel = self.core.factory.buildProtocol(None)
-        self.channel.makeConnection(self.wire)
+        self.channel.makeConnection(self.transport)
         self.answers = self.say(Type.HELLO, Hello(VERSION, "host"))
 
     def read_in_thread(self, function: Any, *args: Any) -> Any:
@@ -60,7 +60,7 @@ class ServerCoreTests(SynchronousTestCase):
         """Send a packet with tag 1, and return the answers."""
         self.channel.dataReceived(pack_tagged(kind, 1, encode(body)))
         self.clock.advance(0.1)
-        return self.wire.tagged()
+        return self.transport.tagged()
 
     def test_welcome(self) -> None:
         """A client gets what C{welcome} returns, and counts as a connection."""

@@ -178,8 +178,8 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
                 raise MalformedSegment(f"segment {number} of {length} bytes")
             # Only whole segments travel in trains: the last of a transfer is alone.
             rows = (end - position) // stride if length == size else 1
-            train = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
-            train = train.reshape(rows, stride)
+            data = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
+            train = data.reshape(rows, stride)
             alone = number, length, train[:, HEADER.size :]
             for run in _runs(train) if rows > 1 else (alone,):
                 yield run

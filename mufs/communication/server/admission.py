@@ -36,8 +36,8 @@ def bound_by_files(limits: Limits) -> None:
     if soft < wanted:
         setrlimit(RLIMIT_NOFILE, (wanted, hard))
     files = max(soft, wanted)
-    limits.most = min(MAX_CONNECTIONS, files // 2)
-    limits.handles = min(MAX_HANDLES, files // 4)
+    limits.max_connections = min(MAX_CONNECTIONS, files // 2)
+    limits.max_handles = min(MAX_HANDLES, files // 4)
 
 
 def bound_unsent_bytes(port: Any) -> None:

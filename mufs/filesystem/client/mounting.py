@@ -78,9 +78,9 @@ class Mounting:
             lambda: serve(
                 operations,
                 settings.directory,
-                settings.source,
-                settings.allow_other,
-                settings.noexec,
+                source=settings.source,
+                allow_other=settings.allow_other,
+                noexec=settings.noexec,
             ),
             "fuse",
         )

@@ -1,9 +1,8 @@
-"""The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
+"""The file system's operations on a host (paper, section 5.2), without FUSE and threads."""
 
 import errno
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import Enum
 from itertools import count
 from typing import TypeVar
 
@@ -18,7 +17,8 @@ from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.attributes import AttributeCache
-from mufs.filesystem.client.coalescer import OpenImage, ReadCoalescer, stale
+from mufs.filesystem.client.coalescer import ReadCoalescer
+from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache, stale
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Data, Key, Sent, Type, pack
@@ -42,36 +42,23 @@ from mufs.wire.pages import split_into_blocks
 T = TypeVar("T")
 
 
-MAX_RECENT_IMAGES = 64
-"""Images that were opened, of which is remembered what they are called."""
-
-MAX_PAGE_CACHE_PATHS = 20_000
-"""Paths of which it is known what the kernel has in its page cache."""
-
-
-class PageCache(Enum):
-    """
-    What the kernel does with its pages of a path when a file is opened: it uses them, throws
-    them away and begins anew, or reads past its page cache.
-    """
-
-    KEEP = 1
-    RENEW = 2
-    BYPASS = 3
-
-
 @implementer(IChannelUser)
 class RemoteFileSystem:
     """
     What the mount asks for, each operation a Deferred that fails with C{OSError}.
 
     Without a connection an operation waits for the next one; the caller bounds the wait by
-    cancelling. All of it runs in the reactor's thread, but L{opened}, L{cached_read}, L{lacks} and
-    the attribute cache, which any thread may use.
+    cancelling. What happens without a connection is decided here: requests about metadata are
+    made anew on the next connection (L{_ask}), reads wait in the coalescer until their image is
+    reopened (L{_reopen}), other packets are dropped (L{send}): the server forgets a lost
+    connection's handles and transfers.
+
+    Everything runs in the reactor's thread except L{opened}, L{cached_read}, L{lacks} and the
+    attribute cache, which any thread may use. It has many attributes because it puts the parts of
+    the client together.
 
     @ivar hits: reads that the cache answered.
-    @ivar lag: seconds that a read had to wait at the most in the time of the last report.
-    @ivar images: those opened last, by image and generation, also if they are closed.
+    @ivar lag: seconds that the slowest read before the last report had to wait.
     @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
 
@@ -100,33 +87,39 @@ class RemoteFileSystem:
         self.attributes = AttributeCache(clock)
         self.multicast_health = MulticastHealth(clock)
         self.coalescer = ReadCoalescer(
-            cache, self.multicast_health, self.window, clock, self.send, self._new_tag
+            cache,
+            self.multicast_health,
+            self.window,
+            clock=clock,
+            send=self.send,
+            new_tag=self._new_tag,
         )
         self.receiver = MulticastReceiver(clock, self.multicast_health, self.coalescer.delivered)
         self.repairs = Repairs(
             clock,
             self.receiver,
             self.multicast_health,
-            self.send,
-            self.coalescer.is_wanted,
-            self._read_over_tcp,
+            send=self.send,
+            is_wanted=self.coalescer.is_wanted,
+            read_over_tcp=self._read_over_tcp,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
         self._channel: ClientChannel | None = None
-        self._for_channel: list[Deferred[ClientChannel]] = []
-        self._open: dict[int, OpenImage] = {}
-        self._paths: dict[bytes, set[int]] = {}
-        self._kernel: dict[bytes, OpenImage] = {}
-        self._next_handle = 1
+        self._awaiting_channel: list[Deferred[ClientChannel]] = []
+        self._open = OpenImages()
         self._hit_numbers = count(1)
         self.hits = 0
         self.lag = 0.0
-        self.images: OrderedDict[ImageKey, OpenImage] = OrderedDict()
+
+    @property
+    def images(self) -> OrderedDict[ImageKey, OpenImage]:
+        """The images opened last, in the order of opening, including closed ones."""
+        return self._open.recent
 
     @property
     def reads_and_hits(self) -> tuple[int, int]:
-        """Reads that came, and those of them that the cache answered, at one moment."""
-        # FUSE's threads count on meanwhile.
+        """The number of reads, and of those that the cache answered, at one moment."""
+        # FUSE's threads go on counting meanwhile.
         hits = self.hits
         return hits + self.coalescer.joined + self.coalescer.misses, hits
 
@@ -141,23 +134,21 @@ class RemoteFileSystem:
             self._channel.send(packet)
 
     def stop(self) -> None:
-        """End the connection at once, whatever the server still has to take in."""
+        """End the connection at once, without sending what is queued."""
         if self._channel is not None:
             self._channel.abort()
-
-    # What the channel tells.
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
         self._on_welcome(channel, welcome)
         self._channel = channel
-        for opened in self._open.values():
+        for opened in self._open:
             if opened.stale:
                 self.coalescer.resume(opened)
             else:
                 reopened = ensureDeferred(self._reopen(opened))
                 reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
-        waiting, self._for_channel = self._for_channel, []
+        waiting, self._awaiting_channel = self._awaiting_channel, []
         for each in waiting:
             each.callback(channel)
 
@@ -165,8 +156,8 @@ class RemoteFileSystem:
         """See L{IChannelUser.disconnected}."""
         self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
-        self.server_pulls.lost()
-        for opened in self._open.values():
+        self.server_pulls.disconnected()
+        for opened in self._open:
             opened.server_handle = None
             opened.sequence_detector = SequenceDetector(opened.size, self.window)
         self.coalescer.interrupted()
@@ -186,7 +177,7 @@ class RemoteFileSystem:
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
-        self.coalescer.retry(tag, not self.multicast_health.works)
+        self.coalescer.retry(tag, over_tcp=not self.multicast_health.works)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
@@ -198,7 +189,7 @@ class RemoteFileSystem:
 
     def pull(self, pull: Pull) -> None:
         """See L{IChannelUser.pull}."""
-        self.server_pulls.asked(pull)
+        self.server_pulls.requested(pull)
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
@@ -207,61 +198,55 @@ class RemoteFileSystem:
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
         return Report(reads, hits, round(self.lag * 1000), works, state)
 
-    # What the mount asks for.
-
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
     ) -> "Deferred[Attributes]":
         """
         The attributes of the file at C{path}.
 
-        @param handle: of an open image that is asked about: ESTALE when it is no longer
-            what lies at the path.
-        @param caller: who asks; with a handle it is who opened it.
+        @param handle: of the open image that is meant: ESTALE when the path now leads to another
+            generation.
+        @param caller: who asks; with a handle, whoever opened it.
         """
         return ensureDeferred(self._getattr(path, handle, caller))
 
     def readdir(
         self, path: bytes, caller: Caller = NOBODY
     ) -> "Deferred[list[tuple[bytes, Attributes]]]":
-        """The names in a directory with their attributes, which are known for a while then."""
+        """The names in a directory with their attributes, which are cached."""
         return ensureDeferred(self._readdir(path, caller))
 
     def readlink(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[bytes]":
-        """Where a symbolic link points."""
+        """The target of a symbolic link."""
         asked = ensureDeferred(self._ask(Type.READLINK, At(path, caller), Link))
         return asked.addCallback(lambda link: link.target)
 
     def statfs(self) -> "Deferred[Statistics]":
-        """The figures of the server's file system."""
+        """Statistics of the server's file system."""
         return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
 
     def open(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[tuple[int, PageCache]]":
         """
-        Open the present generation of an image.
+        Open the current generation of an image.
 
         @return: a handle, and what the kernel may do with its page cache.
         """
         return ensureDeferred(self._open_image(path, caller))
 
     def opened(self, handle: int) -> OpenImage:
-        """What a handle stands for; from any thread."""
+        """The open image of a handle; from any thread."""
         return self._open[handle]
 
     def open_images(self) -> set[ImageKey]:
-        """Image and generation of all that is open."""
-        return {opened.key for opened in self._open.values()}
+        """Image and generation of all open images."""
+        return {opened.key for opened in self._open}
 
     def release(self, handle: int) -> None:
-        """An open image is no longer needed."""
-        opened = self._open.pop(handle)
-        self._paths[opened.path].discard(handle)
-        if not self._paths[opened.path]:
-            del self._paths[opened.path]
-        self._close(opened)
+        """Close a handle."""
+        self._close(self._open.remove(handle))
 
     def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
-        """What L{cached_read} could not answer; see L{ReadCoalescer.read}."""
+        """Answer what L{cached_read} could not; see L{ReadCoalescer.read}."""
         if opened.stale:
             raise stale()
         ahead = opened.sequence_detector.advance(offset, len(target))
@@ -272,10 +257,9 @@ class RemoteFileSystem:
 
     def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
         """
-        Put the bytes at C{offset} into C{target} when all of them are in the cache; from any
-        thread.
+        Fill C{target} with the bytes at C{offset} if all of them are in the cache; from any thread.
 
-        @return: their number, less at the end of the image; C{None} when some are not there.
+        @return: the number of bytes, less at the end of the image; C{None} if some are missing.
         """
         if opened.stale:
             raise stale()
@@ -308,14 +292,14 @@ class RemoteFileSystem:
                 continue
 
     def _next_channel(self) -> "Deferred[ClientChannel]":
-        waiting: Deferred[ClientChannel] = Deferred(self._for_channel.remove)
-        self._for_channel.append(waiting)
+        waiting: Deferred[ClientChannel] = Deferred(self._awaiting_channel.remove)
+        self._awaiting_channel.append(waiting)
         return waiting
 
     async def _getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
         now = self._now()
         if handle is not None and handle in self._open:
-            # Who has a file open may look at it, whoever he has become meanwhile.
+            # Whoever opened a file may read its attributes, also after a change of user.
             caller = self._open[handle].caller
         attributes = await self._ask(Type.GETATTR, At(path, caller), Attributes)
         self._learn(path, attributes, now)
@@ -328,7 +312,7 @@ class RemoteFileSystem:
         names = await self._ask(Type.READDIR, At(path, caller), Names)
         for name, attributes in names.entries:
             self._learn(path + b"/" + name if path else name, attributes, now)
-        # What is renamed while the server lists it may come twice.
+        # A file renamed while the server lists the directory may be listed twice.
         return list(dict(names.entries).items())
 
     async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
@@ -338,43 +322,9 @@ class RemoteFileSystem:
         ahead = SequenceDetector(found.attributes.size, self.window)
         opened = OpenImage(path, key, found.attributes, ahead, found.handle, caller=caller)
         self.receiver.add_key(*key, found.key)
-        same = [self._open[handle] for handle in self._paths.get(path, ())]
-        others = [each for each in same if each.key != key]
-        for other in others:
-            other.stale = True
         self._cache.opened(key, path, found.attributes.size)
         self._learn(path, found.attributes, now)
-        handle = self._next_handle
-        self._next_handle += 1
-        self._open[handle] = opened
-        self._remember(opened)
-        self._paths.setdefault(path, set()).add(handle)
-        return handle, self._page_cache(opened, bool(others))
-
-    def _remember(self, opened: OpenImage) -> None:
-        self.images[opened.key] = opened
-        self.images.move_to_end(opened.key)
-        if len(self.images) > MAX_RECENT_IMAGES:
-            self.images.popitem(last=False)
-
-    def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
-        """
-        What the kernel may do with the pages it has of a path that is being opened.
-
-        They are of the generation of the last handle for which it began anew, as long as no
-        other generation was opened since then. That it began anew is certain only when it has
-        read through that handle.
-        """
-        first = self._kernel.pop(opened.path, None)
-        if mixed:
-            return PageCache.BYPASS
-        if len(self._kernel) >= MAX_PAGE_CACHE_PATHS:
-            self._kernel.clear()
-        if first is not None and first.key == opened.key and first.was_read:
-            self._kernel[opened.path] = first
-            return PageCache.KEEP
-        self._kernel[opened.path] = opened
-        return PageCache.RENEW
+        return self._open.add(opened)
 
     async def _reopen(self, opened: OpenImage) -> None:
         channel = self._channel
@@ -390,22 +340,19 @@ class RemoteFileSystem:
             opened.stale = opened.key != (found.image, found.generation)
             opened.server_handle = found.handle
             self.receiver.add_key(found.image, found.generation, found.key)
-            if opened not in self._open.values():
+            if opened not in list(self._open):
                 self._close(opened)
         self.coalescer.resume(opened)
 
     def _now(self) -> tuple[float, int]:
-        """When a question was asked: the time, and the handle that the next open gets."""
-        return self._clock.seconds(), self._next_handle
+        """When the server was asked: the time, and the handle that the next open gets."""
+        return self._clock.seconds(), self._open.next_handle
 
     def _learn(self, path: bytes, attributes: Attributes, asked: tuple[float, int]) -> None:
-        """Remember attributes; images open since before may prove to be of another day."""
+        """Remember attributes; open images that they do not match are stale."""
         time, next_handle = asked
         self.attributes.put(path, attributes, time)
-        for handle in self._paths.get(path, ()):
-            opened = self._open[handle]
-            if handle < next_handle and _content(opened.attributes) != _content(attributes):
-                opened.stale = True
+        self._open.mark_stale(path, attributes, next_handle)
 
     def _read_over_tcp(self, tag: int) -> None:
         self.coalescer.retry(tag, over_tcp=True)
@@ -414,7 +361,3 @@ class RemoteFileSystem:
         if self._channel is None:
             raise OSError(errno.ENOTCONN, "no connection to the server")
         return self._channel.new_tag()
-
-
-def _content(attributes: Attributes) -> tuple[int, ...]:
-    return attributes.ino, attributes.size, attributes.mtime, attributes.ctime

@@ -22,12 +22,13 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import PROGRESS_INTERVAL, Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS, ServerPulls
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryImage
-from mufs.test.support.peers import Wire, from_servers, opened
+from mufs.test.support.peers import from_servers, opened
 from mufs.test.support.properties import examples
 from mufs.test.support.virtual import VirtualTime
 from mufs.wire.channel import (
@@ -97,7 +98,7 @@ class Client:
 
     def connect(self) -> None:
         """Connect, for the first time or anew."""
-        self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), Wire()
+        self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), FakeTransport()
         self.channel.makeConnection(self.wire)
 
     def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
@@ -396,7 +397,7 @@ class ReadTests(HostileServerTestCase):
 
     def image(self) -> OpenImage:
         """The image that is open."""
-        (found,) = self.client.remote._open.values()
+        (found,) = self.client.remote._open
         return found
 
     def test_part_of_a_page_repeated(self) -> None:
@@ -460,7 +461,7 @@ class ReadTests(HostileServerTestCase):
         _, tag = self.read()
         for _ in range(50):
             ((_, tag, _),) = self.say(Gone(tag, 1).encode())
-        self.assertEqual(len(self.client.remote.coalescer._requests), 1)
+        self.assertEqual(len(self.client.remote.coalescer.in_flight.requests), 1)
 
     def test_false_sent(self) -> None:
         """A server that says it sent what never comes is asked to repair, then for TCP."""

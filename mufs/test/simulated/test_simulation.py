@@ -611,7 +611,7 @@ class FailureTests(SimulationTestCase):
         reading = network.read_all(0, PATH)
 
         def stale_and_cut() -> None:
-            (opened,) = client.remote._open.values()
+            (opened,) = client.remote._open
             opened.stale = True
             client.cut()
 

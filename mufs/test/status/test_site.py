@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,27 +14,9 @@ from mufs.status.figures import COUNTER, Figure, Schema
 from mufs.status.history import SAMPLE_INTERVAL, History
 from mufs.status.markup import Markup, element
 from mufs.status.site import StatusSite
+from mufs.test.support.doubles import FakeTransport
 
 SCHEMA = Schema("mufs_test_", [Figure("reads", "reads", COUNTER, "Reads")])
-
-
-class Transport(StringTransportWithDisconnection):
-    """A connection of a browser, which may stop to take what is sent to it."""
-
-    def abortConnection(self) -> None:
-        """See L{ITCPTransport.abortConnection}."""
-        self.loseConnection()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpNoDelay}."""
-
-    producer: Any
-
-    def taken(self) -> bytes:
-        """What was written since this was asked last."""
-        written: bytes = self.value()
-        self.clear()
-        return written
 
 
 class SiteTestCase(SynchronousTestCase):
@@ -48,7 +29,7 @@ class SiteTestCase(SynchronousTestCase):
         self.pages = 0
         self.site = StatusSite(self.clock, "test <&>", SCHEMA, self.now, self.now, self.body)
         self.site.doStart()
-        self.transports: list[Transport] = []
+        self.transports: list[FakeTransport] = []
         self.addCleanup(self.end)
 
     def end(self) -> None:
@@ -70,9 +51,9 @@ class SiteTestCase(SynchronousTestCase):
         self.assertIs(history, self.site._history)
         return element("p", f"{self.figures['reads']} reads")
 
-    def connect(self) -> Transport:
+    def connect(self) -> FakeTransport:
         """A browser connects."""
-        transport = Transport()
+        transport = FakeTransport()
         protocol: Any = self.site.buildProtocol(None)
         transport.protocol = protocol
         protocol.makeConnection(transport)
@@ -88,7 +69,7 @@ class SiteTestCase(SynchronousTestCase):
         headers = (line.partition(": ")[::2] for line in rest)
         return int(first.split()[1]), {name.lower(): value for name, value in headers}, body
 
-    def listen(self) -> Transport:
+    def listen(self) -> FakeTransport:
         """A browser listens to the events."""
         transport = self.connect()
         transport.protocol.dataReceived(b"GET /events HTTP/1.1\r\nHost: here\r\n\r\n")

@@ -33,10 +33,10 @@ from zope.interface import implementer
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.receiver import RECEIVE_BUFFER
-from mufs.communication.server.channel import ServerChannel
+from mufs.communication.server.intake import Intake
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
@@ -188,8 +188,8 @@ class SimulatedClient:
 
     def leftovers(self) -> list[str]:
         """What is still held of requests that are answered: nothing, when all reads ended."""
-        names = ("_requests", "_pending", "_waiting")
-        tables = {name: getattr(self.remote.coalescer, name) for name in names}
+        names = ("requests", "requested", "waiting")
+        tables = {name: getattr(self.remote.coalescer.in_flight, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
 
     def open(self, path: bytes) -> Deferred[Any]:
@@ -377,7 +377,7 @@ class SimulatedNetwork:
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
         # Both ends of each connection watch the other one.
-        for end in (ClientChannel._check_silence.__qualname__, ServerChannel._look.__qualname__):
+        for end in (ClientChannel._check_silence.__qualname__, Intake.check_idle.__qualname__):
             watches = calls.count(end)
             calls = [call for call in calls if call != end]
             left += [f"{watches} watches"] * (watches > len(self.clients))

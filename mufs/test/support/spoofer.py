@@ -1,5 +1,5 @@
 """
-A host on the network that listens to all of it, and may send in the server's name.
+A host on the network that listens to all of it, and may send in the server's name::
 
     python -m mufs.test.support.spoofer capture FILE
     python -m mufs.test.support.spoofer (replay | control | noise | spoil)... [SENT EACH SECOND]

@@ -31,14 +31,15 @@ from mufs.communication.client.reassembly import Reassembly
 from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.controller import seal_transfer, trains
 from mufs.communication.server.limits import MAX_HANDLES
-from mufs.filesystem.client.coalescer import OpenImage
+from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import MAX_PULLS
 from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
 from mufs.filesystem.server.library import ExportedDirectory
-from mufs.test.communication.server.test_channel import SIZE, Server
 from mufs.test.simulated.test_hostile_server import WELCOME, Client
+from mufs.test.support.channels import SIZE, Server
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryImage
-from mufs.test.support.peers import Wire, opened
+from mufs.test.support.peers import opened
 from mufs.test.support.properties import packets_of
 from mufs.wire import metadata
 from mufs.wire.channel import (
@@ -384,9 +385,9 @@ def _server(data: bytes) -> None:
                         if piece and not wire.ended:
                             channel.dataReceived(piece)
             assert len(channel._framer._buffer) <= HEADER.size + MAX_DATA
-            assert len(channel._handles) <= MAX_HANDLES
-            opens = sum(image.opens for image, _ in server.factory.demand)
-            assert opens == len(channel._handles) == len(channel._demands)
+            assert len(channel.handles) <= MAX_HANDLES
+            opens = sum(image.opens for image, _ in server.factory.access_statistics)
+            assert opens == len(channel.handles)
             for kind, _, body in wire.packets():
                 assert kind >= 128
                 parse_tagged(body)
@@ -413,12 +414,14 @@ def _push(server: Server) -> list[Deferred[Any]]:
     """Push the image to all clients, if that can be."""
     clients = [each for each in server.factory.channels if each.name]
     push = server.factory.pushes.push
-    pushing = maybeDeferred(push, b"disk.img", SIZE, clients, None, lambda _: None)
+    pushing = maybeDeferred(
+        push, b"disk.img", SIZE, clients=clients, names=None, report=lambda _: None
+    )
     pushing.addErrback(lambda failure: failure.trap(OSError, CancelledError) and None)
     return [pushing]
 
 
-def _lose_client(channel: ServerChannel, wire: Wire) -> None:
+def _lose_client(channel: ServerChannel, wire: FakeTransport) -> None:
     channel.stopProducing()
     channel.connected = 0
     wire.disconnected = True
@@ -648,7 +651,7 @@ class Host:
         assert len(reassembly._partial) <= 128
         assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
         assert self.client.cache.held <= 4 * BLOCK
-        assert len(coalescer._requests) <= 4096
+        assert len(coalescer.in_flight.requests) <= 4096
         assert len(self.client.remote.server_pulls._running) <= MAX_SERVER_PULLS
         assert len(coalescer.fillers) <= len(self.client.pulls._running) <= MAX_PULLS
 
@@ -731,10 +734,14 @@ def _end(host: Host) -> None:
     for *_, reading in host.reads:
         reading.cancel()
     coalescer = host.client.remote.coalescer
-    assert not coalescer._waiting
+    assert not coalescer.in_flight.waiting
     host.client.lose()
     host.client.clock.advance(30)
-    assert not coalescer._requests and not coalescer._pending and not coalescer.fillers
+    assert (
+        not coalescer.in_flight.requests
+        and not coalescer.in_flight.requested
+        and not coalescer.fillers
+    )
 
 
 def _group(data: bytes) -> None:

@@ -189,11 +189,11 @@ class Stream:
         self._producer = None
 
     def pauseProducing(self) -> None:
-        """See L{IPushProducer}: hand over nothing that comes from now on."""
+        """See C{IPushProducer}: hand over nothing that comes from now on."""
         self._reading = False
 
     def resumeProducing(self) -> None:
-        """See L{IPushProducer}."""
+        """See C{IPushProducer}."""
         self._reading = True
         self._clock.callLater(0, self._hand_over)
 

@@ -31,7 +31,7 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.communication.server import channel as server_channel
+from mufs.communication.server import intake
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
 from mufs.server import ServerService, ServerSettings
@@ -274,7 +274,7 @@ class AcceptanceTests(TLSTestCase):
         """A client that signed its certificate itself is not let in."""
         self.bundle(self.other / "self.pem", self.other / "ca" / "ca.pem", self.other / "ca.key")
         done = ensureDeferred(self.meet(None, self.certificate("self", self.other)))
-        return done.addCallback(lambda _: self.assert_refused("is signed by itself", ""))
+        return done.addCallback(lambda _: self.assert_refused("is self-signed", ""))
 
     async def unasked(self) -> None:
         port = await self.listen(make=server_endpoint)
@@ -308,7 +308,7 @@ class AcceptanceTests(TLSTestCase):
     def test_server_as_client(self) -> Deferred[None]:
         """The certificate of a server is none for a client."""
         done = ensureDeferred(self.meet(None, self.certificate("server")))
-        return done.addCallback(lambda _: self.assert_refused("not one for clients", ""))
+        return done.addCallback(lambda _: self.assert_refused("is not for clients", ""))
 
     def test_client_as_server(self) -> Deferred[None]:
         """The certificate of a client is none for a server."""
@@ -337,7 +337,9 @@ class AcceptanceTests(TLSTestCase):
         (self.own / "server.pem").unlink()
         make_keys(self.own, ["images.lab", "127.0.0.2"], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
-        return done.addCallback(lambda _: self.assert_refused("it went", "for another name"))
+        return done.addCallback(
+            lambda _: self.assert_refused("it disconnected", "for another name")
+        )
 
     async def malformed(self) -> None:
         def alternative(name: str) -> x509.GeneralName:
@@ -495,7 +497,8 @@ class RawTests(TLSTestCase):
         return ensureDeferred(self.no_resumption())
 
     async def half_open(self) -> None:
-        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        for name in ("HELLO_TIMEOUT", "CLOSE_TIMEOUT"):
+            self.patch(intake, name, 0.3)
         port = await self.listen()
         hello = ssl.MemoryBIO()
         tls = self.context().wrap_bio(ssl.MemoryBIO(), hello)
@@ -515,7 +518,8 @@ class RawTests(TLSTestCase):
         return ensureDeferred(self.half_open())
 
     async def unread(self) -> None:
-        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        for name in ("HELLO_TIMEOUT", "CLOSE_TIMEOUT"):
+            self.patch(intake, name, 0.3)
         port = await self.listen()
         with socket.create_connection((LOCAL, port)) as plain:
             plain.settimeout(20)

@@ -183,6 +183,8 @@ def at_opcode(place: int, act: Callable[[], object], function: Callable[..., T],
         return trace
 
     before = sys.gettrace()
+    # Python 3.12 traces opcodes only where a frame has asked for them before.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         return function(*args)

@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from mufs.communication.server.push import MOST, SILENCE, IPushed, Pushes, Record
+from mufs.communication.server.push import MAX_PUSHES, PULL_TIMEOUT, IPushed, Pushes, Record
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.test.communication.server.test_channel import Server
+from mufs.test.support.channels import Server
 from mufs.test.support.memory import MemoryLibrary
 from mufs.test.support.simulation import MIB, SimulatedNetwork
 from mufs.wire.channel import Type
@@ -55,7 +55,12 @@ class PushesTests(SynchronousTestCase):
     def push(self, *clients: Client, names: set[str] | None = None) -> Deferred[Record]:
         """Push the image."""
         pushing = maybeDeferred(
-            self.pushes.push, b"disk.img", 100, clients, names, self.told.append
+            self.pushes.push,
+            b"disk.img",
+            100,
+            clients=clients,
+            names=names,
+            report=self.told.append,
         )
         return pushing
 
@@ -102,13 +107,13 @@ class PushesTests(SynchronousTestCase):
     def test_join_and_leave(self) -> None:
         """Who comes meanwhile is asked, too; who goes has failed, unless it comes again."""
         pushing = self.push(self.one)
-        self.pushes.joined(self.two)
+        self.pushes.add_client(self.two)
         self.assertEqual(self.two.asked, [(1, b"disk.img")])
-        self.pushes.left(self.two)
+        self.pushes.remove_client(self.two)
         again = Client("two", self.two.library, self.two.address)
-        self.pushes.joined(again)
+        self.pushes.add_client(again)
         self.pushes.pulled(again, Pulled(1, 100, 100, True))
-        self.pushes.left(self.one)
+        self.pushes.remove_client(self.one)
         self.assertEqual(self.ended(pushing), (1, ["one: the connection was lost"]))
 
     def test_interrupted(self) -> None:
@@ -125,7 +130,7 @@ class PushesTests(SynchronousTestCase):
     def test_silent(self) -> None:
         """Who says nothing for long is given up."""
         pushing = self.push(self.one, self.two)
-        for _ in range(int(SILENCE)):
+        for _ in range(int(PULL_TIMEOUT)):
             self.pushes.pulled(self.one, Pulled(1, 50, 100, False))
             self.clock.advance(1)
         self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
@@ -154,7 +159,7 @@ class PushesTests(SynchronousTestCase):
 
         self.pushes = Pushes(self.clock, in_thread)
         pushing = self.push(self.one)
-        self.pushes.left(self.one)
+        self.pushes.remove_client(self.one)
         self.assertEqual(self.ended(pushing), (0, ["one: the connection was lost"]))
         looking[0].callback(None)
         self.assertEqual(self.one.asked, [])
@@ -163,10 +168,16 @@ class PushesTests(SynchronousTestCase):
         """An image is pushed once at a time, and so many at the most."""
         pushes = [self.push(self.one)]
         self.failureResultOf(self.push(self.one), OSError)
-        for number in range(1, MOST):
+        for number in range(1, MAX_PUSHES):
             self.one.library.put(b"%d" % number, b"")
-            pushes.append(self.pushes.push(b"%d" % number, 0, [self.one], None, self.told.append))
-        failed = maybeDeferred(self.pushes.push, b"x", 0, [self.one], None, self.told.append)
+            pushes.append(
+                self.pushes.push(
+                    b"%d" % number, 0, clients=[self.one], names=None, report=self.told.append
+                )
+            )
+        failed = maybeDeferred(
+            self.pushes.push, b"x", 0, clients=[self.one], names=None, report=self.told.append
+        )
         self.assertEqual(self.failureResultOf(failed, OSError).value.errno, errno.EBUSY)
         for push in pushes:
             push.cancel()
@@ -186,7 +197,7 @@ class AccessTests(SynchronousTestCase):
         wire.clear()
         push = server.factory.pushes.push
         for names in (None, {"host"}):
-            pushing = push(b"disk.img", SIZE, [channel], names, lambda _: None)
+            pushing = push(b"disk.img", SIZE, clients=[channel], names=names, report=lambda _: None)
             if names is None:
                 self.failureResultOf(pushing, OSError)
             else:
@@ -194,7 +205,7 @@ class AccessTests(SynchronousTestCase):
                 self.assertEqual([each["error"] for each in result["failed"]],
                                  ["no such file or directory"])  # fmt: skip
         self.assertEqual(wire.packets(), [])
-        pushing = push(b"sub/disk.img", 100, [channel], None, lambda _: None)
+        pushing = push(b"sub/disk.img", 100, clients=[channel], names=None, report=lambda _: None)
         ((kind, _, body),) = wire.packets()
         self.assertEqual((kind, decode(Pull, body).path), (Type.PULL, b"sub/disk.img"))
         pushing.cancel()
@@ -216,8 +227,8 @@ class SimulatedTests(SynchronousTestCase):
         """Push the image."""
         factory = self.network.server.factory
         return factory.pushes.push(
-            b"disk.img", self.size, [each for each in factory.channels if each.name], names,
-            self.told.append,
+            b"disk.img", self.size, clients=[each for each in factory.channels if each.name],
+            names=names, report=self.told.append,
         )  # fmt: skip
 
     def sent(self) -> int:
@@ -275,7 +286,7 @@ class SimulatedTests(SynchronousTestCase):
         part = self.sent()
         self.assertLess(part, 0.8 * self.size)
         for client in self.network.clients:
-            self.assertEqual(client.remote._open, {})
+            self.assertEqual(client.remote.open_images(), set())
         self.assertEqual(self.network.leftovers(), [])
         self.assertEqual(self.network.run(self.push())["succeeded"], 2)
         self.assertLess(self.sent(), 1.03 * self.size)
@@ -311,5 +322,5 @@ class SimulatedTests(SynchronousTestCase):
         self.network.clock.advance(0.9)
         self.network.restart_server(1)
         self.network.clock.advance(5)
-        self.assertEqual(self.network.clients[0].remote._open, {})
+        self.assertEqual(self.network.clients[0].remote.open_images(), set())
         self.assertTrue(self.network.clients[0].remote.is_connected)

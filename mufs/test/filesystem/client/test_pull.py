@@ -155,7 +155,9 @@ class PullTests(SynchronousTestCase):
         # Of the image that is pulled, and on its way in the background.
         handle, _ = self.network.run(reader.remote.open(b"disk.img"))
         opened = reader.remote.opened(handle)
-        ahead = max(block for key, block in reader.remote.coalescer._pending if key == opened.key)
+        ahead = max(
+            block for key, block in reader.remote.coalescer.in_flight.requested if key == opened.key
+        )
         begun = self.network.clock.seconds()
         self.network.run(ensureDeferred(reader.read(opened, ahead * BLOCK, BLOCK)))
         waits.append(self.network.clock.seconds() - begun)
@@ -177,7 +179,7 @@ class PullTests(SynchronousTestCase):
             self.failureResultOf(pull, CancelledError)
         self.network.clock.advance(1)
         self.assertEqual(self.network.leftovers(), [])
-        self.assertEqual(client.remote._open, {})
+        self.assertEqual(client.remote.open_images(), set())
 
     def test_too_large(self) -> None:
         """An image that does not fit the cache is not begun; the error says both sizes."""
@@ -287,7 +289,7 @@ class PullTests(SynchronousTestCase):
         opened = client.remote.opened(handle)
         pulling = self.pull()
         self.network.clock.advance(0.1)
-        for key, block in list(client.remote.coalescer._pending):
+        for key, block in list(client.remote.coalescer.in_flight.requested):
             self.assertEqual(key, opened.key)
             reading = client.remote.coalescer.read(
                 opened, block * BLOCK, memoryview(bytearray(100))

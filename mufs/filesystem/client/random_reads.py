@@ -1,0 +1,77 @@
+"""What a read at random brings from the server beside its own pages."""
+
+from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.wire.pages import PAGE, PAGES
+
+WHOLE_BLOCK_MAX_SECONDS = 0.005
+"""Seconds that a whole block may take to arrive for a read at random to ask for it."""
+
+WHOLE_BLOCK_WARMUP_READS = 32
+"""First reads at random, which ask for whole blocks in any case."""
+
+GAP_FILL_MAX_PAGES = 16
+"""A read at random also asks for a gap of fewer pages between it and pages in the cache."""
+
+PROBE_EVERY_READS = 64
+"""Afterwards one read in 64 asks for its whole block to measure the path again."""
+
+ALL = (1 << PAGES) - 1
+"""The pages of a whole block."""
+
+
+class RandomReads:
+    """
+    Decides how much a read at random asks for: whole blocks where these arrive fast enough, else
+    its own pages and narrow gaps beside it.
+    """
+
+    def __init__(self, cache: BlockCache) -> None:
+        self._cache = cache
+        self._reads = 0
+        self._block_seconds = 0.0
+
+    def wants_block(self) -> bool:
+        """Count a read at random; whether it asks for its whole block."""
+        self._reads += 1
+        probe = self._reads <= WHOLE_BLOCK_WARMUP_READS or self._reads % PROBE_EVERY_READS == 0
+        return probe or self._is_fast
+
+    @property
+    def wants_surroundings(self) -> bool:
+        """Whether a read that asked for its whole block also asks for blocks around it."""
+        return self._reads > WHOLE_BLOCK_WARMUP_READS and self._is_fast
+
+    def block_arrived(self, seconds: float) -> None:
+        """A whole block took C{seconds} to arrive while nothing else was on its way."""
+        self._block_seconds += (seconds - self._block_seconds) / 8
+
+    def gaps(self, key: ImageKey, offset: int, length: int) -> list[tuple[int, int]]:
+        """
+        The narrow gaps between a read and the nearest cached pages before and behind it: where
+        both sides are read, what lies between is mostly read, too.
+
+        @return: offsets and lengths in bytes.
+        """
+        first, last = offset // PAGE, (offset + length - 1) // PAGE
+        before = self._held(key, first // PAGES - 1) & (1 << PAGES + first % PAGES) - 1
+        behind = self._held(key, last // PAGES) >> last % PAGES + 1
+        gaps = []
+        if before:
+            begin = (first // PAGES - 1) * PAGES + before.bit_length()
+            if 0 < first - begin < GAP_FILL_MAX_PAGES:
+                gaps.append((begin * PAGE, (first - begin) * PAGE))
+        if behind:
+            count = (behind & -behind).bit_length() - 1
+            if 0 < count < GAP_FILL_MAX_PAGES:
+                gaps.append(((last + 1) * PAGE, count * PAGE))
+        return gaps
+
+    @property
+    def _is_fast(self) -> bool:
+        return self._block_seconds < WHOLE_BLOCK_MAX_SECONDS
+
+    def _held(self, key: ImageKey, block: int) -> int:
+        """The cached pages of a block and of the next one."""
+        missing = self._cache.missing(key, block, ALL)
+        missing |= self._cache.missing(key, block + 1, ALL) << PAGES
+        return ~missing & (1 << 2 * PAGES) - 1
