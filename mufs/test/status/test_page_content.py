@@ -77,7 +77,7 @@ class ServerPageTests(SynchronousTestCase):
             self.assertIn(f"192.0.2.11{said}\N{EN DASH}", text)
 
     def test_order(self) -> None:
-        """First come clients over TCP, then those with the longest waits; the most requested image."""
+        """Clients over TCP come first, then long waits; the most requested image is the hottest."""
         text = self.show(
             [row("a"), row("b", lag=1), row("c", over_tcp=True), row("d", lag=2, over_tcp=True)],
             [image("cold", 1), image("hot", 9), image("warm", 5)],
