@@ -1,8 +1,8 @@
 """
-Where the services of a host listen for people on it, and how commands ask them.
+The control sockets of the services of a host, and how commands talk to services.
 
-A service has a UNIX socket C{server/NAME.sock} or C{client/NAME.sock} in the directory of
-L{directories}. It speaks HTTP, as the endpoint of C{--status} does.
+A service has a UNIX socket C{server/NAME.sock} or C{client/NAME.sock} in one of L{directories}.
+It speaks HTTP, like the C{--status} endpoint.
 """
 
 import json
@@ -24,47 +24,42 @@ SERVER, CLIENT = "server", "client"
 
 SYSTEM_DIRECTORY = "/run/mufs"
 VARIABLE = "MUFS_RUN"
-"""Environment variable that names another directory, for services and commands."""
+"""Environment variable that sets another directory, for services and commands."""
 
 MAX_SOCKET_PATH = 107
-"""Bytes that the path of a socket may have (sun_path, without the byte 0 at its end)."""
+"""Bytes of the path of a socket (sun_path, without the terminating zero)."""
 
 SERVICE_TIMEOUT = 5.0
-"""Seconds within which a service answers, and between two lines that it tells at the most."""
+"""Seconds that a service may take to answer, and from one line of its answer to the next."""
 
 MAX_ANSWER_BYTES = 64 << 20
-"""Bytes of an answer that are looked at."""
+"""Bytes that are read of an answer."""
 
 
 class Unreachable(Exception):
-    """Nobody answers, or not as a service of mUFS does; the text says where and why."""
+    """No service of mUFS answers; the text says where and why."""
 
 
 class Nobody(Unreachable):
-    """Nobody listens there."""
-
-
-# Paths.
+    """Nobody listens at the address."""
 
 
 def directories() -> list[str]:
-    """Where sockets may be: that of the system first, then that of the user."""
+    """Directories of sockets: that of the system first, then that of the user."""
     given, own = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
     if given:
         return [given]
-    return (
-        [SYSTEM_DIRECTORY]
-        if os.geteuid() == 0 or not own
-        else [SYSTEM_DIRECTORY, os.path.join(own, "mufs")]
-    )
+    if os.geteuid() == 0 or not own:
+        return [SYSTEM_DIRECTORY]
+    return [SYSTEM_DIRECTORY, os.path.join(own, "mufs")]
 
 
 def new_socket(kind: str, name: str) -> str:
     """
-    The path for the socket of a service, in the first directory that it may write into, which
-    is made.
+    The path for the socket of a service, in the first directory that can be written to. The
+    directory is created if it is missing.
 
-    @raise OSError: when there is none.
+    @raise OSError: when there is no such directory.
     """
     failed: OSError = PermissionError()
     for directory in directories():
@@ -91,7 +86,7 @@ def _path(directory: str, kind: str, name: str) -> str:
 
 
 def escape(path: str) -> str:
-    """A path as one name, as C{systemd-escape --path} makes it."""
+    """A path as a single name, in the manner of C{systemd-escape --path}."""
     text = b"-".join(
         re.sub(rb"[^\w:.]", lambda found: b"\\x%02x" % found[0][0], name)
         for name in os.fsencode(path).split(b"/")
@@ -101,7 +96,7 @@ def escape(path: str) -> str:
 
 
 def sockets(kind: str | None = None) -> list[str]:
-    """Those that are there, of servers first; some may be left over from services that died."""
+    """The sockets that exist, servers first; some may be left over from services that died."""
     kinds = [SERVER, CLIENT] if kind is None else [kind]
     return [
         str(path)
@@ -113,7 +108,7 @@ def sockets(kind: str | None = None) -> list[str]:
 
 def socket_of_mount(mount: str) -> str:
     """
-    That of the client at a mount point.
+    The socket of the client at a mount point.
 
     @raise Unreachable: when there is none.
     """
@@ -126,8 +121,8 @@ def socket_of_mount(mount: str) -> str:
 
 def locate(path: str) -> tuple[str, str]:
     """
-    The mount of mUFS that a path leads into, and the rest of the path. Nothing beneath the mount
-    is looked at: the server may be away.
+    The mount of mUFS that contains a path, and the rest of the path. Nothing on the mount itself
+    is accessed: the server may be away.
 
     @raise Unreachable: when there is no such mount.
     """
@@ -143,9 +138,6 @@ def locate(path: str) -> tuple[str, str]:
     raise Unreachable(f"{path}: not on a mount of mUFS")
 
 
-# Asking.
-
-
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
         super().__init__("mufs", timeout=SERVICE_TIMEOUT)
@@ -158,7 +150,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def _connection(where: str) -> tuple[HTTPConnection, str]:
-    """A connection to where somebody serves, and what all paths there begin with."""
+    """A connection to a service, and the prefix of all paths there."""
     if where.startswith("/"):
         return _UnixConnection(where), ""
     kind, words = where.partition(":")[0], endpoint_words(where)
@@ -184,7 +176,7 @@ def ask(where: str) -> dict[str, Any]:
     The figures of a service.
 
     @param where: the path of a socket, a URL, or an endpoint string of C{tcp:} or C{unix:}.
-    @raise Unreachable: when they are not to be had.
+    @raise Unreachable: when the service does not answer.
     """
     with _answer(where, "GET", "/status.json") as response:
         return _record(where, response.read(MAX_ANSWER_BYTES))
@@ -194,10 +186,10 @@ def follow(
     where: str, path: str, body: Mapping[str, object]
 ) -> Generator[dict[str, Any], None, None]:
     """
-    Have a service do something, and yield what it tells of it until it has ended. Closing the
-    iterator interrupts it.
+    Run a task of a service, and yield its reports until it has ended. Closing the iterator cancels
+    the task.
 
-    @raise Unreachable: when it cannot be asked, or goes away.
+    @raise Unreachable: when the service does not answer, or goes away.
     """
     with _answer(where, "POST", path, json.dumps(body)) as response:
         while line := response.readline(MAX_ANSWER_BYTES):

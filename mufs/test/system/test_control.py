@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.status import _tables, amount
-from mufs.control import Control, Lines, _ControlSite
+from mufs.control import Control, TaskResource, _ControlSite
 from mufs.sockets import (
     MAX_SOCKET_PATH,
     VARIABLE,
@@ -113,7 +113,7 @@ class SocketTests(SiteTestCase):
         self.asked: list[Any] = []
         self.doing: list[Deferred[Any]] = []
         self.cancelled = 0
-        self.lines = Lines(self.task)
+        self.lines = TaskResource(self.task)
         self.control: Any = _ControlSite(self.clock, self.site, {b"task": self.lines})
 
     def task(self, asked: Any, tell: Any) -> Deferred[Any]:
@@ -181,7 +181,7 @@ class SocketTests(SiteTestCase):
         self.assertEqual(self.cancelled, 1)
 
     def test_not_taken(self) -> None:
-        """Lines for one who takes none are left out, but for the last."""
+        """Lines are left out while the other side does not read, except for the last one."""
         transport = self.post(b"{}")
         transport.producer.pauseProducing()
         for number in range(100):
