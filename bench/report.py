@@ -44,8 +44,9 @@ def network(row: Row) -> str:
 
 
 LEGEND = """\
-Cells show seconds of the slowest host, MB that the server sent, and seconds of processor time of the
-server + all hosts; or what was read in a second. In parentheses: the time or rate divided by that of mUFS.
+Cells show seconds of the slowest host, MB that the server sent, and seconds of processor time of
+the server + all hosts; or what was read in a second. In parentheses: the time or rate divided by
+that of mUFS.
 """
 
 
