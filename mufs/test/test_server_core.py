@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.limits import Limits
 from mufs.server_core import INITIAL_RATE, make_server_core
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryLibrary
-from mufs.test.support.peers import Wire
 from mufs.wire.channel import Priority, Read, Type, pack_tagged
 from mufs.wire.metadata import VERSION, At, Hello, Opened, Welcome, decode, encode
 from mufs.wire.pages import BLOCK
@@ -37,7 +37,7 @@ class ServerCoreTests(SynchronousTestCase):
             welcome=self.welcome,
             limits=Limits(self.clock, lambda: 0.0),
         )
-        self.wire = Wire()
+        self.wire = FakeTransport()
         self.channel = self.core.factory.buildProtocol(None)
         self.channel.makeConnection(self.wire)
         self.answers = self.say(Type.HELLO, Hello(VERSION, "host"))

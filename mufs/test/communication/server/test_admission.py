@@ -128,13 +128,15 @@ class FileTests(SynchronousTestCase):
         """It is raised to the hard limit, and connections may take half of the files."""
         limits, made = self.bound(1024, 4096)
         self.assertEqual(made, [(4096, 4096)])
-        self.assertEqual((limits.most, limits.handles), (2048, 1024))
+        self.assertEqual((limits.max_connections, limits.max_handles), (2048, 1024))
 
     def test_enough(self) -> None:
         """It is not raised beyond what is of use."""
         limits, made = self.bound(1024, RLIM_INFINITY)
         self.assertEqual(made, [(MAX_FILES, RLIM_INFINITY)])
-        self.assertEqual((limits.most, limits.handles), (MAX_CONNECTIONS, MAX_HANDLES))
+        self.assertEqual(
+            (limits.max_connections, limits.max_handles), (MAX_CONNECTIONS, MAX_HANDLES)
+        )
 
     def test_never_lowered(self) -> None:
         """It is never lowered."""
@@ -144,7 +146,9 @@ class FileTests(SynchronousTestCase):
         """Without a limit the bounds are those of a server."""
         limits, made = self.bound(RLIM_INFINITY, RLIM_INFINITY)
         self.assertEqual(made, [])
-        self.assertEqual((limits.most, limits.handles), (MAX_CONNECTIONS, MAX_HANDLES))
+        self.assertEqual(
+            (limits.max_connections, limits.max_handles), (MAX_CONNECTIONS, MAX_HANDLES)
+        )
 
 
 class UnsentTests(SynchronousTestCase):
