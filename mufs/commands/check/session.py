@@ -221,7 +221,7 @@ class Session:
         dropped, segments = remote.receiver.datagrams_dropped, remote.receiver.segments_received
         while self._reactor.seconds() < end and offset < opened.size and remote.is_connected:
             length = min(BLOCK, opened.size - offset)
-            remote.coalescer.prefetch(opened, offset, length, Priority.BACKGROUND)
+            remote.coalescer.prefetch(opened, offset, length, priority=Priority.BACKGROUND)
             offset += length
             await self.pause(BLOCK * 8 / RATE)
         end = self._reactor.seconds() + LATE

@@ -37,7 +37,10 @@ from mufs.wire.metadata import (
 )
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds that a server may leave requests without any answer before it is taken for dead."""
+"""Seconds without a byte from the server after which it is taken for dead."""
+
+REPORT_INTERVAL = ANSWER_TIMEOUT / 2
+"""Seconds between two reports to the server, each of which it answers."""
 
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ class Refused(Exception):
 
 
 class IChannelUser(Interface):
-    """Whom a channel tells what the server says."""
+    """Is called with what the server says on a channel."""
 
     def connected(channel: "ClientChannel", welcome: Welcome) -> None:
         """The server answered HELLO; requests may be made."""
@@ -60,10 +63,10 @@ class IChannelUser(Interface):
         """The server answered HELLO with an error."""
 
     def disconnected() -> None:
-        """The connection that was announced has ended; another will come."""
+        """The connection has ended; another will follow."""
 
     def sent(sent: Sent) -> None:
-        """A transfer carried what a read asked for."""
+        """A transfer carried what a READ asked for."""
 
     def data(data: Data) -> None:
         """File bytes came over TCP."""
@@ -72,10 +75,10 @@ class IChannelUser(Interface):
         """Packets of the group came over TCP."""
 
     def transfer_expired(tag: int) -> None:
-        """What a repair asked for is no longer held."""
+        """The server no longer holds the transfer that a repair asked for."""
 
     def failed(tag: int, error: OSError) -> None:
-        """A read cannot be answered."""
+        """The server cannot answer a READ."""
 
     def key(key: Key) -> None:
         """The keys of what is sent to the group: the first ones, or new ones."""
@@ -84,7 +87,7 @@ class IChannelUser(Interface):
         """The server asks for an image to be pulled. May raise L{ProtocolError}."""
 
     def report() -> Report:
-        """What the server is to know of this host; the next report goes on from there."""
+        """A report on this host for the server; the next one covers the time from now on."""
 
 
 class ClientChannel(Protocol):
@@ -95,14 +98,14 @@ class ClientChannel(Protocol):
     transport: ITCPTransport
 
     def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
-        """@param name: what the server shall call this host."""
+        """@param name: of this host, for the server's status."""
         self._user = user
         self._clock = clock
         self._name = name
         self._framer = Framer()
         self._welcomed = False
-        self._asked: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
-        self._opened_in_vain: set[int] = set()
+        self._requests: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
+        self._cancelled_opens: set[int] = set()
         self._last_tag = 0
         self._last_received = 0.0
         self._ending = False
@@ -112,11 +115,11 @@ class ClientChannel(Protocol):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self._last_received = self._clock.seconds()
-        self._watch = self._clock.callLater(ANSWER_TIMEOUT / 2, self._check_silence)
+        self._silence_check = self._clock.callLater(REPORT_INTERVAL, self._check_silence)
         self.send(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, self._name))))
 
     def dataReceived(self, data: bytes) -> None:
-        """Carry out each packet; end the connection at the first that is not one."""
+        """Handle each packet; end the connection at the first malformed one."""
         self._last_received = self._clock.seconds()
         if self._ending:
             return
@@ -130,21 +133,21 @@ class ClientChannel(Protocol):
             self._end()
 
     def connectionLost(self, reason: Error = connectionDone) -> None:
-        """Fail what was asked for."""
-        if self._watch.active():
-            self._watch.cancel()
+        """Fail the requests."""
+        if self._silence_check.active():
+            self._silence_check.cancel()
         if self._welcomed:
             self._welcomed = False
             self._user.disconnected()
         elif self.factory is not None and not self._ending:
             self.factory.connect_failed(why_lost(reason))
-        # Only now, for who asked may ask again at once, and must find another channel.
-        asked, self._asked = self._asked, {}
-        for _, answer, _ in asked.values():
+        # Last: whoever asked may ask again at once, and must find another channel.
+        requests, self._requests = self._requests, {}
+        for _, answer, _ in requests.values():
             answer.errback(ChannelLost())
 
     def new_tag(self) -> int:
-        """A tag that no request in flight has; never 0."""
+        """A tag that no request in flight uses; never 0."""
         self._last_tag = self._last_tag % 0xFFFFFFFF + 1
         return self._last_tag
 
@@ -158,19 +161,19 @@ class ClientChannel(Protocol):
 
     def ask(self, kind: Type, body: object, answer: type[T]) -> "Deferred[T]":
         """
-        Make a request about metadata.
+        Send a request about metadata.
 
         @param answer: the class of the answer.
-        @return: fails with C{OSError} as the server says, or with L{ChannelLost}.
+        @return: fires with the answer; fails with the server's C{OSError}, or L{ChannelLost}.
         """
         tag = self.new_tag()
 
         def forget(_: object) -> None:
-            if self._asked.pop(tag, None) is not None and answer is Opened:
-                self._opened_in_vain.add(tag)
+            if self._requests.pop(tag, None) is not None and answer is Opened:
+                self._cancelled_opens.add(tag)
 
         waiting: Deferred[T] = Deferred(forget)
-        self._asked[tag] = answer, waiting, []
+        self._requests[tag] = answer, waiting, []
         self.send(pack_tagged(kind, tag, encode(body)))
         return waiting
 
@@ -195,10 +198,10 @@ class ClientChannel(Protocol):
                 self._reply(tag, rest)
             elif kind == Type.MORE:
                 names = decode(Names, rest)
-                if tag in self._asked:
-                    if self._asked[tag][0] is not Names:
-                        raise ProtocolError("a part of an answer that has none")
-                    self._asked[tag][2].extend(names.entries)
+                if tag in self._requests:
+                    if self._requests[tag][0] is not Names:
+                        raise ProtocolError("MORE for a request that has no list for an answer")
+                    self._requests[tag][2].extend(names.entries)
             elif kind == Type.ERROR:
                 self._error(tag, decode(Failure, rest).error())
             elif kind != Type.PONG:
@@ -222,23 +225,23 @@ class ClientChannel(Protocol):
             raise ProtocolError(f"packet of type {kind} before WELCOME")
 
     def _reply(self, tag: int, body: bytes) -> None:
-        if tag in self._opened_in_vain:
-            self._opened_in_vain.discard(tag)
+        if tag in self._cancelled_opens:
+            self._cancelled_opens.discard(tag)
             self.send(pack(Type.CLOSE, encode(Close(decode(Opened, body).handle))))
-        if tag not in self._asked:
+        if tag not in self._requests:
             return
-        kind, waiting, parts = self._asked[tag]
+        kind, waiting, parts = self._requests[tag]
         value: Any = decode(kind, body)
         if isinstance(value, Names):
             value = Names(parts + value.entries)
-        del self._asked[tag]
+        del self._requests[tag]
         waiting.callback(value)
 
     def _error(self, tag: int, error: OSError) -> None:
-        if tag in self._asked:
-            self._asked.pop(tag)[1].errback(error)
-        elif tag in self._opened_in_vain:
-            self._opened_in_vain.discard(tag)
+        if tag in self._requests:
+            self._requests.pop(tag)[1].errback(error)
+        elif tag in self._cancelled_opens:
+            self._cancelled_opens.discard(tag)
         else:
             self._user.failed(tag, error)
 
@@ -247,7 +250,7 @@ class ClientChannel(Protocol):
         self.transport.loseConnection()
 
     def _check_silence(self) -> None:
-        """Tell how this host fares, which asks for a sign of life; give up when none comes."""
+        """Report, which the server must answer; end the connection if it does not."""
         silent = self._clock.seconds() - self._last_received
         if silent >= ANSWER_TIMEOUT:
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
@@ -256,15 +259,15 @@ class ClientChannel(Protocol):
             return
         if self._welcomed:
             self.send(pack_tagged(Type.PING, self.new_tag(), encode(self._user.report())))
-        self._watch = self._clock.callLater(ANSWER_TIMEOUT / 2, self._check_silence)
+        self._silence_check = self._clock.callLater(REPORT_INTERVAL, self._check_silence)
 
 
 class ClientChannelFactory(Factory):
     """
     Makes the channel of each connection.
 
-    @ivar failed_connects: connections in a row that ended before the server said a word.
-    @ivar last_connect_error: why the last of them did.
+    @ivar failed_connects: connections in a row that ended before a WELCOME.
+    @ivar last_connect_error: why the last of them ended.
     """
 
     _log = Logger()
@@ -278,17 +281,17 @@ class ClientChannelFactory(Factory):
         self.failed_connects = 0
 
     def buildProtocol(self, addr: object) -> ClientChannel:  # type: ignore[override]
-        """The next channel."""
+        """A channel for a new connection."""
         channel = ClientChannel(self._user, self._clock, self._name)
         channel.factory = self
         return channel
 
     def welcomed(self) -> None:
-        """The server takes this client."""
+        """The server accepted this client."""
         self.failed_connects, self.last_connect_error = 0, ""
 
     def connect_failed(self, reason: str) -> None:
-        """A connection ended without a WELCOME: that is said once, and tried again."""
+        """A connection ended before a WELCOME: log it unless the reason is the last one again."""
         self.failed_connects += 1
         if reason != self.last_connect_error:
             self.last_connect_error = reason

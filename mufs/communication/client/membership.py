@@ -1,4 +1,4 @@
-"""The multicast group that the server names: found, entered and left."""
+"""Membership in the multicast group that the server names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ from mufs.wire.metadata import Welcome
 
 class Membership:
     """
-    Listens to the group for a receiver.
+    Joins the group for a receiver, and leaves it.
 
-    @ivar interface: address of the interface that the group is listened to on, C{None} while it
-        is not.
+    @ivar interface: address of the interface on which the group is joined, C{None} while it is
+        not.
     """
 
     _log = Logger()
@@ -36,8 +36,8 @@ class Membership:
         on_unusable: Callable[[str], None],
     ) -> None:
         """
-        @param interface: address of the interface to listen on, or C{None} for that of the route
-            to the server.
+        @param interface: address of the interface to join on, or C{None} for that of the route to
+            the server.
         @param on_joined: called when the group has been joined.
         @param on_unusable: called with the reason when it cannot be joined on the C{interface}
             that was given.
@@ -45,12 +45,12 @@ class Membership:
         self._reactor = reactor
         self._receiver = receiver
         self._multicast_health = multicast_health
-        self._given = interface
+        self._chosen_interface = interface
         self._on_joined = on_joined
         self._on_unusable = on_unusable
         self._group: tuple[str, int, str] | None = None
         self._port: IListeningPort | None = None
-        multicast_health.join = self._be_in_group
+        multicast_health.join = self._set_joined
 
     @property
     def interface(self) -> str | None:
@@ -59,11 +59,11 @@ class Membership:
 
     def welcomed(self, address: object, welcome: Welcome) -> None:
         """
-        A connection was made: be in the group that the server names.
+        A connection was made: join the group that the server names, unless it is joined.
 
         @param address: of this host's end of the connection.
         """
-        here = self._given
+        here = self._chosen_interface
         if here is None and isinstance(address, IPv4Address):
             here = address.host
         source = welcome.source if welcome.group else None
@@ -82,7 +82,7 @@ class Membership:
 
     @inlineCallbacks
     def stop(self) -> Any:
-        """Listen no longer."""
+        """Leave the group and close the socket."""
         port, self._port = self._port, None
         if port is not None:
             yield port.stopListening()
@@ -105,8 +105,8 @@ class Membership:
             interface=interface,
         )
 
-    def _be_in_group(self, joined: bool) -> None:
-        """Enter the group that was listened to before, or leave it."""
+    def _set_joined(self, joined: bool) -> None:
+        """Join the group again, or leave it."""
         if self._group is not None:
             group, _, interface = self._group
             transport = self._receiver.transport
@@ -117,6 +117,6 @@ class Membership:
         reason = getattr(failure.value, "strerror", None) or failure.getErrorMessage()
         message = f"cannot listen to the group on interface {interface}: {reason}"
         self._group = None
-        if self._given is not None:
+        if self._chosen_interface is not None:
             self._on_unusable(message)
         self._multicast_health.unavailable(message)

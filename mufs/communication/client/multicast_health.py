@@ -1,4 +1,4 @@
-"""Whether multicast works for this host, judged by what comes of what was sent for it."""
+"""Whether multicast works for this host, judged by how much of it arrives."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -7,26 +7,27 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 NO_DATAGRAM_TIMEOUT = 0.5
-"""Seconds without a datagram that, with a whole transfer lost, mean that none come through."""
+"""Seconds without a datagram after which a lost transfer means that none get through."""
 
 RECEIVING_TIMEOUT = 0.03
-"""Seconds without a datagram after which none of those sent before will come any more."""
+"""Seconds without a datagram after which those sent earlier are taken for lost."""
 
 MAX_LOSS = 0.4
-"""A fraction of segments lost from which on TCP serves better."""
+"""Fraction of segments lost above which TCP serves better."""
 
 MIN_SAMPLE_SEGMENTS = 100
-"""Segments over which the loss is judged at least, and C{MIN_SAMPLE_SECONDS} the seconds."""
+"""Segments in the smallest sample of which the loss is judged."""
 
 MIN_SAMPLE_SECONDS = 0.1
+"""Seconds that the shortest sample takes."""
 
 LOSSY_SAMPLES = 10
-"""Lossy samples in a row that a link is given up for: the server has had time to slow down."""
+"""Lossy samples in a row after which multicast is given up: the server had time to slow down."""
 
 GOOD_SAMPLES = 20
 """
-Good ones in a row for which it is trusted again: first the queue before it fills, and nothing is
-lost yet.
+Good samples in a row after which it is trusted again: the first ones only fill the queue of a slow
+link, and lose nothing yet.
 """
 
 PROBE_DELAY = 1.0
@@ -35,17 +36,19 @@ Seconds until multicast is tried again; doubled after each failure, up to C{MAX_
 """
 
 MAX_PROBE_DELAY = 300.0
+"""Seconds."""
 
 LOSSY_PROBE_DELAY = 15.0
 """The same after losses, up to C{MAX_LOSSY_PROBE_DELAY}: each probe fills the host's link."""
 
 MAX_LOSSY_PROBE_DELAY = 60.0
+"""Seconds."""
 
 JOIN_DELAY = 0.5
-"""Seconds from joining the group until what is sent to it is taken for what should come."""
+"""Seconds from joining the group until what is sent to it is expected to arrive."""
 
 TRIAL_SECONDS = 3.0
-"""Seconds from then for which a host that left the group asks for multicast."""
+"""Seconds from then for which a host that had left the group tries multicast again."""
 
 
 class Fault(Enum):
@@ -59,12 +62,16 @@ class Fault(Enum):
 
 class MulticastHealth:
     """
-    Decides whether to ask for multicast or for TCP, and whether to be in the group: a host whose
-    link is too slow for it leaves, so that TCP gets through.
+    Decides between multicast and TCP, for new requests (L{should_use}), for repairs
+    (L{may_repair}), and for what has expired (L{works}), and whether to be in the group: a host
+    whose link is too slow for it leaves, so that TCP gets through.
+
+    It judges the losses that others measure: L{MulticastReceiver} reports each transfer that the
+    group completes in order, L{Repairs} each that the server says it sent for this host.
 
     @ivar state: C{"working"}, or why it is not, for people.
     @ivar join: called with whether to be in the group, when that changes.
-    @ivar is_failing: whether too much is lost just now, for however long.
+    @ivar is_failing: whether the last sample lost too much.
     """
 
     _log = Logger()
@@ -79,14 +86,14 @@ class MulticastHealth:
         self._fault = Fault.NONE
         self.state = "not used yet"
         self._last_datagram = float("-inf")
-        self._since = 0.0
-        self._forget()
+        self._sample_began = 0.0
+        self._reset_sample()
         self._probe_after = PROBE_DELAY
         self._probe_at = self._trial_at = 0.0
         self._joined = True
 
     def resumed(self) -> None:
-        """There is a connection again, and the group is the same: a slow link still is one."""
+        """There is a new connection, and the group is the same: a slow link is still slow."""
         if self._fault is not Fault.LOSSY:
             self.available()
 
@@ -95,20 +102,20 @@ class MulticastHealth:
         self._fail(Fault.UNAVAILABLE, why)
 
     def on_datagram(self) -> None:
-        """A datagram came in from the server's address, which others may use."""
+        """A datagram came from the server's address, which others may forge."""
         self._last_datagram = self._clock.seconds()
 
     def on_authentic_packet(self) -> None:
-        """A packet came in that the server made."""
+        """A packet came that the server made."""
         self.on_datagram()
         if self.state != "working" and self._fault in (Fault.NONE, Fault.SILENT):
             self._recover()
 
     def result(self, expected: int, lost: int) -> None:
         """
-        What came of a transfer.
+        Count the losses of a transfer.
 
-        @param expected: its segments; C{lost}: those that had not come in due time.
+        @param expected: its segments; C{lost}: those that had not come when they were due.
         """
         now = self._clock.seconds()
         if self._fault is Fault.UNAVAILABLE or not self._joined:
@@ -117,15 +124,15 @@ class MulticastHealth:
             self._fail(Fault.SILENT, "nothing arrives, though the server sent it to the group")
             return
         if not self._expected:
-            self._since = now
+            self._sample_began = now
         self._expected += expected
         self._lost += lost
-        if self._expected >= MIN_SAMPLE_SEGMENTS and now - self._since >= MIN_SAMPLE_SECONDS:
+        if self._expected >= MIN_SAMPLE_SEGMENTS and now - self._sample_began >= MIN_SAMPLE_SECONDS:
             self._judge(self._lost / self._expected)
 
     @property
     def is_receiving(self) -> bool:
-        """Whether datagrams are coming in just now."""
+        """Whether datagrams are arriving just now."""
         return self._clock.seconds() - self._last_datagram < RECEIVING_TIMEOUT
 
     @property
@@ -134,7 +141,7 @@ class MulticastHealth:
         return self._fault is Fault.NONE
 
     def should_use(self) -> bool:
-        """Whether to ask for multicast now; sometimes, to find out whether it works again."""
+        """Whether a new request is to be answered by multicast; now and then, to probe it."""
         if self.works:
             return True
         now = self._clock.seconds()
@@ -142,7 +149,7 @@ class MulticastHealth:
             return False
         if self._fault is Fault.LOSSY:
             if now >= self._probe_at:
-                self._be_in_group(True)
+                self._set_joined(True)
                 self._trial_at = now + JOIN_DELAY
                 self._wait(self._trial_at + TRIAL_SECONDS, MAX_LOSSY_PROBE_DELAY)
             return self._joined and 0 <= now - self._trial_at < TRIAL_SECONDS
@@ -152,24 +159,33 @@ class MulticastHealth:
         self._join_anew()
         return True
 
-    def _wait(self, now: float, most: float) -> None:
-        """Try again after the present time of waiting, and then after twice that."""
-        self._probe_at = now + self._probe_after
-        self._probe_after = min(most, self._probe_after * 2)
+    def may_repair(self, *, for_others: bool) -> bool:
+        """
+        Whether missing segments are to be sent again by multicast.
 
-    def _forget(self) -> None:
-        self._expected = self._lost = self._alike = 0
+        @param for_others: the transfer was requested by others: while too much is lost here, its
+            repair would be lost, too, and only take capacity from the group.
+        """
+        return self.works and not (for_others and self.is_failing)
+
+    def _wait(self, now: float, longest: float) -> None:
+        """Probe after the present delay, and then after twice that."""
+        self._probe_at = now + self._probe_after
+        self._probe_after = min(longest, self._probe_after * 2)
+
+    def _reset_sample(self) -> None:
+        self._expected = self._lost = self._same_verdicts = 0
         self.is_failing = False
 
     def _judge(self, loss: float) -> None:
         """A sample is complete."""
         self._expected = self._lost = 0
         before, self.is_failing = self.is_failing, loss > MAX_LOSS
-        self._alike = self._alike + 1 if self.is_failing == before else 1
+        self._same_verdicts = self._same_verdicts + 1 if self.is_failing == before else 1
         if self.is_failing:
-            if self._fault is Fault.LOSSY or self._alike >= LOSSY_SAMPLES:
+            if self._fault is Fault.LOSSY or self._same_verdicts >= LOSSY_SAMPLES:
                 self._fail(Fault.LOSSY, f"too lossy: {loss:.0%} of the segments were lost")
-        elif self._fault is Fault.LOSSY and self._alike >= GOOD_SAMPLES:
+        elif self._fault is Fault.LOSSY and self._same_verdicts >= GOOD_SAMPLES:
             self._recover()
 
     def _recover(self) -> None:
@@ -177,7 +193,7 @@ class MulticastHealth:
             self._log.info("multicast works again")
         self._fault = Fault.NONE
         self.state = "working"
-        self._forget()
+        self._reset_sample()
 
     def _fail(self, fault: Fault, why: str) -> None:
         now = self._clock.seconds()
@@ -192,15 +208,15 @@ class MulticastHealth:
             self._probe_at = now + self._probe_after
         self._fault = fault
         self.state = f"not working: {why}"
-        self._forget()
-        self._be_in_group(fault is not Fault.LOSSY)
+        self._reset_sample()
+        self._set_joined(fault is not Fault.LOSSY)
 
     def _join_anew(self) -> None:
-        """A switch may not know that this host is in the group: have it told again."""
-        self._be_in_group(False)
-        self._be_in_group(True)
+        """Leave and join: a switch may not know that this host is in the group."""
+        self._set_joined(False)
+        self._set_joined(True)
 
-    def _be_in_group(self, joined: bool) -> None:
+    def _set_joined(self, joined: bool) -> None:
         if joined != self._joined:
             self._joined = joined
             self.join(joined)

@@ -1,4 +1,4 @@
-"""Puts the segments of transfers together again, in whatever order they come (section 5.3)."""
+"""Reassembles transfers from segments in any order (paper, section 5.3)."""
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
@@ -10,20 +10,22 @@ from mufs.wire.parity import restore, words
 from mufs.wire.segments import Descriptor, Run, number_count, segment_count
 
 MAX_PARTIAL = 128
-"""Transfers with segments missing that are kept: 16 MiB at the most."""
+"""Incomplete transfers that are kept: at most 16 MiB."""
 
 MAX_KNOWN = 2048
-"""Transfers remembered at all, so that late and doubled segments of them are known for it."""
+"""Transfers remembered, so that late and duplicate segments are recognized."""
 
 MAX_ORPHANS = 512
-"""Segments kept whose announcement has not come: the completion may tell what they are."""
+"""Segments kept although their announcement has not come: the completion may describe them."""
 
 
 class _Transfer:
     """
-    One transfer; C{buffer} is C{None} when its segments are of no use (any longer).
+    One transfer.
 
-    C{have} is a bitmap of its segments that came; C{parity} holds parity segments by index.
+    @ivar buffer: its bytes and tag; C{None} when its segments are not needed (any more).
+    @ivar have: bitmap of the segments that came.
+    @ivar parity: parity segments, by index.
     """
 
     __slots__ = (
@@ -57,7 +59,7 @@ class _Transfer:
 
     @property
     def missing(self) -> int:
-        """Bitmap of segments that would make it whole: of those lacking, as many as needed."""
+        """Bitmap of the segments to ask for: as many of the missing ones as complete it."""
         lacking = ((1 << self.count) - 1) & ~self.have
         for _ in self.parity:
             lacking &= ~(1 << lacking.bit_length() >> 1)
@@ -67,7 +69,7 @@ class _Transfer:
         """
         Take in segments, or parity segments, from C{index} on.
 
-        @return: whether it is whole now, and was not before.
+        @return: whether this completed it.
         """
         if index >= self.count:
             if self.buffer is None or length < self.size:
@@ -86,7 +88,7 @@ class _Transfer:
         return not self.missing and self._restore()
 
     def _restore(self) -> bool:
-        """Make up for what is lacking by parity."""
+        """Restore what is missing from parity segments."""
         whole = (1 << self.count) - 1
         if self.have != whole:
             assert self.buffer is not None
@@ -105,13 +107,13 @@ class _Transfer:
 
 class Reassembly:
     """
-    The transfers that are coming in, by number and by the numbers of their segments.
+    The transfers being received, by their own numbers and by those of their segments.
 
-    Bounded in all directions: transfers known, transfers held with segments missing, segments
-    whose transfer is not known yet; the oldest go.
+    Known transfers, incomplete transfers and segments of unknown transfers are all bounded; the
+    oldest are dropped.
 
-    Descriptors must be authentic. Segments may be anybody's: nothing is concluded from their
-    numbers, and what a forged one can do is to spoil the transfer that it pretends to be of.
+    Descriptors must be authentic. Segments may be forged: nothing is concluded from their
+    numbers, and a forged one can spoil only the transfer that it claims to belong to.
     """
 
     def __init__(self, size: int) -> None:
@@ -128,18 +130,18 @@ class Reassembly:
 
     def describe(self, descriptor: Descriptor, wanted: bool) -> list[tuple[Descriptor, bytearray]]:
         """
-        Learn what a transfer carries, from its announcement or its completion. One that is older
-        than those remembered is passed over, unless it is expected: somebody may have recorded it.
+        Learn what a transfer carries, from its announcement or its completion. One older than
+        those remembered is ignored unless it is expected: it may be a replay.
 
-        @param wanted: whether its bytes are of use here; else its segments are passed over.
-        @return: as L{segments}: those that came before may be all of it.
+        @param wanted: whether its bytes are needed here; if not, its segments are ignored.
+        @return: as L{segments}: segments that came earlier may complete it.
         """
         number = descriptor.transfer
         old = number <= self._passed and number not in self._expected
         known = self._transfers.get(number)
         if old or (known is not None and (known.wanted or not wanted)):
             return []
-        # What was passed over may be of use when it comes again.
+        # What was ignored may be needed when it comes again.
         self.forget(number)
         first = self._unwrap(descriptor.first)
         self._newest = first if self._newest is None else max(self._newest, first)
@@ -159,8 +161,8 @@ class Reassembly:
 
     def restart(self, descriptor: Descriptor) -> None:
         """
-        What came of a transfer was not what was sent. It is taken in again if it comes again, as
-        others lack it, too; only a reader asks for it.
+        What was received of a transfer is not what was sent. It is received anew if it is sent
+        again for others or for a reader; it is not repaired for being overheard.
         """
         self.forget(descriptor.transfer)
         self.describe(descriptor, True)
@@ -171,8 +173,7 @@ class Reassembly:
         """
         Take segments in.
 
-        @return: the transfers whose last missing segments these were, each with its sealed
-            bytes and tag; they count as done from then on.
+        @return: the transfers that these segments completed, each with its sealed bytes and tag.
         """
         number, length, rows = run
         done = []
@@ -184,7 +185,7 @@ class Reassembly:
             if transfer is None or index >= transfer.numbers:
                 after = self._in_order[place + 1 : place + 2]
                 here = rows[: after[0].first - first] if after else rows
-                # A view would keep all that came together with them.
+                # A view would keep the whole datagram in memory.
                 self._keep((number, length, here.copy()))
                 rows = rows[len(here) :]
                 number = (number + len(here)) & 0xFFFFFFFF
@@ -202,10 +203,11 @@ class Reassembly:
 
     def missing(self, number: int, first: int, total: int) -> int:
         """
-        Bitmap of the segments that would make a transfer whole: of one that is done all. Of one
-        that is not known it is one at least, for the announcement that comes with it.
+        Bitmap of the segments to ask for to complete a transfer: all of them if it is done with.
+        If it is unknown, at least one: the announcement comes with it.
 
-        @param first: number of its first segment; C{total}: its bytes.
+        @param first: number of its first segment.
+        @param total: its bytes.
         """
         transfer = self._partial.get(number)
         if transfer is not None:
@@ -215,14 +217,14 @@ class Reassembly:
         if number not in self._transfers:
             for start, _, rows in self._orphans:
                 index = _difference(start, first)
-                # Anybody's numbers: a bit that is far away takes much memory.
+                # The number may be forged: a bit far away would take much memory.
                 if -len(rows) < index < count:
                     came = (1 << len(rows)) - 1
                     lacking &= ~(came << index if index >= 0 else came >> -index)
         return lacking or 1
 
     def lost(self, number: int) -> int:
-        """How many segments of a transfer have not come, of use or not; 0 if it is not known."""
+        """How many segments of a transfer are missing, needed or not; 0 if it is unknown."""
         transfer = self._transfers.get(number)
         return 0 if transfer is None else transfer.missing.bit_count()
 
@@ -231,8 +233,8 @@ class Reassembly:
         transfer = self._transfers.get(number)
         return transfer is not None and not transfer.missing
 
-    def lacks(self, number: int) -> int:
-        """Bitmap of the segments that a transfer lacks, but only once; 0 from then on."""
+    def claim_missing(self, number: int) -> int:
+        """Bitmap of the segments that a transfer lacks; 0 from the second call on."""
         transfer = self._partial.get(number)
         if transfer is None or transfer.asked or number in self._expected:
             return 0
@@ -240,17 +242,17 @@ class Reassembly:
         return transfer.missing
 
     def has_passed(self, number: int) -> bool:
-        """Whether a transfer with higher numbers than this came already, or a part of it."""
+        """Whether some of a transfer with higher segment numbers than this came already."""
         return self._newest is not None and _difference(number, self._newest) < 0
 
     def expect(self, number: int) -> None:
-        """Segments of a transfer were asked for: (another) completion of it will come."""
+        """Segments of a transfer were asked for: it will be completed (again)."""
         self._expected[number] = None
         if len(self._expected) > MAX_KNOWN:
             self._expected.popitem(last=False)
 
     def completed(self, number: int) -> bool:
-        """A completion came; whether it is the first one of that transfer, if it is known."""
+        """A completion came; whether it is the first of a known transfer."""
         self._expected.pop(number, None)
         transfer = self._transfers.get(number)
         if transfer is None or transfer.completed:
@@ -259,7 +261,7 @@ class Reassembly:
         return True
 
     def is_expected(self, number: int) -> bool:
-        """Whether the completion has not come yet that L{expect} told of."""
+        """Whether the completion that L{expect} announced has not come yet."""
         return number in self._expected
 
     def is_known(self, number: int) -> bool:
@@ -271,7 +273,7 @@ class Reassembly:
         return number in self._partial
 
     def forget(self, number: int) -> None:
-        """Know nothing of a transfer any longer, so that it can come anew."""
+        """Forget a transfer, so that it can be received anew."""
         transfer = self._transfers.pop(number, None)
         if transfer is None:
             return
@@ -282,7 +284,7 @@ class Reassembly:
         del self._in_order[place]
 
     def _adopt(self, transfer: _Transfer) -> list[tuple[Descriptor, bytearray]]:
-        """Give a transfer the segments that came before it was known."""
+        """Give a transfer the segments that came before it was described."""
         done, orphans = [], self._orphans
         self._orphans, self._orphan_count = deque(), 0
         for run in orphans:
@@ -300,13 +302,13 @@ class Reassembly:
             self._orphan_count -= len(self._orphans.popleft()[2])
 
     def _place(self, first: int) -> int:
-        """How many transfers begin at this segment number or before: mostly all of them."""
+        """How many transfers begin at or before this segment number: usually all."""
         if not self._in_order or self._in_order[-1].first <= first:
             return len(self._in_order)
         return bisect_right(self._in_order, first, key=lambda each: each.first)
 
     def _unwrap(self, number: int) -> int:
-        """A segment number without its wrapping at 2**32 (serial number arithmetic, RFC 1982)."""
+        """A segment number that does not wrap at 2**32 (serial number arithmetic, RFC 1982)."""
         newest = (1 << 32) + number if self._newest is None else self._newest
         return newest + _difference(number, newest)
 

@@ -29,34 +29,36 @@ from mufs.wire.segments import (
 )
 
 RECEIVE_BUFFER = 16 * 1024 * 1024
-"""Bytes of datagrams that may wait while this process does something else."""
+"""Bytes asked for the socket's receive buffer, where datagrams wait while this process is busy."""
 
 MAX_KEYS = 4096
+"""Generations of images whose keys are remembered."""
 
 OLD_EPOCH_LIFETIME = 2.0
-"""Seconds for which replaced keys still open what was on its way, or lay in the receive buffer."""
+"""Seconds for which replaced keys still open what was sent or received under them."""
 
 MAX_BATCH_SEGMENTS = 128
-"""Segments put batch: more than a transfer has."""
+"""Segments in one batch: more than a transfer has."""
 
 MIN_GATHER_DELAY = 0.001
 """
-Seconds for which segments that come one by one gather in the receive buffer, if that holds many:
-to be woken for each of them costs more than to take in ten. It is longer where they come slowly.
+Seconds for which segments that arrive in single datagrams gather in the receive buffer, if that
+is large: waking up for each costs more than reading ten. The delay is longer where they arrive
+slowly.
 """
 
 MAX_GATHER_DELAY = 0.02
-"""Seconds: more would be noticed by who waits for what is lost, and gain nothing."""
+"""Seconds: more would delay repairs, and gain nothing."""
 
 MAX_UNGATHERED_SEGMENTS = 16
-"""Segments of a transfer that is taken in without the rest: mostly somebody waits for it."""
+"""Segments of the largest transfer that is read at once: mostly somebody waits for it."""
 
 Deliver = Callable[[Descriptor, bytes], None]
 
 
 @frozen
-class _Coming:
-    """A transfer whose segments come now: its number, how many they are, since when."""
+class _Arriving:
+    """The transfer whose segments are arriving: its number, how many they are, since when."""
 
     transfer: int
     count: int
@@ -65,19 +67,25 @@ class _Coming:
 
 class MulticastReceiver(MulticastProtocol):
     """
-    Keeps what comes from the server's address, puts transfers together and opens them.
+    Takes what comes from the server's address, reassembles transfers and opens them.
 
-    Anybody on the network can send from that address. So nothing is learnt of an announcement or
-    completion that was not made with the keys of the server (docs/protocol.md section 5).
+    Anybody on the network can forge that address. So an announcement or completion counts only
+    if it was made with the server's keys (docs/protocol.md section 5).
+
+    A transfer's losses are counted here when the group completes it in order; L{Repairs} counts
+    those of what the server says it sent for this host.
+
+    It has many attributes: seven are figures for the status, and it is the hot path of every
+    datagram, which layers would slow down.
 
     @ivar segment: data bytes in one segment of the server.
     @ivar buffer: bytes of the receive buffer that the system granted.
-    @ivar segments_received: segments that came from the group, also those of no use here.
-    @ivar segments_due: of all transfers that were completed; C{segments_late} those of them that
-        had not come by then. The one divided by the other is the loss.
+    @ivar segments_received: segments that came from the group, needed here or not.
+    @ivar segments_due: segments of all transfers that were completed.
+    @ivar segments_late: those of them that had not come by then: late / due is the loss.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
-    @ivar transfers_rejected: complete, but not what the server sealed.
-    @ivar on_incomplete: called with a transfer that was completed but lacks segments here.
+    @ivar transfers_rejected: transfers that were complete, but not what the server sealed.
+    @ivar on_incomplete: called with each transfer that was completed but lacks segments here.
     """
 
     _log = Logger()
@@ -85,7 +93,7 @@ class MulticastReceiver(MulticastProtocol):
     def __init__(
         self, clock: IReactorTime, multicast_health: MulticastHealth, deliver: Deliver
     ) -> None:
-        """@param deliver: takes the descriptor and the file bytes of each transfer opened."""
+        """@param deliver: called with the descriptor and the file bytes of each opened transfer."""
         self._clock = clock
         self._multicast_health = multicast_health
         self._deliver = deliver
@@ -96,9 +104,9 @@ class MulticastReceiver(MulticastProtocol):
         self._last_ends = 0.0
         self._batch: list[bytes] = []
         self._head = b""
-        self._rest: IDelayedCall | None = None
-        self._coming: _Coming | None = None
-        self._each = 0.0
+        self._gathering: IDelayedCall | None = None
+        self._arriving: _Arriving | None = None
+        self._segment_seconds = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
         self.on_incomplete: Callable[[Descriptor], None] = lambda descriptor: None
@@ -109,7 +117,7 @@ class MulticastReceiver(MulticastProtocol):
         self.transfers_rejected = 0
 
     def startProtocol(self) -> None:
-        """Set the socket up."""
+        """Set up the socket."""
         self.buffer = self.grow_receive_buffer(RECEIVE_BUFFER)
         offload = self._set(socket.SOL_UDP, UDP_GRO, 1)
         self._log.info(
@@ -119,51 +127,51 @@ class MulticastReceiver(MulticastProtocol):
         )
 
     def stopProtocol(self) -> None:
-        """Read no more."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        """Stop gathering."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
 
     def flush_batch(self) -> None:
-        """Take in the segments that were put batch."""
+        """Process the batched segments."""
         batch, self._batch = self._batch, []
         if batch:
             self.segments_received += self.take(b"".join(batch), from_group=True)
 
     def has_backlog(self) -> bool:
-        """Whether datagrams lie in the receive buffer that were not taken in yet."""
+        """Whether unread datagrams wait in the receive buffer."""
         return self.transport is not None and bool(select([self._socket()], [], [], 0)[0])
 
     def listen_to(self, source: tuple[str, int] | None, segment: int) -> None:
         """
-        Begin with a server's run: what came before from it or another is forgotten.
+        Start to receive from a server, and forget everything received before.
 
-        @param source: where its datagrams come from; those from elsewhere are dropped.
+        @param source: address and port that it sends from; datagrams from elsewhere are dropped.
         @param segment: data bytes in one of its segments.
         """
         self._source = source
         self.segment = segment
         self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
         self._batch.clear()
-        self._coming = None
+        self._arriving = None
         self.reassembly = Reassembly(segment)
         self._keys.clear()
         self._epoch = self._last_epoch = None
 
     def add_key(self, image: int, generation: int, key: bytes) -> None:
-        """Keep from now on what comes of a generation of an image."""
+        """From now on receive transfers of a generation of an image."""
         self._keys[image, generation] = key
         self._keys.move_to_end((image, generation))
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
 
     def begin_epoch(self, number: int, secret: bytes) -> None:
-        """From now on the server uses other keys."""
+        """The server uses new keys from now on."""
         self._last_epoch, self._epoch = self._epoch, Epoch(number, secret)
         self._last_ends = self._clock.seconds() + OLD_EPOCH_LIFETIME
 
     def _epoch_of(self, descriptor: Descriptor) -> Epoch | None:
-        """The keys of a transfer, if they are in use, or were a moment ago."""
+        """The keys of a transfer if they are in use, or were until recently."""
         epoch, last = self._epoch, self._last_epoch
         if epoch is not None and epoch.number == descriptor.epoch:
             return epoch
@@ -171,57 +179,57 @@ class MulticastReceiver(MulticastProtocol):
         return last if last is not None and recent and last.number == descriptor.epoch else None
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        """Take in a datagram, or several that the kernel put together."""
+        """Process a datagram, or several that the kernel merged."""
         if addr != self._source:
             self.datagrams_dropped += 1
             return
         self._multicast_health.on_datagram()
-        # One by one, segments cost many times what they do together, and until the last of a
-        # transfer is there they are of no use.
+        # One by one, segments cost many times what they do in a batch, and none is of use before
+        # the last of its transfer.
         whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
         if whole:
             self._batch.append(datagram)
-            if self._coming is not None and self.buffer >= RECEIVE_BUFFER // 4:
-                self._take_rest(self._coming)
+            if self._arriving is not None and self.buffer >= RECEIVE_BUFFER // 4:
+                self._gather(self._arriving)
             if len(self._batch) >= MAX_BATCH_SEGMENTS:
                 self.flush_batch()
         else:
             self.flush_batch()
             self.segments_received += self.take(datagram, from_group=True)
 
-    def _take_rest(self, coming: _Coming) -> None:
-        """Wait for half of what the transfer still takes, if it comes as the one before it."""
-        if self._rest is None:
-            left = coming.since + coming.count * self._each - self._clock.seconds()
+    def _gather(self, arriving: _Arriving) -> None:
+        """Stop reading for half the time that the transfer still takes, judged by the last one."""
+        if self._gathering is None:
+            left = arriving.since + arriving.count * self._segment_seconds - self._clock.seconds()
             self._port().stopReading()
-            rest = min(max(MIN_GATHER_DELAY, left / 2), MAX_GATHER_DELAY)
-            self._rest = self._clock.callLater(rest, self._read_on)
+            delay = min(max(MIN_GATHER_DELAY, left / 2), MAX_GATHER_DELAY)
+            self._gathering = self._clock.callLater(delay, self._read_on)
 
     def _announced(self, descriptor: Descriptor) -> None:
-        """Segments of a transfer come now: all of them, or a few again."""
+        """The segments of a transfer follow: all of them, or a few in a repair."""
         count = segment_count(descriptor.total, self.segment)
-        again = count <= MAX_UNGATHERED_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
+        is_short = count <= MAX_UNGATHERED_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
         now = self._clock.seconds()
-        self._coming = None if again else _Coming(descriptor.transfer, count, now)
+        self._arriving = None if is_short else _Arriving(descriptor.transfer, count, now)
 
-    def _came(self, descriptor: Descriptor, phase: int) -> None:
-        """No more segments of a transfer come now."""
-        coming, self._coming = self._coming, None
-        if phase == COMPLETION and coming and coming.transfer == descriptor.transfer:
-            self._each = (self._clock.seconds() - coming.since) / coming.count
+    def _ended(self, descriptor: Descriptor, phase: int) -> None:
+        """The segments of a transfer have been sent."""
+        arriving, self._arriving = self._arriving, None
+        if phase == COMPLETION and arriving and arriving.transfer == descriptor.transfer:
+            self._segment_seconds = (self._clock.seconds() - arriving.since) / arriving.count
 
     def _port(self) -> FileDescriptor:
         return cast(FileDescriptor, self.transport)
 
     def _read_on(self) -> None:
-        self._rest = None
+        self._gathering = None
         self._port().startReading()
 
     def take(self, packets: bytes, from_group: bool = False) -> int:
         """
-        Take in packets of the group, whichever way they came.
+        Process packets of the group.
 
-        @param from_group: whether the group itself brought them.
+        @param from_group: whether they came from the group itself rather than over TCP.
         @return: how many segments were among them.
         """
         segments = 0
@@ -243,7 +251,7 @@ class MulticastReceiver(MulticastProtocol):
                         if phase == ANNOUNCEMENT:
                             self._announced(descriptor)
                         else:
-                            self._came(descriptor, phase)
+                            self._ended(descriptor, phase)
                     wanted = (descriptor.image, descriptor.generation) in self._keys
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase != ANNOUNCEMENT:
@@ -260,7 +268,7 @@ class MulticastReceiver(MulticastProtocol):
         return segments
 
     def _count(self, descriptor: Descriptor) -> None:
-        """Tell what came of a transfer that was completed."""
+        """Count the losses of a transfer that was completed."""
         count = segment_count(descriptor.total, self.segment)
         lost = self.reassembly.lost(descriptor.transfer)
         self.segments_due += count

@@ -10,29 +10,32 @@ from mufs.wire.channel import Occasion, Repair, Sent
 from mufs.wire.segments import Descriptor, segment_count
 
 LATE_SEGMENT_DELAY = 0.01
-"""Seconds that segments may come later than the word over TCP that they were sent."""
+"""Seconds that segments may arrive later than the SENT over TCP that tells of them."""
 
 MAX_BACKLOG_DELAYS = 20
-"""How often the grace is given anew while datagrams wait to be taken in by a busy host."""
+"""How many such delays a busy host is given while datagrams wait in its receive buffer."""
 
 MAX_QUEUE_DELAYS = 8
-"""How often it is given anew to segments that may lie in a queue that the word has overtaken."""
+"""How many of them segments are given that may lie in a queue which SENT overtook."""
 
 MAX_LOST_TRANSFERS = 1024
-"""Transfers of which all was asked for that are remembered: of some no word comes any more."""
+"""Transfers lost as a whole that are remembered while they are repaired; some never are."""
 
 OVERHEARD_REPAIR_DELAY = 0.05
-"""The same for transfers that others wait for: their repair may bring what lacks here, too."""
+"""Seconds until an overheard transfer is repaired: a repair for others may complete it before."""
 
 
 class Repairs:
     """
-    Multicast first, then the missing segments by multicast, then those still missing over TCP,
-    then the range itself over TCP: each step follows on the server's word that the one before
-    was done, so that none needs a timer of its own.
+    What is lost is asked for by multicast again, segment by segment, and then over TCP: first the
+    segments still missing, at last the range itself. Each step follows the server's word that
+    the previous one was taken, so none needs a timer of its own.
 
-    @ivar segments_lost: segments that had not come when they should have.
-    @ivar repairs_sent: requests for such segments.
+    A SENT is judged here, once its segments are due: what of it is lost, and what to do about it.
+    Whether multicast may be used for that is L{MulticastHealth}'s decision.
+
+    @ivar segments_lost: segments that had not come when they were due.
+    @ivar repairs_sent: requests for missing segments.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Repairs:
         """
         @param send: writes a packet to the request channel.
         @param is_wanted: whether bytes that a transfer carried are still waited for.
-        @param read_over_tcp: asks anew for what is left of the request of that tag.
+        @param read_over_tcp: asks again for what the request of that tag still lacks.
         """
         self._clock = clock
         self._receiver = receiver
@@ -57,12 +60,12 @@ class Repairs:
         self._is_wanted = is_wanted
         self._read_over_tcp = read_over_tcp
         self._overheard: set[int] = set()
-        self._whole: set[int] = set()
+        self._lost_transfers: set[int] = set()
         self.segments_lost = 0
         self.repairs_sent = 0
 
     def sent(self, sent: Sent) -> None:
-        """The server says that it sent what this host asked for."""
+        """The server has sent what this host asked for. See L{IChannelUser.sent}."""
         self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.TCP:
@@ -72,29 +75,29 @@ class Repairs:
             sent.occasion is Occasion.NOW
             or (sent.occasion is Occasion.BEFORE and not reassembly.is_partial(sent.transfer))
         ):
-            self._look(sent)
+            self._check(sent)
         else:
-            self._clock.callLater(LATE_SEGMENT_DELAY, self._look, sent)
+            self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent)
 
     def on_incomplete(self, descriptor: Descriptor) -> None:
         """A transfer was completed, and lacks segments here."""
-        usable = self._multicast_health.works and not self._multicast_health.is_failing
-        if usable and descriptor.transfer not in self._overheard:
+        may_repair = self._multicast_health.may_repair(for_others=True)
+        if may_repair and descriptor.transfer not in self._overheard:
             self._overheard.add(descriptor.transfer)
-            self._clock.callLater(OVERHEARD_REPAIR_DELAY, self._look_overheard, descriptor)
+            self._clock.callLater(OVERHEARD_REPAIR_DELAY, self._check_overheard, descriptor)
 
-    def _look(self, sent: Sent, patience: int = MAX_BACKLOG_DELAYS) -> None:
-        """See what came of a transfer, and ask for what did not."""
+    def _check(self, sent: Sent, delays_left: int = MAX_BACKLOG_DELAYS) -> None:
+        """Find what of a transfer is lost, and ask for it."""
         self._receiver.flush_batch()
         reassembly = self._receiver.reassembly
         if not self._is_wanted(sent):
-            self._whole.discard(sent.transfer)
+            self._lost_transfers.discard(sent.transfer)
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._multicast_health.result(self._count(sent), 0)
             return
-        late = patience > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
-        if late or (patience and self._receiver.has_backlog()):
-            self._clock.callLater(LATE_SEGMENT_DELAY, self._look, sent, patience - 1)
+        queued = delays_left > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
+        if queued or (delays_left and self._receiver.has_backlog()):
+            self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent, delays_left - 1)
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
@@ -104,26 +107,26 @@ class Repairs:
             sent.occasion is Occasion.REPAIR and lost == self._count(sent)
         ):
             self._multicast_health.result(self._count(sent), lost)
-        # What others asked for, and is lost here, would be lost again: let them have the group.
-        vain = sent.occasion is Occasion.BEFORE and self._multicast_health.is_failing
-        if vain or not self._multicast_health.works:
+        for_others = sent.occasion is Occasion.BEFORE
+        if not self._multicast_health.may_repair(for_others=for_others):
             self._read_over_tcp(sent.tag)
             return
         if not reassembly.is_partial(sent.transfer):
             reassembly.forget(sent.transfer)
-        # What was sent again as a whole is lost here and there, as it was the first time.
-        anew, whole = sent.occasion is not Occasion.REPAIR, lost == self._count(sent)
-        attempt = 1 if anew or (sent.transfer in self._whole and not whole) else 2
-        self._whole.discard(sent.transfer)
-        if anew and whole:
-            if len(self._whole) >= MAX_LOST_TRANSFERS:
-                self._whole.clear()
-            self._whole.add(sent.transfer)
+        # A transfer that was repeated as a whole loses some segments, like any first sending.
+        is_first, all_lost = sent.occasion is not Occasion.REPAIR, lost == self._count(sent)
+        repeated = sent.transfer in self._lost_transfers and not all_lost
+        attempt = 1 if is_first or repeated else 2
+        self._lost_transfers.discard(sent.transfer)
+        if is_first and all_lost:
+            if len(self._lost_transfers) >= MAX_LOST_TRANSFERS:
+                self._lost_transfers.clear()
+            self._lost_transfers.add(sent.transfer)
         reassembly.expect(sent.transfer)
         self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
 
     def _is_under_way(self, sent: Sent) -> bool:
-        """Whether datagrams come in, and none yet that were sent after that transfer."""
+        """Whether datagrams are arriving, but none yet that was sent after that transfer."""
         if not self._multicast_health.is_receiving:
             return False
         reassembly = self._receiver.reassembly
@@ -131,11 +134,11 @@ class Repairs:
             return reassembly.is_expected(sent.transfer)
         return not reassembly.has_passed(sent.first + self._count(sent) - 1)
 
-    def _look_overheard(self, descriptor: Descriptor) -> None:
+    def _check_overheard(self, descriptor: Descriptor) -> None:
         self._overheard.discard(descriptor.transfer)
         self._receiver.flush_batch()
-        missing = self._receiver.reassembly.lacks(descriptor.transfer)
-        if missing and self._multicast_health.works:
+        missing = self._receiver.reassembly.claim_missing(descriptor.transfer)
+        if missing and self._multicast_health.may_repair(for_others=False):
             self.segments_lost += missing.bit_count()
             self._repair(Repair(0, descriptor.transfer, 1, missing))
 

@@ -1,19 +1,19 @@
-"""Attributes known from a moment ago."""
+"""File attributes that were learnt a moment ago."""
 
 from twisted.internet.interfaces import IReactorTime
 
 from mufs.wire.metadata import Attributes
 
 ATTRIBUTE_LIFETIME = 1.0
-"""Seconds that attributes are taken for right, as NFS and FUSE have it."""
+"""Seconds for which attributes are taken for current, as in NFS and FUSE."""
 
 MAX_PATHS = 20_000
-"""Paths known at a time, 25 MB of them; more are not looked at within their lifetime."""
+"""Paths whose attributes are kept, about 25 MB; more are rarely used within their lifetime."""
 
 
 class AttributeCache:
     """
-    What a listing or a look told of paths, so that the look that follows asks nobody.
+    The attributes that a listing or a lookup brought, so that the next lookup needs no request.
 
     L{get} may be called from any thread, L{put} from one.
     """
@@ -30,15 +30,15 @@ class AttributeCache:
         return known[2]
 
     def last(self, path: bytes) -> Attributes | None:
-        """The attributes last learnt, however old."""
+        """The attributes last learnt of C{path}, however old."""
         known = self._known.get(path)
         return None if known is None else known[2]
 
     def put(self, path: bytes, attributes: Attributes, asked: float) -> None:
         """
-        Remember what was learnt just now.
+        Remember attributes that the server answered.
 
-        @param asked: when the server was asked; what was asked for later is not forgotten for it.
+        @param asked: when it was asked, in seconds; the answer to a later request is kept.
         """
         known = self._known.get(path)
         if known is not None and known[1] > asked:

@@ -1,8 +1,8 @@
 """
-The bridge between FUSE's threads and the reactor: the one module that knows of both.
+The bridge between FUSE's threads and the reactor: the only module that knows both.
 
-FUSE's threads call L{Bridge}; it answers from the cache in their own thread, and carries the
-rest into the reactor with C{blockingCallFromThread}, where nothing takes longer than its timeout.
+FUSE's threads call L{Bridge}, which answers from the cache in the calling thread and passes
+everything else to the reactor with C{blockingCallFromThread}, where a timeout bounds it.
 """
 
 import errno
@@ -29,7 +29,7 @@ class _Call:
     """
     An operation that a thread waits for.
 
-    @ivar expires: when it ends without a result.
+    @ivar expires: when it is cancelled, in seconds.
     @ivar failure: why it was cancelled.
     """
 
@@ -39,7 +39,7 @@ class _Call:
 
 
 class Bridge:
-    """The operations of L{RemoteFileSystem} as plain calls for threads other than the reactor's."""
+    """The operations of L{RemoteFileSystem} as blocking calls for FUSE's threads."""
 
     _log = Logger()
 
@@ -61,7 +61,7 @@ class Bridge:
         """
         See L{RemoteFileSystem.getattr}; the root answers also without a connection.
 
-        @param caller: tells who asks, if the server has to know.
+        @param caller: returns who asks; called only if the server is asked.
         """
         if handle is None:
             known = self._remote.attributes.get(path)
@@ -94,10 +94,9 @@ class Bridge:
 
     def read(self, handle: int, offset: int, target: memoryview) -> int:
         """
-        Put the bytes at C{offset}, as many as C{target} has room for, into it: from the cache,
-        or else by way of the reactor.
+        Fill C{target} with the bytes at C{offset}, from the cache or else by way of the reactor.
 
-        @return: their number, less at the end of the image.
+        @return: the number of bytes, less at the end of the image.
         """
         opened = self._remote.opened(handle)
         opened.was_read = True
@@ -110,7 +109,7 @@ class Bridge:
         return length
 
     def call_in_reactor(self, function: Callable[..., object], *args: object) -> None:
-        """Have the reactor's thread call a function, without waiting for it."""
+        """Call a function in the reactor's thread, without waiting for it."""
         self._reactor.callFromThread(function, *args)
 
     def run(self, function: Callable[[], None], name: str) -> "Deferred[None]":
@@ -118,7 +117,7 @@ class Bridge:
         Run a function in a thread of its own, which does not keep the process alive.
 
         @param name: of the thread.
-        @return: fires in the reactor's thread when it ended.
+        @return: fires in the reactor's thread when the function has returned.
         """
         ended: Deferred[None] = Deferred()
 
@@ -134,7 +133,7 @@ class Bridge:
         return ended
 
     def stop(self) -> None:
-        """Fail with EIO what waits, and what comes from now on; in the reactor's thread."""
+        """Fail all waiting and future operations with EIO; called in the reactor's thread."""
         self._stopped = True
         if self._expiry is not None:
             self._expiry.cancel()
@@ -167,7 +166,7 @@ class Bridge:
         call.deferred.cancel()
 
     def _expire(self) -> None:
-        """Cancel what has taken too long: all calls may take the same time, so the first ones."""
+        """Cancel the calls that took too long: they have the same timeout, so the oldest first."""
         self._expiry = None
         for call in list(self._calls):
             left = call.expires - self._reactor.seconds()

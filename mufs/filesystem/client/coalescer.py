@@ -96,7 +96,7 @@ class ReadCoalescer:
         self.bytes_over_tcp = 0
 
     def read(
-        self, opened: OpenImage, offset: int, target: memoryview, at_random: bool = False
+        self, opened: OpenImage, offset: int, target: memoryview, *, at_random: bool = False
     ) -> "Deferred[int]":
         """
         Fill C{target} with the bytes at C{offset}.
@@ -156,7 +156,7 @@ class ReadCoalescer:
         return longest
 
     def prefetch(
-        self, opened: OpenImage, offset: int, length: int, priority: Priority = Priority.AHEAD
+        self, opened: OpenImage, offset: int, length: int, *, priority: Priority = Priority.AHEAD
     ) -> None:
         """Ask for a range that will be read soon, or, in the background, may be read."""
         has_room = self.pending + length <= MAX_BYTES_IN_FLIGHT
@@ -203,15 +203,15 @@ class ReadCoalescer:
         """Whether the request that SENT names still lacks some of what the transfer carried."""
         return self.in_flight.lacks(sent.tag, sent.offset, sent.length)
 
-    def retry(self, tag: int, over_tcp: bool) -> None:
+    def retry(self, tag: int, *, over_tcp: bool) -> None:
         """Ask again for what a request still lacks."""
         request = self.in_flight.drop_request(tag)
         if request is None:
             return
-        self._ask(request.opened, request.pages, request.priority, over_tcp)
+        self._ask(request.opened, request.pages, request.priority, over_tcp=over_tcp)
         # Its handle may be closed by now; each read that waits for the same has its own.
         for waiting in self.in_flight.waiting_for(request):
-            self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp)
+            self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp=over_tcp)
 
     def failed(self, tag: int, error: OSError) -> None:
         """
@@ -229,7 +229,7 @@ class ReadCoalescer:
             if error.errno == errno.ESTALE or request.only_for is waiting:
                 self._fail(waiting, error)
             elif not any(each.only_for is waiting for each in self.in_flight.requests_for(waiting)):
-                self._repeat(waiting, True, exclusive=True)
+                self._repeat(waiting, over_tcp=True, exclusive=True)
 
     def interrupted(self) -> None:
         """The connection is lost, and all requests with it; the reads go on waiting."""
@@ -252,6 +252,7 @@ class ReadCoalescer:
         opened: OpenImage,
         wanted: dict[int, int],
         priority: Priority,
+        *,
         over_tcp: bool | None = None,
     ) -> bool:
         """
@@ -269,7 +270,7 @@ class ReadCoalescer:
             missing[block] = self.in_flight.not_requested(opened.key, block, pages, lowest)
         ranges = merge_ranges(missing, opened.size)
         for offset, length in ranges:
-            self._request(opened, offset, length, priority, over_tcp)
+            self._request(opened, offset, length, priority=priority, over_tcp=over_tcp)
         return bool(ranges)
 
     def _request(
@@ -277,6 +278,7 @@ class ReadCoalescer:
         opened: OpenImage,
         offset: int,
         length: int,
+        *,
         priority: Priority,
         over_tcp: bool | None,
         only_for: WaitingRead | None = None,
@@ -351,7 +353,7 @@ class ReadCoalescer:
             if now >= waiting.overdue_at and waiting.pages:
                 waiting.overdue_at = now + TCP_DELAY
                 if waiting.is_urged:
-                    self._repeat(waiting, True)
+                    self._repeat(waiting, over_tcp=True)
                 else:
                     waiting.is_urged = True
                     self._urge(waiting)
@@ -362,24 +364,25 @@ class ReadCoalescer:
         """Have what a read waits for sent before what is only read ahead."""
         requests = self.in_flight.requests_for(waiting)
         if any(each.priority > Priority.BLOCKED and not each.over_tcp for each in requests):
-            self._repeat(waiting, None)
+            self._repeat(waiting)
 
-    def _repeat(self, waiting: WaitingRead, over_tcp: bool | None, exclusive: bool = False) -> None:
+    def _repeat(
+        self, waiting: WaitingRead, *, over_tcp: bool | None = None, exclusive: bool = False
+    ) -> None:
         """
         Ask for what a read lacks although it was asked for before.
 
         @param exclusive: the read fails if the server cannot answer.
         """
-        opened = waiting.opened
-        for block, pages in list(waiting.pages.items()) if opened.server_handle is not None else ():
-            # What was requested over TCP will come: there is nothing better to ask for.
-            for request in self.in_flight.requested.get((opened.key, block), ()):
-                if request.over_tcp:
-                    pages &= ~request.pages[block]
+        opened, only_for = waiting.opened, waiting if exclusive else None
+        if opened.server_handle is None:
+            return
+        for block, pages in self.in_flight.not_over_tcp(waiting).items():
             for first, count in runs(pages):
-                offset, length = byte_range(block, first, count, opened.size)
-                only_for = waiting if exclusive else None
-                self._request(opened, offset, length, Priority.BLOCKED, over_tcp, only_for)
+                where = byte_range(block, first, count, opened.size)
+                self._request(
+                    opened, *where, priority=Priority.BLOCKED, over_tcp=over_tcp, only_for=only_for
+                )
 
     def _give_up(self, waiting: WaitingRead) -> None:
         """A read was cancelled. Drop its requests, so that the next read asks again."""

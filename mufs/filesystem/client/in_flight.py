@@ -148,6 +148,18 @@ class ReadsInFlight:
                 pages &= ~request.pages[block]
         return pages
 
+    def not_over_tcp(self, waiting: WaitingRead) -> dict[int, int]:
+        """
+        Those of a read's missing pages that no request has asked for over TCP, by block. What was
+        requested over TCP will come: there is nothing better to ask for.
+        """
+        missing = dict(waiting.pages)
+        for request in self.requests_for(waiting):
+            if request.over_tcp:
+                for block in missing:
+                    missing[block] &= ~request.pages.get(block, 0)
+        return missing
+
     def all_waiting(self) -> "dict[WaitingRead, None]":
         """Every waiting read, once."""
         return dict.fromkeys(each for line in self.waiting.values() for each in line)

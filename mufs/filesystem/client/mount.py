@@ -25,9 +25,9 @@ _log = Logger()
 
 def _operation(method: Callable[..., T]) -> Callable[..., T]:
     """
-    Make what is not an C{OSError} with an errno into EIO.
+    Turn every exception but an C{OSError} with an errno into EIO, and log it.
 
-    fusepy takes an error without an errno for success, and so for the end of a file.
+    fusepy takes an error without an errno for success: the end of a file.
     """
 
     @wraps(method)
@@ -50,10 +50,11 @@ def _path(path: str) -> bytes:
 
 
 def _caller() -> Caller:
-    """Who calls the operation that runs in this thread."""
+    """The process that called the operation running in this thread."""
     uid, gid, pid = fuse_get_context()
     groups: list[int] = []
-    # The kernel does not tell these. A process that has gone, or of another namespace, has none.
+    # FUSE does not pass these. None are known of a process that has ended, or is in another
+    # namespace.
     with suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
         for line in status:
             if line.startswith(b"Groups:"):
@@ -81,29 +82,29 @@ def _stat(attributes: Attributes) -> dict[str, int]:
 
 class Operations:
     """
-    A read-only tree. The kernel itself answers EROFS to whatever would write, for the mount is
-    read-only, and ENOTSUP to extended attributes, for they have no method here.
+    A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes, and
+    ENOTSUP to extended attributes, which have no method here.
     """
 
     use_ns = True
 
-    def __init__(self, bridge: Bridge, mounted: Callable[[], None]) -> None:
-        """@param mounted: called in the reactor's thread once the kernel has the mount."""
+    def __init__(self, bridge: Bridge, on_mounted: Callable[[], None]) -> None:
+        """@param on_mounted: called in the reactor's thread once the kernel has the mount."""
         self._bridge = bridge
-        self._mounted = mounted
+        self._on_mounted = on_mounted
 
     def __call__(self, name: str, *args: Any) -> Any:
-        """How fusepy calls an operation."""
+        """Called by fusepy with the name of an operation."""
         return getattr(self, name)(*args)
 
     @_operation
     def init(self, path: str) -> None:
         """The kernel has accepted the mount."""
-        self._bridge.call_in_reactor(self._mounted)
+        self._bridge.call_in_reactor(self._on_mounted)
 
     @_operation
     def getattr(self, path: str, info: "fuse_file_info | None" = None) -> dict[str, int]:
-        """Attributes of a file, by its path, or of one that is open."""
+        """Attributes of the file at a path, or of an open one."""
         handle = info.fh if info else None
         return _stat(self._bridge.getattr(_path(path), handle, _caller))
 
@@ -139,7 +140,7 @@ class Operations:
 
     @_operation
     def access(self, path: str, mode: int) -> int:
-        """Whether a file is there; the kernel checks its modes itself."""
+        """Check that a file exists; the kernel checks its modes itself."""
         self._bridge.getattr(_path(path), None, _caller)
         if mode & os.W_OK:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -157,12 +158,12 @@ class Operations:
 
     @_operation
     def read(self, target: memoryview, offset: int, info: fuse_file_info) -> int:
-        """Put bytes of an open image into C{target}; their number."""
+        """Fill C{target} with bytes of an open image; returns their number."""
         return self._bridge.read(info.fh, offset, target)
 
     @_operation
     def release(self, path: str, info: fuse_file_info) -> int:
-        """An open image is closed for good."""
+        """The last user of a handle has closed it."""
         self._bridge.release(info.fh)
         return 0
 
@@ -175,7 +176,7 @@ _WRITABLE = 0x200
 
 
 class _Mount(FUSE):  # type: ignore[misc] # fusepy has no types
-    """Has an image's bytes copied from the cache into libfuse's buffer, and nowhere between."""
+    """Has an image's bytes copied from the cache straight into libfuse's buffer."""
 
     def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
         target = _memory_at(buffer, size, _WRITABLE)
@@ -184,13 +185,13 @@ class _Mount(FUSE):  # type: ignore[misc] # fusepy has no types
 
 
 def serve(
-    operations: Operations, directory: str, source: str, allow_other: bool, noexec: bool
+    operations: Operations, directory: str, *, source: str, allow_other: bool, noexec: bool
 ) -> None:
     """
     Mount, and answer the kernel until the mount ends; blocks.
 
     @param source: what mount(8) and df(1) show as the device.
-    @raise RuntimeError: when it cannot be mounted; libfuse says why on standard error.
+    @raise RuntimeError: when it cannot be mounted; libfuse prints why on standard error.
     """
     _Mount(
         operations,

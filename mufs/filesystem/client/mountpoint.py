@@ -1,4 +1,4 @@
-"""The directory to mount at: fit for it, and rid of what a killed client left there."""
+"""The mount point: checks that it is usable, and removes what a killed client left there."""
 
 import errno
 import os
@@ -9,40 +9,40 @@ from collections.abc import Iterator
 from attrs import frozen
 
 TYPE = "fuse.mufs"
-"""What the kernel calls a mount of this file system."""
+"""The type of this file system in the kernel's list of mounts."""
 
 AUTOMOUNT = "autofs"
 """
-What it calls a directory that is mounted at when it is used. Whoever comes near waits for the
-mount, but the process group of who is to make it.
+The type of an automount point there. Every access to one waits for its mount, except by the
+process group that is to make it.
 """
 
 
 class UnusableMountPoint(Exception):
-    """Nothing can be mounted there; the text says why."""
+    """Nothing can be mounted at a directory; the text says why."""
 
 
 @frozen
 class Mounted:
-    """A mount as the kernel lists it: its number, which is its own, and its type."""
+    """A mount as the kernel lists it: its unique number, and its type."""
 
     number: int
     type: str
 
 
 def mounts() -> Iterator[tuple[bytes, Mounted]]:
-    """All that is mounted, by path, in the order of mounting; no mount is touched."""
+    """All mounts by path, in the order of mounting; accesses none of them."""
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             fields = line.split()
-            # Blanks in it are written as their octal numbers.
+            # Blanks in a path are written in octal.
             where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
             kind = fields[fields.index(b"-") + 1]
             yield where, Mounted(int(fields[0]), kind.decode())
 
 
 def uppermost(path: str) -> Mounted | None:
-    """What is mounted at an absolute path; of several mounts the one that is seen there."""
+    """The mount at an absolute path; of several mounts the topmost."""
     found = None
     for where, there in mounts():
         if where == os.fsencode(path):
@@ -55,7 +55,7 @@ def make_ready(path: str) -> str:
     Make sure that a client can be mounted at C{path}; blocks.
 
     @return: the path from the root, without symbolic links.
-    @raise UnusableMountPoint: when it is missing, no directory, not empty, or in use.
+    @raise UnusableMountPoint: when it is missing, not a directory, not empty, or in use.
     """
     path = os.path.realpath(path)
     there = uppermost(path)

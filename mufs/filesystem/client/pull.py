@@ -1,4 +1,4 @@
-"""Pulls: the cache is filled with whole images before anybody reads them."""
+"""Pulls: whole images are brought into the cache before anybody reads them."""
 
 import errno
 from collections.abc import Awaitable, Callable
@@ -19,22 +19,22 @@ from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, mask_of
 
 PROGRESS_INTERVAL = 1.0
-"""Seconds from one word about a pull to the next."""
+"""Seconds between two reports on the progress of a pull."""
 
 MAX_PULLS = 16
-"""Pulls at a time."""
+"""Pulls that may run at a time."""
 
 MAX_BLOCKS_PER_TURN = 4096
-"""Blocks that are looked at before others have their turn."""
+"""Blocks that a pull checks before it lets the reactor do something else."""
 
 DISK_CHECK_INTERVAL = 0.05
-"""Seconds until a pull looks whether a disk that was too slow has caught up."""
+"""Seconds between two checks whether the cache's disk has caught up."""
 
 DISK_TIMEOUT = 30.0
-"""Seconds after which it is given up."""
+"""Seconds after which a disk that does not catch up ends the pull."""
 
 MAX_PASSES = 4
-"""Times that a pull goes through an image: what it brought may have had to go for others."""
+"""Times that a pull goes through an image: its blocks may be evicted while it runs."""
 
 
 class PullableFileSystem(Protocol):
@@ -68,11 +68,12 @@ class PullableFileSystem(Protocol):
 @frozen
 class Progress:
     """
-    How far a pull is; all in bytes.
+    The progress of a pull, in bytes.
 
     @ivar size: of the image; 0 before it is open.
-    @ivar held: that it has found, or brought.
-    @ivar asked: that came because it asked, and C{overheard} that others caused.
+    @ivar held: found in the cache, or brought.
+    @ivar asked: came because the pull asked for it.
+    @ivar overheard: came because of others.
     @ivar connected: whether there is a connection to the server.
     """
 
@@ -86,8 +87,8 @@ class Progress:
 @implementer(IFiller)
 class _Pull:
     """
-    One image. It asks, in the background, for what the cache lacks, block after block, and
-    has no more on its way than its part of the window.
+    The pull of one image. It requests, in the background, what the cache lacks, block after block,
+    and never has more on its way than its share of the window.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class _Pull:
         remote: PullableFileSystem,
         cache: BlockCache,
         clock: IReactorTime,
+        *,
         room: Callable[[], int],
     ) -> None:
-        """@param room: bytes that it may have on their way now."""
+        """@param room: returns the bytes that the pull may have on their way now."""
         self._remote = remote
         self._cache = cache
         self._clock = clock
@@ -107,47 +109,47 @@ class _Pull:
         self._passes = 0
         self._missed = False
         self._on_their_way: set[int] = set()
-        self._resting: IDelayedCall | None = None
-        self._rests = 0
+        self._retry_call: IDelayedCall | None = None
+        self._disk_checks = 0
         self._done: Deferred[None] = Deferred()
         self._held = self._asked = self._overheard = 0
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """The progress so far."""
         size = 0 if self._opened is None else self._opened.size
         held = min(size, self._held * BLOCK)
         return Progress(size, held, self._asked, self._overheard, self._remote.is_connected)
 
-    async def run(self, path: bytes, caller: Caller, moment: float) -> None:
+    async def run(self, path: bytes, caller: Caller, key_delay: float) -> None:
         """
         Pull the image at C{path}; may be cancelled.
 
-        @param moment: seconds after it was opened until it is asked for.
-        @raise OSError: when that is impossible.
+        @param key_delay: seconds from opening the image to the first request.
+        @raise OSError: when the image cannot be opened, read or kept.
         """
-        # Whoever has opened it keeps what he overhears of it: not with too small a cache.
-        self._check((await self._remote.getattr(path, caller=caller)).size)
+        # Check before opening it: what is overheard of an open image is kept, and evicts others.
+        self._check_fits((await self._remote.getattr(path, caller=caller)).size)
         handle, _ = await self._remote.open(path, caller)
         opened = self._opened = self._remote.opened(handle)
         try:
-            self._check(opened.size)
-            # What is there already shall not have to go for what is to come.
+            self._check_fits(opened.size)
+            # Do not let what comes evict what is there already.
             self._cache.renew(opened.key)
             self._remote.coalescer.fillers[opened] = self
-            if moment:
-                await deferLater(self._clock, moment)
-            self.look()
+            if key_delay:
+                await deferLater(self._clock, key_delay)
+            self.refresh()
             await self._done
         finally:
             self._remote.coalescer.fillers.pop(opened, None)
             self._remote.release(handle)
-            if self._resting is not None:
-                self._resting.cancel()
-            self._done.addErrback(lambda _: None)  # it may have failed before it was waited for
+            if self._retry_call is not None:
+                self._retry_call.cancel()
+            self._done.addErrback(lambda _: None)  # it may have failed while nobody waited for it
 
-    def _check(self, size: int) -> None:
-        """@raise OSError: when an image does not fit the cache."""
+    def _check_fits(self, size: int) -> None:
+        """@raise OSError: when an image of that size does not fit into the cache."""
         if size > self._cache.capacity:
             room = _mib(self._cache.capacity)
             raise OSError(errno.ENOSPC, f"the image has {_mib(size)}, the cache {room}")
@@ -170,13 +172,13 @@ class _Pull:
 
     def resumed(self) -> None:
         """See L{IFiller.resumed}."""
-        self._passes = 0  # what was lost with the connection is no fault of the cache
-        self.look()
+        self._passes = 0  # what the connection lost was not evicted
+        self.refresh()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """
-        Go on without what is no longer on its way: the connection was lost, or who asked for it
-        gave up. It is asked for at the next pass.
+        Stop waiting for blocks that are no longer on their way, because the connection was lost
+        or a reader cancelled the request. The next pass requests them.
         """
         opened, coalescer = self._opened, self._remote.coalescer
         if opened is None or self._done.called or opened not in coalescer.fillers:
@@ -192,35 +194,35 @@ class _Pull:
     def _go_on(self) -> None:
         opened = self._opened
         assert opened is not None
-        if opened.server_handle is None or self._done.called or self._resting is not None:
+        if opened.server_handle is None or self._done.called or self._retry_call is not None:
             return
         if self._cache.is_behind:
-            self._rests += 1
-            if self._rests * DISK_CHECK_INTERVAL > DISK_TIMEOUT:
+            self._disk_checks += 1
+            if self._disk_checks * DISK_CHECK_INTERVAL > DISK_TIMEOUT:
                 self._end(OSError(errno.ENOSPC, "the disk of the cache takes nothing"))
             else:
                 self._go_on_later(DISK_CHECK_INTERVAL)
             return
-        self._rests = 0
+        self._disk_checks = 0
         blocks = -(-opened.size // BLOCK)
         room = self._room() // BLOCK - len(self._on_their_way)
         wanted: dict[int, int] = {}
-        looks = 0
-        # Many at a time: one request is enough for all that lie in a row.
+        checked = 0
+        # Many at a time: adjacent blocks share a request.
         if 4 * room >= len(self._on_their_way):
-            while self._next < blocks and len(wanted) < room and looks < MAX_BLOCKS_PER_TURN:
+            while self._next < blocks and len(wanted) < room and checked < MAX_BLOCKS_PER_TURN:
                 lacking = self._lacking(opened, self._next)
                 if lacking:
                     wanted[self._next] = lacking
                 else:
                     self._held += 1
                 self._next += 1
-                looks += 1
+                checked += 1
         if wanted:
             self._missed = True
             self._on_their_way |= wanted.keys()
             self._remote.coalescer.fill(opened, wanted)
-        elif looks == MAX_BLOCKS_PER_TURN:
+        elif checked == MAX_BLOCKS_PER_TURN:
             self._go_on_later(0)
         elif self._next == blocks and not self._on_their_way:
             self._end_of_pass()
@@ -236,11 +238,11 @@ class _Pull:
             self._go_on_later(0)
 
     def _go_on_later(self, seconds: float) -> None:
-        self._resting = self._clock.callLater(seconds, self._rested)
+        self._retry_call = self._clock.callLater(seconds, self._retry)
 
-    def _rested(self) -> None:
-        self._resting = None
-        self.look()
+    def _retry(self) -> None:
+        self._retry_call = None
+        self.refresh()
 
     def _lacking(self, opened: OpenImage, block: int) -> int:
         pages = mask_of(0, min(BLOCK, opened.size - block * BLOCK))
@@ -253,8 +255,8 @@ class _Pull:
 
 class Pulls:
     """
-    All pulls of a client. They share what may be on its way for them: the window of read-ahead,
-    or half of what may be read ahead of all readers.
+    All pulls of a client. They share what may be on its way for them: the read-ahead window, or
+    half of what may be on its way in total.
     """
 
     def __init__(self, remote: PullableFileSystem, cache: BlockCache, clock: IReactorTime) -> None:
@@ -267,23 +269,25 @@ class Pulls:
         self,
         path: bytes,
         caller: Caller,
-        tell: Callable[[Progress], None],
-        moment: float = 0.0,
+        report: Callable[[Progress], None],
+        *,
+        key_delay: float = 0.0,
     ) -> "Deferred[Progress]":
         """
         Fill the cache with an image.
 
-        @param tell: is told each second how far it is.
-        @return: fires when all of it is there; fails with C{OSError}; may be cancelled.
+        @param report: called each second with the progress.
+        @param key_delay: seconds from opening the image to the first request.
+        @return: fires when the image is in the cache; fails with C{OSError}; may be cancelled.
         """
         if len(self._running) >= MAX_PULLS:
             raise OSError(errno.EBUSY, f"{MAX_PULLS} pulls are running")
-        pull = _Pull(self._remote, self._cache, self._clock, self._room)
+        pull = _Pull(self._remote, self._cache, self._clock, room=self._room)
         self._running.append(pull)
 
         def tick() -> None:
-            pull.look()
-            tell(pull.progress)
+            pull.refresh()
+            report(pull.progress)
 
         ticks = LoopingCall(tick)
         ticks.clock = self._clock
@@ -291,7 +295,7 @@ class Pulls:
 
         async def run() -> Progress:
             try:
-                await pull.run(path, caller, moment)
+                await pull.run(path, caller, key_delay)
             finally:
                 self._running.remove(pull)
                 ticks.stop()

@@ -1,4 +1,4 @@
-"""Read-ahead: what to ask for before it is read."""
+"""Read-ahead: what to request before it is read."""
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
@@ -6,40 +6,42 @@ from twisted.internet.interfaces import IReactorTime
 from mufs.wire.pages import BLOCK
 
 MIN_SEQUENTIAL_BYTES = 4 * BLOCK
-"""Bytes read in sequence before anything is asked for: most sequences end before."""
+"""Bytes read in sequence before anything is read ahead: most sequences are shorter."""
 
 READ_PER_AHEAD = 4
-"""One such part of what was read in sequence is asked for ahead, up to the most allowed: what was
-asked for beyond the end of a sequence is read by nobody."""
+"""
+Bytes read in sequence for each byte read ahead, up to the window: what is requested beyond the
+end of a sequence is wasted.
+"""
 
 MAX_SEQUENCES = 4
-"""Places of an image that may be read in sequence by turns."""
+"""Sequences of reads that are followed in an image at a time."""
 
 MAX_REORDERING = 4 * BLOCK
-"""Bytes by which reads in sequence may come out of order, as several threads make them."""
+"""Bytes by which reads in sequence may be out of order when several threads make them."""
 
 READS_PER_DOUBLING = 16
-"""Reads at random in a row after which each brings twice as much of what lies around it."""
+"""Reads at random in a row after which each brings twice as much around it."""
 
 MAX_AROUND = 16 * BLOCK
-"""Bytes that it brings at the most."""
+"""Most bytes that a read at random brings around it."""
 
 MIN_WINDOW = 6 * 1024 * 1024
-"""Bytes ahead that keep any path without much delay full, though both ends stop at times."""
+"""Bytes that keep any path of little delay full although both ends pause at times."""
 
 MIN_MEASURE_SECONDS = 0.05
-"""Seconds at least over which the bandwidth is measured."""
+"""Seconds that the shortest measurement of the bandwidth takes."""
 
 
 class ReadAheadWindow:
     """
-    How far to read ahead: twice what the path holds, which is its bandwidth times its delay.
+    How far to read ahead: twice the bandwidth-delay product of the path.
 
-    The delay is that of answers to what was asked for while nothing else was: it contains no
-    queue. Any thread may look at C{size}; the rest belongs to the reactor's thread.
+    The delay is measured on requests made while nothing else was on its way, so it contains no
+    queueing. Any thread may read C{size}; the rest belongs to the reactor's thread.
 
     @ivar size: bytes.
-    @ivar bound: bytes that it never exceeds.
+    @ivar bound: bytes that C{size} never exceeds.
     """
 
     def __init__(self, clock: IReactorTime, bound: int) -> None:
@@ -56,12 +58,12 @@ class ReadAheadWindow:
         self.size = min(bound, MIN_WINDOW)
 
     def on_answer(self, delay: float) -> None:
-        """After C{delay} seconds something came of what was asked for while nothing else was."""
+        """The first bytes came C{delay} seconds after the only request on its way."""
         self._delay += (delay - self._delay) / 4 if self._delay else delay
         self._begin()
 
     def on_bytes(self, length: int) -> None:
-        """So many bytes came while more was to come."""
+        """C{length} bytes came of what is on its way."""
         self._bytes += length
         elapsed = self._clock.seconds() - self._since
         if elapsed >= max(MIN_MEASURE_SECONDS, self._delay):
@@ -77,44 +79,45 @@ class ReadAheadWindow:
 @define(eq=False)
 class _Sequence:
     """
-    Reads in sequence.
+    Reads in sequence; offsets and lengths in bytes.
 
-    @ivar position: where they have come to, and C{asked} what was asked for beyond it.
-    @ivar read: bytes that they have read.
+    @ivar position: the end of the last one.
+    @ivar requested: the end of what was read ahead.
+    @ivar read: bytes read.
     """
 
     position: int
-    asked: int
+    requested: int
     read: int = 0
 
 
 class SequenceDetector:
-    """Finds whether an image is read in sequence, and keeps the path to the server full."""
+    """Detects sequences among the reads of an image, and what to read ahead of each."""
 
-    def __init__(self, size: int, most: ReadAheadWindow) -> None:
+    def __init__(self, size: int, window: ReadAheadWindow) -> None:
         """
         @param size: of the image, in bytes.
-        @param most: how far to be ahead at the most.
+        @param window: how far to read ahead at most.
         """
         self._size = size
-        self._most = most
+        self._window = window
         self._sequences = [_Sequence(0, 0)]
         self._jumps = 0
 
     def around(self, offset: int) -> tuple[int, int]:
-        """What a read at random shall bring with it: offset and length in bytes."""
+        """The range that a read at random brings with it: offset and length in bytes."""
         size = min(MAX_AROUND, BLOCK << self._jumps // READS_PER_DOUBLING)
         start = offset // size * size
         return start, min(size, self._size - start)
 
     def advance(self, offset: int, length: int) -> tuple[int, int] | None:
         """
-        A read is made.
+        Take note of a read.
 
-        @return: the range to be asked for now: offset and length in bytes.
+        @return: the range to read ahead now, offset and length in bytes; C{None} for nothing.
         """
         end = offset + length
-        # The list is another one each time: other threads may be looking through the old one.
+        # A new list each time: other threads may be iterating over the old one.
         found = [each for each in self._sequences if abs(each.position - offset) <= MAX_REORDERING]
         if not found:
             self._sequences = [
@@ -128,12 +131,12 @@ class SequenceDetector:
             self._sequences = [this, *(each for each in self._sequences if each is not this)]
         this.read += length
         this.position = max(this.position, end)
-        this.asked = max(this.asked, this.position)
-        window = min(self._most.size, this.read // READ_PER_AHEAD)
-        if this.read < MIN_SEQUENTIAL_BYTES or this.asked - this.position > window * 3 // 4:
+        this.requested = max(this.requested, this.position)
+        window = min(self._window.size, this.read // READ_PER_AHEAD)
+        if this.read < MIN_SEQUENTIAL_BYTES or this.requested - this.position > window * 3 // 4:
             return None
         self._jumps = 0
-        start = this.asked
+        start = this.requested
         target = -(-(this.position + window) // BLOCK) * BLOCK
-        this.asked = max(start, min(self._size, target))
-        return (start, this.asked - start) if this.asked > start else None
+        this.requested = max(start, min(self._size, target))
+        return (start, this.requested - start) if this.requested > start else None

@@ -1,4 +1,4 @@
-"""The operations of the file system on a host (paper, section 5.2), without FUSE and threads."""
+"""The file system's operations on a host (paper, section 5.2), without FUSE and threads."""
 
 import errno
 from collections import OrderedDict
@@ -105,7 +105,7 @@ class RemoteFileSystem:
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
         self._channel: ClientChannel | None = None
-        self._for_channel: list[Deferred[ClientChannel]] = []
+        self._awaiting_channel: list[Deferred[ClientChannel]] = []
         self._open = OpenImages()
         self._hit_numbers = count(1)
         self.hits = 0
@@ -118,8 +118,8 @@ class RemoteFileSystem:
 
     @property
     def reads_and_hits(self) -> tuple[int, int]:
-        """Reads that came, and those of them that the cache answered, at one moment."""
-        # FUSE's threads count on meanwhile.
+        """The number of reads, and of those that the cache answered, at one moment."""
+        # FUSE's threads go on counting meanwhile.
         hits = self.hits
         return hits + self.coalescer.joined + self.coalescer.misses, hits
 
@@ -134,11 +134,9 @@ class RemoteFileSystem:
             self._channel.send(packet)
 
     def stop(self) -> None:
-        """End the connection at once, whatever the server still has to take in."""
+        """End the connection at once, without sending what is queued."""
         if self._channel is not None:
             self._channel.abort()
-
-    # What the channel tells.
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
@@ -150,7 +148,7 @@ class RemoteFileSystem:
             else:
                 reopened = ensureDeferred(self._reopen(opened))
                 reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
-        waiting, self._for_channel = self._for_channel, []
+        waiting, self._awaiting_channel = self._awaiting_channel, []
         for each in waiting:
             each.callback(channel)
 
@@ -158,7 +156,7 @@ class RemoteFileSystem:
         """See L{IChannelUser.disconnected}."""
         self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
-        self.server_pulls.lost()
+        self.server_pulls.disconnected()
         for opened in self._open:
             opened.server_handle = None
             opened.sequence_detector = SequenceDetector(opened.size, self.window)
@@ -179,7 +177,7 @@ class RemoteFileSystem:
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
-        self.coalescer.retry(tag, not self.multicast_health.works)
+        self.coalescer.retry(tag, over_tcp=not self.multicast_health.works)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
@@ -191,7 +189,7 @@ class RemoteFileSystem:
 
     def pull(self, pull: Pull) -> None:
         """See L{IChannelUser.pull}."""
-        self.server_pulls.asked(pull)
+        self.server_pulls.requested(pull)
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
@@ -200,57 +198,55 @@ class RemoteFileSystem:
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
         return Report(reads, hits, round(self.lag * 1000), works, state)
 
-    # What the mount asks for.
-
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
     ) -> "Deferred[Attributes]":
         """
         The attributes of the file at C{path}.
 
-        @param handle: of an open image that is asked about: ESTALE when it is no longer
-            what lies at the path.
-        @param caller: who asks; with a handle it is who opened it.
+        @param handle: of the open image that is meant: ESTALE when the path now leads to another
+            generation.
+        @param caller: who asks; with a handle, whoever opened it.
         """
         return ensureDeferred(self._getattr(path, handle, caller))
 
     def readdir(
         self, path: bytes, caller: Caller = NOBODY
     ) -> "Deferred[list[tuple[bytes, Attributes]]]":
-        """The names in a directory with their attributes, which are known for a while then."""
+        """The names in a directory with their attributes, which are cached."""
         return ensureDeferred(self._readdir(path, caller))
 
     def readlink(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[bytes]":
-        """Where a symbolic link points."""
+        """The target of a symbolic link."""
         asked = ensureDeferred(self._ask(Type.READLINK, At(path, caller), Link))
         return asked.addCallback(lambda link: link.target)
 
     def statfs(self) -> "Deferred[Statistics]":
-        """The figures of the server's file system."""
+        """Statistics of the server's file system."""
         return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
 
     def open(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[tuple[int, PageCache]]":
         """
-        Open the present generation of an image.
+        Open the current generation of an image.
 
         @return: a handle, and what the kernel may do with its page cache.
         """
         return ensureDeferred(self._open_image(path, caller))
 
     def opened(self, handle: int) -> OpenImage:
-        """What a handle stands for; from any thread."""
+        """The open image of a handle; from any thread."""
         return self._open[handle]
 
     def open_images(self) -> set[ImageKey]:
-        """Image and generation of all that is open."""
+        """Image and generation of all open images."""
         return {opened.key for opened in self._open}
 
     def release(self, handle: int) -> None:
-        """An open image is no longer needed."""
+        """Close a handle."""
         self._close(self._open.remove(handle))
 
     def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
-        """What L{cached_read} could not answer; see L{ReadCoalescer.read}."""
+        """Answer what L{cached_read} could not; see L{ReadCoalescer.read}."""
         if opened.stale:
             raise stale()
         ahead = opened.sequence_detector.advance(offset, len(target))
@@ -261,10 +257,9 @@ class RemoteFileSystem:
 
     def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
         """
-        Put the bytes at C{offset} into C{target} when all of them are in the cache; from any
-        thread.
+        Fill C{target} with the bytes at C{offset} if all of them are in the cache; from any thread.
 
-        @return: their number, less at the end of the image; C{None} when some are not there.
+        @return: the number of bytes, less at the end of the image; C{None} if some are missing.
         """
         if opened.stale:
             raise stale()
@@ -297,14 +292,14 @@ class RemoteFileSystem:
                 continue
 
     def _next_channel(self) -> "Deferred[ClientChannel]":
-        waiting: Deferred[ClientChannel] = Deferred(self._for_channel.remove)
-        self._for_channel.append(waiting)
+        waiting: Deferred[ClientChannel] = Deferred(self._awaiting_channel.remove)
+        self._awaiting_channel.append(waiting)
         return waiting
 
     async def _getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
         now = self._now()
         if handle is not None and handle in self._open:
-            # Who has a file open may look at it, whoever he has become meanwhile.
+            # Whoever opened a file may read its attributes, also after a change of user.
             caller = self._open[handle].caller
         attributes = await self._ask(Type.GETATTR, At(path, caller), Attributes)
         self._learn(path, attributes, now)
@@ -317,7 +312,7 @@ class RemoteFileSystem:
         names = await self._ask(Type.READDIR, At(path, caller), Names)
         for name, attributes in names.entries:
             self._learn(path + b"/" + name if path else name, attributes, now)
-        # What is renamed while the server lists it may come twice.
+        # A file renamed while the server lists the directory may be listed twice.
         return list(dict(names.entries).items())
 
     async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:

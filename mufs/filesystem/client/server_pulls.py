@@ -1,4 +1,4 @@
-"""Pulls that the server asks for, so that all hosts fill their caches at the same time."""
+"""Pulls that the server asks for (a push), so that all hosts fill their caches at once."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from mufs.wire.channel import ProtocolError, Type, pack
 from mufs.wire.metadata import ROOT, Pull, Pulled, encode
 
 MAX_SERVER_PULLS = 16
-"""Pulls that a server may ask for at a time."""
+"""Pulls that a server may have running here at a time."""
 
 KEY_DELAY = 0.5
-"""Seconds from opening an image to asking for it: the other hosts shall have its key, too."""
+"""Seconds from opening an image to requesting it, so that the other hosts have its key, too."""
 
 
 class ServerPulls:
     """
-    Carries out what the server asks for on one connection after the other.
+    Runs the pulls that the server asks for, until their connection is lost.
 
-    An order ends a second after it came at the earliest, and until then it counts: so orders
-    without end cost no more than some answers a second.
+    A pull counts as running for at least a second: this bounds the answers that endless requests
+    can cause.
     """
 
     def __init__(self, pulls: Pulls, clock: IReactorTime, send: Callable[[bytes], None]) -> None:
@@ -32,11 +32,11 @@ class ServerPulls:
         self._send = send
         self._running: dict[int, tuple[bytes, Deferred[Progress]]] = {}
 
-    def asked(self, pull: Pull) -> None:
+    def requested(self, pull: Pull) -> None:
         """
-        The server asks for a pull, or, without a path, that one be given up.
+        The server asks for a pull, or, without a path, to cancel one.
 
-        @raise ProtocolError: when it asks for too much.
+        @raise ProtocolError: when too many are running, or the number is in use.
         """
         if not pull.path:
             if pull.number in self._running:
@@ -46,7 +46,7 @@ class ServerPulls:
             raise ProtocolError(f"PULL {pull.number} beside {len(self._running)} others")
         last = Progress(0, 0, 0, 0, True)
 
-        def tell(progress: Progress) -> None:
+        def report(progress: Progress) -> None:
             nonlocal last
             last = progress
             self._report(pull.number, progress)
@@ -54,8 +54,8 @@ class ServerPulls:
         def begin() -> "Deferred[Progress]":
             if any(path == pull.path for path, _ in self._running.values()):
                 raise OSError("it is being pulled already")
-            # Root of this host, whomever the server counts that as: it has looked for him, too.
-            return self._pulls.pull(pull.path, ROOT, tell, KEY_DELAY)
+            # As root of this host, squashed by the server or not: it looked the path up for root.
+            return self._pulls.pull(pull.path, ROOT, report, key_delay=KEY_DELAY)
 
         begun = self._clock.seconds()
         pulling = maybeDeferred(begin)
@@ -70,13 +70,13 @@ class ServerPulls:
             else:
                 result.trap(OSError)
                 error = getattr(result.value, "strerror", None) or str(result.value)
-            rest = max(0.0, begun + PROGRESS_INTERVAL - self._clock.seconds())
-            self._clock.callLater(rest, self._ended, pull.number, pulling, progress, error[:255])
+            delay = max(0.0, begun + PROGRESS_INTERVAL - self._clock.seconds())
+            self._clock.callLater(delay, self._ended, pull.number, pulling, progress, error[:255])
 
         pulling.addBoth(end)
 
-    def lost(self) -> None:
-        """The connection has gone, and with it who asked."""
+    def disconnected(self) -> None:
+        """The connection that the requests came by is lost: cancel them."""
         running, self._running = self._running, {}
         for _, pulling in running.values():
             pulling.cancel()
@@ -86,10 +86,10 @@ class ServerPulls:
     ) -> None:
         if number in self._running and self._running[number][1] is pulling:
             del self._running[number]
-            self._report(number, progress, True, error)
+            self._report(number, progress, ended=True, error=error)
 
     def _report(
-        self, number: int, progress: Progress, ended: bool = False, error: str = ""
+        self, number: int, progress: Progress, *, ended: bool = False, error: str = ""
     ) -> None:
         if number in self._running or ended:
             pulled = Pulled(number, progress.held, progress.size, ended, error)

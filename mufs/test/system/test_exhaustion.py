@@ -33,7 +33,7 @@ time.sleep(600)
 
 SERVER_MEMORY = 160 * MIB
 CLIENT_MEMORY = 100 * MIB
-"""What docs/operations.md tells to give them, a client besides its cache."""
+"""What docs/operations/cache.md tells to give them, a client besides its cache."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -76,7 +76,7 @@ class MemoryGroup:
 
 
 class MemoryLimitTests(LabTestCase):
-    """Server and client may have no more memory than docs/operations.md asks for."""
+    """Server and client may have no more memory than docs/operations/cache.md asks for."""
 
     def make_group(self, name: str, most: int) -> MemoryGroup:
         try:

@@ -1,4 +1,4 @@
-"""The manual pages and the tables of docs/operations.md tell of the options that there are."""
+"""The manual pages and the pages of docs/operations/ list the options that there are."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ class ManualTests(SynchronousTestCase):
 
 
 class TableTests(SynchronousTestCase):
-    """The tables of docs/operations.md."""
+    """The tables of options in docs/operations/."""
 
-    def assert_table(self, section: str, options: usage.Options) -> None:
-        """The table of a section has these options, each with its default."""
+    def assert_table(self, page: str, section: str, options: usage.Options) -> None:
+        """The table of a page's section has these options, each with its default."""
         if not PAGES.is_dir():
             raise SkipTest("needs the checkout")
-        text = (CHECKOUT / "docs/operations.md").read_text()
+        text = (CHECKOUT / "docs" / "operations" / page).read_text()
         text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
         rows = dict(re.findall(r"^\| `--([\w-]+).*?` \| (.*?) \|", text, re.MULTILINE))
         self.assertEqual(set(rows), of_service(options) - OF_TWISTED)
@@ -120,8 +120,8 @@ class TableTests(SynchronousTestCase):
 
     def test_server(self) -> None:
         """Those of the server."""
-        self.assert_table("Server options", server_tap.Options())
+        self.assert_table("server.md", "Server options", server_tap.Options())
 
     def test_client(self) -> None:
         """Those of the client."""
-        self.assert_table("Client options", client_tap.Options())
+        self.assert_table("client.md", "Client options", client_tap.Options())

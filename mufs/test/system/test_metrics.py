@@ -115,6 +115,6 @@ class DocumentTests(SynchronousTestCase):
 
     def test_tables(self) -> None:
         """The table of the operator's manual has each metric with its figure, and no other."""
-        part = document("docs/operations.md").split("\n### Metrics\n")[1].split("\n#")[0]
+        part = document("docs/operations/monitoring.md").split("\n### Metrics\n")[1].split("\n#")[0]
         rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", part, re.MULTILINE)
         self.assertEqual(rows, [(m, f) for schema in (SERVER, CLIENT) for f, m in pairs(schema)])

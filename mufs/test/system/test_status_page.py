@@ -137,7 +137,7 @@ class ProcessTests(StatusTestCase):
 
     def test_figures_documented(self) -> None:
         """Each figure stands in the operator's manual."""
-        manual = Path(mufs.__file__).parent.parent / "docs" / "operations.md"
+        manual = Path(mufs.__file__).parent.parent / "docs" / "operations" / "monitoring.md"
         text = manual.read_text(encoding="utf-8").split("\n## Figures\n")[1].split("\n## ")[0]
         server = self.server.status()
         for figures in (self.client.status(), server, server["clients"][0], server["images"][0]):

@@ -88,7 +88,7 @@ class UnitTests(SynchronousTestCase):
         return float(found[1])
 
     def test_exposure(self) -> None:
-        """Both leave open no more than docs/operations.md says."""
+        """Both leave open no more than docs/operations/systemd.md says."""
         self.assertLessEqual(self.exposure(SERVER), 1.7)
         self.assertLessEqual(self.exposure(CLIENT), 4.3)
 

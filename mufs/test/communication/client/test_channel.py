@@ -8,7 +8,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,7 +21,7 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.test.support.doubles import make_attributes
+from mufs.test.support.doubles import FakeTransport, make_attributes
 from mufs.wire.channel import Data, Framer, Key, Sent, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import (
     VERSION,
@@ -39,28 +38,13 @@ from mufs.wire.metadata import (
 )
 
 
-class Transport(StringTransportWithDisconnection):
-    """A connection that remembers how it was ended."""
-
-    aborted = False
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpNoDelay}."""
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpKeepAlive}."""
-
-    def abortConnection(self) -> None:
-        """See L{ITCPTransport.abortConnection}."""
-        self.aborted = True
-        self.loseConnection()
-
-
 @implementer(IChannelUser)
 class User:
-    """Whom the channel tells: it remembers whether there is a connection, and nothing else."""
+    """Whom the channel tells: remembers whether there is a connection, and which reads failed."""
 
-    is_connected = False
+    def __init__(self) -> None:
+        self.is_connected = False
+        self.failures: list[tuple[int, int | None]] = []
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
@@ -97,6 +81,7 @@ class User:
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
+        self.failures.append((tag, error.errno))
 
 
 class ClientChannelTestCase(SynchronousTestCase):
@@ -107,7 +92,7 @@ class ClientChannelTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.user = User()
         self.channel: Any = ClientChannel(self.user, self.clock, "here")
-        self.transport = Transport()
+        self.transport = FakeTransport()
         self.transport.protocol = self.channel
         self.channel.makeConnection(self.transport)
         ((kind, _, body),) = self.sent()
@@ -218,13 +203,23 @@ class AskTests(ClientChannelTestCase):
         asked.cancel()
         self.failureResultOf(asked)
         self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
-        self.assertEqual(self.sent(), [])
+        self.assertEqual((self.sent(), self.user.failures), ([], []))
+        # The same tag may be that of a READ from then on.
+        self.answer(Type.ERROR, tag, Failure.of(OSError(errno.EIO, "bad sector")))
+        self.assertEqual(self.user.failures, [(tag, errno.EIO)])
+
+    def test_failed(self) -> None:
+        """A request that the server cannot answer fails with its error, and no read does."""
+        asked, tag = self.ask(Type.GETATTR, Attributes)
+        self.answer(Type.ERROR, tag, Failure.of(OSError(errno.ENOENT, "none")))
+        error = self.failureResultOf(asked, OSError).value
+        self.assertEqual((error.errno, self.user.failures), (errno.ENOENT, []))
 
 
-class VainTests(SynchronousTestCase):
+class FailedConnectTests(SynchronousTestCase):
     """Connections that end before the server says a word."""
 
-    def test_lost_in_vain(self) -> None:
+    def test_connect_failed(self) -> None:
         """They are counted until one does, and each reason is said once in a row."""
         lines: list[str] = []
 
@@ -240,7 +235,7 @@ class VainTests(SynchronousTestCase):
             (ConnectionDone(), 1, 1), (ConnectionLost(), 2, 1), (OSError("odd"), 3, 2),
             (None, 0, 2), (OSError("odd"), 1, 3),
         ):  # fmt: skip
-            channel, transport = factory.buildProtocol(None), Transport()
+            channel, transport = factory.buildProtocol(None), FakeTransport()
             transport.protocol = channel
             channel.makeConnection(transport)
             if reason is None:

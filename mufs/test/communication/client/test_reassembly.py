@@ -264,12 +264,12 @@ class ReassemblyTests(SynchronousTestCase):
     def test_lacks(self) -> None:
         """What a transfer lacks is told once, that nobody asks for it each time it is completed."""
         (transfer,) = consecutive(5, [bytes(3 * SIZE)])
-        self.assertEqual(self.reassembly.lacks(1), 0)
+        self.assertEqual(self.reassembly.claim_missing(1), 0)
         take(self.reassembly, [transfer.announcement, transfer.packets[1]])
-        self.assertEqual(self.reassembly.lacks(1), 0b101)
-        self.assertEqual(self.reassembly.lacks(1), 0)
+        self.assertEqual(self.reassembly.claim_missing(1), 0b101)
+        self.assertEqual(self.reassembly.claim_missing(1), 0)
         take(self.reassembly, transfer.packets)
-        self.assertEqual(self.reassembly.lacks(1), 0)
+        self.assertEqual(self.reassembly.claim_missing(1), 0)
 
     def test_has_passed(self) -> None:
         """Numbers have passed when a later transfer is known, in serial number arithmetic."""

@@ -1,0 +1,142 @@
+"""Requests and the reads that wait for them."""
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.filesystem.client.images import OpenImage
+from mufs.filesystem.client.in_flight import (
+    ReadRequest,
+    ReadsInFlight,
+    WaitingRead,
+    merge_ranges,
+)
+from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
+from mufs.test.support.doubles import make_attributes
+from mufs.wire.channel import MAX_READ, Priority
+from mufs.wire.pages import BLOCK, PAGE, PAGES
+
+ALL = (1 << PAGES) - 1
+SIZE = 40 * BLOCK
+
+
+def make_image(generation: int = 1) -> OpenImage:
+    """An open image."""
+    detector = SequenceDetector(SIZE, ReadAheadWindow(Clock(), 1))
+    return OpenImage(b"image", (1, generation), make_attributes(SIZE), detector, 5)
+
+
+class TableTests(SynchronousTestCase):
+    """One image, two requests and two reads."""
+
+    def setUp(self) -> None:
+        """Request pages of blocks 0 and 1, and wait for some of them."""
+        self.image = image = make_image()
+        self.table = ReadsInFlight()
+        self.ahead = ReadRequest(1, image, Priority.AHEAD, False, {0: ALL, 1: ALL})
+        self.fill = ReadRequest(2, image, Priority.BACKGROUND, False, {1: 0b11})
+        self.table.add_request(self.ahead)
+        self.table.add_request(self.fill)
+        self.first = self.wait({0: 0b1, 1: 0b1})
+        self.second = self.wait({1: 0b1100})
+
+    def wait(self, pages: dict[int, int], image: OpenImage | None = None) -> WaitingRead:
+        """Have a read wait for pages."""
+        target = memoryview(bytearray(PAGE))
+        waiting = WaitingRead(image or self.image, 0, target, Deferred(), 0.0, 1.0)
+        for block, mask in pages.items():
+            self.table.add_waiting(waiting, block, mask)
+        return waiting
+
+    def test_belong_together(self) -> None:
+        """A read belongs to each request of its pages, and not to those of its blocks alone."""
+        self.assertEqual(self.table.waiting_for(self.ahead), [self.first, self.second])
+        self.assertEqual(self.table.waiting_for(self.fill), [self.first])
+        self.assertEqual(self.table.requests_for(self.second), [self.ahead, self.fill])
+        other = self.wait({0: 1}, make_image(2))
+        self.assertEqual(self.table.requests_for(other), [])
+        self.assertEqual(list(self.table.all_waiting()), [self.first, self.second, other])
+
+    def test_lacks(self) -> None:
+        """A request lacks what it asked for and has not got, and nothing else."""
+        self.assertTrue(self.table.lacks(2, BLOCK, PAGE))
+        self.assertFalse(self.table.lacks(2, BLOCK + 2 * PAGE, PAGE))
+        self.assertFalse(self.table.lacks(2, 0, BLOCK))
+        self.assertTrue(self.table.lacks(2, 0, 2 * BLOCK))
+        self.assertFalse(self.table.lacks(3, 0, BLOCK))
+
+    def test_not_requested(self) -> None:
+        """What was requested in the background only counts for the background."""
+        key = self.image.key
+        self.table.drop_request(1)
+        self.assertEqual(self.table.not_requested(key, 1, 0b111, Priority.BACKGROUND), 0b100)
+        self.assertEqual(self.table.not_requested(key, 1, 0b111, Priority.AHEAD), 0b111)
+        self.assertEqual(self.table.not_requested(key, 2, 0b111, Priority.AHEAD), 0b111)
+
+    def test_not_over_tcp(self) -> None:
+        """What a read lacks is given but for what comes over TCP."""
+        self.assertEqual(self.table.not_over_tcp(self.first), {0: 0b1, 1: 0b1})
+        self.table.add_request(ReadRequest(3, self.image, Priority.BLOCKED, True, {1: 0b101}))
+        self.assertEqual(self.table.not_over_tcp(self.first), {0: 0b1, 1: 0})
+        self.assertEqual(self.table.not_over_tcp(self.second), {1: 0b1000})
+        self.assertEqual(self.second.pages, {1: 0b1100})
+
+    def test_finish(self) -> None:
+        """A request is answered with its last block."""
+        self.table.finish_block(self.ahead, 0)
+        self.assertIn(1, self.table.requests)
+        self.assertNotIn((self.image.key, 0), self.table.requested)
+        self.table.finish_block(self.ahead, 1)
+        self.assertEqual(list(self.table.requests), [2])
+        self.assertEqual(self.table.requested, {(self.image.key, 1): [self.fill]})
+
+    def test_drop(self) -> None:
+        """A dropped request keeps its pages, so that they can be asked for again."""
+        self.assertIs(self.table.drop_request(1), self.ahead)
+        self.assertEqual(self.ahead.pages, {0: ALL, 1: ALL})
+        self.assertEqual(self.table.waiting_for(self.ahead), [self.first, self.second])
+        self.assertIsNone(self.table.drop_request(1))
+        self.table.drop_all_requests()
+        self.assertEqual((self.table.requests, self.table.requested), ({}, {}))
+        self.assertEqual(len(self.table.all_waiting()), 2)
+
+    def test_remove_waiting(self) -> None:
+        """A read stops waiting for one block, or for all; nothing is left of it then."""
+        self.table.remove_waiting(self.first, 0)
+        self.assertEqual(self.first.pages, {1: 0b1})
+        self.table.remove_waiting(self.first)
+        self.table.remove_waiting(self.second)
+        self.assertEqual(self.table.waiting, {})
+
+
+class PartTests(SynchronousTestCase):
+    """The part of a read within a range."""
+
+    def test_part(self) -> None:
+        """Offset and length of the common part, which is empty when there is none."""
+        target = memoryview(bytearray(100))
+        waiting = WaitingRead(make_image(), 1000, target, Deferred(), 0.0, 1.0)
+        for offset, length, expected in (
+            (0, 5000, (1000, 100)), (1050, 10, (1050, 10)), (900, 150, (1000, 50)),
+            (1090, 50, (1090, 10)), (0, 1000, (1000, 0)), (1100, 10, (1100, 0)),
+        ):  # fmt: skip
+            begin, part = waiting.part(offset, length)
+            self.assertEqual((begin, len(part)), expected)
+
+
+class RangeTests(SynchronousTestCase):
+    """The ranges of READs."""
+
+    def test_merged(self) -> None:
+        """Adjacent pages share a range, over blocks, and the last ends with the image."""
+        self.assertEqual(merge_ranges({}, SIZE), [])
+        self.assertEqual(merge_ranges({0: 0b1011}, SIZE), [(0, 2 * PAGE), (3 * PAGE, PAGE)])
+        self.assertEqual(merge_ranges({0: 0, 1: ALL, 2: 1}, SIZE), [(BLOCK, BLOCK + PAGE)])
+        self.assertEqual(merge_ranges({0: ALL, 2: ALL}, SIZE), [(0, BLOCK), (2 * BLOCK, BLOCK)])
+        self.assertEqual(merge_ranges({0: 0b11}, PAGE + 1), [(0, PAGE + 1)])
+
+    def test_bound(self) -> None:
+        """No range is longer than a READ may be."""
+        blocks = 2 * MAX_READ // BLOCK
+        ranges = merge_ranges(dict.fromkeys(range(blocks), ALL), 2 * MAX_READ)
+        self.assertEqual(ranges, [(0, MAX_READ), (MAX_READ, MAX_READ)])
