@@ -137,9 +137,16 @@ class ServerService(Service):
         self._queue = MulticastQueue(window)
         self._reads = Reads(in_thread)
         self._keys = keys = Keys(secret, reactor.seconds)
-        self._pace = Pace(reactor, settings.rate_min, settings.rate_max, START_RATE)
+        self._pace = Pace(
+            reactor, floor=settings.rate_min, ceiling=settings.rate_max, start=START_RATE
+        )
         self._controller = MulticastController(
-            self._queue, window, keys, self._pace, self._reads, reactor
+            self._queue,
+            window,
+            keys=keys,
+            pace=self._pace,
+            read=self._reads,
+            clock=reactor,
         )
         self._factory = ServerChannelFactory(
             partial(access.view, library),

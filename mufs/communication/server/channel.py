@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer
 from mufs.communication.server.access_statistics import AccessStatistics, ImageAccess
-from mufs.communication.server.controller import MulticastController, Reading, trains
+from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.disk_reads import Reading
 from mufs.communication.server.limits import (
     HELLO_TIMEOUT,
     SILENCE,
@@ -30,6 +31,7 @@ from mufs.communication.server.limits import (
 )
 from mufs.communication.server.metadata_requests import Answer, MetadataRequests
 from mufs.communication.server.push import IPushed, Pushes
+from mufs.communication.server.sender import trains
 from mufs.communication.server.unicast import UnicastReads
 from mufs.communication.tls import handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
@@ -447,7 +449,7 @@ class ServerChannel(Protocol):
         # Most of a transfer does not go past its share of a full link either.
         few = missing.bit_count() * 2 <= len(transfer.rows)
         room = few or self._unicast.take(missing.bit_count() * segment)
-        if room and not self._full and self.share.may_mend(transfer.bytes_in(missing)):
+        if room and not self._full and self.share.charge_repair(transfer.bytes_in(missing)):
             packets = [transfer.control(ANNOUNCEMENT)]
             if missing:
                 packets += map(bytes, trains(transfer, missing))

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.cache.server.sent import Share
-from mufs.communication.server.controller import Reading
+from mufs.communication.server.disk_reads import Reading
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
 from mufs.wire.channel import Data, Priority, Read

@@ -16,7 +16,7 @@ from attrs import evolve
 
 from mufs.communication.client.reassembly import MAX_KNOWN, MAX_ORPHANS, MAX_PARTIAL
 from mufs.communication.client.receiver import OLD_EPOCH_LIFETIME
-from mufs.communication.server.controller import KEY_LEAST
+from mufs.communication.server.key_rotation import MIN_KEY_LIFETIME
 from mufs.test.simulated.test_simulation import PATH, SimulationTestCase
 from mufs.test.support.simulation import MIB, SimulatedClient, SimulatedNetwork
 from mufs.test.support.virtual import STRIDE
@@ -462,7 +462,7 @@ class ExpelledTests(SimulationTestCase):
         key = insider.remote.receiver._keys[image]
         epoch = insider.remote.receiver._epoch
         assert epoch is not None
-        network.clock.advance(KEY_LEAST)
+        network.clock.advance(MIN_KEY_LIFETIME)
         self.expel(2)
         network.clock.advance(0.1)
         reads = [network.read_all(number, PATH) for number in (0, 1)]
@@ -493,7 +493,7 @@ class ExpelledTests(SimulationTestCase):
         """Who merely leaves causes no replacement."""
         self.network.clients[2].service.stopService()
         self.network.clients[2].cut()
-        self.network.clock.advance(2 * KEY_LEAST)
+        self.network.clock.advance(2 * MIN_KEY_LIFETIME)
         self.network.run(self.network.read_all(0, PATH))
         self.assertEqual(self.keys.epoch.number, 0)
 
@@ -515,7 +515,7 @@ class ExpelledTests(SimulationTestCase):
         epochs, begun = self.keys.epoch.number, network.clock.seconds()
         seconds = network.run(network.read_all(1, b"other.img"))
         passed = network.clock.seconds() - begun
-        self.assertLessEqual(self.keys.epoch.number - epochs, 1 + passed / KEY_LEAST)
+        self.assertLessEqual(self.keys.epoch.number - epochs, 1 + passed / MIN_KEY_LIFETIME)
         self.assertGreaterEqual(self.keys.epoch.number, 1)
         self.assertLess(seconds, 1.1 * alone)
         self.assertLess(network.server.controller.bytes_multicast, 2.1 * sent)
@@ -525,7 +525,7 @@ class ExpelledTests(SimulationTestCase):
         network = self.network
         self.expel(2)
         self.expel(1)
-        network.clock.advance(KEY_LEAST + 0.1)
+        network.clock.advance(MIN_KEY_LIFETIME + 0.1)
         self.assertEqual(self.keys.epoch.number, 1)
         epoch = network.clients[0].remote.receiver._epoch
         self.assertEqual(epoch and epoch.secret, self.keys.epoch.secret)

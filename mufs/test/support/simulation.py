@@ -69,9 +69,14 @@ class SimulatedServer:
         self.queue = MulticastQueue(self.window)
         self.reads = Reads(self._in_thread)
         self.keys = keys = Keys(b"secret of run %d" % run, self._clock.seconds)
-        self.pace = Pace(self._clock, 1e6, network.rate_max, START_RATE)
+        self.pace = Pace(self._clock, floor=1e6, ceiling=network.rate_max, start=START_RATE)
         self.controller = MulticastController(
-            self.queue, self.window, keys, self.pace, self.reads, self._clock
+            self.queue,
+            self.window,
+            keys=keys,
+            pace=self.pace,
+            read=self.reads,
+            clock=self._clock,
         )
         self.controller.output = self
         self.factory = ServerChannelFactory(

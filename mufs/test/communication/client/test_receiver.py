@@ -12,7 +12,7 @@ from mufs.communication.client.receiver import (
     RECEIVE_BUFFER,
     MulticastReceiver,
 )
-from mufs.communication.server.controller import seal_transfer, trains
+from mufs.communication.server.sender import seal_transfer, trains
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import (
@@ -63,7 +63,7 @@ class ReceiverTests(SynchronousTestCase):
         """Those of a transfer of a block, or its first bytes, one for each packet."""
         first = number * number_count(94)
         descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
-        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], SEGMENT)
+        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], segment=SEGMENT)
         segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
         ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
         return [ends[0], *segments, ends[1]]

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY
+from mufs.cache.server.sent import MAX_BYTES_AWAITED
 from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.limits import (
     ACTIVE,
@@ -236,7 +236,7 @@ class WaitingTests(LimitTestCase):
 
     def test_honest(self) -> None:
         """What an honest client has on its way at the most does not make it a greedy one."""
-        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, GREEDY)
+        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, MAX_BYTES_AWAITED)
 
     def test_gone(self) -> None:
         """What was waited for is waited for no longer when the client has gone."""

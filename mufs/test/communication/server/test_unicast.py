@@ -5,8 +5,8 @@ from errno import EIO
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY, Share
-from mufs.communication.server.pacing import FULL, SENDING, Pace
+from mufs.cache.server.sent import MAX_BYTES_AWAITED, Share
+from mufs.communication.server.pacing import LINK_FULL_SECONDS, SENDING_SECONDS, Pace
 from mufs.communication.server.unicast import CREDIT, LOOK, PIECE, SHARE, UnicastReads
 from mufs.interfaces import IImage
 from mufs.test.support.doubles import ImageInMemory
@@ -22,7 +22,7 @@ class ShareTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A client that takes all that it gets, of one image."""
         self.clock = VirtualTime()
-        self.pace = Pace(self.clock, 1e8, 1e8, 1e8)
+        self.pace = Pace(self.clock, floor=1e8, ceiling=1e8, start=1e8)
         self.image = ImageInMemory(bytes(SIZE))
         self.share = Share()
         self.reads = self.make_reads()
@@ -86,10 +86,10 @@ class ShareTests(SynchronousTestCase):
     def test_greedy(self) -> None:
         """A greedy client gets its share while anything is multicast, also on an idle link."""
         self.clock.advance(self.pace.delay(PIECE))
-        self.share.waiting = GREEDY
+        self.share.waiting = MAX_BYTES_AWAITED
         self.ask(self.reads)
         self.assertLessEqual(self.reads.bytes_sent, CREDIT + PIECE)
-        self.clock.advance(SENDING + LOOK)
+        self.clock.advance(SENDING_SECONDS + LOOK)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_afterwards(self) -> None:
@@ -97,7 +97,7 @@ class ShareTests(SynchronousTestCase):
         self.multicast(SHARE * PIECE)
         self.ask(self.reads)
         self.assertLess(self.reads.bytes_sent, SIZE)
-        self.clock.advance(FULL + 2 * LOOK)
+        self.clock.advance(LINK_FULL_SECONDS + 2 * LOOK)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_no_debt(self) -> None:
@@ -130,7 +130,7 @@ class HangingTests(SynchronousTestCase):
         self.failed: list[int] = []
         self.reads = UnicastReads(
             clock,
-            Pace(clock, 1e8, 1e8, 1e8),
+            Pace(clock, floor=1e8, ceiling=1e8, start=1e8),
             self.read,
             self.write,
             lambda tag, error: self.failed.append(tag),
