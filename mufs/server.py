@@ -353,7 +353,9 @@ class ServerService(Service):
 
     def _send_on(self, interface: str) -> None:
         settings = self._settings
-        output = MulticastOutput(self._reactor, settings.group, settings.port, interface, SEGMENT)
+        output = MulticastOutput(
+            self._reactor, settings.group, settings.port, interface=interface, segment=SEGMENT
+        )
         try:
             port = self._reactor.listenMulticast(0, output, interface=interface)
         except (OSError, CannotListenError) as error:
