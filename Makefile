@@ -22,7 +22,7 @@
 #   make clean                 remove all that the others made
 
 PYTHON = python3
-PYTHONS = python3.11 python3.12 python3.13
+PYTHONS = python3.11 python3.12 python3.13 python3.14
 IMAGE =
 TESTS = mufs
 JOBS = $(shell nproc)

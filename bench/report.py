@@ -44,9 +44,9 @@ def network(row: Row) -> str:
 
 
 LEGEND = """\
-In the cells: seconds of the slowest host, MB that the server sent, seconds of processor time of the
-server + all hosts; or what was read in a second. In parentheses: how many times the figure of mUFS
-seconds or rate are.
+Cells show seconds of the slowest host, MB that the server sent, and seconds of processor time of
+the server + all hosts; or what was read in a second. In parentheses: the time or rate divided by
+that of mUFS.
 """
 
 

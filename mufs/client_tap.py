@@ -1,4 +1,4 @@
-"""C{twistd mufs-client}: its options, and the service they make."""
+"""C{twistd mufs-client}: its options, and the service that they describe."""
 
 import os
 import socket
@@ -14,6 +14,7 @@ from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import UnusableDirectory
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import use_monotonic_clock
+from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
@@ -23,19 +24,22 @@ from mufs.options import (
     parse_address,
     parse_seconds,
     parse_size,
-    renewal,
+    reload_of,
     status_endpoint,
 )
 from mufs.wire.pages import BLOCK
 
-SMALLEST_CACHE = 8 * BLOCK
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+MIN_CACHE_SIZE = 8 * BLOCK
+"""Bytes."""
+
+HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+"""Bytes of memory of this host."""
 
 
 def _cache_size(text: str) -> int:
     size = parse_size(text)
-    if size < SMALLEST_CACHE:
-        raise ValueError("is too small, 1M is the least")
+    if size < MIN_CACHE_SIZE:
+        raise ValueError("is too small: at least 1M")
     return size
 
 
@@ -46,8 +50,8 @@ class Options(CommonOptions):
     synopsis = "[options]"
     longdesc = "Mount the disk images that an mUFS server shares."
     optParameters = [
-        ["server", None, None, "Endpoint of the server, as tcp:HOST:7040 (required)"],
-        ["mount", None, None, "Empty directory to mount at (required)"],
+        ["server", None, None, "Endpoint of the server, such as tcp:HOST:7040 (required)"],
+        ["mount", None, None, "Empty directory to use as the mount point (required)"],
         [
             "interface",
             None,
@@ -57,27 +61,27 @@ class Options(CommonOptions):
         [
             "cache-size",
             None,
-            f"{min(1024, MEMORY >> 22)}M",
-            "Most bytes of images to keep, in memory or in the directory",
+            f"{min(1024, HOST_MEMORY >> 22)}M",
+            "Size of the cache, in memory or in the cache directory",
         ],
         [
             "cache-dir",
             None,
             None,
-            "Directory to keep images in, for this client alone (default: in memory)",
+            "Directory for the cache, of this client only (default: in memory)",
         ],
-        ["source", None, None, "What mount(8) shows as the device (default: the server)"],
-        ["timeout", None, "30", "Seconds after which an operation fails (EIO)"],
+        ["source", None, None, "Device name that mount(8) shows (default: the server)"],
+        ["timeout", None, "30", "Seconds after which an operation fails with EIO"],
         [
             "status",
             None,
             None,
-            "Port or endpoint to serve the status page on (default: none)",
+            "Port or endpoint to serve the status page at (default: none)",
         ],
     ]
     optFlags = [
-        ["allow-other", None, "Let other users than the one who mounts read it, too"],
-        ["noexec", None, "Let nobody run programs from it"],
+        ["allow-other", None, "Let other users read the mount, too"],
+        ["noexec", None, "Do not allow programs on the mount to be run"],
     ]
     conversions = {
         "interface": parse_address,
@@ -86,12 +90,12 @@ class Options(CommonOptions):
     }
 
     def postOptions(self) -> None:
-        """Check what can be checked before anything starts."""
+        """Check the values, as far as that is possible before the service starts."""
         self.require("server", "mount")
         size = self["cache-size"]
         super().postOptions()
         channel_client_endpoint(the_reactor, "server", self["server"])
-        if self["cache-dir"] is None and self["cache-size"] > MEMORY:
+        if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
         if self["status"] is not None:
             status_endpoint(the_reactor, self["status"])
@@ -102,31 +106,33 @@ class Options(CommonOptions):
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
-    """The client that the options describe."""
+    """The service that the options describe."""
     use_monotonic_clock(reactor)
     settings = ClientSettings(
-        config["server"],
-        config["mount"],
-        config["interface"],
-        config["cache-size"],
-        config["timeout"],
-        bool(config["allow-other"]),
-        socket.gethostname(),
-        config["source"] or config["server"],
-        bool(config["noexec"]),
-        is_tls(config["server"]),
+        server=config["server"],
+        mount=MountSettings(
+            config["mount"],
+            config["source"] or config["server"],
+            allow_other=bool(config["allow-other"]),
+            noexec=bool(config["noexec"]),
+        ),
+        interface=config["interface"],
+        cache_size=config["cache-size"],
+        timeout=config["timeout"],
+        host=socket.gethostname(),
+        tls=is_tls(config["server"]),
     )
     status = config["status"]
     server = channel_client_endpoint(reactor, "server", config["server"])
     shown = None if status is None else status_endpoint(reactor, status)
     try:
-        kept = config["cache-dir"]
-        storage = None if kept is None else CacheDirectory(kept, config["server"])
+        directory = config["cache-dir"]
+        storage = None if directory is None else CacheDirectory(directory, config["server"])
         cache = BlockCache(settings.cache_size, storage)
     except UnusableDirectory as error:
-        sys.exit(f"{Options.name}: --cache-dir: {kept}: {error}")
+        sys.exit(f"{Options.name}: --cache-dir: {directory}: {error}")
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    service = ClientMount(reactor, settings, cache, server, shown)
-    return supervised(reactor, service, renewal(server))
+    service = ClientMount(reactor, settings, cache=cache, server=server, status=shown)
+    return supervised(reactor, service, reload_of(server))

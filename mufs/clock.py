@@ -1,4 +1,4 @@
-"""The time that timers go by."""
+"""The clock of the reactor's timers."""
 
 from time import monotonic
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 
 def use_monotonic_clock(reactor: Any) -> None:
     """
-    Have a reactor count time by the clock that nobody sets; before its first timer.
+    Have a reactor use the monotonic clock; to be called before its first timer.
 
-    Twisted's own is the time of day: set forward, it ends every wait at once; set back, none ends
-    until it has caught up.
+    By default Twisted uses the time of day: when that is set forward all timers expire at once, and
+    when it is set back none does until it has caught up.
     """
     reactor.seconds = monotonic

@@ -1,7 +1,7 @@
 """
-The control socket of a service, for people on its host (docs/operations/reference.md).
+The control socket of a service, for commands on its host (docs/operations/reference.md).
 
-It serves what the endpoint of C{--status} does, and resources that change something besides.
+It serves all that the C{--status} endpoint does, and tasks that change something.
 """
 
 import json
@@ -22,36 +22,36 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from mufs.sockets import new_socket
-from mufs.status.events import Pieces
+from mufs.status.events import StreamedResponse
 from mufs.status.site import QuietSite, StatusSite
 
-MOST_ASKED = 1 << 20
+MAX_REQUEST_BYTES = 1 << 20
 """Bytes of a request."""
 
 Record = dict[str, object]
 
 Task = Callable[[dict[str, Any], Callable[[Record], None]], "Deferred[Record]"]
 """
-Does what is asked for, tells how it goes, and fires with how it ended. It may be cancelled, and
-fails with C{OSError} or C{ValueError} where what is asked for is wrong.
+Carries out a request, reports its progress, and returns a Deferred with its result, which may be
+cancelled, and fails with C{OSError} or C{ValueError} when the request is wrong.
 """
 
 
-class _Answer(Pieces):
-    """One line of JSON after the other; a line is left out while those before are not taken."""
+class _Answer(StreamedResponse):
+    """Lines of JSON; progress is left out while the other side does not read."""
 
     _log = Logger()
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
-        self.gone = False
+        self.disconnected = False
 
     def tell(self, record: Record) -> None:
         if not self.full:
             self._write(record)
 
     def end(self, record: Record) -> None:
-        if not self.gone:
+        if not self.disconnected:
             self._write(record)
             self.request.unregisterProducer()
             self.request.finish()
@@ -64,16 +64,16 @@ class _Answer(Pieces):
             self.end({"error": error.strerror or str(error), "errno": error.errno})
         elif isinstance(error, ValueError):
             self.end({"error": str(error)})
-        elif not self.gone:
-            self._log.failure("what was asked for by the control socket failed", failure)
+        elif not self.disconnected:
+            self._log.failure("a task of the control socket failed", failure)
             self.end({"error": "the service failed; its log says how"})
 
     def _write(self, record: Record) -> None:
         self.request.write(json.dumps(record).encode() + b"\n")
 
 
-class Lines(Resource):
-    """Has something done for as long as the connection lasts on which it was asked for."""
+class TaskResource(Resource):
+    """Runs a task for each POST, for as long as its connection lasts."""
 
     isLeaf = True
 
@@ -83,10 +83,10 @@ class Lines(Resource):
         self._running: dict[_Answer, Deferred[None]] = {}
 
     def render_POST(self, request: Request) -> bytes | int:
-        """Begin."""
+        """Begin the task."""
         assert request.content is not None
         try:
-            asked = json.loads(request.content.read(MOST_ASKED))
+            asked = json.loads(request.content.read(MAX_REQUEST_BYTES))
             if not isinstance(asked, dict):
                 raise ValueError
         except ValueError:
@@ -95,27 +95,27 @@ class Lines(Resource):
         request.setHeader("content-type", "application/jsonl")
         answer = _Answer(request)
         request.registerProducer(answer, True)
-        # What follows may take a while, and who asks wants to know that it is there.
+        # The task may take a while: send the headers now, so that the command knows it has begun.
         request.write(b"")
         request.notifyFinish().addErrback(self._gone, answer)
-        doing = maybeDeferred(self._task, asked, answer.tell)
-        self._running[answer] = done = doing.addCallbacks(answer.end, answer.fail)
+        running = maybeDeferred(self._task, asked, answer.tell)
+        self._running[answer] = done = running.addCallbacks(answer.end, answer.fail)
         done.addBoth(self._ended, answer)
         return NOT_DONE_YET
 
     def stop(self) -> None:
-        """Interrupt all of it."""
-        for doing in list(self._running.values()):
-            doing.cancel()
+        """Cancel all tasks that are running."""
+        for running in list(self._running.values()):
+            running.cancel()
 
     def _ended(self, _: object, answer: _Answer) -> None:
         self._running.pop(answer, None)
 
     def _gone(self, _: object, answer: _Answer) -> None:
-        answer.gone = True
-        doing = self._running.get(answer)
-        if doing is not None:
-            doing.cancel()
+        answer.disconnected = True
+        running = self._running.get(answer)
+        if running is not None:
+            running.cancel()
 
 
 class _ControlSite(QuietSite):
@@ -127,7 +127,7 @@ class _ControlSite(QuietSite):
             root.putChild(name, child)
 
     def startFactory(self) -> None:
-        # Both take their figures from the same samples.
+        # Both sites share one history.
         self._status.doStart()
 
     def stopFactory(self) -> None:
@@ -135,35 +135,35 @@ class _ControlSite(QuietSite):
 
 
 class Control:
-    """The control socket of a service. Where none can be had the service goes on without."""
+    """The control socket of a service. If there can be none, the service runs without it."""
 
     _log = Logger()
 
     def __init__(
         self, reactor: Any, kind: str, status: StatusSite, tasks: Mapping[str, Task]
     ) -> None:
-        """@param tasks: what may be asked for by POST, by path."""
+        """@param tasks: by the path that a request is posted to."""
         self._reactor = reactor
         self._kind = kind
-        self._tasks = {name.encode(): Lines(task) for name, task in tasks.items()}
+        self._tasks = {name.encode(): TaskResource(task) for name, task in tasks.items()}
         self._site = _ControlSite(reactor, status, self._tasks)
         self._port: IListeningPort | None = None
 
     def listen(self, name: str) -> None:
-        """@param name: of the service, among those of its kind."""
+        """Listen; C{name} distinguishes this service from others of its kind."""
         try:
             path = new_socket(self._kind, name)
-            _clear(path)
+            _remove_stale(path)
             endpoint = UNIXServerEndpoint(self._reactor, path, mode=0o600, wantPID=True)
         except OSError as error:
-            self._without(error.filename, error.strerror)
+            self._go_on_without(error.filename, error.strerror)
         else:
             endpoint.listen(self._site).addCallbacks(
-                self._listening, lambda failure: self._cannot(path, failure)
+                self._listening, lambda failure: self._cannot_listen(path, failure)
             )
 
     def stop(self) -> "Deferred[Any]":
-        """Interrupt what was asked for, and listen no longer."""
+        """Cancel all tasks, and close the socket."""
         for each in self._tasks.values():
             each.stop()
         port, self._port = self._port, None
@@ -172,24 +172,24 @@ class Control:
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
 
-    def _cannot(self, path: str, failure: Failure) -> None:
+    def _cannot_listen(self, path: str, failure: Failure) -> None:
         if self._site.numPorts:
-            self._site.doStop()  # Twisted leaves that to nobody
+            self._site.doStop()  # Twisted does not
         reason = failure.value
         if isinstance(reason, CannotListenError):
             reason = reason.socketError
-        self._without(path, getattr(reason, "strerror", None) or reason)
+        self._go_on_without(path, getattr(reason, "strerror", None) or reason)
 
-    def _without(self, path: str, reason: object) -> None:
+    def _go_on_without(self, path: str, reason: object) -> None:
         self._log.warn(
             "no control socket at {path}: {reason}; going on without", path=path, reason=reason
         )
 
 
-def _clear(path: str) -> None:
+def _remove_stale(path: str) -> None:
     """
-    Take away a socket that nobody listens to any longer, and its lock. The lock alone does not
-    tell: the number of the process that had it may be another one's by now.
+    Remove a socket that nobody listens on any more, and its lock. The lock alone does not tell
+    whether that is so: another process may have the number of the one that held it.
     """
     probe = socket.socket(socket.AF_UNIX)
     probe.setblocking(False)

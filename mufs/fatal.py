@@ -1,4 +1,4 @@
-"""How a service ends that cannot go on: one clear line, and a status that is not zero."""
+"""Ending a service that cannot go on: one clear line, and a non-zero exit status."""
 
 import atexit
 import os
@@ -16,11 +16,11 @@ _log = Logger()
 
 def fail(reactor: Any, name: str, message: str) -> None:
     """
-    Say why on standard error and in the log, once where both are the journal, and stop the process
+    Log a message, print it on standard error unless that is the journal, too, and stop the process
     with status 1.
 
-    twistd ends with status 0 whenever the reactor was stopped in an orderly way, so the status
-    is set at the very end of the process.
+    twistd exits with status 0 whenever the reactor was stopped, so the status is set when the
+    interpreter exits.
     """
     _log.critical("{message}", message=message)
     if not is_stream(sys.__stderr__):

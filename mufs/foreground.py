@@ -1,4 +1,4 @@
-"""The commands C{mufs-server} and C{mufs-client}: those of twistd, in the foreground."""
+"""The commands C{mufs-server} and C{mufs-client}: twistd's, run in the foreground."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """
-The log as the system keeps it: in the journal, by its native protocol
-(https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), or by syslog(3) where there is no journal.
+Logging to the journal, by its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), or
+to syslog(3) where there is no journal.
 
 twistd takes the observers by name: C{--logger mufs.journal.server}.
 """
@@ -17,8 +17,8 @@ from zope.interface import implementer
 
 JOURNAL = "/run/systemd/journal/socket"
 
-LONGEST = 64 * 1024
-"""Bytes of a field; a datagram has its limits, and a longer text tells no more."""
+MAX_FIELD_BYTES = 64 * 1024
+"""Bytes of a field: the size of a datagram is limited, and longer text is of little use."""
 
 _PRIORITIES = {
     LogLevel.debug: syslog.LOG_DEBUG,
@@ -35,21 +35,21 @@ _FIELDS = {
     "server": "MUFS_SERVER",
     "directory": "MUFS_MOUNT",
 }
-"""What of an event is a field of its own."""
+"""The fields of the journal for keys of an event."""
 
 
 def server() -> "Observer":
-    """What twistd logs to for the server."""
+    """The observer for the server."""
     return Observer("mufs-server")
 
 
 def client() -> "Observer":
-    """What twistd logs to for a client."""
+    """The observer for a client."""
     return Observer("mufs-client")
 
 
 def is_stream(stream: IO[str] | None) -> bool:
-    """Whether what is written there comes to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    """Whether a stream leads to the journal (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         if stream is None:
             return False
@@ -61,10 +61,10 @@ def is_stream(stream: IO[str] | None) -> bool:
 
 def priority(event: LogEvent) -> int:
     """
-    The level of an event, as of syslog(3).
+    The priority of an event, as in syslog(3).
 
-    A failure that did not end the service is no more than an error; what Twisted tells of itself in
-    the course of things is for those who look for a fault.
+    A failure that did not end the service is only an error, and routine messages of Twisted are
+    for debugging.
     """
     level = event.get("log_level", LogLevel.info)
     if level is LogLevel.critical and "log_failure" in event:
@@ -76,12 +76,12 @@ def priority(event: LogEvent) -> int:
 
 @implementer(ILogObserver)
 class Observer:
-    """Hands each event on, as one entry of its level; whether it is taken does not hold it up."""
+    """Writes each event as one entry, without blocking."""
 
     def __init__(self, name: str, journal: str = JOURNAL) -> None:
         """
-        @param name: what entries are found by, as with C{journalctl -t}.
-        @param journal: the socket of the journal.
+        @param name: the identifier of the entries, for C{journalctl -t}.
+        @param journal: path of the socket of the journal.
         """
         self._name = name
         self._journal = journal
@@ -109,11 +109,11 @@ class Observer:
         try:
             self._socket.sendto(datagram, socket.MSG_DONTWAIT, self._journal)
         except OSError as error:
-            # Not into the log, which is what fails here.
+            # Logging it would fail in the same way.
             print(f"{self._name}: {text} (the journal: {error})", file=sys.__stderr__)
 
 
 def _field(name: str, value: object) -> bytes:
-    """The form with a length, in which a value may have any bytes."""
-    data = str(value).encode(errors="backslashreplace")[:LONGEST]
+    """A field in the form with a length, in which a value may contain any bytes."""
+    data = str(value).encode(errors="backslashreplace")[:MAX_FIELD_BYTES]
     return name.encode() + b"\n" + pack("<Q", len(data)) + data + b"\n"

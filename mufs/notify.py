@@ -1,6 +1,5 @@
 """
-What systemd is told of a service, and what it asks of it: sd_notify(3), the datagrams of
-Type=notify; and SIGHUP, by which certificates are read anew.
+What a service tells systemd (sd_notify(3), Type=notify), and SIGHUP, which reloads certificates.
 """
 
 import os
@@ -17,26 +16,26 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 STATUS_INTERVAL = 5.0
-"""Seconds between two looks whether there is something new to tell."""
+"""Seconds between two checks for a new state to report."""
 
 STARTING_INTERVAL = 0.5
-"""The same while the service starts: somebody waits for it."""
+"""The same while the service starts, and somebody waits for it."""
 
-PATIENCE = 1.0
+NOTIFY_TIMEOUT = 1.0
 """Seconds that systemd may take to accept a datagram."""
 
 
 class Supervised(Protocol):
-    """A service that can tell of itself."""
+    """A service that can report its state."""
 
     ready: Deferred[None]
 
     def state(self) -> str:
-        """How it is, in one line."""
+        """The state in one line."""
 
 
 class Notifier:
-    """Where systemd listens; nowhere, if it does not."""
+    """Sends to the socket on which systemd listens, if it does."""
 
     _log = Logger()
 
@@ -45,27 +44,27 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def __bool__(self) -> bool:
-        """Whether somebody listens."""
+        """Whether systemd listens."""
         return bool(self._address)
 
     def tell(self, *assignments: str) -> None:
-        """Send assignments as C{READY=1} in one datagram."""
+        """Send assignments, such as C{READY=1}, in one datagram."""
         if not self:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(PATIENCE)
+                sender.settimeout(NOTIFY_TIMEOUT)
                 sender.sendto("\n".join(assignments).encode(), self._address)
         except (FileNotFoundError, ConnectionRefusedError):
-            # Who started the service wanted to know no more than that it is ready; the socket
-            # is closed a moment before its name is gone.
+            # Whatever started the service waited only for READY=1. The socket is closed a moment
+            # before its name is removed.
             self._address = ""
         except OSError as error:
             self._log.warn("cannot tell systemd {what}: {error}", what=assignments, error=error)
 
 
 class Supervision(Service):
-    """Stands beside the service that it tells of, and ends before it."""
+    """Reports the state of the service beside it; stops before that service."""
 
     _log = Logger()
     name = "supervision"
@@ -74,27 +73,27 @@ class Supervision(Service):
         self,
         reactor: Any,
         service: Supervised,
-        renew: Callable[[], None] | None,
+        reload: Callable[[], None] | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """@param renew: reads certificates anew, or raises C{usage.UsageError}; C{None}: no TLS."""
+        """@param reload: reloads certificates, or raises C{usage.UsageError}; C{None}: no TLS."""
         self._reactor = reactor
         self._service = service
-        self._renew = renew
+        self._reload = reload
         self._environment = environment
         self._notifier = Notifier(environment)
-        self._told = ""
+        self._last_state = ""
         self._calls: list[LoopingCall] = []
 
     def startService(self) -> None:
-        """Tell from now on what is to be told, and wait for SIGHUP."""
+        """Report to systemd from now on, and reload at SIGHUP."""
         super().startService()
-        # Of a terminal that is closed SIGHUP is the end.
+        # When a terminal is closed, SIGHUP is to end the service.
         if not os.isatty(0):
             signal.signal(signal.SIGHUP, self._hangup)
         if not self._notifier:
             return
-        self._looking = self._call(STARTING_INTERVAL, self._tell_state)
+        self._starting = self._call(STARTING_INTERVAL, self._tell_state)
         self._service.ready.addCallback(self._ready)
         watched = self._environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = int(self._environment.get("WATCHDOG_USEC", "0"))
@@ -102,28 +101,28 @@ class Supervision(Service):
             self._call(microseconds / 2e6, lambda: self._notifier.tell("WATCHDOG=1"))
 
     def stopService(self) -> None:
-        """Tell that it ends, as long as it takes."""
+        """Report that the service is stopping."""
         super().stopService()
         self._notifier.tell("STOPPING=1")
         for call in self._calls:
-            # One that failed has said so in the log.
+            # One that failed has logged why.
             if call.running:
                 call.stop()
 
     def reload(self) -> None:
-        """Read certificates anew; those of before stay if that fails."""
+        """Reload certificates; the former ones stay in use if that fails."""
         ready = self._service.ready.called
         if ready:
             self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
-        if self._renew is None:
-            self._log.info("nothing to read anew: no TLS")
+        if self._reload is None:
+            self._log.info("nothing to reload: no TLS")
         else:
             try:
-                self._renew()
+                self._reload()
             except usage.UsageError as error:
-                self._log.error("the certificates stay as they were: {error}", error=error)
+                self._log.error("certificates not reloaded: {error}", error=error)
             else:
-                self._log.info("certificates were read anew, for new connections")
+                self._log.info("certificates reloaded, for new connections")
         if ready:
             self._notifier.tell("READY=1")
 
@@ -135,27 +134,27 @@ class Supervision(Service):
         return call
 
     def _hangup(self, *_: object) -> None:
-        # It may come in the middle of anything.
+        # A signal may interrupt any code of the reactor's thread.
         self._reactor.callFromThread(self.reload)
 
     def _ready(self, _: None) -> None:
         if self.running:
             self._notifier.tell("READY=1")
-            if self._looking.running:
-                self._looking.stop()
+            if self._starting.running:
+                self._starting.stop()
             self._call(STATUS_INTERVAL, self._tell_state)
 
     def _tell_state(self) -> None:
-        # One line, for each further one would be an assignment of its own.
+        # Each line would be an assignment of its own.
         state = " ".join(self._service.state().split())
-        if state != self._told:
-            self._told = state
+        if state != self._last_state:
+            self._last_state = state
             self._notifier.tell(f"STATUS={state}")
 
 
-def supervised(reactor: Any, service: Any, renew: Callable[[], None] | None) -> MultiService:
-    """A service, and beside it what tells systemd of it."""
+def supervised(reactor: Any, service: Any, reload: Callable[[], None] | None) -> MultiService:
+    """A service together with its L{Supervision}."""
     both = MultiService()
     service.setServiceParent(both)
-    Supervision(reactor, service, renew).setServiceParent(both)
+    Supervision(reactor, service, reload).setServiceParent(both)
     return both

@@ -1,4 +1,4 @@
-"""What the command lines of server and client have in common."""
+"""Options and endpoints of the command lines of server and client."""
 
 import re
 import sys
@@ -31,14 +31,14 @@ def parse_size(text: str) -> int:
 
 
 def parse_rate(text: str) -> int:
-    """Bits a second: C{100M} is 100 * 1000**2. Raises C{ValueError}."""
+    """Bits per second: C{100M} is 100 * 1000**2. Raises C{ValueError}."""
     return _number(text, 1000)
 
 
 def _number(text: str, unit: int) -> int:
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
-        raise ValueError("is not a number, with K, M or G behind it if wanted")
+        raise ValueError("is not a number, optionally followed by K, M or G")
     number = float(match[1]) * unit ** _POWER[match[2].upper()]
     if number >= 1 << 63:
         raise ValueError("is too large")
@@ -60,16 +60,16 @@ def parse_seconds(text: str) -> float:
 
 class Options(usage.Options):
     """
-    Options whose bad values end the command with one line and status 1.
+    Options of which a wrong one ends the command with one line and status 1.
 
-    C{conversions} tells for each option what makes its text into its value.
+    @cvar conversions: the function that makes the text of an option its value, by option.
     """
 
     name: ClassVar[str]
     conversions: ClassVar[dict[str, Any]] = {}
 
     def parseOptions(self, options: "list[str] | None" = None) -> None:
-        """Parse the command line, or end with a line that says what is wrong in it."""
+        """Parse the command line, or exit with a line that says what is wrong with it."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -94,12 +94,12 @@ class Options(usage.Options):
 
 
 def endpoint_words(text: str) -> list[str]:
-    """What follows the kind in an endpoint string of Twisted's form."""
+    """The fields of an endpoint string of Twisted, without the first, its kind."""
     return [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
 
 
 def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
-    """The same, those without a name and those with one."""
+    """The same fields: those without a name, and those with one."""
     words = endpoint_words(text)
     named = dict(word.partition("=")[::2] for word in words if "=" in word)
     return [word for word in words if "=" not in word], named
@@ -108,7 +108,7 @@ def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
 def server_endpoint(
     reactor: Any, option: str, text: str, make: Any = serverFromString
 ) -> IStreamServerEndpoint:
-    """The endpoint to listen on that a string of Twisted's form describes."""
+    """The endpoint to listen on for an endpoint string of Twisted."""
     endpoint: IStreamServerEndpoint = _endpoint(make, reactor, option, text)
     return endpoint
 
@@ -120,20 +120,20 @@ def is_tls(text: str) -> bool:
 
 def channel_server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
     """
-    The same for the request channel: what is TLS checks the certificates of the clients, and can
-    be renewed.
+    The endpoint to listen on for the request channel. With TLS it checks the certificates of
+    clients, and can reload its own.
     """
     endpoint = server_endpoint(reactor, option, text, _tls_from_string)
     if isinstance(endpoint, _TLSServerEndpoint):
         tls = endpoint.tls
-        endpoint.renew = partial(_endpoint, lambda *_: tls.renew(), reactor, option, text)
+        endpoint.reload = partial(_endpoint, lambda *_: tls.renew(), reactor, option, text)
     return endpoint
 
 
 def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
     """
-    The endpoint of the request channel: what is TLS checks the server's name, too, and can be
-    renewed.
+    The endpoint to connect to for the request channel. With TLS it checks the name of the server,
+    and can reload its certificates.
     """
     if text.startswith("ssl:"):
         raise usage.UsageError(
@@ -144,16 +144,17 @@ def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClie
     return _TLSClientEndpoint(make) if is_tls(text) else make()
 
 
-def renewal(endpoint: object) -> Callable[[], None] | None:
+def reload_of(endpoint: object) -> Callable[[], None] | None:
     """
-    What has an endpoint of the request channel read its certificates anew, for new connections;
-    C{None} without TLS. It raises C{UsageError} if they are of no use, and leaves all as it was.
+    The function that reloads the certificates of an endpoint of the request channel, for new
+    connections; C{None} without TLS. It raises C{UsageError}, and changes nothing, if they cannot
+    be used.
     """
-    return getattr(endpoint, "renew", None)
+    return getattr(endpoint, "reload", None)
 
 
 class _TLSServerEndpoint(SSL4ServerEndpoint):
-    renew: Callable[[], None]
+    reload: Callable[[], None]
 
     def __init__(
         self, reactor: Any, port: int, tls: ServerTLS, backlog: int, interface: str
@@ -166,9 +167,9 @@ class _TLSServerEndpoint(SSL4ServerEndpoint):
 class _TLSClientEndpoint:
     def __init__(self, make: Callable[[], IStreamClientEndpoint]) -> None:
         self._make = make
-        self.renew()
+        self.reload()
 
-    def renew(self) -> None:
+    def reload(self) -> None:
         self._endpoint = self._make()
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -176,7 +177,7 @@ class _TLSClientEndpoint:
 
 
 def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """What C{serverFromString} makes, but for TLS, whose own there asks for no certificate."""
+    """As C{serverFromString}, but with TLS that asks clients for certificates."""
     if text.startswith("ssl:"):
         raise ValueError(f"ssl: does not check who connects: use {_TLS}")
     if not is_tls(text):
@@ -197,13 +198,13 @@ _TLS = "tls:PORT:certificate=FILE:trustRoots=DIR[:privateKey=FILE][:interface=AD
 
 def status_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """
-    The endpoint of C{--status}: of this host alone, unless an interface is named.
+    The endpoint of C{--status}: only for this host, unless an interface is given.
 
-    @param text: of Twisted's form, or no more than a port.
+    @param text: an endpoint string of Twisted, or just a port.
     """
     kind, *fields = (f"tcp:{text}" if text.isdecimal() else text).split(":")
     here = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}.get(kind)
-    # Of tcp and tcp6 the second value without a name is the interface.
+    # The second field without a name is the interface of tcp and tcp6.
     unnamed = sum("=" not in field for field in fields)
     named = any(field.startswith("interface=") for field in fields)
     if here is not None and not named and (kind == "ssl" or unnamed < 2):
@@ -212,7 +213,7 @@ def status_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
 
 
 def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
-    """The endpoint to connect to that a string of Twisted's form describes."""
+    """The endpoint to connect to for an endpoint string of Twisted."""
     endpoint: IStreamClientEndpoint = _endpoint(clientFromString, reactor, option, text)
     return endpoint
 
@@ -226,5 +227,5 @@ def _endpoint(make: Any, reactor: Any, option: str, text: str) -> Any:
             f"--{option}: {text!r}: certificate or key cannot be used, or do not belong together "
             f"(OpenSSL: {why})"
         ) from None
-    except Exception as error:  # what Twisted's parsers raise is up to them and to OpenSSL
+    except Exception as error:  # Twisted's parsers raise errors of any class
         raise usage.UsageError(f"--{option}: {text!r} is not an endpoint: {error}") from None

@@ -1,4 +1,4 @@
-"""C{twistd mufs-server}: its options, and the service they make."""
+"""C{twistd mufs-server}: its options, and the service that they describe."""
 
 import os
 from ipaddress import IPv4Address
@@ -18,7 +18,7 @@ from mufs.options import (
     is_tls,
     parse_address,
     parse_rate,
-    renewal,
+    reload_of,
     status_endpoint,
 )
 from mufs.server import ServerService, ServerSettings
@@ -44,8 +44,8 @@ class Options(CommonOptions):
     longdesc = "Share the disk images in a directory with many hosts, by multicast."
     optParameters = [
         ["images", None, None, "Directory to share (required)"],
-        ["listen", None, "tcp:7040", "Endpoint to take requests on"],
-        ["group", None, "239.5.5.0", "Multicast group to send to"],
+        ["listen", None, "tcp:7040", "Endpoint to listen on for clients"],
+        ["group", None, "239.5.5.0", "IPv4 multicast group to send to"],
         ["port", None, "7041", "UDP port to send to"],
         [
             "interface",
@@ -53,18 +53,18 @@ class Options(CommonOptions):
             None,
             "Address of the interface to send on (default: that of the route to the first client)",
         ],
-        ["rate-max", None, "10G", "Ceiling of the rate of sending, in bits a second"],
-        ["rate-min", None, "1M", "Floor of the rate of sending, in bits a second"],
+        ["rate-max", None, "10G", "Maximum sending rate, in bits per second"],
+        ["rate-min", None, "1M", "Minimum sending rate, in bits per second"],
         [
             "status",
             None,
             None,
-            "Port or endpoint to serve the status page on (default: none)",
+            "Port or endpoint to serve the status page at (default: none)",
         ],
     ]
     optFlags = [
-        ["no-root-squash", None, "Let root of a client's host count as root, not as nobody"],
-        ["all-squash", None, "Let everybody on a client's host count as nobody"],
+        ["no-root-squash", None, "Treat root on a client's host as root, not as nobody"],
+        ["all-squash", None, "Treat all users of a client's host as nobody"],
     ]
     conversions = {
         "group": _group,
@@ -79,20 +79,22 @@ class Options(CommonOptions):
         self["allow"] = ()
 
     def opt_allow(self, rule: str) -> None:
-        """NAME:/PATH that clients of such names may see; may be repeated (default: all see all)"""
+        """NAME:/PATH: clients with that name may see PATH; repeatable (default: all see all)"""
         try:
             self["allow"] += (parse_rule(rule),)
         except ValueError as error:
             raise usage.UsageError(f"--allow: {rule!r}: {error}") from None
 
     def postOptions(self) -> None:
-        """Check what can be checked before anything starts."""
+        """Check the values, as far as that is possible before the service starts."""
         self.require("images")
         super().postOptions()
         if not 0 < self["rate-min"] <= self["rate-max"]:
             raise usage.UsageError("--rate-min must be above 0 and at most --rate-max")
         if self["allow"] and not is_tls(self["listen"]):
-            raise usage.UsageError("--allow needs TLS (--listen tls:...): who is it for otherwise?")
+            raise usage.UsageError(
+                "--allow needs TLS (--listen tls:...) to know the names of clients"
+            )
         try:
             self["library"] = ExportedDirectory(os.path.abspath(self["images"]))
         except OSError as error:
@@ -103,26 +105,26 @@ class Options(CommonOptions):
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
-    """The server that the options describe."""
+    """The service that the options describe."""
     use_monotonic_clock(reactor)
     settings = ServerSettings(
-        config["group"],
-        config["port"],
-        config["interface"],
-        config["rate-min"],
-        config["rate-max"],
-        is_tls(config["listen"]),
-        os.path.realpath(config["images"]),
+        group=config["group"],
+        port=config["port"],
+        interface=config["interface"],
+        rate_min=config["rate-min"],
+        rate_max=config["rate-max"],
+        tls=is_tls(config["listen"]),
+        images=os.path.realpath(config["images"]),
     )
     status = config["status"]
     listen = channel_server_endpoint(reactor, "listen", config["listen"])
     service = ServerService(
         reactor,
         settings,
-        config["library"],
-        os.urandom(32),
-        listen,
-        None if status is None else status_endpoint(reactor, status),
-        Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
+        library=config["library"],
+        secret=os.urandom(32),
+        listen=listen,
+        status=None if status is None else status_endpoint(reactor, status),
+        access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
-    return supervised(reactor, service, renewal(listen))
+    return supervised(reactor, service, reload_of(listen))

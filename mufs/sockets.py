@@ -1,8 +1,8 @@
 """
-Where the services of a host listen for people on it, and how commands ask them.
+The control sockets of the services of a host, and how commands talk to services.
 
-A service has a UNIX socket C{server/NAME.sock} or C{client/NAME.sock} in the directory of
-L{directories}. It speaks HTTP, as the endpoint of C{--status} does.
+A service has a UNIX socket C{server/NAME.sock} or C{client/NAME.sock} in one of L{directories}.
+It speaks HTTP, like the C{--status} endpoint.
 """
 
 import json
@@ -22,45 +22,44 @@ from mufs.options import endpoint_words
 
 SERVER, CLIENT = "server", "client"
 
-RUN = "/run/mufs"
+SYSTEM_DIRECTORY = "/run/mufs"
 VARIABLE = "MUFS_RUN"
-"""Environment variable that names another directory, for services and commands."""
+"""Environment variable that sets another directory, for services and commands."""
 
-LONGEST = 107
-"""Bytes that the path of a socket may have (sun_path, without the byte 0 at its end)."""
+MAX_SOCKET_PATH = 107
+"""Bytes of the path of a socket (sun_path, without the terminating zero)."""
 
-PATIENCE = 5.0
-"""Seconds within which a service answers, and between two lines that it tells at the most."""
+SERVICE_TIMEOUT = 5.0
+"""Seconds that a service may take to answer, and from one line of its answer to the next."""
 
-MOST = 64 << 20
-"""Bytes of an answer that are looked at."""
+MAX_ANSWER_BYTES = 64 << 20
+"""Bytes that are read of an answer."""
 
 
 class Unreachable(Exception):
-    """Nobody answers, or not as a service of mUFS does; the text says where and why."""
+    """No service of mUFS answers; the text says where and why."""
 
 
 class Nobody(Unreachable):
-    """Nobody listens there."""
-
-
-# Paths.
+    """Nobody listens at the address."""
 
 
 def directories() -> list[str]:
-    """Where sockets may be: that of the system first, then that of the user."""
+    """Directories of sockets: that of the system first, then that of the user."""
     given, own = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
     if given:
         return [given]
-    return [RUN] if os.geteuid() == 0 or not own else [RUN, os.path.join(own, "mufs")]
+    if os.geteuid() == 0 or not own:
+        return [SYSTEM_DIRECTORY]
+    return [SYSTEM_DIRECTORY, os.path.join(own, "mufs")]
 
 
 def new_socket(kind: str, name: str) -> str:
     """
-    The path for the socket of a service, in the first directory that it may write into, which
-    is made.
+    The path for the socket of a service, in the first directory that can be written to. The
+    directory is created if it is missing.
 
-    @raise OSError: when there is none.
+    @raise OSError: when there is no such directory.
     """
     failed: OSError = PermissionError()
     for directory in directories():
@@ -79,15 +78,15 @@ def new_socket(kind: str, name: str) -> str:
 
 def _path(directory: str, kind: str, name: str) -> str:
     path = os.path.join(directory, kind, f"{name}.sock")
-    if len(os.fsencode(path)) > LONGEST:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         digest = sha256(os.fsencode(name)).hexdigest()[:16]
-        room = LONGEST - len(os.fsencode(path)) + len(name) - len(digest) - 1
+        room = MAX_SOCKET_PATH - len(os.fsencode(path)) + len(name) - len(digest) - 1
         path = os.path.join(directory, kind, f"{name[: max(0, room)]}-{digest}.sock")
     return path
 
 
 def escape(path: str) -> str:
-    """A path as one name, as C{systemd-escape --path} makes it."""
+    """A path as a single name, in the manner of C{systemd-escape --path}."""
     text = b"-".join(
         re.sub(rb"[^\w:.]", lambda found: b"\\x%02x" % found[0][0], name)
         for name in os.fsencode(path).split(b"/")
@@ -97,7 +96,7 @@ def escape(path: str) -> str:
 
 
 def sockets(kind: str | None = None) -> list[str]:
-    """Those that are there, of servers first; some may be left over from services that died."""
+    """The sockets that exist, servers first; some may be left over from services that died."""
     kinds = [SERVER, CLIENT] if kind is None else [kind]
     return [
         str(path)
@@ -109,7 +108,7 @@ def sockets(kind: str | None = None) -> list[str]:
 
 def socket_of_mount(mount: str) -> str:
     """
-    That of the client at a mount point.
+    The socket of the client at a mount point.
 
     @raise Unreachable: when there is none.
     """
@@ -122,8 +121,8 @@ def socket_of_mount(mount: str) -> str:
 
 def locate(path: str) -> tuple[str, str]:
     """
-    The mount of mUFS that a path leads into, and the rest of the path. Nothing beneath the mount
-    is looked at: the server may be away.
+    The mount of mUFS that contains a path, and the rest of the path. Nothing on the mount itself
+    is accessed: the server may be away.
 
     @raise Unreachable: when there is no such mount.
     """
@@ -139,22 +138,19 @@ def locate(path: str) -> tuple[str, str]:
     raise Unreachable(f"{path}: not on a mount of mUFS")
 
 
-# Asking.
-
-
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("mufs", timeout=PATIENCE)
+        super().__init__("mufs", timeout=SERVICE_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(SERVICE_TIMEOUT)
         self.sock.connect(self._path)
 
 
 def _connection(where: str) -> tuple[HTTPConnection, str]:
-    """A connection to where somebody serves, and what all paths there begin with."""
+    """A connection to a service, and the prefix of all paths there."""
     if where.startswith("/"):
         return _UnixConnection(where), ""
     kind, words = where.partition(":")[0], endpoint_words(where)
@@ -162,12 +158,14 @@ def _connection(where: str) -> tuple[HTTPConnection, str]:
         if kind in ("http", "https"):
             url = urlsplit(where)
             secure = HTTPSConnection if kind == "https" else HTTPConnection
-            return secure(url.hostname or "", url.port, timeout=PATIENCE), url.path.rstrip("/")
+            return secure(url.hostname or "", url.port, timeout=SERVICE_TIMEOUT), url.path.rstrip(
+                "/"
+            )
         if kind == "unix":
             return _UnixConnection(words[0].removeprefix("path=")), ""
         if kind == "tcp":
             host, port = words[0].removeprefix("host="), int(words[1].removeprefix("port="))
-            return HTTPConnection(host, port, timeout=PATIENCE), ""
+            return HTTPConnection(host, port, timeout=SERVICE_TIMEOUT), ""
     except (ValueError, IndexError, HTTPException):
         pass
     raise Unreachable(f"{where}: neither http://HOST:PORT, tcp:HOST:PORT nor unix:PATH")
@@ -178,23 +176,23 @@ def ask(where: str) -> dict[str, Any]:
     The figures of a service.
 
     @param where: the path of a socket, a URL, or an endpoint string of C{tcp:} or C{unix:}.
-    @raise Unreachable: when they are not to be had.
+    @raise Unreachable: when the service does not answer.
     """
     with _answer(where, "GET", "/status.json") as response:
-        return _record(where, response.read(MOST))
+        return _record(where, response.read(MAX_ANSWER_BYTES))
 
 
 def follow(
     where: str, path: str, body: Mapping[str, object]
 ) -> Generator[dict[str, Any], None, None]:
     """
-    Have a service do something, and yield what it tells of it until it has ended. Closing the
-    iterator interrupts it.
+    Run a task of a service, and yield its reports until it has ended. Closing the iterator cancels
+    the task.
 
-    @raise Unreachable: when it cannot be asked, or goes away.
+    @raise Unreachable: when the service does not answer, or goes away.
     """
     with _answer(where, "POST", path, json.dumps(body)) as response:
-        while line := response.readline(MOST):
+        while line := response.readline(MAX_ANSWER_BYTES):
             yield _record(where, line)
     raise Unreachable(f"{where}: ended")
 
@@ -210,7 +208,7 @@ def _answer(where: str, method: str, path: str, body: str | None = None) -> Iter
         yield response
     except (OSError, HTTPException) as error:
         if isinstance(error, TimeoutError):
-            raise Unreachable(f"{where}: no answer within {PATIENCE:g} s") from None
+            raise Unreachable(f"{where}: no answer within {SERVICE_TIMEOUT:g} s") from None
         why = getattr(error, "strerror", None) or error or type(error).__name__
         gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         raise (Nobody if gone else Unreachable)(f"{where}: {why}") from None

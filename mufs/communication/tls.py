@@ -1,8 +1,8 @@
 """
-TLS on the request channel: the server's side of the handshake, and what both sides say of it.
+TLS on the request channel: the server's side of the handshake, and its faults in words.
 
-Each side shows a certificate, and checks the other's against the operator's authorities. Who a
-certificate is for: the first DNS name among its alternative names (RFC 5280, 4.2.1.6), or else its
+Each side shows a certificate, and checks the other's against the operator's authorities. The name
+of a certificate is the first DNS name among its alternative names (RFC 5280, 4.2.1.6), or else its
 common name.
 """
 
@@ -28,25 +28,25 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# Of X509_verify_cert(3).
+# Error codes of X509_verify_cert(3).
 _FAULTS = {
     9: "is not valid yet",
     10: "has expired",
-    18: "is signed by itself",
+    18: "is self-signed",
     19: "is of an authority that is not trusted here",
     20: "is of an authority that is not trusted here",
-    26: "is not one for clients",
+    26: "is not for clients",
 }
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """Lets those in who have a certificate for clients of one of the operator's authorities."""
+    """Accepts clients with a client certificate of one of the operator's authorities."""
 
     def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
         """
-        @param certificate: PEM file; with the key in it unless C{private_key} names another.
-        @param trust_roots: directory whose files C{*.pem} are the authorities.
+        @param certificate: PEM file; it holds the key, too, unless C{private_key} names another.
+        @param trust_roots: directory whose files C{*.pem} are the authorities' certificates.
         @raise Exception: see L{renew}.
         """
         self._files = certificate, private_key, trust_roots
@@ -56,8 +56,8 @@ class ServerTLS:
         """
         Read the files, for connections from now on.
 
-        @raise Exception: when these are not what they should be; OpenSSL and others say so each
-            in their way. Then all stays as it was.
+        @raise Exception: when a file cannot be used: C{OSError}, C{ValueError}, or an error of
+            OpenSSL or its bindings. What was read before stays in use then.
         """
         certificate, private_key, trust_roots = self._files
         pem = Path(certificate).read_bytes()
@@ -84,21 +84,21 @@ class ServerTLS:
 
 def _verified(connection: object, certificate: Any, fault: int, depth: int, ok: int) -> bool:
     if not ok:
-        # OpenSSL itself says no more than that it is not good.
+        # OpenSSL's own error tells only that verification failed.
         what = _FAULTS.get(fault, f"is not accepted (X509_verify_cert(3), {fault})")
-        # Anybody may have written what it says: not into the log as it is.
+        # The name is the peer's choice: escape it, since this is logged.
         raise SSL.Error([("", "", f"the certificate of {_name_of(certificate)[:64]!a} {what}")])
     return True
 
 
 def _name_of(shown: Any) -> str:
-    """Whom a certificate is for, in lower case; empty if it does not say, or is malformed."""
+    """The name of a certificate, in lower case; empty if it has none, or is malformed."""
     try:
         certificate: x509.Certificate = shown.to_cryptography()
         extensions = certificate.extensions
         common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         found = [str(each.value) for each in common]
-    except Exception:  # what a malformed one raises is up to its parser
+    except Exception:  # the parser does not say what malformed ones raise
         return ""
     with suppress(x509.ExtensionNotFound):
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -107,15 +107,15 @@ def _name_of(shown: Any) -> str:
 
 
 def is_tls(transport: object) -> bool:
-    """Whether a connection is one of TLS."""
+    """Whether a connection uses TLS."""
     return hasattr(transport, "getPeerCertificate")
 
 
 def peer_name(transport: Any) -> str | None:
     """
-    Whom the verified certificate of the other side is for; C{None} without TLS.
+    The name of the other side's certificate, which was verified; C{None} without TLS.
 
-    @return: empty, too, where TLS did not ask for a certificate.
+    @return: empty if the certificate has no name, or TLS did not ask for one.
     """
     if not is_tls(transport):
         return None
@@ -125,29 +125,29 @@ def peer_name(transport: Any) -> str | None:
 
 def check_names(transport: Any) -> None:
     """
-    See that a server's certificate has names that are such.
+    Check that the names in a server's certificate are well-formed.
 
-    Twisted's endpoint compares them with the server's name, and where that fails otherwise than by
-    their being different, it logs the failure, and takes the certificate.
+    Twisted's endpoint compares them with the server's name; when it cannot parse them, it only logs
+    that, and accepts the certificate.
 
-    @raise ValueError: when it has not.
+    @raise ValueError: when they are malformed.
     """
     if is_tls(transport):
         try:
             extract_patterns(transport.getPeerCertificate())
-        except Exception as error:  # all that Twisted passes over
+        except Exception as error:  # as broad as what Twisted ignores
             raise ValueError(f"the server's certificate: {error}") from None
 
 
 def handshake_fault(reason: Failure) -> str | None:
-    """Why TLS came to nothing; C{None} if that is not why a connection was lost."""
+    """Why the handshake failed; C{None} if the connection was lost for another reason."""
     error = reason.value
     if isinstance(error, VerificationError):
         return "the certificate is for another name"
     if not isinstance(error, SSL.Error):
         return None
     texts = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
-    text = ", ".join(texts) or "it ended in the middle"
+    text = ", ".join(texts) or "the handshake was cut off"
     if any(word in text for word in ("wrong version", "packet length", "http request")):
         return f"what comes is not TLS ({text})"
     if "alert" in text:
@@ -158,7 +158,7 @@ def handshake_fault(reason: Failure) -> str | None:
 
 
 def why_lost(reason: Failure) -> str:
-    """Why a server's connection ended before it said anything, for a person on the client."""
+    """Why the server closed the connection before it said anything, for the client's user."""
     fault = handshake_fault(reason)
     if fault is not None:
         return f"TLS: {fault}"

@@ -1,1 +1,1 @@
-"""What a service tells of itself by HTTP: figures, metrics, and a page for people."""
+"""What a service shows by HTTP: figures, metrics, and a status page."""

@@ -1,4 +1,4 @@
-"""The client's page: where its reads were answered, and what it holds of which image."""
+"""The client's status page: how its reads were answered, and what its cache holds."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,15 +23,14 @@ from mufs.status.widgets import (
 from mufs.wire.pages import BLOCK, PAGE, PAGES
 from mufs.wire.segments import SEGMENT
 
-MOST_IMAGES = 8
-"""Images of which a map is drawn: those opened last."""
+MAX_MAPS = 8
+"""Images of which a map is drawn: the ones opened last."""
 
-ROWS = 16
-"""Rows of a map at the most; where these are too few a square stands for several blocks."""
+MAX_MAP_ROWS = 16
+"""Rows of a map; for a large image a square stands for several blocks."""
 
-MOST_LOOKS = 4
-"""Blocks of a square that are looked at, evenly spread: the map of a large image is a sample."""
-
+MAX_SAMPLES_PER_SQUARE = 4
+"""Blocks of a square that are looked up, evenly spread: the map of a large image is a sample."""
 
 ALL = (1 << PAGES) - 1
 """The pages of a whole block."""
@@ -40,10 +39,10 @@ ALL = (1 << PAGES) - 1
 @frozen
 class HeldImage:
     """
-    What the map of an image is made of.
+    An image that the cache holds at least in part.
 
     @ivar size: bytes.
-    @ivar missing: which pages of a block, out of these, are not held.
+    @ivar missing: returns which of the given pages of a block are not held.
     """
 
     path: bytes
@@ -57,9 +56,9 @@ def client_page(
     images: Callable[[], Iterable[HeldImage]],
     history: History,
 ) -> Markup:
-    """What the page shows now."""
+    """The content of the page."""
     now = figures()
-    held = list(images())[:MOST_IMAGES]
+    held = list(images())[:MAX_MAPS]
     reads = [Line(way, history.rates(way)) for way in ("hits", "joined", "misses")]
     loss = history.shares("segments_lost", "segments_lost", "segments_received")
     segments, over_tcp = history.rates("segments_received"), history.rates("bytes_over_tcp")
@@ -124,13 +123,13 @@ def _map(image: HeldImage) -> Markup:
 
 def held_parts(image: HeldImage) -> tuple[list[float], bool]:
     """
-    Which fraction is held of each of at most C{ROWS * COLUMNS} parts of an image.
+    The fractions held of at most C{MAX_MAP_ROWS * COLUMNS} parts of an image.
 
-    @return: the fractions, and whether all blocks were looked at.
+    @return: the fractions, and whether all blocks were looked up.
     """
     blocks = -(-image.size // BLOCK)
-    per = max(1, -(-blocks // (ROWS * COLUMNS)))
-    step = -(-per // MOST_LOOKS)
+    per = max(1, -(-blocks // (MAX_MAP_ROWS * COLUMNS)))
+    step = -(-per // MAX_SAMPLES_PER_SQUARE)
     last = -(-image.size // PAGE) - (blocks - 1) * PAGES
     found = []
     for first in range(0, blocks, per):

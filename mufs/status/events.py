@@ -1,4 +1,4 @@
-"""Server-sent events: what a page shows, sent again and again to whoever listens."""
+"""Server-sent events: the content of a page, sent to browsers again and again."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,19 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-MOST_LISTENERS = 32
-"""Browsers that listen at a time; more are told to come back later."""
+MAX_LISTENERS = 32
+"""Browsers that may listen at a time; further ones are told to come back later."""
 
-PATIENCE = 30
-"""Events that a listener may leave lying before it is taken for dead."""
+MAX_SKIPPED_EVENTS = 30
+"""Events in a row that a listener may be too slow for before its connection is closed."""
 
 
 @implementer(IPushProducer)
-class Pieces:
+class StreamedResponse:
     """
-    A response that comes in pieces, as long as it lasts.
+    A response that is sent part by part.
 
-    @ivar full: whether those before are not taken yet.
+    @ivar full: whether the transport still buffers what was written before.
     """
 
     def __init__(self, request: Request) -> None:
@@ -42,38 +42,38 @@ class Pieces:
         self.full = True
 
 
-class _Listener(Pieces):
-    """One response that does not end by itself; it holds no more than one event unsent."""
+class _Listener(StreamedResponse):
+    """A response that does not end by itself; it buffers one event at most."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
-        self._left = 0
+        self._skipped = 0
 
     def send(self, event: bytes) -> None:
         if not self.full:
-            self._left = 0
+            self._skipped = 0
             self.request.write(event)
-        elif self._left < PATIENCE:
-            self._left += 1
+        elif self._skipped < MAX_SKIPPED_EVENTS:
+            self._skipped += 1
         else:
             self.request.channel.forceAbortClient()
 
 
 class Events(Resource):
-    """C{/events}: one event at once, and then whenever L{send} is called."""
+    """C{/events}: one event at once, then one with each call of L{send}."""
 
     _log = Logger()
     isLeaf = True
 
     def __init__(self, content: Callable[[], str]) -> None:
-        """@param content: what an event tells."""
+        """@param content: returns the data of an event."""
         super().__init__()
         self._content = content
         self._listeners: dict[Request, _Listener] = {}
 
     def render_GET(self, request: Request) -> bytes | int:
         """Begin to listen."""
-        if len(self._listeners) >= MOST_LISTENERS:
+        if len(self._listeners) >= MAX_LISTENERS:
             request.setResponseCode(SERVICE_UNAVAILABLE)
             return b"too many listen already\n"
         request.setHeader("content-type", "text/event-stream")
@@ -85,7 +85,7 @@ class Events(Resource):
         return NOT_DONE_YET
 
     def send(self) -> None:
-        """Tell all that listen; without any it costs nothing."""
+        """Send an event to all listeners."""
         if self._listeners:
             event = self._event()
             for listener in list(self._listeners.values()):

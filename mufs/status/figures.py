@@ -1,5 +1,5 @@
 """
-What each figure is: its name in /status.json, its metric in /metrics, its kind and what it tells.
+Each figure: its name in /status.json, its metric in /metrics, its kind and its meaning.
 
 docs/operations/monitoring.md has the same in its tables, which a test compares.
 """
@@ -11,7 +11,7 @@ from attrs import frozen
 
 
 class Kind(Enum):
-    """A figure only grows, or it goes up and down."""
+    """Whether a figure only grows, or goes up and down."""
 
     COUNTER = "what was counted"
     GAUGE = "what is now"
@@ -20,11 +20,11 @@ class Kind(Enum):
 @frozen
 class Figure:
     """
-    A number among the figures that is a metric, too.
+    A figure that is also a metric.
 
     @ivar metric: its name without prefix and, for a counter, without C{_total}.
-    @ivar scale: what it is multiplied with, for metrics are in bytes and seconds.
-    @ivar largest: of several rows of one host the largest counts, not their sum.
+    @ivar scale: factor from the figure to the metric, which is in bytes and seconds.
+    @ivar largest: the metric of several rows of one host is the largest of them, not their sum.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Figure:
 @frozen
 class Table:
     """
-    A list among the figures, one row for each of something.
+    A figure that is a list, with a row for each client or image.
 
     @ivar prefix: of its metrics.
-    @ivar labels: what names a row: labels of metrics, and the names of figures.
+    @ivar labels: the labels of its metrics, each with the figure of the row that it shows.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Table:
 
 @frozen
 class Schema:
-    """All figures of a service that are metrics."""
+    """All figures of a service that are also metrics."""
 
     prefix: str
     figures: Sequence[Figure]

@@ -1,47 +1,49 @@
-"""The last ten minutes of a service's figures."""
+"""The figures of a service over the last ten minutes."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
-EVERY = 2.0
-"""Seconds from one sample to the next."""
+SAMPLE_INTERVAL = 2.0
+"""Seconds from one sample of the figures to the next."""
 
-LENGTH = 600.0
-"""Seconds that are remembered."""
+HISTORY_SECONDS = 600.0
+"""Seconds for which samples are kept."""
 
 Points = list[tuple[float, float]]
-"""Ages in seconds, the eldest first, and values."""
+"""Ages in seconds, the oldest first, and values."""
 
 
 class History:
-    """Samples of the figures that are numbers, as many as make up C{LENGTH}."""
+    """Samples of the numeric figures, over C{HISTORY_SECONDS}."""
 
     def __init__(self, clock: IReactorTime, numbers: Callable[[], Mapping[str, object]]) -> None:
-        """@param numbers: tells the figures; those that are no numbers are not remembered."""
+        """@param numbers: returns the figures; those that are not numbers are ignored."""
         self._clock = clock
         self._numbers = numbers
-        self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=int(LENGTH / EVERY) + 1)
+        self._samples: deque[tuple[float, dict[str, float]]] = deque(
+            maxlen=int(HISTORY_SECONDS / SAMPLE_INTERVAL) + 1
+        )
 
     def sample(self) -> None:
-        """Remember the figures as they are now."""
+        """Take a sample of the figures now."""
         numbers = {
             name: value for name, value in self._numbers().items() if isinstance(value, int | float)
         }
         self._samples.append((self._clock.seconds(), numbers))
 
     def values(self, name: str) -> Points:
-        """A figure at each sample."""
+        """The value of a figure in each sample."""
         now = self._clock.seconds()
         return [(now - time, sample[name]) for time, sample in self._samples]
 
     def rates(self, name: str) -> Points:
-        """How much a figure that counts grew each second."""
+        """The growth of a counter per second."""
         return [(age, grown[name] / seconds) for age, seconds, grown in self._growth()]
 
     def shares(self, part: str, *whole: str) -> Points:
-        """Which fraction one figure was of the sum of others, in what all of them grew by."""
+        """The growth of one counter as a fraction of the growth of others together."""
         found = []
         for age, _, grown in self._growth():
             total = sum(grown[name] for name in whole)
@@ -61,7 +63,7 @@ class History:
 
 
 class _Growth:
-    """What figures grew by from one sample to the next."""
+    """The growth of figures from one sample to the next."""
 
     def __init__(self, before: dict[str, float], after: dict[str, float]) -> None:
         self._before, self._after = before, after

@@ -1,28 +1,28 @@
-"""HTML and SVG that cannot be broken by what stands in it."""
+"""HTML and SVG in which all text is escaped."""
 
 from html import escape
 
 
 class Markup(str):
-    """Text that is HTML already; all other text becomes it by being escaped."""
+    """Text that is HTML already; all other text is escaped where it is put into HTML."""
 
 
 def element(name: str, *content: object, **attributes: object) -> Markup:
     """
     An element with its content.
 
-    @param attributes: with a trailing C{_} where Python has the word; C{None} leaves one out.
+    @param attributes: names that are keywords of Python end in C{_}; C{None} leaves one out.
     """
-    told = "".join(
+    shown_attributes = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{told}>{join(*content)}</{name}>")
+    return Markup(f"<{name}{shown_attributes}>{join(*content)}</{name}>")
 
 
 def join(*content: object) -> Markup:
-    """Pieces one after the other."""
+    """The content, one part after the other."""
     return Markup(
         "".join(each if isinstance(each, Markup) else escape(str(each)) for each in content)
     )
@@ -30,8 +30,8 @@ def join(*content: object) -> Markup:
 
 def shown(name: str | bytes) -> str:
     """
-    A name as it can be shown in one line: what does not print, or is not UTF-8, as C{\\x..}. So
-    no name changes how what stands beside it is read.
+    A name in one line, with C{\\x..} in place of all that is not printable or not UTF-8, so that no
+    name changes how the text beside it reads.
     """
     text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
     if text.isprintable():

@@ -1,4 +1,4 @@
-"""The figures in the format of Prometheus."""
+"""The figures as metrics for Prometheus."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import CLOCK_BOOTTIME, clock_gettime, time
@@ -18,14 +18,14 @@ Figures = Callable[[], Mapping[str, Any]]
 
 
 class FiguresCollector(Collector):
-    """Makes metrics of the figures as they are when somebody asks."""
+    """Makes metrics of the figures at the time of each request."""
 
     def __init__(self, schema: Schema, figures: Figures) -> None:
         self._schema = schema
         self._figures = figures
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values: the figures are not asked for when this is registered."""
+        """The metrics without values, so that registering does not collect the figures."""
         for figure in self._schema.figures:
             yield _family(self._schema.prefix, figure)
         for table in self._schema.tables:
@@ -45,15 +45,15 @@ class FiguresCollector(Collector):
                 family = _family(prefix + table.prefix, figure, list(table.labels))
                 for labels, same in rows.items():
                     numbers = [row[figure.name] for row in same]
-                    whole = max(numbers) if figure.largest else sum(numbers)
-                    family.add_metric(labels, whole * figure.scale)
+                    value = max(numbers) if figure.largest else sum(numbers)
+                    family.add_metric(labels, value * figure.scale)
                 yield family
 
 
 def _by_labels(
     table: Table, rows: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
-    """Rows by what names them: a host may have several mounts, and a metric only one value."""
+    """Rows by their labels: a host may have several mounts, but a metric has one value for it."""
     found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         labels = tuple(shown(row[name]) for name in table.labels.values())
@@ -69,14 +69,14 @@ def _family(
 
 
 class _Process(ProcessCollector):
-    """Those of the process, also where /proc shows nothing but processes (ProcSubset=pid)."""
+    """The metrics of the process, also where /proc shows only processes (ProcSubset=pid)."""
 
     def _boot_time(self) -> float:
         return time() - clock_gettime(CLOCK_BOOTTIME)
 
 
 class Metrics(Resource):
-    """C{/metrics}: the figures, and those of the process."""
+    """C{/metrics}: the figures, and the metrics of the process."""
 
     isLeaf = True
 
@@ -87,7 +87,7 @@ class Metrics(Resource):
         _Process(registry=self._registry)
 
     def render_GET(self, request: Request) -> bytes:
-        """The metrics, in the version of the format that the other side asks for."""
+        """The metrics, in the version of the format that the request asks for."""
         encoder, kind = choose_encoder(request.getHeader("accept") or "")
         request.setHeader("content-type", kind)
         request.setHeader("cache-control", "no-store")

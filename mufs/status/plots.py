@@ -1,27 +1,27 @@
-"""Pictures of figures, as SVG whose colours come from the page's style sheet."""
+"""Figures drawn as SVG; the colours come from the style sheet of the page."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
 
 from attrs import frozen
 
-from mufs.status.history import LENGTH, Points
+from mufs.status.history import HISTORY_SECONDS, Points
 from mufs.status.markup import Markup, element, join
 from mufs.status.widgets import NONE
 
 WIDTH, HEIGHT = 600, 100
-"""Units of a plot, stretched to the room that the page has."""
+"""Units of a plot, which the page stretches to the room that it has."""
 
 COLUMNS = 64
 """Squares in a row of a map."""
 
 LEVELS = 4
-"""Shades of a square between none and all."""
+"""Shades of a square, from nothing held to all held."""
 
 
 @frozen
 class Line:
-    """One line of a plot, and what it stands for; empty where it is the only one."""
+    """A line of a plot; its label may be empty where it is the only one."""
 
     label: str
     points: Points
@@ -29,12 +29,12 @@ class Line:
 
 def plot(title: str, lines: Sequence[Line], text: Callable[[float], str]) -> Markup:
     """
-    How figures went in the last ten minutes.
+    The course of figures over the last ten minutes.
 
-    @param text: a value for people.
+    @param text: formats a value.
     """
     top = max((value for line in lines for _, value in line.points), default=0.0)
-    said = [
+    legend = [
         element(
             "span",
             element("i", class_=f"key line{number}") if line.label else "",
@@ -56,7 +56,7 @@ def plot(title: str, lines: Sequence[Line], text: Callable[[float], str]) -> Mar
         aria_label=f"{title}, last ten minutes, up to {text(top)}",
     )
     axis = element("div", element("span", "10 min ago"), element("span", "now"), class_="axis")
-    head = element("figcaption", element("h3", title), *said)
+    head = element("figcaption", element("h3", title), *legend)
     return element(
         "figure", head, element("div", f"up to {text(top)}", class_="top"), picture, axis
     )
@@ -65,23 +65,23 @@ def plot(title: str, lines: Sequence[Line], text: Callable[[float], str]) -> Mar
 def _path(points: Points, top: float) -> str:
     scale = HEIGHT / top if top > 0 else 0.0
     return " ".join(
-        f"{(1 - age / LENGTH) * WIDTH:.0f},{HEIGHT - value * scale:.1f}"
+        f"{(1 - age / HISTORY_SECONDS) * WIDTH:.0f},{HEIGHT - value * scale:.1f}"
         for age, value in points
-        if age <= LENGTH
+        if age <= HISTORY_SECONDS
     )
 
 
 def shares(parts: Sequence[tuple[str, float]]) -> Markup:
-    """A bar whose parts are these numbers, and what each of them is."""
+    """A bar divided in proportion to numbers, and a legend."""
     total = sum(number for _, number in parts)
-    drawn, said, at = [], [], 0.0
+    drawn, legend, at = [], [], 0.0
     for number, (label, value) in enumerate(parts):
         part = value / total if total else 0.0
         drawn.append(element(
             "rect", x=f"{at * WIDTH:.1f}", width=f"{part * WIDTH:.1f}", height=10,
             class_=f"part{number}",
         ))  # fmt: skip
-        said.append(element(
+        legend.append(element(
             "span", element("i", class_=f"key part{number}"), f"{label} ",
             element("b", f"{value:,.0f}"), f" {part:.1%}" if total else "",
         ))  # fmt: skip
@@ -91,14 +91,14 @@ def shares(parts: Sequence[tuple[str, float]]) -> Markup:
         "svg", *drawn, viewBox=f"0 0 {WIDTH} 10", preserveAspectRatio="none", role="img",
         class_="bar", aria_label=label,
     )  # fmt: skip
-    return join(picture, element("div", *said, class_="legend"))
+    return join(picture, element("div", *legend, class_="legend"))
 
 
 def cache_map(squares: Sequence[float], label: str) -> Markup:
     """
-    Which parts of something are held, from left to right and from top to bottom.
+    A map of which parts of an image are held, from left to right and from top to bottom.
 
-    @param squares: for each part which fraction of it is held, 0 to 1.
+    @param squares: the fraction held of each part, 0 to 1.
     """
     runs: list[list[str]] = [[] for _ in range(LEVELS + 1)]
     shades = [LEVELS if part >= 1 else min(LEVELS - 1, ceil(part * LEVELS)) for part in squares]

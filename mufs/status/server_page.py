@@ -1,4 +1,4 @@
-"""The server's page: what it sends, to whom, and of which images."""
+"""The server's status page: what it sends, its clients and its images."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,22 +14,22 @@ from mufs.status.widgets import (
     named,
     note,
     percent,
-    rest,
+    rows_left_out,
     seconds,
     section,
     size,
     table,
 )
 
-MOST_CLIENTS = 200
-"""Rows shown: first the clients that read over TCP, then those whose reads wait longest."""
+MAX_CLIENT_ROWS = 200
+"""Clients shown: first those that read over TCP, then those whose reads wait longest."""
 
-MOST_IMAGES = 20
-"""Rows shown, the hottest first."""
+MAX_IMAGE_ROWS = 20
+"""Images shown, the most requested first."""
 
 
 def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> Markup:
-    """What the page shows now."""
+    """The content of the page."""
     now = figures()
     clients, images = now["clients"], now["images"]
     multicast, over_tcp = history.rates("bytes_multicast"), history.rates("bytes_over_tcp")
@@ -79,10 +79,10 @@ def _clients(rows: list[dict[str, Any]]) -> Markup:
             count(row["reads"]),
             _way(row),
         )
-        for row in order[:MOST_CLIENTS]
+        for row in order[:MAX_CLIENT_ROWS]
     ]
     numbers = "hit rate", "lag", "reads"
-    return join(table(names, cells, numbers), rest(rows, MOST_CLIENTS, "clients"))
+    return join(table(names, cells, numbers), rows_left_out(rows, MAX_CLIENT_ROWS, "clients"))
 
 
 def _image(row: dict[str, Any]) -> Markup:
@@ -115,7 +115,7 @@ def _images(rows: list[dict[str, Any]]) -> Markup:
             element("meter", min=0, max=1, value=f"{row['demand'] / top:.3f}",
                     title=f"{row['demand'] / top:.0%} of the hottest"),
         )
-        for row in order[:MOST_IMAGES]
+        for row in order[:MAX_IMAGE_ROWS]
     ]  # fmt: skip
     numbers = "open", "asked for", "in all"
-    return join(table(names, cells, numbers), rest(rows, MOST_IMAGES, "images"))
+    return join(table(names, cells, numbers), rows_left_out(rows, MAX_IMAGE_ROWS, "images"))

@@ -1,4 +1,4 @@
-"""What is served at the C{--status} endpoint."""
+"""The site served at the C{--status} endpoint."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from twisted.web.static import Data
 
 from mufs.status.events import Events
 from mufs.status.figures import Schema
-from mufs.status.history import EVERY, History
+from mufs.status.history import SAMPLE_INTERVAL, History
 from mufs.status.markup import Markup, element
 from mufs.status.metrics import Figures, Metrics
 
@@ -22,7 +22,7 @@ POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""No browser loads or runs anything but what is served here, whatever names stand in the page."""
+"""Browsers load and run only what this site serves, whatever the names in the page contain."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -44,7 +44,7 @@ PAGE = """<!DOCTYPE html>
 
 
 class _Text(Resource):
-    """Something made anew for each request."""
+    """Text made for each request."""
 
     isLeaf = True
 
@@ -63,18 +63,19 @@ class _Text(Resource):
 
 
 class QuietSite(Site):
-    """Nothing of it is worth a line in the log, and no error shows what it is made of."""
+    """A site that logs no requests, and shows no tracebacks."""
 
     noisy = False
     displayTracebacks = False
 
     def log(self, request: HTTPRequest) -> None:
-        """Whoever asks for figures asks every few seconds."""
+        """Log nothing: requests for figures come every few seconds."""
 
 
 class StatusSite(QuietSite):
     """
-    The page of a service, its figures and its metrics. While its port listens it takes samples.
+    The status page of a service, its figures and its metrics. It takes samples while its port
+    listens.
     """
 
     _log = Logger()
@@ -89,9 +90,9 @@ class StatusSite(QuietSite):
         body: Callable[[History], Markup],
     ) -> None:
         """
-        @param figures: as /status.json has them.
-        @param numbers: those without the lists, which is done for every sample.
-        @param body: what the page shows.
+        @param figures: returns all figures, as /status.json has them.
+        @param numbers: returns the figures that samples are taken of.
+        @param body: makes the content of the page.
         """
         root = Resource()
         super().__init__(root, reactor=clock)
@@ -117,21 +118,21 @@ class StatusSite(QuietSite):
             root.putChild(name.encode(), Data(content, f"{kind}; charset=utf-8"))
 
     def startFactory(self) -> None:
-        """The port listens: begin to take samples."""
+        """Start taking samples: the port listens."""
         super().startFactory()
-        self._ticks.start(EVERY).addErrback(
+        self._ticks.start(SAMPLE_INTERVAL).addErrback(
             lambda failure: self._log.failure("the status page is not kept up to date", failure)
         )
 
     def end(self) -> None:
         """
-        End what does not end by itself. The service is ending: the last bytes go out while its
-        ports are being closed, and not if this was done afterwards.
+        End the responses that do not end by themselves. To be called before the ports are closed:
+        what is written afterwards is not sent.
         """
         self._events.end()
 
     def stopFactory(self) -> None:
-        """The port listens no longer."""
+        """Stop taking samples: the port is closed."""
         self.end()
         if self._ticks.running:
             self._ticks.stop()

@@ -1,23 +1,23 @@
-"""What the pages of server and client are made of, besides plots."""
+"""The elements of the status pages, besides plots, and how they format numbers."""
 
 from collections.abc import Mapping, Sequence
 
 from mufs.status.markup import Markup, element, join, shown
 
-LONG = 60
-"""Characters of a name that are shown at the most."""
+MAX_NAME_LENGTH = 60
+"""Characters of a name that are shown."""
 
 NONE = "\N{EN DASH}"
-"""Shown where there is no number yet."""
+"""Shown in place of a number that is not known yet."""
 
 
 def count(value: float) -> str:
-    """A number of things."""
+    """A count."""
     return f"{value:,.0f}"
 
 
 def size(value: float) -> str:
-    """Bytes, by powers of 1024."""
+    """Bytes, in units of powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
@@ -26,7 +26,7 @@ def size(value: float) -> str:
 
 
 def bits(value: float) -> str:
-    """Bits a second, by powers of 1000."""
+    """Bits per second, in units of powers of 1000."""
     for unit in ("bit/s", "kbit/s", "Mbit/s"):
         if value < 1000:
             return f"{value:.3g} {unit}"
@@ -35,17 +35,17 @@ def bits(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A fraction of 1."""
+    """A fraction of 1, in percent."""
     return f"{value:.1%}"
 
 
 def seconds(value: float) -> str:
-    """A time."""
+    """A duration."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def cards(values: Mapping[str, str]) -> Markup:
-    """Numbers in large, each with its name."""
+    """Numbers in large type, each with its name."""
     boxes = [
         element("div", element("span", name), element("b", value)) for name, value in values.items()
     ]
@@ -53,32 +53,32 @@ def cards(values: Mapping[str, str]) -> Markup:
 
 
 def named(name: str | bytes) -> Markup:
-    """A name, of which the middle is left out if it is long; the whole of it is its title."""
+    """A name, shortened in the middle if it is long; the tooltip has all of it."""
     text = shown(name)
-    part = f"{text[: LONG // 2]}\N{HORIZONTAL ELLIPSIS}{text[-LONG // 2 :]}"
-    return element("span", part if len(text) > LONG else text, class_="name", title=text)
+    part = f"{text[: MAX_NAME_LENGTH // 2]}\N{HORIZONTAL ELLIPSIS}{text[-MAX_NAME_LENGTH // 2 :]}"
+    return element("span", part if len(text) > MAX_NAME_LENGTH else text, class_="name", title=text)
 
 
 def section(title: str, *content: Markup) -> Markup:
-    """A part of the page."""
+    """A section of the page."""
     return join(element("h2", title), *content)
 
 
 def note(text: str) -> Markup:
-    """A remark."""
+    """A paragraph."""
     return element("p", text)
 
 
-def rest(rows: Sequence[object], most: int, what: str) -> Markup:
-    """What is said where only so many rows are shown."""
-    return note(f"and {len(rows) - most:,} more {what}") if len(rows) > most else Markup()
+def rows_left_out(rows: Sequence[object], limit: int, what: str) -> Markup:
+    """A note on the rows beyond the C{limit} that a table shows."""
+    return note(f"and {len(rows) - limit:,} more {what}") if len(rows) > limit else Markup()
 
 
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()
 ) -> Markup:
     """
-    A table, or on a narrow screen each row below the other.
+    A table; on a narrow screen each row becomes a list.
 
     @param numbers: the columns whose cells are numbers.
     """

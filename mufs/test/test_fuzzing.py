@@ -6,15 +6,17 @@ import gc
 import tracemalloc
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.communication.client.reassembly import MAX_ORPHANS
-from mufs.test.communication.server.test_channel import Server
 from mufs.test.support import targets
+from mufs.test.support.channels import Server
 from mufs.test.support.properties import examples
 from mufs.test.support.targets import TARGETS, Host, Script, clean_log
 from mufs.wire.channel import Type, pack_tagged
@@ -81,6 +83,16 @@ class FoundTests(SynchronousTestCase):
 
 class MemoryTests(SynchronousTestCase):
     """Ten times as many packets make nothing of what is held larger: all of it has a bound."""
+
+    def setUp(self) -> None:
+        """Log nothing but failures: a worker of `trial -j` holds what a test logs to its end."""
+        emit = Logger.emit
+
+        def emit_failures(log: Logger, level: Any, *arguments: Any, **event: Any) -> None:
+            if level is LogLevel.critical:
+                emit(log, level, *arguments, **event)
+
+        self.patch(Logger, "emit", emit_failures)
 
     def assert_bounded(
         self, feed: Callable[[int], None], held: Callable[[], dict[str, int]], first: int

@@ -115,6 +115,44 @@ def is_global_reactor(importer: str, imported: str) -> bool:
     return within(imported, "twisted.internet.reactor") and not begins
 
 
+def circles(found: list[Module]) -> list[list[str]]:
+    """The groups of modules that import one another, directly or by others of the group."""
+    names = {module.name for module in found}
+    imports = {
+        module.name: {
+            origin
+            for imported in module.imports()
+            if (origin := module_of(imported, names)) is not None
+        }
+        for module in found
+    }
+    reached = {name: reachable(name, imports) for name in names}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in names
+        if name in reached[name]
+    }
+    return sorted(map(list, groups))
+
+
+def module_of(imported: str, names: set[str]) -> str | None:
+    """The module that a dotted name is in, or stands for."""
+    while imported and imported not in names:
+        imported = imported.rpartition(".")[0]
+    return imported or None
+
+
+def reachable(name: str, imports: dict[str, set[str]]) -> set[str]:
+    """What a module imports, also by way of others."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        new = imports[left.pop()] - found
+        found |= new
+        left += new
+    return found
+
+
 class DirectionTests(SynchronousTestCase):
     """What no module of mUFS does."""
 
@@ -131,6 +169,10 @@ class DirectionTests(SynchronousTestCase):
     def test_layers(self) -> None:
         """A module imports only from its own layer and from lower ones."""
         self.assert_none(goes_up)
+
+    def test_circles(self) -> None:
+        """No module imports itself by way of others, not even for the type checker."""
+        self.assertEqual(circles(modules()), [])
 
     def test_sides(self) -> None:
         """A client part imports no server part, and a server part no client part."""
@@ -195,6 +237,24 @@ class RuleTests(SynchronousTestCase):
         found = {module.name for module in modules()}
         self.assertLessEqual({"mufs", "mufs.wire", "mufs.wire.segments", "mufs.interfaces"}, found)
         self.assertFalse(any(within(name, "mufs.test") for name in found))
+
+    def test_circle(self) -> None:
+        """Circles are found, each with all of its modules, however it is imported."""
+        found = [
+            Module("a", "", package=True),
+            Module("a.one", "from a.two import Two\nimport a.four"),
+            Module("a.two", "def late():\n    from a import three"),
+            Module(
+                "a.three",
+                "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .one import One",
+            ),
+            Module("a.four", "import a.five"),
+            Module("a.five", "import os"),
+            Module("a.six", "import a.seven, a.one"),
+            Module("a.seven", "from a.six import Six"),
+        ]
+        expected = [["a.one", "a.three", "a.two"], ["a.seven", "a.six"]]
+        self.assertEqual(circles(found), expected)
 
     def test_wrong(self) -> None:
         """Each rule holds for an import that breaks it."""

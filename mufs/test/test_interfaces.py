@@ -15,7 +15,7 @@ from mufs.communication.server.output import ISegmentOutput, MulticastOutput
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.test.communication.server.test_channel import Server
+from mufs.test.support.channels import Server
 from mufs.test.support.doubles import ImageInMemory, RecordingOutput, RecordingReader
 
 

@@ -314,7 +314,7 @@ class ClientOptionsTests(OptionsTestCase):
         """With nothing but server and directory all else has its default."""
         options = self.client()
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
-        cache = min(1024, client_tap.MEMORY >> 22) << 20
+        cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
         self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
 
     def test_values(self) -> None:

@@ -3,22 +3,26 @@
 import os
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
-SPARE = 64
-"""Files that connections leave of those that may be open: for the threads, which walk paths."""
+RESERVED_FDS = 64
+"""File descriptors that connections leave free: for the threads, which walk paths."""
 
-SPARE_OF_IMAGES = 128
-"""Files that open images leave: for connections, too."""
+RESERVED_FDS_OF_IMAGES = 128
+"""File descriptors that open images leave free: for the threads, and for connections."""
 
 
-def exhausted(spare: int) -> bool:
-    """Whether no more than C{spare} files may still be opened, of 512; of fewer, in proportion."""
-    most, _ = getrlimit(RLIMIT_NOFILE)
-    if most == RLIM_INFINITY:
+def exhausted(reserved: int) -> bool:
+    """
+    Whether no more than C{reserved} descriptors are free.
+
+    Of a limit below 512 descriptors, C{reserved} is taken in proportion.
+    """
+    limit, _ = getrlimit(RLIMIT_NOFILE)
+    if limit == RLIM_INFINITY:
         return False
     try:
         probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return True
     os.close(probe)
-    # The lowest number that is free is given, so it tells how many are open.
-    return probe >= most - min(spare, most * spare // 512)
+    # The kernel gives the lowest number that is free, so it tells how many are in use.
+    return probe >= limit - min(reserved, limit * reserved // 512)

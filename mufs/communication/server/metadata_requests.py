@@ -1,127 +1,160 @@
-"""What a client asks of the library: looked into outside the reactor's thread, and answered."""
+"""A client's requests about names and attributes: looked up in threads, answered as it reads."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from mufs.communication.server.limits import MAX_ASKED, MAX_RUNNING, Host
+from mufs.communication.server.intake import Intake, Pause
+from mufs.communication.server.limits import (
+    MAX_METADATA_LOOKUPS,
+    MAX_METADATA_REQUESTS,
+    Host,
+)
+from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import MAX_DATA, Type
-from mufs.wire.metadata import Attributes, Names
+from mufs.wire.metadata import At, Attributes, Link, Names, decode
 
-ENTRY = 256
-"""Bytes that an entry of a listing takes at the most, besides its name."""
+METADATA_TYPES = frozenset({Type.GETATTR, Type.READDIR, Type.READLINK, Type.OPEN, Type.STATFS})
+"""The packets that are handled here."""
+
+MAX_ENTRY_SIZE = 256
+"""Bytes that an entry of a listing takes at most, besides its name."""
+
+MAX_LISTING_SIZE = MAX_DATA - 64
+"""Bytes of entries in one packet: the rest is for the tag and the encoding around them."""
 
 Entries = list[tuple[bytes, Attributes]]
 
 Answer = Callable[[Any, int], "Deferred[None] | None"]
-"""Sends what the library told under a tag, and tells when it is sent if that is not at once."""
+"""
+Answers a request with what the library returned, given that and the tag; returns a Deferred where
+the answer is not sent at once.
+"""
 
 
 class MetadataRequests:
     """
-    The questions of one client: some are looked into at a time, and of a listing as much is sent as
-    the connection takes.
-
-    @ivar behind: whether so many wait that no more should be taken in.
+    The metadata requests of one client: a few are looked up at a time, the others wait. Of
+    listings no more is sent than the connection has room for.
     """
 
     def __init__(
         self,
         host: Host,
+        intake: Intake,
+        *,
         in_thread: Callable[..., "Deferred[Any]"],
         reply: Callable[[Any, int, int], None],
+        opened: Callable[[bytes, IImage, int], None],
         failed: Callable[[Failure, int], None],
-        answered: Callable[[], None],
-        caught_up: Callable[[], None],
     ) -> None:
         """
-        @param in_thread: calls a function outside the reactor's thread; what it returned, or the
-            C{OSError} that it raised, and the seconds of processor time that it took.
+        @param host: is charged for the lookups.
+        @param intake: is paused while too many requests wait; tells when answers may be sent.
+        @param in_thread: calls a function outside the reactor's thread, see L{Limits.timed}.
         @param reply: sends a value under a tag, as a packet of that type.
-        @param failed: is told why a question has no answer.
-        @param answered: called after each answer; C{caught_up} when no longer L{behind}.
+        @param opened: answers an OPEN, given the path, the image, and the tag.
+        @param failed: called with the failure of a request and its tag.
         """
         self._host = host
+        self._intake = intake
         self._in_thread = in_thread
         self._reply = reply
+        self._opened = opened
         self._failed = failed
-        self._answered = answered
-        self._caught_up = caught_up
         self._waiting: deque[tuple[int, Answer, Callable[..., Any], tuple[Any, ...]]] = deque()
         self._running = 0
         self._listings: deque[tuple[Iterator[tuple[Entries, bool]], int, Deferred[None]]] = deque()
-        self._full = self._resting = self._stopped = False
-        self.behind = False
 
-    def ask(self, tag: int, then: Answer, function: Callable[..., Any], *args: Any) -> None:
-        """Ask the library, in the client's turn, and have the answer sent by C{then}."""
-        self._waiting.append((tag, then, function, args))
-        self.behind = self.behind or len(self._waiting) >= MAX_ASKED
-        self._next()
+    def handle(self, library: IImageLibrary, kind: int, tag: int, body: bytes) -> None:
+        """
+        Answer a request of C{METADATA_TYPES}, when it is its turn.
 
-    def list(self, entries: Entries, tag: int) -> "Deferred[None]":
-        """An L{Answer}: the listing of a directory."""
-        done: Deferred[None] = Deferred()
-        self._listings.append((_parts(entries), tag, done))
-        self._list_on()
-        return done
+        @param library: what the client sees.
+        @raise ProtocolError: when the request is malformed.
+        """
+        if kind == Type.STATFS:
+            self._submit(tag, self._answer, library.statfs)
+            return
+        at = decode(At, body)
+        if kind == Type.GETATTR:
+            self._submit(tag, self._answer, library.getattr, at.path, at.caller)
+        elif kind == Type.READLINK:
+            self._submit(tag, self._answer_link, library.readlink, at.path, at.caller)
+        elif kind == Type.READDIR:
+            self._submit(tag, self._answer_listing, library.readdir, at.path, at.caller)
+        else:
+            answer = partial(self._opened, at.path)
+            self._submit(tag, answer, library.open, at.path, at.caller)
 
-    def pause(self, full: bool) -> None:
-        """The connection takes nothing more, or has room again."""
-        self._full = full
-        self._list_on()
-        self._next()
-
-    def rest(self, resting: bool) -> None:
-        """The host has used up what it may have, or may go on."""
-        self._resting = resting
-        self._next()
+    def go_on(self) -> None:
+        """Do what had to wait, as far as the intake lets it."""
+        self._send_listings()
+        self._start_lookups()
 
     def stop(self) -> None:
-        """The connection is ending."""
-        self._stopped = True
+        """Forget all requests: the connection is ending."""
         self._waiting.clear()
         self._listings.clear()
 
-    def _next(self) -> None:
-        while self._waiting and self._running < MAX_RUNNING:
-            if self._full or self._resting:
-                return
-            tag, then, function, args = self._waiting.popleft()
-            self._running += 1
-            asked = self._in_thread(function, *args)
-            asked.addCallback(self._came, then, tag)
-            asked.addErrback(self._failed, tag).addCallback(self._done)
+    def _submit(self, tag: int, answer: Answer, function: Callable[..., Any], *args: Any) -> None:
+        self._waiting.append((tag, answer, function, args))
+        if len(self._waiting) >= MAX_METADATA_REQUESTS:
+            self._intake.pause(Pause.METADATA_BACKLOG)
+        self._start_lookups()
 
-    def _came(self, came: tuple[Any, float], then: Answer, tag: int) -> "Deferred[None] | None":
-        result, seconds = came
+    def _start_lookups(self) -> None:
+        while self._waiting and self._running < MAX_METADATA_LOOKUPS and self._intake.may_work:
+            tag, answer, function, args = self._waiting.popleft()
+            self._running += 1
+            lookup = self._in_thread(function, *args)
+            lookup.addCallback(self._looked_up, answer, tag)
+            lookup.addErrback(self._failed, tag).addCallback(self._done)
+
+    def _looked_up(
+        self, timed: tuple[Any, float], answer: Answer, tag: int
+    ) -> "Deferred[None] | None":
+        result, seconds = timed
         self._host.charge(seconds)
         if isinstance(result, OSError):
             raise result
+        if self._intake.closed:
+            return None
         with self._host.charged():
-            return then(result, tag)
+            return answer(result, tag)
 
     def _done(self, _: None) -> None:
         self._running -= 1
-        self._answered()
-        self._next()
-        if self.behind and len(self._waiting) <= MAX_ASKED // 2:
-            self.behind = False
-            self._caught_up()
+        self._intake.throttle()
+        self._start_lookups()
+        if len(self._waiting) <= MAX_METADATA_REQUESTS // 2:
+            self._intake.resume(Pause.METADATA_BACKLOG)
 
-    def _list_on(self) -> None:
-        """Send of the listings what the connection takes; what follows waits for it."""
-        while self._listings and not self._full:
-            parts, tag, done = self._listings[0]
+    def _answer(self, value: Any, tag: int) -> None:
+        self._reply(value, tag, Type.REPLY)
+
+    def _answer_link(self, target: bytes, tag: int) -> None:
+        self._reply(Link(target), tag, Type.REPLY)
+
+    def _answer_listing(self, entries: Entries, tag: int) -> "Deferred[None]":
+        sent: Deferred[None] = Deferred()
+        self._listings.append((_parts(entries), tag, sent))
+        self._send_listings()
+        return sent
+
+    def _send_listings(self) -> None:
+        while self._listings and self._intake.may_send:
+            parts, tag, sent = self._listings[0]
             part, is_last = next(parts)
             if is_last:
                 self._listings.popleft()
             self._reply(Names(part), tag, Type.REPLY if is_last else Type.MORE)
             if is_last:
-                done.callback(None)
+                sent.callback(None)
 
 
 def _parts(entries: Entries) -> Iterator[tuple[Entries, bool]]:
@@ -129,9 +162,10 @@ def _parts(entries: Entries) -> Iterator[tuple[Entries, bool]]:
     part: Entries = []
     size = 0
     for entry in entries:
-        size += len(entry[0]) + ENTRY
-        if size > MAX_DATA - 64:
+        entry_size = len(entry[0]) + MAX_ENTRY_SIZE
+        if size + entry_size > MAX_LISTING_SIZE:
             yield part, False
-            part, size = [], len(entry[0]) + ENTRY
+            part, size = [], 0
         part.append(entry)
+        size += entry_size
     yield part, True

@@ -1,4 +1,4 @@
-"""Pushes: pulls of one image that all clients are asked for, so that it is sent once."""
+"""Pushes: all clients are asked to pull an image at the same time, so that it is sent once."""
 
 import errno
 from collections.abc import Callable, Collection, Iterable
@@ -15,14 +15,14 @@ from zope.interface import Attribute, Interface
 from mufs.interfaces import IImageLibrary
 from mufs.wire.metadata import ROOT, Pulled
 
-EVERY = 1.0
-"""Seconds from one word about a push to the next."""
+REPORT_INTERVAL = 1.0
+"""Seconds from one report on a push to the next."""
 
-SILENCE = 30.0
-"""Seconds without a word from a client after which it is given up."""
+PULL_TIMEOUT = 30.0
+"""Seconds without a report from a client after which it has failed."""
 
-MOST = 8
-"""Pushes at a time: half of what a client takes."""
+MAX_PUSHES = 8
+"""Pushes at a time: half of the pulls that a client takes."""
 
 Record = dict[str, object]
 
@@ -31,25 +31,26 @@ class IPushed(Interface):
     """A client, as a push sees it."""
 
     name: str = Attribute("what it is called")
-    address: str = Attribute("where it connects from")
+    address: str = Attribute("the address that it connects from; empty if there is none")
     library: IImageLibrary = Attribute("what it sees")
 
     def pull(number: int, path: bytes) -> None:
-        """Ask it to pull an image, or, without a path, to give that up."""
+        """Ask it to pull an image for this push; without a path, to stop pulling it."""
 
 
 @define(eq=False)
 class _Target:
     """
-    A client that was asked.
+    A client that was asked to pull, or that was named and is not connected.
 
-    @ivar heard: when it said something last.
+    @ivar reported: when its last report came, in seconds.
+    @ivar held: bytes of the image that it has.
     @ivar error: why it has failed, once it has.
     """
 
     name: str
     address: str
-    heard: float
+    reported: float
     held: int = 0
     ended: bool = False
     error: str = ""
@@ -57,15 +58,16 @@ class _Target:
 
 class _Push:
     """
-    One image. Clients that connect before the end join.
+    The push of one image. Clients that connect before it ends join it.
 
-    @ivar done: fires when all clients that were asked have ended.
+    @ivar done: fires when all clients that were asked have succeeded or failed.
     """
 
     def __init__(
         self,
         number: int,
         path: bytes,
+        *,
         size: int,
         names: Collection[str] | None,
         clock: IReactorTime,
@@ -78,48 +80,48 @@ class _Push:
         self._clock = clock
         self._in_thread = in_thread
         self._targets: dict[IPushed, _Target] = {}
-        self._gone = [
+        self._disconnected = [
             _Target(name, "", 0, ended=True, error="is not connected") for name in names or ()
         ]
-        self.done: Deferred[Record] = Deferred(self._interrupt)
+        self.done: Deferred[Record] = Deferred(self._cancel)
 
-    def join(self, client: IPushed) -> None:
-        """A client is connected: ask it, if it is meant and may see the image."""
+    def add_client(self, client: IPushed) -> None:
+        """A client is connected: ask it to pull, if it was named and may see the image."""
         if self._names is not None and client.name not in self._names:
             return
         self._targets[client] = _Target(client.name, client.address, self._clock.seconds())
-        # As root of that host, who pulls it there, whomever he counts as.
-        looking = self._in_thread(client.library.open, self.path, ROOT)
-        looking.addCallbacks(
-            lambda _: self._seen(client), lambda failure: self._unseen(client, failure)
+        # The client pulls as root, so what counts is whether root of that host may open it.
+        opening = self._in_thread(client.library.open, self.path, ROOT)
+        opening.addCallbacks(
+            lambda _: self._ask(client), lambda failure: self._skip(client, failure)
         )
 
-    def leave(self, client: IPushed) -> None:
-        """A client is connected no longer."""
+    def remove_client(self, client: IPushed) -> None:
+        """A client is no longer connected."""
         target = self._targets.pop(client, None)
         if target is not None:
-            self._gone.append(target)
+            self._disconnected.append(target)
             self._end(target, "the connection was lost")
 
     def pulled(self, client: IPushed, pulled: Pulled) -> None:
-        """A client tells how far it is."""
+        """A client reports how much of the image it has."""
         target = self._targets.get(client)
         if target is not None and not target.ended:
-            target.heard = self._clock.seconds()
+            target.reported = self._clock.seconds()
             target.held = min(pulled.held, self._size)
             if pulled.ended:
                 self._end(target, pulled.error)
 
-    def look(self) -> None:
-        """Give up clients that are silent."""
+    def check_silent(self) -> None:
+        """Give up clients that have not reported for C{PULL_TIMEOUT}."""
         for client, target in list(self._targets.items()):
-            if not target.ended and self._clock.seconds() - target.heard >= SILENCE:
+            if not target.ended and self._clock.seconds() - target.reported >= PULL_TIMEOUT:
                 client.pull(self.number, b"")
-                self._end(target, f"said nothing for {SILENCE:g} s")
+                self._end(target, f"said nothing for {PULL_TIMEOUT:g} s")
 
     def progress(self) -> Record:
-        """How far it is: clients, those that are done and have failed, and bytes."""
-        targets = [*self._targets.values(), *self._gone]
+        """Numbers of clients: all, succeeded, failed; bytes held by all but the failed ones."""
+        targets = [*self._targets.values(), *self._disconnected]
         good = [each for each in targets if not each.error]
         return {
             "clients": len(targets),
@@ -129,35 +131,35 @@ class _Push:
             "size": self._size,
         }
 
-    def _seen(self, client: IPushed) -> None:
+    def _ask(self, client: IPushed) -> None:
         if client in self._targets and not self.done.called:
-            self._replaces(client)
+            self._forget_disconnected(client)
             client.pull(self.number, self.path)
 
-    def _unseen(self, client: IPushed, failure: Failure) -> None:
-        """Those that see nothing of it are told of only if they were named."""
+    def _skip(self, client: IPushed, failure: Failure) -> None:
+        """The client may not see the image: that counts as a failure only if it was named."""
         target = self._targets.pop(client, None)
         if target is not None and self._names is not None:
-            self._replaces(client)
-            self._gone.append(target)
+            self._forget_disconnected(client)
+            self._disconnected.append(target)
             self._end(target, getattr(failure.value, "strerror", None) or str(failure.value))
-        self.check()
+        self.check_done()
 
-    def _replaces(self, client: IPushed) -> None:
-        """What is there of the same host from an earlier connection counts no longer."""
-        for gone in self._gone:
-            if gone.name == client.name and gone.address in ("", client.address):
-                self._gone.remove(gone)
+    def _forget_disconnected(self, client: IPushed) -> None:
+        """The client has connected again: its earlier connection does not count any more."""
+        for target in self._disconnected:
+            if target.name == client.name and target.address in ("", client.address):
+                self._disconnected.remove(target)
                 return
 
     def _end(self, target: _Target, error: str) -> None:
         if not target.ended:
             target.ended, target.error = True, error
-            self.check()
+            self.check_done()
 
-    def check(self) -> None:
-        """End if there is nobody left to wait for."""
-        targets = [*self._targets.values(), *self._gone]
+    def check_done(self) -> None:
+        """End the push if there is no client left to wait for."""
+        targets = [*self._targets.values(), *self._disconnected]
         if self.done.called or not all(each.ended for each in targets):
             return
         if not targets:
@@ -170,7 +172,7 @@ class _Push:
         ]
         self.done.callback({**self.progress(), "failed": failed, "ended": True})
 
-    def _interrupt(self, _: object) -> None:
+    def _cancel(self, _: object) -> None:
         for client, target in self._targets.items():
             if not target.ended:
                 client.pull(self.number, b"")
@@ -190,29 +192,34 @@ class Pushes:
         self,
         path: bytes,
         size: int,
+        *,
         clients: Iterable[IPushed],
         names: Collection[str] | None,
-        tell: Callable[[Record], None],
+        report: Callable[[Record], None],
     ) -> "Deferred[Record]":
         """
-        Have clients pull an image; those that connect meanwhile join.
+        Have clients pull an image; those that connect before the push ends join it.
 
-        @param clients: that are connected now.
-        @param names: of those that are meant; C{None} for all that may see it.
-        @param tell: is told each second how far it is.
-        @return: fires when all have ended; fails with C{OSError}; may be cancelled.
+        @param clients: those that are connected now.
+        @param names: of the clients to ask; C{None} for all that may see the image.
+        @param report: called with the progress every C{REPORT_INTERVAL}.
+        @return: fires when all clients have succeeded or failed; fails with C{OSError} when no
+            client may see the image; may be cancelled.
+        @raise OSError: EBUSY, when the image is being pushed, or too many others are.
         """
         if any(push.path == path for push in self._running.values()):
             raise OSError(errno.EBUSY, "is being pushed already")
-        if len(self._running) >= MOST:
-            raise OSError(errno.EBUSY, f"{MOST} pushes are running")
+        if len(self._running) >= MAX_PUSHES:
+            raise OSError(errno.EBUSY, f"{MAX_PUSHES} pushes are running")
         number = next(self._numbers) & 0xFFFFFFFF
-        push = _Push(number, path, size, names, self._clock, self._in_thread)
+        push = _Push(
+            number, path, size=size, names=names, clock=self._clock, in_thread=self._in_thread
+        )
         self._running[number] = push
 
         def tick() -> None:
-            push.look()
-            tell(push.progress())
+            push.check_silent()
+            report(push.progress())
 
         ticks = LoopingCall(tick)
         ticks.clock = self._clock
@@ -225,24 +232,24 @@ class Pushes:
 
         done = push.done.addBoth(end)
         for client in clients:
-            push.join(client)
-        push.check()
+            push.add_client(client)
+        push.check_done()
         if not push.done.called:
-            ticks.start(EVERY, now=False)
+            ticks.start(REPORT_INTERVAL, now=False)
         return done
 
-    def joined(self, client: IPushed) -> None:
+    def add_client(self, client: IPushed) -> None:
         """A client was welcomed."""
         for push in list(self._running.values()):
-            push.join(client)
+            push.add_client(client)
 
-    def left(self, client: IPushed) -> None:
-        """A client is connected no longer."""
+    def remove_client(self, client: IPushed) -> None:
+        """A client is no longer connected."""
         for push in list(self._running.values()):
-            push.leave(client)
+            push.remove_client(client)
 
     def pulled(self, client: IPushed, pulled: Pulled) -> None:
-        """A client tells how far it is with a push, which may have ended meanwhile."""
+        """A client reports on a push, which may have ended meanwhile."""
         push = self._running.get(pulled.number)
         if push is not None:
             push.pulled(client, pulled)

@@ -1,4 +1,4 @@
-"""Reads answered over TCP: for a client that multicast does not reach."""
+"""File data over TCP: for a client that multicast does not reach."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,33 +10,37 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.cache.server.sent import Share
-from mufs.communication.server.controller import Reading
+from mufs.cache.server.sent import SentTransfer, Share
+from mufs.communication.server.controller import Reading, trains
 from mufs.communication.server.pacing import Pace
 from mufs.interfaces import IImage
-from mufs.wire.channel import Data, Priority, Read
+from mufs.wire.channel import Data, Priority, Read, Type, pack_tagged
 from mufs.wire.pages import BLOCK
+from mufs.wire.segments import ANNOUNCEMENT, HEADER
 
-PIECE = BLOCK // 2
-"""Bytes in one DATA packet: whole pages, so that each can be kept as it comes."""
+DATA_SIZE = BLOCK // 2
+"""Bytes of an image in one DATA packet: whole pages, so that each can be kept as it comes."""
 
-SHARE = 40
-"""Bytes of multicast for each byte of one client's, while multicast fills the server's link."""
+MULTICAST_WEIGHT = 40
+"""Bytes of multicast for each byte of one client, while multicast fills the server's link."""
 
-CREDIT = 4 * PIECE
-"""Bytes that a client may have at once of the share that it did not take."""
+MAX_CREDIT = 4 * DATA_SIZE
+"""Bytes that a client may be sent at once of the share that it did not use."""
 
-LOOK = 0.01
-"""Seconds until a client that has had its share looks whether it may go on."""
+RETRY_DELAY = 0.01
+"""Seconds after which a client that has used up its share looks whether it may go on."""
 
 
 class UnicastReads:
     """
-    The reads of one client, answered one piece of each image after the other, as fast as it takes
-    them; but while multicast, that serves all, fills the server's link, a small share of what is
-    multicast. A greedy client gets no more than that while anything is multicast.
+    Sends file data to one client over TCP.
 
-    @ivar bytes_sent: file bytes so far.
+    Its reads are answered C{DATA_SIZE} bytes of each image in turn, as fast as the client takes
+    them. While multicast, which serves all clients, fills the server's link, the client gets a
+    small share of what is multicast; a greedy client gets no more than that while anything is
+    multicast.
+
+    @ivar bytes_sent: file bytes, and segments with their headers, so far.
     """
 
     _log = Logger()
@@ -45,6 +49,7 @@ class UnicastReads:
         self,
         clock: IReactorTime,
         pace: Pace,
+        *,
         read: Reading,
         write: Callable[[bytes], None],
         failed: Callable[[int, OSError], None],
@@ -52,6 +57,7 @@ class UnicastReads:
     ) -> None:
         """
         @param pace: of multicast.
+        @param write: sends packets to the client; C{failed} answers the read of a tag.
         @param share: of the client's host: what waits here counts there.
         """
         self._clock = clock
@@ -62,59 +68,97 @@ class UnicastReads:
         self._share = share
         self._lines: dict[Priority, dict[IImage, deque[Read]]] = {p: {} for p in Priority}
         self._reading: set[IImage] = set()
-        self._beginning = False
-        self._resting = False
-        self._paused = False
-        self._due = 0
+        self._is_starting = False
+        self._is_throttled = False
+        self._is_paused = False
+        self._next_allowed = 0
         self.bytes_sent = 0
 
     def request(self, image: IImage, read: Read) -> None:
         """Answer C{read}; its range must lie within the image."""
         self._lines[read.priority].setdefault(image, deque()).append(read)
         self._share.waiting += read.length
-        self._next()
+        self._start_reads()
 
-    def pause(self, paused: bool) -> None:
-        """Stop while the connection's buffer is full, go on when it is not."""
-        self._paused = paused
-        if not paused:
-            self._next()
+    def send_segments(self, transfer: SentTransfer, missing: int, tag: int) -> int:
+        """
+        Send segments of a transfer as they were multicast, if the client's share allows that: one
+        that gets none may read over TCP, which waits for it.
+
+        @param missing: which segments, as a bitmap.
+        @return: how many were sent.
+        """
+        missing &= (1 << len(transfer.rows)) - 1
+        count = missing.bit_count()
+        # Half of a transfer or less may always be sent, more only within the client's share.
+        size = count * (transfer.rows.shape[1] - HEADER.size)
+        allowed = count * 2 <= len(transfer.rows) or self.charge(size)
+        if not allowed or self._is_paused or not self._share.may_mend(transfer.bytes_in(missing)):
+            return 0
+        packets = [transfer.control(ANNOUNCEMENT)]
+        if missing:
+            packets += map(bytes, trains(transfer, missing))
+        packets.append(transfer.completion(missing))
+        for each in packets:
+            self._write(pack_tagged(Type.SEGMENTS, tag, each))
+            self.bytes_sent += len(each)
+        return count
+
+    def charge(self, size: int) -> bool:
+        """Whether this many bytes may be sent to the client now; if so, they are charged."""
+        multicast, start = self._pace.bytes, self._pace.bytes
+        if self._pace.is_full or (self._share.is_greedy and self._pace.is_sending):
+            if multicast < self._next_allowed:
+                return False
+            start = max(self._next_allowed, multicast - MULTICAST_WEIGHT * MAX_CREDIT)
+        self._next_allowed = start + MULTICAST_WEIGHT * size
+        return True
+
+    def pause(self) -> None:
+        """Send nothing while the connection's buffer is full."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """The connection has room again."""
+        self._is_paused = False
+        self._start_reads()
 
     def stop(self) -> None:
-        """Forget what was asked: the connection is gone."""
-        self._paused = True
+        """Forget what was asked for: the connection is gone."""
+        self._is_paused = True
         for images in self._lines.values():
             for line in images.values():
                 self._share.waiting -= sum(read.length for read in line)
             images.clear()
 
-    def _next(self) -> None:
-        # What is read at once leads back to here: it shall not lead deeper and deeper.
-        if not self._beginning:
-            self._beginning = True
+    def _start_reads(self) -> None:
+        # A read that is answered at once calls this again: that must not recurse.
+        if not self._is_starting:
+            self._is_starting = True
             try:
-                self._begin_all()
+                while self._start_next():
+                    pass
             finally:
-                self._beginning = False
+                self._is_starting = False
 
-    def _begin_all(self) -> None:
-        while not (self._paused or self._resting):
+    def _start_next(self) -> bool:
+        """Start to read of the next image, in order of priority; whether there was one."""
+        if not (self._is_paused or self._is_throttled):
             for images in self._lines.values():
                 image = next((image for image in images if image not in self._reading), None)
                 if image is not None:
-                    self._begin(images, image)
-                    break
-            else:
-                return
+                    self._start_read(images, image)
+                    return True
+        return False
 
-    def _begin(self, images: dict[IImage, deque[Read]], image: IImage) -> None:
-        """Read the next piece of an image, of which none is being read."""
+    def _start_read(self, images: dict[IImage, deque[Read]], image: IImage) -> None:
+        """Read the next part of an image of which none is being read."""
         line = images[image]
         read = line[0]
-        length = min(read.length, PIECE - read.offset % PIECE)
-        if not self.take(length):
-            self._resting = True
-            self._clock.callLater(LOOK, self._rested)
+        length = min(read.length, DATA_SIZE - read.offset % DATA_SIZE)
+        if not self.charge(length):
+            self._is_throttled = True
+            self._clock.callLater(RETRY_DELAY, self._unthrottle)
             return
         del images[image], line[0]
         self._share.waiting -= length
@@ -127,16 +171,6 @@ class UnicastReads:
         reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, images, image)
         reading.addBoth(self._done, image)
-
-    def take(self, size: int) -> bool:
-        """Whether so many bytes may go to this client now; if so, they count."""
-        multicast, start = self._pace.bytes, self._pace.bytes
-        if self._pace.is_full or (self._share.is_greedy and self._pace.is_sending):
-            if multicast < self._due:
-                return False
-            start = max(self._due, multicast - SHARE * CREDIT)
-        self._due = start + SHARE * size
-        return True
 
     def _send(self, data: bytes, image: IImage, offset: int) -> None:
         self.bytes_sent += len(data)
@@ -158,8 +192,8 @@ class UnicastReads:
 
     def _done(self, _: object, image: IImage) -> None:
         self._reading.discard(image)
-        self._next()
+        self._start_reads()
 
-    def _rested(self) -> None:
-        self._resting = False
-        self._next()
+    def _unthrottle(self) -> None:
+        self._is_throttled = False
+        self._start_reads()

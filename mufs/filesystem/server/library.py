@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary, finalize
 
 from zope.interface import implementer
 
-from mufs.communication.server.descriptors import SPARE_OF_IMAGES, exhausted
+from mufs.communication.server.descriptors import RESERVED_FDS_OF_IMAGES, exhausted
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
 
@@ -180,7 +180,7 @@ class ExportedDirectory:
             except PermissionError:
                 _check(caller, found, os.X_OK)
             image = self._images.get(_key(found))
-            if image is None and exhausted(SPARE_OF_IMAGES):
+            if image is None and exhausted(RESERVED_FDS_OF_IMAGES):
                 raise OSError(errno.EMFILE, "too many open images")
         except OSError:
             os.close(fd)

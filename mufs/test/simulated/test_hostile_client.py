@@ -1,4 +1,4 @@
-"""Honest readers beside a client that means no good, in virtual time: what it takes from them."""
+"""Honest readers beside a hostile client, in virtual time: how much it slows them down."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from mufs.wire.metadata import VERSION, At, Hello, Pulled, encode
 from mufs.wire.pages import BLOCK
 
 SIZE = 16 * MIB
-KEPT = 0.9
-"""What part of their speed the readers keep."""
+MIN_KEPT = 0.9
+"""Fraction of their speed that the readers keep at least."""
 
-EVERY = 0.002
+PACKET_INTERVAL = 0.002
 """Seconds from one packet of the attacker to the next."""
 
 
 class Attacker(Protocol):
-    """Opens an image as its first handle, and sends what it is told to, without end."""
+    """Opens an image, which gets the handle 1, and sends the given packets without end."""
 
     def __init__(self, network: SimulatedNetwork, packets: Iterator[bytes]) -> None:
         self._network = network
         self._packets = packets
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Say HELLO, open the image, and start to send."""
         assert self.transport is not None
         self.transport.write(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "attacker"))))
         self.transport.write(pack_tagged(Type.OPEN, 1, encode(At(b"other.img"))))
-        self._go_on()
+        self._send_next()
 
-    def _go_on(self) -> None:
+    def _send_next(self) -> None:
         if self.connected:
             assert self.transport is not None
             self.transport.write(next(self._packets))
-            self._network.clock.callLater(EVERY, self._go_on)
+            self._network.clock.callLater(PACKET_INTERVAL, self._send_next)
 
 
 class HostileClientTests(SynchronousTestCase):
-    """Three hosts that read an image over a link of 100 Mbit/s, and a fourth one."""
+    """Three hosts that read an image over a link of 100 Mbit/s, and an attacker."""
 
     def setUp(self) -> None:
-        """Find how long they take alone."""
+        """Measure how long they take without the attacker."""
         self.network = SimulatedNetwork(7, clients=3, link=1e8, cache_size=16 * MIB, disk=0.0001)
         self.network.put_image(b"first.img", SIZE)
         self.network.put_image(b"disk.img", SIZE)
@@ -55,7 +55,12 @@ class HostileClientTests(SynchronousTestCase):
         self.alone = max(self.network.lockstep(b"first.img"))
 
     def assert_kept(self, packets: Iterator[bytes], listens: bool = True) -> Stream:
-        """The hosts keep their speed beside one that sends these; the server's end of it."""
+        """
+        The hosts keep their speed beside an attacker that sends these packets.
+
+        @param listens: whether it reads what the server sends to it.
+        @return: the server's end of the attacker's connection.
+        """
         clock, server = self.network.clock, self.network.server
         here = Stream(clock, "attacker", lambda size: clock.seconds() + 0.0001)
         link = self.network.link
@@ -69,7 +74,7 @@ class HostileClientTests(SynchronousTestCase):
             here.pauseProducing()
         clock.advance(1)
         beside = max(self.network.lockstep(b"disk.img"))
-        self.assertGreater(self.alone / beside, KEPT)
+        self.assertGreater(self.alone / beside, MIN_KEPT)
         for client in self.network.clients:
             self.assertEqual(client.remote.multicast_health.state, "working")
         here.abortConnection()
@@ -78,26 +83,26 @@ class HostileClientTests(SynchronousTestCase):
         return there
 
     def reads(self, over_tcp: bool = False) -> Iterator[bytes]:
-        """READs of one MiB after the other, at all priorities."""
+        """READs of a MiB each, all over a large image, at all priorities."""
         for tag in count(1):
             offset = tag * 37 % 128 * MIB
             yield Read(tag, 1, offset, MIB, Priority(tag % 3), over_tcp).encode()
 
     def test_reads(self) -> None:
-        """Who asks for far more than there is room for takes little from the others."""
+        """A client that asks for far more than the link can carry takes little from the others."""
         self.assert_kept(self.reads())
 
     def test_reads_over_tcp(self) -> None:
-        """The same over TCP, which has a share of the link as well."""
+        """The same over TCP, which has its share of the link, too."""
         self.assert_kept(self.reads(over_tcp=True))
 
     def test_urgent_reads(self) -> None:
-        """Nor does it help to say that somebody waits for all of it."""
+        """The same when all of its READs claim that a reader is blocked."""
         reads = (Read(t, 1, t % 1000 * BLOCK, BLOCK, Priority.BLOCKED) for t in count(1))
         self.assert_kept(read.encode() for read in reads)
 
     def test_repairs(self) -> None:
-        """Who says that nothing of what is sent came has little of it sent again."""
+        """For a client that claims to have lost every segment little is sent again."""
         controller = self.network.server.controller
 
         def repairs() -> Iterator[bytes]:
@@ -111,11 +116,11 @@ class HostileClientTests(SynchronousTestCase):
         self.assertLess(sent, 0.5 * 2 * SIZE / 1400)
 
     def test_pulled(self) -> None:
-        """Who tells of pulls that nobody asked for takes little, and holds nothing up."""
-        told = (Pulled(t % 1000, t, t, False) for t in count(1))
-        self.assert_kept(pack(Type.PULLED, encode(each)) * 50 for each in told)
+        """Reports on pulls that nobody asked for cost little, and delay nothing."""
+        reports = (Pulled(t % 1000, t, t, False) for t in count(1))
+        self.assert_kept(pack(Type.PULLED, encode(each)) * 50 for each in reports)
 
     def test_takes_nothing(self) -> None:
-        """Who takes no answers takes nothing from the others either, and little memory."""
+        """A client that does not read its answers delays nobody, and they take little memory."""
         there = self.assert_kept(self.reads(over_tcp=True), listens=False)
         self.assertLess(len(there._unsent), MIB)

@@ -26,8 +26,9 @@ from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import PROGRESS_INTERVAL, Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import KEY_DELAY, MAX_SERVER_PULLS, ServerPulls
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryImage
-from mufs.test.support.peers import Wire, from_servers, opened
+from mufs.test.support.peers import from_servers, opened
 from mufs.test.support.properties import examples
 from mufs.test.support.virtual import VirtualTime
 from mufs.wire.channel import (
@@ -97,7 +98,7 @@ class Client:
 
     def connect(self) -> None:
         """Connect, for the first time or anew."""
-        self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), Wire()
+        self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), FakeTransport()
         self.channel.makeConnection(self.wire)
 
     def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:

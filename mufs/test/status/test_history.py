@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status.history import EVERY, LENGTH, History
+from mufs.status.history import HISTORY_SECONDS, SAMPLE_INTERVAL, History
 
 
 class HistoryTests(SynchronousTestCase):
@@ -19,7 +19,7 @@ class HistoryTests(SynchronousTestCase):
         self.figures: dict[str, Any] = {"bytes": 0, "lost": 0, "sent": 0, "name": "n", "list": [1]}
         self.history = History(self.clock, lambda: self.figures)
 
-    def sample(self, after: float = EVERY, **changes: Any) -> None:
+    def sample(self, after: float = SAMPLE_INTERVAL, **changes: Any) -> None:
         """Let time pass, and take a sample."""
         self.clock.advance(after)
         self.figures.update(changes)
@@ -30,7 +30,7 @@ class HistoryTests(SynchronousTestCase):
         self.sample(bytes=3)
         self.sample(bytes=5)
         self.clock.advance(1)
-        self.assertEqual(self.history.values("bytes"), [(EVERY + 1, 3), (1, 5)])
+        self.assertEqual(self.history.values("bytes"), [(SAMPLE_INTERVAL + 1, 3), (1, 5)])
 
     def test_rates(self) -> None:
         """What a figure grew by is divided by the time in which it did, however long that was."""
@@ -66,6 +66,6 @@ class HistoryTests(SynchronousTestCase):
         for number in range(1000):
             self.sample(bytes=number)
         values = self.history.values("bytes")
-        self.assertEqual(len(values), LENGTH / EVERY + 1)
-        self.assertEqual((values[0][0], values[-1][1]), (LENGTH, 999))
+        self.assertEqual(len(values), HISTORY_SECONDS / SAMPLE_INTERVAL + 1)
+        self.assertEqual((values[0][0], values[-1][1]), (HISTORY_SECONDS, 999))
         self.assertEqual({*self.history._samples[0][1]}, {"bytes", "lost", "sent"})

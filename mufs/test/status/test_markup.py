@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status.history import LENGTH
+from mufs.status.history import HISTORY_SECONDS
 from mufs.status.markup import Markup, element, join, shown
 from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
-from mufs.status.widgets import LONG, bits, named, percent, seconds, size
+from mufs.status.widgets import MAX_NAME_LENGTH, bits, named, percent, seconds, size
 from mufs.test.support.properties import examples
 
 
@@ -74,7 +74,7 @@ class MarkupTests(SynchronousTestCase):
     def test_long_names(self) -> None:
         """The middle of a long name is left out; the whole is its title."""
         read = Read(named(b"a" * 100 + b".img"))
-        self.assertLessEqual(len(read.text), LONG + 1)
+        self.assertLessEqual(len(read.text), MAX_NAME_LENGTH + 1)
         self.assertTrue(read.text.endswith("a.img"))
         self.assertEqual(read.tags[0][1]["title"], "a" * 100 + ".img")
 
@@ -108,7 +108,7 @@ class PlotTests(SynchronousTestCase):
     def test_line(self) -> None:
         """What is now is drawn at the right edge, ten minutes ago at the left, the most on top."""
         self.assertEqual(
-            self.points((LENGTH, 5), (LENGTH / 2, 10), (0, 0)),
+            self.points((HISTORY_SECONDS, 5), (HISTORY_SECONDS / 2, 10), (0, 0)),
             [["0", "50.0"], ["300", "0.0"], ["600", "100.0"]],
         )
 
@@ -119,7 +119,7 @@ class PlotTests(SynchronousTestCase):
 
     def test_too_old(self) -> None:
         """What is older than ten minutes is not drawn."""
-        self.assertEqual(len(self.points((LENGTH + 1, 5), (0, 5))), 1)
+        self.assertEqual(len(self.points((HISTORY_SECONDS + 1, 5), (0, 5))), 1)
 
     def test_shares(self) -> None:
         """The parts of a bar fill it in their order; of nothing it is empty."""

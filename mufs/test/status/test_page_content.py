@@ -16,7 +16,7 @@ from mufs.status.plots import COLUMNS
 from mufs.test.status.test_markup import Read
 from mufs.wire.pages import BLOCK, PAGE
 
-SQUARES = client_page.ROWS * COLUMNS
+SQUARES = client_page.MAX_MAP_ROWS * COLUMNS
 
 
 def row(name: str, **changes: Any) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class ServerPageTests(SynchronousTestCase):
             [image(f"image{number}", 0) for number in range(1000)],
         )
         rows = [tag for tag, _ in read.tags].count("tr")
-        self.assertEqual(rows, server_page.MOST_CLIENTS + server_page.MOST_IMAGES + 2)
+        self.assertEqual(rows, server_page.MAX_CLIENT_ROWS + server_page.MAX_IMAGE_ROWS + 2)
         self.assertIn("and 800 more clients", read.text)
         self.assertIn("and 980 more images", read.text)
 
@@ -138,7 +138,7 @@ class ClientPageTests(SynchronousTestCase):
         self.assertIn("none 4 KiB, 0.0% held; closed", text)
         many = self.show([some] * 100)
         maps = [attributes for _, attributes in many.tags if attributes.get("class") == "map"]
-        self.assertEqual(len(maps), client_page.MOST_IMAGES)
+        self.assertEqual(len(maps), client_page.MAX_MAPS)
 
 
 class HeldTests(SynchronousTestCase):
@@ -181,5 +181,5 @@ class HeldTests(SynchronousTestCase):
         for size in (1 << 40, 1 << 60):
             parts, exact = self.parts(size + 1, {})
             self.assertLessEqual(len(parts), SQUARES)
-            self.assertLessEqual(self.looks, SQUARES * client_page.MOST_LOOKS)
+            self.assertLessEqual(self.looks, SQUARES * client_page.MAX_SAMPLES_PER_SQUARE)
             self.assertFalse(exact)

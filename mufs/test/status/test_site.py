@@ -6,36 +6,17 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status.events import MOST_LISTENERS, PATIENCE
+from mufs.status.events import MAX_LISTENERS, MAX_SKIPPED_EVENTS
 from mufs.status.figures import COUNTER, Figure, Schema
-from mufs.status.history import EVERY, History
+from mufs.status.history import SAMPLE_INTERVAL, History
 from mufs.status.markup import Markup, element
 from mufs.status.site import StatusSite
+from mufs.test.support.doubles import FakeTransport
 
 SCHEMA = Schema("mufs_test_", [Figure("reads", "reads", COUNTER, "Reads")])
-
-
-class Transport(StringTransportWithDisconnection):
-    """A connection of a browser, which may stop to take what is sent to it."""
-
-    def abortConnection(self) -> None:
-        """See L{ITCPTransport.abortConnection}."""
-        self.loseConnection()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpNoDelay}."""
-
-    producer: Any
-
-    def taken(self) -> bytes:
-        """What was written since this was asked last."""
-        written: bytes = self.value()
-        self.clear()
-        return written
 
 
 class SiteTestCase(SynchronousTestCase):
@@ -48,7 +29,7 @@ class SiteTestCase(SynchronousTestCase):
         self.pages = 0
         self.site = StatusSite(self.clock, "test <&>", SCHEMA, self.now, self.now, self.body)
         self.site.doStart()
-        self.transports: list[Transport] = []
+        self.transports: list[FakeTransport] = []
         self.addCleanup(self.end)
 
     def end(self) -> None:
@@ -70,9 +51,9 @@ class SiteTestCase(SynchronousTestCase):
         self.assertIs(history, self.site._history)
         return element("p", f"{self.figures['reads']} reads")
 
-    def connect(self) -> Transport:
+    def connect(self) -> FakeTransport:
         """A browser connects."""
-        transport = Transport()
+        transport = FakeTransport()
         protocol: Any = self.site.buildProtocol(None)
         transport.protocol = protocol
         protocol.makeConnection(transport)
@@ -88,7 +69,7 @@ class SiteTestCase(SynchronousTestCase):
         headers = (line.partition(": ")[::2] for line in rest)
         return int(first.split()[1]), {name.lower(): value for name, value in headers}, body
 
-    def listen(self) -> Transport:
+    def listen(self) -> FakeTransport:
         """A browser listens to the events."""
         transport = self.connect()
         transport.protocol.dataReceived(b"GET /events HTTP/1.1\r\nHost: here\r\n\r\n")
@@ -144,7 +125,7 @@ class SiteTests(SiteTestCase):
         """While the port listens a sample is taken each time; none is when it does not."""
         for reads in range(5):
             self.figures["reads"] = reads
-            self.clock.advance(EVERY)
+            self.clock.advance(SAMPLE_INTERVAL)
         values = [value for _, value in self.site._history.values("reads")]
         self.assertEqual(values[1:], [0, 1, 2, 3, 4])
         self.site.doStop()
@@ -161,7 +142,7 @@ class EventTests(SiteTestCase):
         self.assertIn(b"text/event-stream", head)
         self.assertIn(b"data: <main><p>1 reads</p></main>\n\n", first)
         self.figures["reads"] = 2
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertIn(b"data: <main><p>2 reads</p></main>\n\n", listener.taken())
 
     def test_lines(self) -> None:
@@ -173,7 +154,7 @@ class EventTests(SiteTestCase):
 
     def test_nobody(self) -> None:
         """As long as nobody listens no page is made."""
-        self.clock.pump([EVERY] * 10)
+        self.clock.pump([SAMPLE_INTERVAL] * 10)
         self.assertEqual(self.pages, 0)
 
     def test_once_for_all(self) -> None:
@@ -181,7 +162,7 @@ class EventTests(SiteTestCase):
         for _ in range(5):
             self.listen()
         self.pages = 0
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(self.pages, 1)
 
     def test_gone(self) -> None:
@@ -189,14 +170,14 @@ class EventTests(SiteTestCase):
         listener = self.listen()
         listener.protocol.connectionLost(Failure(ConnectionError()))
         self.pages = 0
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(self.pages, 0)
 
     def test_bounded(self) -> None:
         """So many may listen, and one more when one of them has gone."""
-        listeners = [self.listen() for _ in range(MOST_LISTENERS)]
+        listeners = [self.listen() for _ in range(MAX_LISTENERS)]
         self.assertIn(b" 503 ", self.listen().taken())
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         for listener in listeners:
             self.assertEqual(listener.taken().count(b"data: "), 2)
         listeners[0].protocol.connectionLost(Failure(ConnectionError()))
@@ -207,10 +188,10 @@ class EventTests(SiteTestCase):
         listener = self.listen()
         listener.taken()
         listener.producer.pauseProducing()
-        self.clock.pump([EVERY] * (PATIENCE - 1))
+        self.clock.pump([SAMPLE_INTERVAL] * (MAX_SKIPPED_EVENTS - 1))
         self.assertEqual(listener.taken(), b"")
         listener.producer.resumeProducing()
-        self.clock.advance(EVERY)
+        self.clock.advance(SAMPLE_INTERVAL)
         self.assertEqual(listener.taken().count(b"data: "), 1)
         self.assertFalse(listener.disconnecting)
 
@@ -218,7 +199,7 @@ class EventTests(SiteTestCase):
         """One that takes nothing for long is cut off, and makes room for another."""
         listener = self.listen()
         listener.producer.pauseProducing()
-        self.clock.pump([EVERY] * (PATIENCE + 1))
+        self.clock.pump([SAMPLE_INTERVAL] * (MAX_SKIPPED_EVENTS + 1))
         self.assertFalse(listener.connected)
         self.assertEqual(self.site._events._listeners, {})
 

@@ -1,17 +1,21 @@
 """Stand-ins that several tests need."""
 
 import stat
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer, Share
 from mufs.communication.server.output import ISegmentOutput
 from mufs.interfaces import IImage
-from mufs.wire.channel import Occasion
+from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
-from mufs.wire.segments import Descriptor, cut
+from mufs.wire.segments import Descriptor, cut, parse
 
 
 def make_attributes(size: int = 0) -> Attributes:
@@ -29,6 +33,66 @@ def make_attributes(size: int = 0) -> Attributes:
         mtime=0,
         ctime=0,
     )
+
+
+class FakeTransport(StringTransport):
+    """
+    A TCP connection in memory, which keeps what is written to it.
+
+    @ivar protocol: what is told that the connection was lost as soon as it is closed here; without
+        one the connection only remembers that.
+    @ivar aborted: whether it was aborted.
+    """
+
+    protocol: Any = None
+    producer: Any
+    aborted = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """See L{ITCPTransport.setTcpNoDelay}."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """See L{ITCPTransport.setTcpKeepAlive}."""
+
+    def loseConnection(self) -> None:
+        """See L{ITransport.loseConnection}."""
+        if self.protocol is None:
+            super().loseConnection()
+        elif self.connected:
+            self.connected = False
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def abortConnection(self) -> None:
+        """See L{ITCPTransport.abortConnection}."""
+        self.aborted = True
+        super().abortConnection()
+
+    def taken(self) -> bytes:
+        """What was written since this was asked last."""
+        written: bytes = self.value()
+        self.clear()
+        return written
+
+    def packets(self) -> list[tuple[int, int, bytes]]:
+        """The same as packets of the request channel: type, offset and data of each."""
+        written = self.taken()
+        found = []
+        while written:
+            kind, offset, size = HEADER.unpack_from(written)
+            assert size <= MAX_DATA
+            assert len(written) >= HEADER.size + size
+            found.append((kind, offset, written[HEADER.size : HEADER.size + size]))
+            written = written[HEADER.size + size :]
+        return found
+
+    def tagged(self) -> list[tuple[int, int, bytes]]:
+        """The same for packets that begin with a tag: type, tag, what follows."""
+        return [(kind, *parse_tagged(data)) for kind, _, data in self.packets()]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection was told to end."""
+        return bool(self.disconnecting or self.disconnected)
 
 
 @implementer(IImage)
@@ -111,6 +175,11 @@ class RecordingOutput:
         """See L{ISegmentOutput.writable}."""
         self._waiting.append(Deferred())
         return self._waiting[-1]
+
+    def take_segments(self) -> int:
+        """How many segments were sent since this was asked last."""
+        written, self.written = b"".join(self.written), []
+        return sum(len(packet[2]) for packet in parse(written) if len(packet) == 3)
 
     def drain(self, room: int | None = None) -> None:
         """The send buffer has room again, for so many bytes."""

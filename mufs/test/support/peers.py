@@ -1,15 +1,13 @@
-"""The other end of a request channel, as tests play it: bytes in, packets out."""
+"""What the other end of a request channel may send, for tests that send anything."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from hypothesis import strategies as st
-from twisted.internet.testing import StringTransport
 
 from mufs.test.support.properties import U32, U64
 from mufs.wire.channel import (
     HEADER,
-    MAX_DATA,
     Data,
     Gone,
     Occasion,
@@ -20,7 +18,6 @@ from mufs.wire.channel import (
     Type,
     pack,
     pack_tagged,
-    parse_tagged,
 )
 from mufs.wire.metadata import (
     At,
@@ -35,41 +32,6 @@ from mufs.wire.metadata import (
     Report,
     encode,
 )
-
-T = TypeVar("T")
-
-
-class Wire(StringTransport):
-    """A transport that keeps what was written."""
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See L{ITCPTransport}."""
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """See L{ITCPTransport}."""
-
-    def packets(self) -> list[tuple[int, int, bytes]]:
-        """What was written since this was asked last: type, offset, data of each packet."""
-        written: bytes = self.value()
-        self.clear()
-        found = []
-        while written:
-            kind, offset, size = HEADER.unpack_from(written)
-            assert size <= MAX_DATA
-            assert len(written) >= HEADER.size + size
-            found.append((kind, offset, written[HEADER.size : HEADER.size + size]))
-            written = written[HEADER.size + size :]
-        return found
-
-    def tagged(self) -> list[tuple[int, int, bytes]]:
-        """The same for packets that begin with a tag: type, tag, what follows."""
-        return [(kind, *parse_tagged(data)) for kind, _, data in self.packets()]
-
-    @property
-    def ended(self) -> bool:
-        """Whether the connection was told to end."""
-        return bool(self.disconnecting or self.disconnected)
-
 
 SMALL = st.integers(0, 6)
 """Tags, handles and numbers of transfers, few enough to hit those that exist."""

@@ -31,26 +31,22 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.cache.server.queue import MulticastQueue
-from mufs.cache.server.sent import SentWindow
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.receiver import RECEIVE_BUFFER
-from mufs.communication.server.channel import ServerChannel, ServerChannelFactory
-from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.intake import Intake
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
-from mufs.communication.server.pacing import Pace
 from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
-from mufs.filesystem.server.reads import Reads
-from mufs.server import START_RATE
+from mufs.server_core import make_server_core
+from mufs.status.client_figures import client_measurements
+from mufs.status.server_figures import server_totals
 from mufs.test.support.memory import MemoryImage, MemoryLibrary
 from mufs.test.support.virtual import FRAME, STRIDE, Link, Path, Stream, VirtualTime
 from mufs.wire.metadata import VERSION, Welcome
 from mufs.wire.pages import BLOCK
-from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT
 
 MIB = 1024 * 1024
@@ -65,25 +61,24 @@ class SimulatedServer:
         self._clock = network.clock
         self.source = "server", 40000 + run
         self.closed = False
-        self.window = SentWindow()
-        self.queue = MulticastQueue(self.window)
-        self.reads = Reads(self._in_thread)
-        self.keys = keys = Keys(b"secret of run %d" % run, self._clock.seconds)
-        self.pace = Pace(self._clock, 1e6, network.rate_max, START_RATE)
-        self.controller = MulticastController(
-            self.queue, self.window, keys, self.pace, self.reads, self._clock
-        )
-        self.controller.output = self
-        self.factory = ServerChannelFactory(
-            lambda _: network.library,
-            self.controller,
-            keys,
-            self.reads,
-            self._in_thread,
-            lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
+        self.core = core = make_server_core(
             self._clock,
-            Limits(self._clock, lambda: 0.0),
+            rate_min=1e6,
+            rate_max=network.rate_max,
+            secret=b"secret of run %d" % run,
+            view=lambda _: network.library,
+            read_in_thread=self._in_thread,
+            look_up_in_thread=self._in_thread,
+            welcome=lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
+            limits=Limits(self._clock, lambda: 0.0),
         )
+        self.queue = core.queue
+        self.window = core.window
+        self.reads = core.reads
+        self.keys = core.keys
+        self.controller = core.controller
+        self.factory = core.factory
+        self.controller.output = self
 
     def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}."""
@@ -113,21 +108,8 @@ class SimulatedServer:
             channel.transport.abortConnection()
 
     def figures(self) -> dict[str, object]:
-        """What L{mufs.server.ServerService.figures} tells, and more that must repeat."""
-        controller = self.controller
-        return {
-            "image_reads": self.reads.image_reads,
-            "image_read_bytes": self.reads.image_read_bytes,
-            "requests": self.queue.requests,
-            "requests_merged": self.queue.merged,
-            "transfers": controller.transfers,
-            "segments_sent": controller.segments_sent,
-            "segments_repaired": controller.segments_repaired,
-            "parity_sent": controller.parity_sent,
-            "bytes_multicast": controller.bytes_multicast,
-            "bytes_over_tcp": self.factory.bytes_over_tcp,
-            "rate": round(self.pace.rate),
-        }
+        """The totals of a real server."""
+        return server_totals(self.core, tls=False)
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         if self._network.disk:
@@ -200,28 +182,9 @@ class SimulatedClient:
         return self.remote.hits
 
     def figures(self) -> dict[str, object]:
-        """What L{mufs.client.ClientMount.figures} tells, and more that must repeat."""
-        coalescer, receiver, repairs = (
-            self.remote.coalescer,
-            self.remote.receiver,
-            self.remote.repairs,
-        )
-        return {
-            "hits": self.remote.hits,
-            "joined": coalescer.joined,
-            "misses": coalescer.misses,
-            "bytes_requested": coalescer.bytes_requested,
-            "bytes_overheard": coalescer.bytes_overheard,
-            "bytes_over_tcp": coalescer.bytes_over_tcp,
-            "evictions": self.cache.evictions,
-            "segments_received": receiver.segments_received,
-            "segments_lost": repairs.segments_lost,
-            "repairs_sent": repairs.repairs_sent,
-            "transfers_rejected": receiver.transfers_rejected,
-            "datagrams_dropped": receiver.datagrams_dropped,
-            "multicast": self.remote.multicast_health.state,
-            "longest_wait": self.longest_wait,
-        }
+        """Those of a real client that do not need a mount, and the longest wait of a read."""
+        figures = client_measurements(self.remote, self.cache, cache_size=self.cache.capacity)
+        return {**figures, "longest_wait": self.longest_wait}
 
     def leftovers(self) -> list[str]:
         """What is still held of requests that are answered: nothing, when all reads ended."""
@@ -414,7 +377,7 @@ class SimulatedNetwork:
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
         # Both ends of each connection watch the other one.
-        for end in (ClientChannel._check_silence.__qualname__, ServerChannel._look.__qualname__):
+        for end in (ClientChannel._check_silence.__qualname__, Intake.check_idle.__qualname__):
             watches = calls.count(end)
             calls = [call for call in calls if call != end]
             left += [f"{watches} watches"] * (watches > len(self.clients))

@@ -35,10 +35,11 @@ from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import MAX_PULLS
 from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
 from mufs.filesystem.server.library import ExportedDirectory
-from mufs.test.communication.server.test_channel import SIZE, Server
 from mufs.test.simulated.test_hostile_server import WELCOME, Client
+from mufs.test.support.channels import SIZE, Server
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryImage
-from mufs.test.support.peers import Wire, opened
+from mufs.test.support.peers import opened
 from mufs.test.support.properties import packets_of
 from mufs.wire import metadata
 from mufs.wire.channel import (
@@ -384,9 +385,9 @@ def _server(data: bytes) -> None:
                         if piece and not wire.ended:
                             channel.dataReceived(piece)
             assert len(channel._framer._buffer) <= HEADER.size + MAX_DATA
-            assert len(channel._handles) <= MAX_HANDLES
-            opens = sum(image.opens for image, _ in server.factory.demand)
-            assert opens == len(channel._handles) == len(channel._demands)
+            assert len(channel.handles) <= MAX_HANDLES
+            opens = sum(image.opens for image, _ in server.factory.access_statistics)
+            assert opens == len(channel.handles)
             for kind, _, body in wire.packets():
                 assert kind >= 128
                 parse_tagged(body)
@@ -413,12 +414,14 @@ def _push(server: Server) -> list[Deferred[Any]]:
     """Push the image to all clients, if that can be."""
     clients = [each for each in server.factory.channels if each.name]
     push = server.factory.pushes.push
-    pushing = maybeDeferred(push, b"disk.img", SIZE, clients, None, lambda _: None)
+    pushing = maybeDeferred(
+        push, b"disk.img", SIZE, clients=clients, names=None, report=lambda _: None
+    )
     pushing.addErrback(lambda failure: failure.trap(OSError, CancelledError) and None)
     return [pushing]
 
 
-def _lose_client(channel: ServerChannel, wire: Wire) -> None:
+def _lose_client(channel: ServerChannel, wire: FakeTransport) -> None:
     channel.stopProducing()
     channel.connected = 0
     wire.disconnected = True

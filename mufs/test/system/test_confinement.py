@@ -20,7 +20,6 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.server.library import ExportedDirectory
-from mufs.test.communication.server.test_channel import Server
 from mufs.test.filesystem.server.test_library import (
     INSIDE,
     OUTSIDE,
@@ -28,7 +27,8 @@ from mufs.test.filesystem.server.test_library import (
     descriptors_open,
 )
 from mufs.test.support import loopback
-from mufs.test.support.peers import Wire
+from mufs.test.support.channels import Server
+from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.processes import mounted, wait_until
 from mufs.wire.channel import Data, Priority, Read, Type, pack_tagged
 from mufs.wire.metadata import At, Failure, Opened, decode, encode
@@ -254,7 +254,7 @@ class SwapTests(ConfinementTestCase):
             came.add(self.read_over_tcp(server, channel, wire))
         self.assertLessEqual(came, {INSIDE, "ELOOP", "ENOENT", "ESTALE"})
 
-    def read_over_tcp(self, server: Server, channel: Any, wire: Wire) -> object:
+    def read_over_tcp(self, server: Server, channel: Any, wire: FakeTransport) -> object:
         """What a client gets of a file: its bytes, or the name of the errno."""
         channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"file"))))
         ((kind, _, body),) = wire.tagged()

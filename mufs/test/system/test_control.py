@@ -18,9 +18,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.status import _tables, amount
-from mufs.control import Control, Lines, _ControlSite
+from mufs.control import Control, TaskResource, _ControlSite
 from mufs.sockets import (
-    LONGEST,
+    MAX_SOCKET_PATH,
     VARIABLE,
     Nobody,
     Unreachable,
@@ -30,7 +30,7 @@ from mufs.sockets import (
     locate,
     new_socket,
 )
-from mufs.status.history import EVERY
+from mufs.status.history import SAMPLE_INTERVAL
 from mufs.test.status.test_site import SiteTestCase
 from mufs.test.support.loopback import missing, own
 from mufs.test.support.processes import CHECKOUT, MUFS, Service
@@ -83,7 +83,7 @@ class PathTests(SynchronousTestCase):
         """A path that is too long for a socket is cut, and remains one of its own."""
         paths = {_path("/run/mufs", "client", "x" * 200 + end) for end in ("a", "b")}
         self.assertEqual(len(paths), 2)
-        self.assertTrue(all(len(path) == LONGEST for path in paths))
+        self.assertTrue(all(len(path) == MAX_SOCKET_PATH for path in paths))
 
     def test_not_on_a_mount(self) -> None:
         """A path elsewhere is on no mount of mUFS."""
@@ -113,7 +113,7 @@ class SocketTests(SiteTestCase):
         self.asked: list[Any] = []
         self.doing: list[Deferred[Any]] = []
         self.cancelled = 0
-        self.lines = Lines(self.task)
+        self.lines = TaskResource(self.task)
         self.control: Any = _ControlSite(self.clock, self.site, {b"task": self.lines})
 
     def task(self, asked: Any, tell: Any) -> Deferred[Any]:
@@ -181,7 +181,7 @@ class SocketTests(SiteTestCase):
         self.assertEqual(self.cancelled, 1)
 
     def test_not_taken(self) -> None:
-        """Lines for one who takes none are left out, but for the last."""
+        """Lines are left out while the other side does not read, except for the last one."""
         transport = self.post(b"{}")
         transport.producer.pauseProducing()
         for number in range(100):
@@ -199,7 +199,7 @@ class SocketTests(SiteTestCase):
 
         def samples() -> int:
             before = len(self.site._history._samples)
-            self.clock.advance(EVERY)
+            self.clock.advance(SAMPLE_INTERVAL)
             return len(self.site._history._samples) - before
 
         self.control.doStart()

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mufs.journal import LONGEST, Observer, is_stream
+from mufs.journal import MAX_FIELD_BYTES, Observer, is_stream
 from mufs.test.support.processes import CHECKOUT
 
 LOG_TO_SYSLOG = """
@@ -111,7 +111,7 @@ class JournalTests(SynchronousTestCase):
         self.log.info("{text}", text="\udcff" + "x" * (1 << 20))
         message = self.entry()["MESSAGE"]
         self.assertTrue(message.startswith(b"\\udcff"))
-        self.assertEqual(len(message), LONGEST)
+        self.assertEqual(len(message), MAX_FIELD_BYTES)
 
     def test_of_twisted(self) -> None:
         """What Twisted tells of itself is of the lowest level, but its warnings are warnings."""

@@ -15,11 +15,11 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from mufs.communication.server.limits import (
-    MAX_OF_ADDRESS,
+    MAX_CONNECTIONS_OF_HOST,
 )
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.server import ServerService, ServerSettings
-from mufs.test.communication.server.test_channel import HELLO
+from mufs.test.support.channels import HELLO
 from mufs.wire.channel import Type
 
 
@@ -47,25 +47,31 @@ class FloodTests(TestCase):
         endpoint = Wrapped()
         server = ServerService(
             reactor,
-            ServerSettings("239.5.5.77", 7141, "127.0.0.1", 10**6, 10**9),
-            ExportedDirectory(directory),
-            bytes(32),
-            endpoint,
-            None,
+            ServerSettings(
+                group="239.5.5.77",
+                port=7141,
+                interface="127.0.0.1",
+                rate_min=10**6,
+                rate_max=10**9,
+            ),
+            library=ExportedDirectory(directory),
+            secret=bytes(32),
+            listen=endpoint,
+            status=None,
         )
         server.startService()
         self.addCleanup(server.stopService)
         number = endpoint.port.getHost().port
         made = []
-        for _ in range(MAX_OF_ADDRESS + 40):
+        for _ in range(MAX_CONNECTIONS_OF_HOST + 40):
             made.append(socket.create_connection(("127.0.0.1", number)))
             made[-1].setblocking(False)
             self.addCleanup(made[-1].close)
             yield deferLater(reactor, 0)
         while server.figures()["refused"] != 40:
             yield deferLater(reactor, 0.02)
-        self.assertEqual(server.figures()["connections"], MAX_OF_ADDRESS)
-        for each in made[:MAX_OF_ADDRESS]:
+        self.assertEqual(server.figures()["connections"], MAX_CONNECTIONS_OF_HOST)
+        for each in made[:MAX_CONNECTIONS_OF_HOST]:
             self.assertRaises(BlockingIOError, each.recv, 1)
         other = socket.create_connection(("127.0.0.1", number), source_address=("127.0.0.2", 0))
         self.addCleanup(other.close)

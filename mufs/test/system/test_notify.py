@@ -165,7 +165,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """A socket that takes nothing is said in the log, and is tried again."""
-        self.patch(notify, "PATIENCE", 0.01)
+        self.patch(notify, "NOTIFY_TIMEOUT", 0.01)
         fill = Notifier({"NOTIFY_SOCKET": self.address})
         with capturedLogs() as events:
             while not events:
@@ -300,11 +300,11 @@ class ServiceTests(SynchronousTestCase):
         first = self.serial()
         self.replace("server")
         self.assertEqual(self.serial(), first)
-        self.reload(server, "certificates were read anew")
+        self.reload(server, "certificates reloaded")
         second = self.serial()
         self.assertNotEqual(second, first)
         (self.keys / "server.pem").write_text("nothing of use")
-        self.reload(server, "the certificates stay as they were")
+        self.reload(server, "certificates not reloaded")
         self.assertEqual(self.serial(), second)
 
     def test_client(self) -> None:
@@ -322,9 +322,9 @@ class ServiceTests(SynchronousTestCase):
         )
         client.wait_until(lambda: "waiting for the server" in client.output, 30, "is refused")
         (self.keys / "host.pem").write_text("nothing of use")
-        self.reload(client, "the certificates stay as they were")
+        self.reload(client, "certificates not reloaded")
         (self.keys / "host.pem").write_bytes(good)
-        self.reload(client, "certificates were read anew")
+        self.reload(client, "certificates reloaded")
         wait_until(lambda: self.client_told.was_told("READY=1"), 30, "it is mounted")
-        self.reload(client, "certificates were read anew")
+        self.reload(client, "certificates reloaded")
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))

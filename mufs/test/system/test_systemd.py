@@ -202,7 +202,7 @@ class SystemdTests(SynchronousTestCase):
         services = ((SERVER, "mufs-server", "server.pem"), (CLIENT, "mufs-client", "host1.pem"))
         for unit, name, certificate in services:
             machine.run("systemctl", "reload", unit)
-            self.wait_for_entry(name, "certificates were read anew, for new connections")
+            self.wait_for_entry(name, "certificates reloaded, for new connections")
             (place / certificate).write_text("nothing of use")
             machine.run("systemctl", "reload", unit)
             wait_until(partial(self.said_at, "3", name), 30, f"{name} complains")

@@ -31,7 +31,7 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.communication.server import channel as server_channel
+from mufs.communication.server import intake
 from mufs.filesystem.server.access import Access, parse_rule
 from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
 from mufs.server import ServerService, ServerSettings
@@ -141,17 +141,24 @@ class TLSTestCase(TestCase):
             string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
         else:
             string = f"tcp:0:interface={LOCAL}"
-        settings = ServerSettings("239.5.5.0", 7041, LOCAL, 10**6, 10**10, tls)
+        settings = ServerSettings(
+            group="239.5.5.0", port=7041, interface=LOCAL, rate_min=10**6, rate_max=10**10, tls=tls
+        )
         endpoint = make(the_reactor, "listen", string)
         self.service = ServerService(
-            the_reactor, settings, self.library, b"secret", endpoint, None,
-            Access(tuple(map(parse_rule, rules))),
-        )  # fmt: skip
+            the_reactor,
+            settings,
+            library=self.library,
+            secret=b"secret",
+            listen=endpoint,
+            status=None,
+            access=Access(tuple(map(parse_rule, rules))),
+        )
         self.service.startService()
         self.addCleanup(self.service.stopService)
-        while not self.service._ports:
+        while self.service.clients.port is None:
             await self.pause()
-        address: Any = self.service._ports[0].getHost()
+        address: Any = self.service.clients.port.getHost()
         return int(address.port)
 
     async def pause(self, seconds: float = 0.01) -> None:
@@ -186,7 +193,7 @@ class TLSTestCase(TestCase):
             lines = [line for line in self.said(side) if "listening" not in line]
             self.assertEqual(len(lines), 1, (side, lines))
             self.assertIn(expected, lines[0])
-        self.assertEqual([c.name for c in self.service._factory.channels if c.name], [])
+        self.assertEqual([c.name for c in self.service.core.factory.channels if c.name], [])
 
 
 class AcceptanceTests(TLSTestCase):
@@ -267,7 +274,7 @@ class AcceptanceTests(TLSTestCase):
         """A client that signed its certificate itself is not let in."""
         self.bundle(self.other / "self.pem", self.other / "ca" / "ca.pem", self.other / "ca.key")
         done = ensureDeferred(self.meet(None, self.certificate("self", self.other)))
-        return done.addCallback(lambda _: self.assert_refused("is signed by itself", ""))
+        return done.addCallback(lambda _: self.assert_refused("is self-signed", ""))
 
     async def unasked(self) -> None:
         port = await self.listen(make=server_endpoint)
@@ -301,7 +308,7 @@ class AcceptanceTests(TLSTestCase):
     def test_server_as_client(self) -> Deferred[None]:
         """The certificate of a server is none for a client."""
         done = ensureDeferred(self.meet(None, self.certificate("server")))
-        return done.addCallback(lambda _: self.assert_refused("not one for clients", ""))
+        return done.addCallback(lambda _: self.assert_refused("is not for clients", ""))
 
     def test_client_as_server(self) -> Deferred[None]:
         """The certificate of a client is none for a server."""
@@ -330,7 +337,9 @@ class AcceptanceTests(TLSTestCase):
         (self.own / "server.pem").unlink()
         make_keys(self.own, ["images.lab", "127.0.0.2"], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
-        return done.addCallback(lambda _: self.assert_refused("it went", "for another name"))
+        return done.addCallback(
+            lambda _: self.assert_refused("it disconnected", "for another name")
+        )
 
     async def malformed(self) -> None:
         def alternative(name: str) -> x509.GeneralName:
@@ -346,7 +355,7 @@ class AcceptanceTests(TLSTestCase):
             the_reactor, "server", f"tls:{LOCAL}:{port}:{self.certificate()}"
         )
         await endpoint.connect(factory)
-        while self.service._factory.channels:
+        while self.service.core.factory.channels:
             await self.pause()
         self.assertIsNone(user.channel)
         self.assertIn("Invalid DNS pattern", self.said("client")[0])
@@ -488,7 +497,8 @@ class RawTests(TLSTestCase):
         return ensureDeferred(self.no_resumption())
 
     async def half_open(self) -> None:
-        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        for name in ("HELLO_TIMEOUT", "CLOSE_TIMEOUT"):
+            self.patch(intake, name, 0.3)
         port = await self.listen()
         hello = ssl.MemoryBIO()
         tls = self.context().wrap_bio(ssl.MemoryBIO(), hello)
@@ -498,8 +508,8 @@ class RawTests(TLSTestCase):
             with socket.create_connection((LOCAL, port)) as plain:
                 plain.sendall(start)
                 await self.pause(0.05)
-                self.assertEqual(len(self.service._factory.channels), 1)
-                while self.service._factory.channels:
+                self.assertEqual(len(self.service.core.factory.channels), 1)
+                while self.service.core.factory.channels:
                     await self.pause()
         self.assertEqual(len([line for line in self.said("server") if "no HELLO" in line]), 3)
 
@@ -508,14 +518,15 @@ class RawTests(TLSTestCase):
         return ensureDeferred(self.half_open())
 
     async def unread(self) -> None:
-        self.patch(server_channel, "HELLO_TIMEOUT", 0.3)
+        for name in ("HELLO_TIMEOUT", "CLOSE_TIMEOUT"):
+            self.patch(intake, name, 0.3)
         port = await self.listen()
         with socket.create_connection((LOCAL, port)) as plain:
             plain.settimeout(20)
             context = self.context(self.own / "host1.lab.pem")
             channel = await deferToThread(context.wrap_socket, plain)
             channel.sendall(HELLO + pack_tagged(200, 1, b""))
-            while self.service._factory.channels:
+            while self.service.core.factory.channels:
                 await self.pause()
             channel.close()
 

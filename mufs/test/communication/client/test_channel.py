@@ -8,7 +8,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,7 +21,7 @@ from mufs.communication.client.channel import (
     IChannelUser,
     Refused,
 )
-from mufs.test.support.doubles import make_attributes
+from mufs.test.support.doubles import FakeTransport, make_attributes
 from mufs.wire.channel import Data, Framer, Key, Sent, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import (
     VERSION,
@@ -37,23 +36,6 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-
-
-class Transport(StringTransportWithDisconnection):
-    """A connection that remembers how it was ended."""
-
-    aborted = False
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpNoDelay}."""
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """See L{ITCPTransport.setTcpKeepAlive}."""
-
-    def abortConnection(self) -> None:
-        """See L{ITCPTransport.abortConnection}."""
-        self.aborted = True
-        self.loseConnection()
 
 
 @implementer(IChannelUser)
@@ -110,7 +92,7 @@ class ClientChannelTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.user = User()
         self.channel: Any = ClientChannel(self.user, self.clock, "here")
-        self.transport = Transport()
+        self.transport = FakeTransport()
         self.transport.protocol = self.channel
         self.channel.makeConnection(self.transport)
         ((kind, _, body),) = self.sent()
@@ -253,7 +235,7 @@ class FailedConnectTests(SynchronousTestCase):
             (ConnectionDone(), 1, 1), (ConnectionLost(), 2, 1), (OSError("odd"), 3, 2),
             (None, 0, 2), (OSError("odd"), 1, 3),
         ):  # fmt: skip
-            channel, transport = factory.buildProtocol(None), Transport()
+            channel, transport = factory.buildProtocol(None), FakeTransport()
             transport.protocol = channel
             channel.makeConnection(transport)
             if reason is None:

@@ -1,74 +1,78 @@
-"""What clients ask for of each image."""
+"""How much clients read of each image."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.server.access_statistics import MEMORY, MOST_IMAGES, AccessStatistics
+from mufs.communication.server.access_statistics import (
+    AVERAGING_SECONDS,
+    MAX_TRACKED_IMAGES,
+    AccessStatistics,
+)
 
 
-class DemandTests(SynchronousTestCase):
+class AccessStatisticsTests(SynchronousTestCase):
     """Which images are hot."""
 
     def setUp(self) -> None:
-        """Have nothing opened yet."""
+        """No image was opened yet."""
         self.clock = Clock()
-        self.demand = AccessStatistics(self.clock)
+        self.statistics = AccessStatistics(self.clock)
 
     def rates(self) -> dict[bytes, float]:
         """Bytes a second of each image."""
-        return {image.path: rate for image, rate in self.demand}
+        return {image.path: rate for image, rate in self.statistics}
 
     def test_steady(self) -> None:
-        """Asked for at a steady rate, an image comes to that rate, and falls when that ends."""
-        image = self.demand.opened(b"disk.img")
-        for _ in range(int(10 * MEMORY)):
+        """The rate of an image approaches that of its READs, and falls when they end."""
+        image = self.statistics.opened(b"disk.img")
+        for _ in range(int(10 * AVERAGING_SECONDS)):
             self.clock.advance(1)
-            self.demand.asked(image, 5000)
+            self.statistics.note_read(image, 5000)
         self.assertEqual(round(self.rates()[b"disk.img"], -2), 5000)
-        self.clock.advance(MEMORY)
+        self.clock.advance(AVERAGING_SECONDS)
         self.assertEqual(round(self.rates()[b"disk.img"], -2), 1900)
         self.assertEqual((image.requests, image.bytes_requested), (600, 3_000_000))
 
     def test_unused(self) -> None:
-        """What nobody has asked for has the rate 0, also after years."""
-        self.demand.opened(b"disk.img")
+        """An image that nobody reads has the rate 0, also after years."""
+        self.statistics.opened(b"disk.img")
         self.clock.advance(1e9)
         self.assertEqual(self.rates(), {b"disk.img": 0})
 
     def test_set_back(self) -> None:
-        """A clock that is set back by years changes no rate, and is no error."""
+        """A clock that is set back by years changes no rate, and raises nothing."""
         self.clock.advance(1e9)
-        image = self.demand.opened(b"disk.img")
-        self.demand.asked(image, 6000)
+        image = self.statistics.opened(b"disk.img")
+        self.statistics.note_read(image, 6000)
         self.clock.rightNow = 0.0
-        self.assertEqual(self.rates(), {b"disk.img": 6000 / MEMORY})
-        self.demand.asked(image, 6000)
-        self.assertEqual(self.rates(), {b"disk.img": 12000 / MEMORY})
+        self.assertEqual(self.rates(), {b"disk.img": 6000 / AVERAGING_SECONDS})
+        self.statistics.note_read(image, 6000)
+        self.assertEqual(self.rates(), {b"disk.img": 12000 / AVERAGING_SECONDS})
 
     def test_one_path(self) -> None:
-        """However often a path is opened, it is one image."""
-        first, second = (self.demand.opened(b"disk.img") for _ in range(2))
+        """A path that is opened several times is one image."""
+        first, second = (self.statistics.opened(b"disk.img") for _ in range(2))
         self.assertIs(first, second)
         self.assertEqual(first.opens, 2)
 
     def test_bounded(self) -> None:
-        """Of very many images those are forgotten that were asked for longest ago."""
-        used = self.demand.opened(b"used")
-        for number in range(3 * MOST_IMAGES):
-            self.demand.opened(b"image%d" % number)
-            self.demand.asked(used, 1)
+        """When there are too many images, the least recently used ones are forgotten."""
+        used = self.statistics.opened(b"used")
+        for number in range(3 * MAX_TRACKED_IMAGES):
+            self.statistics.opened(b"image%d" % number)
+            self.statistics.note_read(used, 1)
         rates = self.rates()
-        self.assertEqual(len(rates), MOST_IMAGES)
+        self.assertEqual(len(rates), MAX_TRACKED_IMAGES)
         self.assertIn(b"used", rates)
         self.assertNotIn(b"image0", rates)
 
     def test_forgotten(self) -> None:
-        """One that was forgotten while it was open is there again when it is asked for."""
-        image = self.demand.opened(b"old")
-        for number in range(MOST_IMAGES):
-            self.demand.opened(b"image%d" % number)
+        """An image that was forgotten while it was open is tracked again when it is read."""
+        image = self.statistics.opened(b"old")
+        for number in range(MAX_TRACKED_IMAGES):
+            self.statistics.opened(b"image%d" % number)
         self.assertNotIn(b"old", self.rates())
-        self.demand.asked(image, 7)
+        self.statistics.note_read(image, 7)
         self.assertIn(b"old", self.rates())

@@ -1,4 +1,4 @@
-"""What one client may have of the server, and that others have theirs beside it."""
+"""What one client may have of the server, so that others have their part."""
 
 from __future__ import annotations
 
@@ -10,31 +10,24 @@ from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.server.sent import GREEDY
-from mufs.communication.server.channel import ServerChannel
 from mufs.communication.server.limits import (
-    ACTIVE,
-    BURST,
-    LOOK,
-    MAX_OF_ADDRESS,
-    MAX_RUNNING,
-    MAX_WAITING,
-    PART,
-    RESERVE,
-    SILENCE,
-    SILENT_PART,
-    SLICE,
-    STUCK,
+    ACTIVITY_TIMEOUT,
+    CPU_BURST_SECONDS,
+    CPU_FRACTION,
+    MAX_CONNECTIONS_OF_HOST,
+    MAX_METADATA_LOOKUPS,
+    MAX_WAITING_BYTES,
+    MIN_THROTTLE_DELAY,
+    RESERVED_FRACTION,
+    TURN_SECONDS,
     Limits,
 )
 from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT
-from mufs.test.communication.server.test_channel import Server
-from mufs.test.support.peers import Wire
+from mufs.test.support.channels import PING, TwoClientsTestCase
 from mufs.test.support.virtual import VirtualTime
-from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged, parse_tagged
-from mufs.wire.metadata import At, Failure, Names, Opened, decode, encode
+from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged
+from mufs.wire.metadata import At, encode
 from mufs.wire.pages import BLOCK, PAGE
-
-PING = pack_tagged(Type.PING, 1, b"")
 
 
 class ConnectionTests(SynchronousTestCase):
@@ -42,44 +35,48 @@ class ConnectionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """A server that nobody is connected to."""
-        self.limits = Limits(VirtualTime(), lambda: 0.0, most=4 * MAX_OF_ADDRESS)
+        self.limits = Limits(
+            VirtualTime(), lambda: 0.0, max_connections=4 * MAX_CONNECTIONS_OF_HOST
+        )
 
     def fill(self, address: str) -> int:
         """Connect from there until it is refused; how many connections were made."""
         made = 0
         while not self.limits.refuses(address):
-            self.limits.enter(object(), address)
+            self.limits.add(object(), address)
             made += 1
         return made
 
     def test_of_one_address(self) -> None:
-        """An address may have so many, and others have theirs."""
-        self.assertEqual(self.fill("a"), MAX_OF_ADDRESS)
+        """An address may have only so many, and that leaves room for others."""
+        self.assertEqual(self.fill("a"), MAX_CONNECTIONS_OF_HOST)
         self.assertFalse(self.limits.refuses("b"))
         self.assertEqual(self.limits.refused, 1)
 
     def test_reserve(self) -> None:
         """When many addresses have all they can get, others still get one each."""
         made = sum(map(self.fill, "abc"))
-        self.assertEqual(made, self.limits.most - self.limits.most // RESERVE)
+        self.assertEqual(
+            made, self.limits.max_connections - int(self.limits.max_connections * RESERVED_FRACTION)
+        )
         self.assertEqual(self.fill("e"), 1)
         self.assertEqual(self.fill("f"), 1)
 
     def test_all(self) -> None:
-        """There is a limit for all, whoever they are."""
+        """There is a limit for all addresses together."""
         made = sum(self.fill(str(number)) for number in range(1000))
-        self.assertEqual(made, self.limits.most)
+        self.assertEqual(made, self.limits.max_connections)
 
     def test_given_back(self) -> None:
         """A connection that has ended leaves room for another."""
         one = object()
-        host = self.limits.enter(one, "a")
+        host = self.limits.add(one, "a")
         self.fill("a")
-        self.limits.left(one, host)
+        self.limits.remove(one, host)
         self.assertEqual(self.fill("a"), 1)
 
     def test_log(self) -> None:
-        """Refusing is told once in a while, not each time."""
+        """Refusals are logged once in a while, not each time."""
         with capturedLogs() as lines:
             self.fill("a")
             for _ in range(1000):
@@ -87,124 +84,41 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual([line["address"] for line in lines], ["a"])
 
     def test_debts_are_remembered(self) -> None:
-        """Who connects anew has used what he used before; in the end it is forgotten."""
+        """A host that connects again still owes what it used before, until that is forgotten."""
         for wait, same in ((1.0, True), (1000.0, False)):
             one = object()
-            host = self.limits.enter(one, "a")
-            self.limits.left(one, host)
+            host = self.limits.add(one, "a")
+            self.limits.remove(one, host)
             self.limits.clock.advance(wait)  # type: ignore[attr-defined]  # a VirtualTime
-            self.limits._forget()
-            again = self.limits.enter(one, "a")
+            self.limits._forget_hosts()
+            again = self.limits.add(one, "a")
             self.assertEqual(again is host, same)
-            self.limits.left(one, again)
+            self.limits.remove(one, again)
 
 
-class LimitTestCase(SynchronousTestCase):
-    """A greedy client, and an honest one of another host."""
-
-    def setUp(self) -> None:
-        """A server with two clients."""
-        self.server = Server()
-        self.clock = self.server.clock
-        self.greedy, self.its_wire = self.server.connect()
-        self.honest, self.wire = self.server.connect()
-
-    def tearDown(self) -> None:
-        """Nothing was logged as a failure."""
-        self.assertEqual(self.flushLoggedErrors(), [])
-
-    def ask(self, channel: ServerChannel, wire: Wire, *packets: bytes) -> list[tuple[int, int]]:
-        """What is answered soon to packets: type and tag."""
-        channel.dataReceived(b"".join(packets))
-        self.clock.advance(0.02)
-        return [(kind, tag) for kind, tag, _ in wire.tagged()]
-
-    def open(self, channel: ServerChannel, wire: Wire, path: bytes = b"disk.img") -> int:
-        """Open an image; its handle."""
-        channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(path))))
-        ((_, _, body),) = wire.tagged()
-        return decode(Opened, body).handle
-
-    def full(self, wire: Wire, full: bool = True) -> None:
-        """The connection's buffer is full, or has room."""
-        assert wire.producer is not None
-        if full:
-            wire.producer.pauseProducing()
-        else:
-            wire.producer.resumeProducing()
-
-
-class EndTests(LimitTestCase):
-    """Connections that are of use to nobody."""
-
-    def test_silent(self) -> None:
-        """A client that shows no sign of life is cut off after a while, and others are not."""
-        while self.clock.seconds() < SILENCE + 2:
-            self.honest.dataReceived(PING)
-            self.clock.advance(5)
-        self.assertEqual((self.its_wire.ended, self.wire.ended), (True, False))
-        self.assertEqual(self.server.factory.limits.cut_off, 1)
-
-    def test_takes_nothing(self) -> None:
-        """A client that takes nothing of what is sent to it is cut off after a while."""
-        self.full(self.its_wire)
-        self.clock.advance(STUCK - 1)
-        self.assertFalse(self.its_wire.ended)
-        self.clock.advance(2)
-        self.assertTrue(self.its_wire.ended)
-
-    def test_takes_little(self) -> None:
-        """One that takes something now and then is not, though it cannot be heard meanwhile."""
-        for _ in range(10):
-            self.full(self.its_wire)
-            self.clock.advance(STUCK - 1)
-            self.full(self.its_wire, False)
-        self.assertFalse(self.its_wire.ended)
-
-    def test_no_hello(self) -> None:
-        """Of too many connections that say nothing the eldest go; who said HELLO stays."""
-        limits = self.server.factory.limits
-        limits.most = 200
-        silent = [self.server.connect(hello=False)[1] for _ in range(200 // SILENT_PART + 5)]
-        ended = [wire.ended for wire in silent]
-        self.assertEqual(ended, [True] * 5 + [False] * (200 // SILENT_PART))
-        self.assertEqual((self.its_wire.ended, self.wire.ended), (False, False))
-
-    def test_nothing_left(self) -> None:
-        """Connections that end leave nothing behind, whatever they were waiting for."""
-        self.full(self.its_wire)
-        self.server.spent += 1
-        self.greedy.host.charge(1)
-        self.honest.dataReceived(PING)
-        for channel in (self.greedy, self.honest):
-            channel.connectionLost(Error(ConnectionLost()))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.server.factory.limits.connections, 0)
-
-
-class WaitingTests(LimitTestCase):
+class WaitingTests(TwoClientsTestCase):
     """READs that are not answered yet."""
 
     def setUp(self) -> None:
-        """A large image, and a server that does not get to sending."""
+        """A large image, and a server that sends nothing yet."""
         super().setUp()
         self.server.library.put(b"large.img", bytes(MAX_READ))
         self.server.controller._idle = False
         self.handle = self.open(self.greedy, self.its_wire, b"large.img")
 
     def reads(self, over_tcp: bool, length: int = MAX_READ) -> list[bytes]:
-        """READs of all of it, ever again."""
+        """Many READs of the whole image."""
         return [
             Read(tag, self.handle, 0, length, Priority.BLOCKED, over_tcp).encode()
             for tag in range(1, 51)
         ]
 
     def test_too_much(self) -> None:
-        """Who waits for too much is not listened to until some of it was sent, and not cut off."""
+        """A client that waits for too much is not read until some of it was sent, nor cut off."""
         self.greedy.dataReceived(b"".join(self.reads(over_tcp=False)))
         self.clock.advance(1)
         self.assertEqual(self.its_wire.producerState, "paused")
-        self.assertLessEqual(self.greedy.share.waiting, MAX_WAITING + MAX_READ)
+        self.assertLessEqual(self.greedy.share.waiting, MAX_WAITING_BYTES + MAX_READ)
         self.assertGreater(self.greedy.host.held_back, 0)
         self.server.controller._idle = True
         self.server.controller._wake()
@@ -215,12 +129,12 @@ class WaitingTests(LimitTestCase):
         self.assertEqual(told, set(range(1, 51)))
 
     def test_too_much_over_tcp(self) -> None:
-        """The same for READs over TCP, of a client that does not take them."""
+        """The same for READs over TCP, of a client that does not read the answers."""
         self.full(self.its_wire)
         for packet in self.reads(over_tcp=True):
             self.greedy.dataReceived(packet)
         self.assertEqual(self.its_wire.producerState, "paused")
-        self.assertGreater(self.greedy.share.waiting, MAX_WAITING)
+        self.assertGreater(self.greedy.share.waiting, MAX_WAITING_BYTES)
         self.greedy.connectionLost(Error(ConnectionLost()))
         self.assertEqual(self.greedy.share.waiting, 0)
 
@@ -235,18 +149,18 @@ class WaitingTests(LimitTestCase):
         self.assertEqual(self.wire.producerState, "producing")
 
     def test_honest(self) -> None:
-        """What an honest client has on its way at the most does not make it a greedy one."""
+        """The most that an honest client asks for at a time does not make it a greedy one."""
         self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, GREEDY)
 
     def test_gone(self) -> None:
-        """What was waited for is waited for no longer when the client has gone."""
+        """When the client has gone nothing counts as waiting any more."""
         self.greedy.dataReceived(b"".join(self.reads(over_tcp=False)))
         self.greedy.connectionLost(Error(ConnectionLost()))
         self.assertEqual(self.greedy.share.waiting, 0)
 
 
-class ProcessorTests(LimitTestCase):
-    """Requests that are work."""
+class ProcessorTests(TwoClientsTestCase):
+    """Requests that take processor time."""
 
     def setUp(self) -> None:
         """Looking at an image takes a tenth of a second of processor time."""
@@ -272,20 +186,20 @@ class ProcessorTests(LimitTestCase):
             self.server.answer()
 
     def test_share(self) -> None:
-        """Beside others a client gets a part of the processor, and they are answered at once."""
+        """Beside others a client gets its part of the processor, and they are answered at once."""
         self.server.at_once = False
         self.beside(0.1)
         self.greedy.dataReceived(self.getattr * 500)
         self.beside(20)
-        allowed = (BURST + PART * 20) / 0.1
-        self.assertLess(self.looks, allowed + MAX_RUNNING + 1)
+        allowed = (CPU_BURST_SECONDS + CPU_FRACTION * 20) / 0.1
+        self.assertLess(self.looks, allowed + MAX_METADATA_LOOKUPS + 1)
         self.assertGreater(self.looks, 0.8 * allowed)
         self.assertGreater(self.greedy.host.held_back, 0)
         self.assertFalse(self.its_wire.ended)
 
     def test_alone(self) -> None:
-        """A client alone gets all there is, and owes nothing for it when another comes."""
-        self.clock.advance(ACTIVE)
+        """Without others a client gets the whole processor, and owes nothing when another comes."""
+        self.clock.advance(ACTIVITY_TIMEOUT)
         self.greedy.dataReceived(self.getattr * 100)
         self.clock.advance(0.01)
         self.assertEqual(self.looks, 100)
@@ -294,8 +208,8 @@ class ProcessorTests(LimitTestCase):
         self.assertEqual(len(self.ask(self.greedy, self.its_wire, self.getattr)), 1)
 
     def test_signs_of_life(self) -> None:
-        """Clients that only show that they are there take nothing from one that works."""
-        self.clock.advance(ACTIVE)
+        """Clients that only send PING take nothing from one that sends requests."""
+        self.clock.advance(ACTIVITY_TIMEOUT)
         for _ in range(10):
             self.honest.dataReceived(PING)
             self.greedy.dataReceived(self.getattr * 100)
@@ -308,7 +222,7 @@ class ProcessorTests(LimitTestCase):
         found = self.server.controller.request
 
         def work(*args: Any) -> None:
-            self.server.spent += 2 * SLICE
+            self.server.spent += 2 * TURN_SECONDS
             found(*args)
 
         self.patch(self.server.controller, "request", work)
@@ -316,72 +230,6 @@ class ProcessorTests(LimitTestCase):
         self.greedy.dataReceived(b"".join(reads))
         self.assertEqual(self.its_wire.producerState, "paused")
         self.assertEqual(self.server.queue.requests, 1)
-        self.clock.advance(LOOK)
+        self.clock.advance(MIN_THROTTLE_DELAY)
         self.assertEqual(self.server.queue.requests, 10)
         self.assertEqual(self.its_wire.producerState, "producing")
-
-
-class AskingTests(LimitTestCase):
-    """Requests about metadata."""
-
-    def test_threads(self) -> None:
-        """A client has a few of its requests looked into at a time, so that others get theirs."""
-        self.server.at_once = False
-        packet = pack_tagged(Type.GETATTR, 2, encode(At(b"disk.img")))
-        self.greedy.dataReceived(packet * 100)
-        self.assertEqual(len(self.server.asked), MAX_RUNNING)
-        self.honest.dataReceived(packet)
-        self.assertEqual(len(self.server.asked), MAX_RUNNING + 1)
-        self.server.answer()
-        self.assertEqual(len(self.wire.tagged()), 1)
-        while self.server.asked:
-            self.server.answer()
-        self.assertEqual(len(self.its_wire.tagged()), 100)
-
-    def test_listings_wait(self) -> None:
-        """Listings are sent as the client takes them, and nothing more is looked at before."""
-        for number in range(3000):
-            self.server.library.put(b"%05d" % number + b"x" * 250, b"")
-        readdir = pack_tagged(Type.READDIR, 7, encode(At(b"")))
-        self.full(self.its_wire)
-        for _ in range(20):
-            self.greedy.dataReceived(readdir)
-        self.assertEqual(self.its_wire.value(), b"")
-        self.full(self.its_wire, False)
-        answers = self.its_wire.tagged()
-        names = [decode(Names, body).entries for kind, _, body in answers if kind != Type.ERROR]
-        self.assertEqual(sum(map(len, names)), 20 * 3001)
-        self.assertEqual(sum(kind == Type.REPLY for kind, _, _ in answers), 20)
-
-    def test_listing_in_parts(self) -> None:
-        """A connection that is full in the middle of a listing gets the rest later."""
-        for number in range(3000):
-            self.server.library.put(b"%05d" % number + b"x" * 250, b"")
-        write = self.its_wire.write
-
-        def fill(data: bytes) -> None:
-            write(data)
-            self.full(self.its_wire)
-
-        self.patch(self.its_wire, "write", fill)
-        self.greedy.dataReceived(pack_tagged(Type.READDIR, 7, encode(At(b""))))
-        kinds = []
-        for _ in range(20):
-            packets = self.its_wire.packets()
-            self.assertLessEqual(len(packets), 1)
-            kinds += [kind for kind, _, _ in packets]
-            self.full(self.its_wire, False)
-        self.assertEqual(kinds[-1], Type.REPLY)
-        self.assertEqual(set(kinds[:-1]), {Type.MORE})
-        self.assertGreater(len(kinds), 5)
-
-    def test_handles(self) -> None:
-        """Where the server can open few files, one client cannot have them all."""
-        self.server.factory.limits.handles = 3
-        for _ in range(3):
-            self.open(self.greedy, self.its_wire)
-        self.greedy.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
-        ((kind, _, body),) = self.its_wire.packets()
-        self.assertEqual(kind, Type.ERROR)
-        self.assertEqual(decode(Failure, parse_tagged(body)[1]).errno, "EMFILE")
-        self.open(self.honest, self.wire)

@@ -1,0 +1,46 @@
+"""The push that people ask for at the control socket of a server."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+
+from mufs.communication.server.channel import ServerChannelFactory
+from mufs.control import Record, Task
+from mufs.interfaces import IImage, IImageLibrary
+
+
+def push_task(factory: ServerChannelFactory, library: IImageLibrary, directory: str) -> Task:
+    """
+    The task C{push}: have clients pull an image.
+
+    @param directory: real path of the exported directory; empty if the library is none.
+    """
+
+    async def push(asked: dict[str, Any], tell: Callable[[Record], None]) -> Record:
+        names = asked.get("to")
+        if not (names is None or isinstance(names, list)):
+            raise ValueError("'to' is no list of names")
+        path, image = await _open(asked)
+        clients = [channel for channel in factory.channels if channel.name]
+        to = None if names is None else set(map(str, names))
+        return await factory.pushes.push(
+            path, image.attributes.size, clients=clients, names=to, report=tell
+        )
+
+    async def _open(asked: dict[str, Any]) -> tuple[bytes, IImage]:
+        """The image by its file on this host if that is exported, or else by its path."""
+        paths = [os.fsencode(str(asked.get("path", ""))).strip(b"/")]
+        file = str(asked.get("file", ""))
+        if directory and file.startswith(f"{directory}/"):
+            paths.insert(0, os.fsencode(file[len(directory) + 1 :]))
+        errors: list[OSError] = []
+        for path in paths:
+            try:
+                return path, await factory.in_thread(library.open, path)
+            except OSError as error:
+                errors.append(error)
+        raise errors[0]
+
+    return lambda asked, tell: ensureDeferred(push(asked, tell))

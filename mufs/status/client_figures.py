@@ -1,0 +1,104 @@
+"""The values of the client's figures (docs/operations.md)."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.status.client_page import HeldImage
+
+
+def client_figures(
+    remote: RemoteFileSystem,
+    cache: BlockCache,
+    *,
+    cache_size: int,
+    tls: bool,
+    server: str,
+    mount: str,
+) -> dict[str, object]:
+    """
+    All figures of /status.json.
+
+    @param cache_size: bytes.
+    @param tls: whether the request channel is one of TLS.
+    @param server: its endpoint string.
+    @param mount: the mount point.
+    """
+    return {
+        **client_measurements(remote, cache, cache_size=cache_size),
+        "tls": tls,
+        "server": server,
+        "mount": mount,
+    }
+
+
+def client_measurements(
+    remote: RemoteFileSystem, cache: BlockCache, *, cache_size: int
+) -> dict[str, object]:
+    """The figures that a client has also without a mount."""
+    coalescer, receiver, repairs = remote.coalescer, remote.receiver, remote.repairs
+    reads, hits = remote.reads_and_hits
+    return {
+        "reads": reads,
+        "hits": hits,
+        "joined": coalescer.joined,
+        "misses": coalescer.misses,
+        "hit_rate": hits / reads if reads else 0.0,
+        "lag": remote.lag,
+        "bytes_requested": coalescer.bytes_requested,
+        "bytes_overheard": coalescer.bytes_overheard,
+        "bytes_over_tcp": coalescer.bytes_over_tcp,
+        "cache_bytes": cache.held,
+        "cache_size": cache_size,
+        "evictions": cache.evictions,
+        "blocks_damaged": cache.damaged,
+        "segments_received": receiver.segments_received,
+        "segments_lost": repairs.segments_lost,
+        "repairs_sent": repairs.repairs_sent,
+        "transfers_rejected": receiver.transfers_rejected,
+        "datagrams_dropped": receiver.datagrams_dropped,
+        "multicast": remote.multicast_health.state,
+        "multicast_works": remote.multicast_health.works,
+        "connected": remote.is_connected,
+    }
+
+
+def client_state(
+    remote: RemoteFileSystem,
+    cache: BlockCache,
+    *,
+    cache_size: int,
+    mount: str | None,
+    server: str,
+    why_absent: str,
+) -> str:
+    """
+    The state of the client in one line.
+
+    @param mount: the mount point; C{None} before it is mounted.
+    @param why_absent: why there is no connection, if that is known.
+    """
+    # The files of TLS in the endpoint string do not matter here.
+    server = ":".join(server.split(":")[:3])
+    if remote.is_connected:
+        connection = f"connected to {server}"
+    else:
+        connection = f"waiting for the server at {server}"
+        connection += f": {why_absent}" if why_absent else ""
+    if mount is None:
+        return connection
+    reads, hits = remote.reads_and_hits
+    return (
+        f"mounted at {mount}; {connection}; multicast: {remote.multicast_health.state}; "
+        f"hit rate: {hits / reads if reads else 0.0:.0%}; "
+        f"cache: {cache.held >> 20} of {cache_size >> 20} MiB"
+    )
+
+
+def held_images(remote: RemoteFileSystem, cache: BlockCache) -> Iterator[HeldImage]:
+    """The images opened last, the latest first."""
+    open_images = remote.open_images()
+    for image in reversed(remote.images.values()):
+        missing = partial(cache.missing, image.key)
+        yield HeldImage(image.path, image.size, image.key in open_images, missing)
