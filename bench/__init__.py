@@ -1,1 +1,1 @@
-"""mUFS beside other ways to bring one image to many hosts: see README.md in this directory."""
+"""Compares mUFS with other ways to deliver an image to many hosts: see README.md here."""

@@ -1,9 +1,9 @@
-"""Measure at full size what mUFS promises, and print each figure beside its bound.
+"""Measure what mUFS promises, at full size, and print each figure beside its bound.
 
     python bench/acceptance.py [--size MIB] [--rate MBITS] [--hosts N] [CASE ...]
 
-Runs one server and N hosts in network namespaces on this machine (as root), and ends with status 1
-when a bound is not met.  With --rate 0 the links have no limit, and nothing is said about time.
+Runs one server and N hosts in network namespaces on this machine (as root). The exit status is 1
+if a bound is not met. With --rate 0 the links have no limit, and times have no bounds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from mufs.test.support.processes import Reader, Reading, Service, mounted, wait_
 MIB = 1 << 20
 WIRE_SIZE = 1454 / 1400
 """Bytes on the wire for a byte of an image: mUFS, UDP, IP and Ethernet headers of full segments."""
-ODD = 1237
-"""What an image lacks to a whole number of pages, blocks or segments."""
+SIZE_DEFICIT = 1237
+"""Bytes subtracted from an image's size, so that its last page, block and segment are short."""
 IMAGE = "disk.img"
 
 
 @attrs.frozen
 class Figure:
-    """One line of the table; one without a bound is there to be known."""
+    """A line of the table; the bound is None where the figure is only reported."""
 
     what: str
     value: float
@@ -52,7 +52,7 @@ class Figure:
 
 @attrs.frozen
 class Check:
-    """One line of the table that holds or does not."""
+    """A line of the table that is either met or not."""
 
     what: str
     met: bool
@@ -68,34 +68,34 @@ Lines = Iterator[Figure | Check]
 
 @attrs.define
 class Acceptance:
-    """The cases: those methods that have no argument; their docstrings are titles."""
+    """The cases are the public methods; their docstrings are their titles."""
 
     size: int
     rate: float | None
     hosts: int
     lossless: float | None = None
-    """Seconds that the hosts took in lockstep, once that is measured."""
+    """Seconds that the slowest host took in lockstep; None until measured."""
     _sha256: str = ""
 
     def _lab(self, hosts: int, size: int | None = None) -> Lab:
-        """A lab with an image, which the server's page cache holds."""
+        """A lab with an image that the server's page cache holds."""
         lab = Lab(hosts, self.rate)
         self._sha256 = write_image(lab.images / IMAGE, size or self.size)
         return lab
 
     def _link_limit(self, factor: float) -> float | None:
-        """So many times the seconds that one image takes on a link."""
+        """The seconds that one image takes on a link, times a factor; None without a limit."""
         return factor * self.size * 8 * WIRE_SIZE / (self.rate * 1e6) if self.rate else None
 
     def _result(self, reader: Reader) -> Reading:
-        """The reading; all hosts may be served over TCP, one after the other, before it hangs."""
+        """The reading; the timeout allows for all hosts being served over TCP in turn."""
         return reader.result(120 + (self._link_limit(3 * self.hosts) or 180))
 
     def _right(self, *readings: Reading) -> bool:
         return all(r.error == "" and r.sha256 == self._sha256 for r in readings)
 
     def _start_reading(self, lab: Lab) -> list[Reader]:
-        """Have all hosts read the image, and return when a third of it has been sent."""
+        """Start readers on all hosts, and return when a third of the image has been sent."""
         third = lab.network.bytes_sent(SERVER) + (lab.images / IMAGE).stat().st_size // 3
         readers = lab.start_readers(IMAGE)
         wait_until(lambda: lab.network.bytes_sent(SERVER) > third, 120, "a third of the image sent")
@@ -108,7 +108,10 @@ class Acceptance:
         bound: float | None = None,
         copies: float | None = None,
     ) -> Lines:
-        """All hosts read the image: `bound` is that of the slowest, `copies` of what is sent."""
+        """All hosts read the image.
+
+        `bound` limits the seconds of the slowest host, `copies` the bytes sent, in images.
+        """
         with self._lab(self.hosts) as lab:
             lab.start_server()
             clients = lab.start_clients()
@@ -154,10 +157,12 @@ class Acceptance:
 
     def staggered(self) -> Lines:
         """Hosts that start 2 s apart, or less where the image is smaller than 256 MiB"""
-        yield from self._share(apart=2.0 * min(1, self.size / (256 * MIB - ODD)), copies=1.6)
+        yield from self._share(
+            apart=2.0 * min(1, self.size / (256 * MIB - SIZE_DEFICIT)), copies=1.6
+        )
 
     def start(self) -> Lines:
-        """Starting, mounting and the first ls: the slowest of three"""
+        """Start, mount and first ls: the slowest of three"""
         server_seconds, client_seconds, seen = [], [], True
         with self._lab(1, MIB) as lab:
             command = ["ls", "-l", str(lab.mount_point("host1"))]
@@ -177,9 +182,9 @@ class Acceptance:
         yield Figure("client, until ls has ended", max(client_seconds), "s", 2)
 
     def stop(self) -> Lines:
-        """SIGTERM, until the process is gone"""
+        """From SIGTERM to the end of the process"""
         disturbances: dict[str, Callable[[Service], None]] = {
-            "the other side well": lambda other: None,
+            "the other side running": lambda other: None,
             "the other side killed": lambda other: other.kill(),
             "the other side frozen": lambda other: other.signal(signal.SIGSTOP),
         }
@@ -203,7 +208,7 @@ class Acceptance:
                             yield Check("no mount left", not mounted(lab.mount_point("host1")))
 
     def restart(self) -> Lines:
-        """kill -9 of the server in the middle of the reads, started again 3 s later"""
+        """kill -9 of the server during the reads, restarted 3 s later"""
         with self._lab(self.hosts) as lab:
             server = lab.start_server()
             lab.start_clients()
@@ -265,16 +270,22 @@ def main() -> int:
     cases = [name for name in vars(Acceptance) if name[0] != "_" and name.islower()]
     names = [name for name in cases if callable(getattr(Acceptance, name))]
     parser = argparse.ArgumentParser(description="Measure what mUFS promises.")
-    parser.add_argument("--size", type=int, default=256, help="of the image, in MiB [%(default)s]")
-    parser.add_argument("--rate", type=float, default=100, help="Mbit/s of links [%(default)s]")
-    parser.add_argument("--hosts", type=int, default=4, help="that read [%(default)s]")
+    parser.add_argument(
+        "--size", type=int, default=256, help="size of the image, in MiB [%(default)s]"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=100, help="Mbit/s of the links, 0 for no limit [%(default)s]"
+    )
+    parser.add_argument(
+        "--hosts", type=int, default=4, help="number of hosts that read [%(default)s]"
+    )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(names))
     options = parser.parse_args()
     unknown = set(options.cases) - set(names)
     if unknown or (lacking := missing()):
         parser.error(f"no such case: {' '.join(unknown)}" if unknown else str(lacking))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
-    acceptance = Acceptance(options.size * MIB - ODD, options.rate or None, options.hosts)
+    acceptance = Acceptance(options.size * MIB - SIZE_DEFICIT, options.rate or None, options.hosts)
     well = True
     print(f"{'':<54}{'figure':>9}{'bound':>13}")
     for name in options.cases or names:

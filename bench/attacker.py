@@ -1,9 +1,8 @@
-"""A client that means no good: a process that a case of `hostile.py` starts beside honest readers.
+"""A hostile client: a process that `hostile.py` starts beside honest readers.
 
     python bench/attacker.py KIND SECONDS PACKETS
 
-It speaks the protocol by `mufs.wire` with the server of a lab, for so many seconds, with so many
-packets a second; 0 is as many as it can.
+It floods the server of a lab for SECONDS, with PACKETS a second; 0 means as many as possible.
 """
 
 from __future__ import annotations
@@ -34,18 +33,19 @@ from mufs.wire.metadata import VERSION, At, Close, Hello, Opened, decode, encode
 from mufs.wire.pages import PAGE
 
 VICTIM = b"other.img"
-"""An image that no honest reader reads, and C{DIRECTORY} one with many names."""
+"""An image that no honest reader reads."""
 DIRECTORY = b"many"
-AT_ONCE = 1000
-"""Packets that it writes together."""
-MOST_CONNECTIONS = 2000
-"""That it has open at a time."""
+"""A directory with many names."""
+MAX_BATCH_PACKETS = 1000
+"""Packets written in one batch."""
+MAX_CONNECTIONS = 2000
+"""Connections open at a time."""
 ALL = (1 << 94) - 1
 PRIORITIES = list(Priority)
 
 
 class Connection:
-    """A client's end of the request channel, without manners."""
+    """A client's end of the request channel that keeps to no limits."""
 
     def __init__(self) -> None:
         self.socket = socket.create_connection((SERVER_ADDRESS, SERVER_PORT), timeout=10)
@@ -54,7 +54,7 @@ class Connection:
         self.transfer = 0
 
     def open(self) -> Opened:
-        """Say HELLO, and open the image."""
+        """Send HELLO and open the image."""
         self.socket.sendall(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "attacker"))))
         self.socket.sendall(pack_tagged(Type.OPEN, 1, encode(At(VICTIM))))
         while True:
@@ -63,7 +63,7 @@ class Connection:
                     return decode(Opened, parse_tagged(body)[1])
 
     def take(self) -> None:
-        """Read what the server says, and remember the last transfer."""
+        """Read what the server sent, and remember the number of the last transfer."""
         with suppress(BlockingIOError):
             for kind, offset, body in self._framer.feed(self.socket.recv(1 << 20)):
                 if kind == Type.SENT:
@@ -71,7 +71,7 @@ class Connection:
 
 
 def reads(opened: Opened, connection: Connection) -> Iterator[bytes]:
-    """READs of pages and of much, here and there, at all priorities."""
+    """READs of one to 256 pages at random offsets, with random priorities."""
     pages = opened.attributes.size // PAGE
     for tag in range(1, 1 << 32):
         count = random.choice((1, 1, 8, 32, 256))
@@ -80,18 +80,18 @@ def reads(opened: Opened, connection: Connection) -> Iterator[bytes]:
 
 
 def tcp(opened: Opened, connection: Connection) -> Iterator[bytes]:
-    """READs over TCP, of all there is."""
+    """READs of 1 MiB over TCP at random offsets."""
     for tag in range(1, 1 << 32):
         offset = random.randrange(opened.attributes.size >> 20) << 20
         yield Read(tag, opened.handle, offset, 1 << 20, Priority.BLOCKED, True).encode()
 
 
 def repairs(opened: Opened, connection: Connection) -> Iterator[bytes]:
-    """REPAIRs of all that was sent last, as if nothing had come."""
+    """REPAIRs of all segments of recent transfers."""
     page = 0
     for number in range(1, 1 << 32):
         if number % 1000 == 1:
-            # A read of one page more tells how far the server has come.
+            # The answer to a READ contains a recent transfer number.
             page += 1
             yield Read(1, opened.handle, PAGE * page, PAGE, Priority.BLOCKED).encode()
         transfer = max(1, connection.transfer - random.randrange(400))
@@ -111,7 +111,7 @@ def metadata(opened: Opened, connection: Connection) -> Iterator[bytes]:
 
 
 def anything(opened: Opened, connection: Connection) -> Iterator[bytes]:
-    """Whatever has a long answer."""
+    """Requests with long answers."""
     pages = opened.attributes.size // PAGE
     for tag in range(1, 1 << 31):
         offset = PAGE * random.randrange(pages - 256)
@@ -132,13 +132,17 @@ FLOODS: dict[str, Flood] = {
 
 
 def flood(make: Flood, listens: bool, until: float, rate: float) -> int:
-    """Send such packets; how many of them the server took."""
+    """Send these packets; return how many were sent."""
     connection = Connection()
     packets = make(connection.open(), connection)
     connection.socket.setblocking(False)
     sent, left, began = 0, b"", time.monotonic()
     while (now := time.monotonic()) < until:
-        wanted = AT_ONCE if not rate else min(AT_ONCE, int((now - began) * rate) - sent)
+        wanted = (
+            MAX_BATCH_PACKETS
+            if not rate
+            else min(MAX_BATCH_PACKETS, int((now - began) * rate) - sent)
+        )
         if not left and wanted > 0:
             left = b"".join(next(packets) for _ in range(wanted))
             sent += wanted
@@ -150,7 +154,7 @@ def flood(make: Flood, listens: bool, until: float, rate: float) -> int:
                 connection.take()
             if writable:
                 left = left[connection.socket.send(left) :]
-        except OSError:  # cut off: come again
+        except OSError:  # disconnected: connect again
             with suppress(OSError):
                 connection.socket.close()
                 connection = Connection()
@@ -160,7 +164,7 @@ def flood(make: Flood, listens: bool, until: float, rate: float) -> int:
 
 
 def connections(until: float, rate: float) -> int:
-    """Connect without end, and say nothing."""
+    """Open connections continuously without sending anything; return how many."""
     made: deque[socket.socket] = deque()
     count, began = 0, time.monotonic()
     while (now := time.monotonic()) < until:
@@ -172,7 +176,7 @@ def connections(until: float, rate: float) -> int:
         one.connect_ex((SERVER_ADDRESS, SERVER_PORT))
         made.append(one)
         count += 1
-        if len(made) > MOST_CONNECTIONS:
+        if len(made) > MAX_CONNECTIONS:
             made.popleft().close()
     return count
 

@@ -1,4 +1,4 @@
-"""The cases in which several hosts bring one image to themselves at the same time."""
+"""The cases in which several hosts get one image at the same time."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from mufs.test.support.lab import Lab
 from mufs.test.support.netns import LabError
 
 Measure = Callable[[Row, System], Iterator[Row]]
-"""Measures a system that has not been started yet; the row says what the run is called."""
+"""Measures a system that has not been started; the row describes the run."""
 
-SLOW_PART = 10
-"""The slow host's link has one such part of the rate."""
-JOINED = 5.0
-"""Seconds after which a bridge sends multicast to members alone: see `Network`."""
+SLOW_LINK_DIVISOR = 10
+"""The rate of the links divided by that of the slow host's."""
+SNOOPING_DELAY = 5.0
+"""Seconds after which a bridge sends multicast only to members (see `Network`)."""
 
 
 @attrs.frozen
 class Figure:
-    """Something to know of several systems."""
+    """One measurement, and the systems that it is made of."""
 
     measure: Measure
     systems: list[type[System]]
     what: str = ""
-    """Its name, where a case has several."""
+    """Its name, if the case has several figures."""
     snooping: bool = False
-    """As `Network` has it."""
+    """Whether the bridge does IGMP snooping (see `Network`)."""
 
 
 def attempt(row: Row, figure: Figure, system: type[System], image: Image) -> Iterator[Row]:
-    """Measure a system in a lab of its own; a failure is a row with an error."""
+    """Measure a system in its own lab; a failure yields a row with an error."""
     try:
         with Lab(row.hosts, row.rate, snooping=figure.snooping) as lab:
             try:
@@ -64,13 +64,13 @@ def _one_line(text: str) -> str:
 
 
 def _timeout(row: Row) -> float:
-    """Seconds for a delivery: all hosts may be served one after the other, and with losses."""
-    rate = row.rate / SLOW_PART if row.rate and row.case == "slow" else row.rate
+    """Seconds for a delivery in which all hosts are served in turn, with losses."""
+    rate = row.rate / SLOW_LINK_DIVISOR if row.rate and row.case == "slow" else row.rate
     return 30 + (1 + row.loss / 10) * 1.5 * row.hosts * link_seconds(row.size, rate)
 
 
 def _filled(row: Row, figures: Figures, hosts: list[str]) -> Row:
-    """The row with what a delivery was to these hosts."""
+    """The row with the figures of a delivery to these hosts."""
     return attrs.evolve(
         row,
         seconds=max(figures.deliveries.seconds[host] for host in hosts),
@@ -82,7 +82,7 @@ def _filled(row: Row, figures: Figures, hosts: list[str]) -> Row:
 
 
 def share(row: Row, system: System) -> Iterator[Row]:
-    """All hosts get the image at one moment."""
+    """All hosts get the image at the same moment."""
     hosts = system.lab.hosts
     system.start(hosts)
     for host in hosts:
@@ -91,13 +91,16 @@ def share(row: Row, system: System) -> Iterator[Row]:
 
 
 def slow(row: Row, system: System, takes_part: bool) -> Iterator[Row]:
-    """All hosts get the image; the last one has a slow link, and a row of its own or no part."""
+    """All hosts get the image over fast links, except the last one, which has a slow link.
+
+    If it takes part it has a row of its own.
+    """
     *others, last = system.lab.hosts
     assert row.rate is not None
-    system.lab.network.set_rate(last, row.rate / SLOW_PART)
+    system.lab.network.set_rate(last, row.rate / SLOW_LINK_DIVISOR)
     hosts = system.lab.hosts if takes_part else others
     system.start(hosts)
-    time.sleep(JOINED)
+    time.sleep(SNOOPING_DELAY)
     figures = deliver(system, hosts, _timeout(row))
     yield _filled(row, figures, others)
     if takes_part:

@@ -1,4 +1,4 @@
-"""Peers whose hosts copy the image into a file (in memory, here), and the limit of the machine."""
+"""Systems whose hosts copy the image into a file in memory, and the limit of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from bench.jobs import COPIER, Done, Job
 from bench.limit import RECEIVER, SENDER
-from bench.systems import IMAGE, LEAD, Deliveries, System, serve_nbd, serve_nfs
+from bench.systems import IMAGE, START_DELAY, Deliveries, System, serve_nbd, serve_nfs
 from mufs.test.support.lab import SERVER, SERVER_ADDRESS
 from mufs.test.support.netns import LabError, run
 
@@ -20,9 +20,9 @@ class Copy(System):
     """A system whose hosts copy the image."""
 
     gathers: ClassVar[bool] = False
-    """Whether it looks for its hosts first, as others do when they mount: that does not count."""
+    """Whether it looks for its hosts first; that time is not counted."""
     in_order: ClassVar[bool] = False
-    """Whether the copy is whole as soon as it has its size, though the command goes on."""
+    """Whether the copy is complete once it has its full size, even if the command goes on."""
 
     def start(self, hosts: list[str]) -> None:
         self.copies.mkdir()
@@ -40,11 +40,14 @@ class Copy(System):
 
     @abstractmethod
     def jobs(self, hosts: list[str], start: float) -> dict[str, Job]:
-        """Begin at that moment, on the hosts and on the server where it has to do something."""
+        """Start the jobs on the hosts, and on the server if it needs one.
+
+        They begin at `start`, on the monotonic clock.
+        """
 
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
         """Each host copies the image; the copies are checked when all have been timed."""
-        start = time.monotonic() + LEAD
+        start = time.monotonic() + START_DELAY
         jobs = self.jobs(hosts, start)
         result = Deliveries({}, {})
         done: dict[str, Done] = {}
@@ -114,7 +117,7 @@ class Nbdcopy(Copy):
 
 
 class Udpcast(Copy):
-    """udpcast, which begins when all hosts are there, and lingers when a host has all."""
+    """udpcast, which begins when all hosts have connected, and lingers when a host is done."""
 
     name = "udpcast"
     programs = ("udp-sender", "udp-receiver")
@@ -133,7 +136,7 @@ class Udpcast(Copy):
 
 
 class Uftp(Copy):
-    """uftp, which is told the rate: 95 % of that of the links, or as fast as it can."""
+    """uftp, with 95 % of the rate of the links, or as fast as possible without a limit."""
 
     name = "uftp"
     programs = ("uftp", "uftpd")
@@ -152,7 +155,7 @@ class Uftp(Copy):
         time.sleep(1)
 
     def _told(self, host: str) -> Path:
-        """A pipe that uftpd writes to when the host has all."""
+        """A pipe that uftpd writes to when the host has the whole image."""
         return self.copy(host).with_name(f"{IMAGE}.told")
 
     def jobs(self, hosts: list[str], start: float) -> dict[str, Job]:
@@ -166,7 +169,7 @@ class Uftp(Copy):
 
 
 class Limit(Copy):
-    """No system at all: plain sockets at the same task, on a network that loses nothing."""
+    """Not a system: plain sockets at the same task, on a network without losses."""
 
     name = "limit"
     programs = ()

@@ -1,4 +1,4 @@
-"""What hosts are timed at: commands that begin at one moment, and tell when they were done."""
+"""Timed commands on hosts: they begin at one moment, and report when they were done."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ error = f"ended with status {status}" if status else ""
 cpu = used.ru_utime + used.ru_stime
 print(json.dumps(dict(seconds=seconds, began=began, cpu=cpu, error=error)))
 """
-"""Runs a command that copies; it is done when it ends or, if told a size, when the copy has it."""
+"""Runs a command that copies.
+
+It is done when the command ends or, if a size is given, when the copy has that size.
+"""
 
 
 @attrs.frozen
@@ -39,18 +42,18 @@ class Done:
     """How a job ended."""
 
     seconds: float
-    """From the moment for which it was ordered until it was done."""
+    """From the moment at which it was to begin until it was done."""
     cpu: float
     """Seconds of processor time that it used."""
     began: float = 0.0
-    """When the first byte was in the copy; counted as `seconds` is."""
+    """When the first byte was in the copy, counted from the same moment."""
     error: str = ""
     sha256: str | None = None
-    """Of what the job received, if it says so itself."""
+    """Of the received bytes, if the job computes it."""
 
 
 class Job:
-    """A Python program that gets the moment to begin at, and prints a `Done` as JSON."""
+    """A Python program that begins at a given moment, and prints a `Done` as JSON."""
 
     def __init__(self, name: str, enter: list[str], script: str, *arguments: object) -> None:
         self.name = name
@@ -64,7 +67,7 @@ class Job:
         )
 
     def result(self, timeout: float) -> Done:
-        """Wait for its end; raise `LabError` after so many seconds, or when it failed."""
+        """Wait for its end; raise `LabError` if it fails or takes longer than `timeout` seconds."""
         try:
             output, log = self._process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

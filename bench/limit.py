@@ -1,14 +1,14 @@
-"""What this machine can do at most: an image sent by plain sockets, in datagrams as mUFS has them.
+"""The most that this machine can do: an image sent by plain sockets, in datagrams like mUFS's.
 
-One process multicasts it, each host receives it into memory.  Nothing is asked for, sealed or
-repaired: a datagram lost is an error.  Each begins with 12 bytes that tell its place, for virtual
-links reorder; hosts put the image together when they have been timed.
+One process multicasts it, and each host receives it into memory. Nothing is requested, sealed or
+repaired: a lost datagram is an error. Each datagram begins with 12 bytes that give its offset,
+because virtual links reorder. Hosts put the image together after they have been timed.
 """
 
 _COMMON = """
 import hashlib, json, resource, socket, sys, time
 start, address, what = float(sys.argv[1]), sys.argv[2], sys.argv[3]
-GROUP, PORT, HEADER, DATA, TOGETHER = "239.5.5.1", 7051, 12, 1400, 45
+GROUP, PORT, HEADER, DATA, MAX_TRAIN = "239.5.5.1", 7051, 12, 1400, 45
 SEGMENT = HEADER + DATA
 UDP_SEGMENT, UDP_GRO, SO_RCVBUFFORCE = 103, 104, 33
 own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -31,8 +31,8 @@ with open(what, "rb") as file:
 packets = memoryview(packets)
 time.sleep(max(0.0, start - time.monotonic()))
 before = cpu()
-for begin in range(0, len(packets), SEGMENT * TOGETHER):
-    own.sendto(packets[begin : begin + SEGMENT * TOGETHER], (GROUP, PORT))
+for begin in range(0, len(packets), SEGMENT * MAX_TRAIN):
+    own.sendto(packets[begin : begin + SEGMENT * MAX_TRAIN], (GROUP, PORT))
 print(json.dumps(dict(seconds=time.monotonic() - start, cpu=cpu() - before)))
 """
 )

@@ -1,4 +1,4 @@
-"""One run: the server's counters before and after the image was brought to all hosts."""
+"""One run: what the server's counters gained while the image was delivered to all hosts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from bench.systems import Deliveries, Image, System
 from mufs.test.support.lab import SERVER, write_image
 
 WIRE_SIZE = 1454 / 1400
-"""Bytes on the wire for a byte of an image, in full segments of mUFS; TCP is within 1 % of it."""
+"""Bytes on the wire for a byte of an image, in full segments; TCP differs by less than 1 %."""
 
 
 @attrs.frozen
 class Row:
-    """One run, or one figure of it: a line of the CSV file.  What does not apply is None."""
+    """One run, or one figure of it: a line of the CSV file. Fields that do not apply are None."""
 
     revision: str
-    """What git calls the checkout."""
+    """The checkout, as `git describe` prints it."""
     case: str
     system: str
     size: int
     """Bytes of the image."""
     hosts: int
     loss: int
-    """Packets lost on the way to each host, of 1000."""
+    """Packets lost on the way to each host, per 1000."""
     run: int
     rate: float | None = None
     """Mbit/s of the links; None where they are not limited."""
     what: str = ""
-    """Which of the case's figures this is."""
+    """The name of the figure, if the case has several."""
     seconds: float | None = None
-    """Until the slowest host had all."""
+    """Until the slowest host had the whole image."""
     sent: int | None = None
     """Bytes that the server's interface sent, headers included."""
     cpu_server: float | None = None
@@ -47,28 +47,28 @@ class Row:
     cpu_clients: float | None = None
     """Seconds of processor time, of all hosts together."""
     per_second: float | None = None
-    """What the case counts a second."""
+    """A rate that the case measures, per second."""
     unit: str = ""
     """Of `per_second`."""
     right: bool = False
-    """Whether every byte was checked, and was right."""
+    """Whether every byte was checked and right."""
     error: str = ""
     """Why there is no figure, in one line."""
 
     def called(self, what: str) -> Row:
-        """The same for another figure of the case."""
+        """The same row for another figure of the case."""
         return attrs.evolve(self, what=what)
 
 
 def read_csv(path: Path) -> list[Row]:
-    """What `write_csv` wrote."""
+    """Read what `write_csv` wrote."""
     with open(path, newline="") as file:
         lines = [{key: text for key, text in row.items() if text} for row in csv.DictReader(file)]
     return msgspec.convert(lines, list[Row], strict=False)
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
-    """Write all rows, with a line of names above them."""
+    """Write all rows below a header line."""
     with open(path, "w", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in attrs.fields(Row)])
         table.writeheader()
@@ -76,7 +76,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 
 def revision() -> str:
-    """What git calls this checkout, or nothing."""
+    """This checkout, as `git describe` prints it; empty if it is not one."""
     command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip()
@@ -84,20 +84,20 @@ def revision() -> str:
 
 @contextmanager
 def image(size: int) -> Iterator[Image]:
-    """An image of random bytes, where labs have their files."""
+    """An image of random bytes, on the file system that labs use."""
     with tempfile.TemporaryDirectory(prefix="mufs-bench-") as directory:
         path = Path(directory) / "image"
         yield Image(path, size, write_image(path, size))
 
 
 def link_seconds(size: int, rate: float | None) -> float:
-    """Seconds that an image needs on a link, at the least; without a limit, those of 200 Mbit/s."""
+    """The least seconds that an image needs on a link; without a limit, those at 200 Mbit/s."""
     return size * 8 * WIRE_SIZE / ((rate or 200) * 1e6)
 
 
 @attrs.frozen
 class Figures:
-    """What one delivery came to."""
+    """The figures of one delivery."""
 
     deliveries: Deliveries
     sent: int
@@ -106,7 +106,7 @@ class Figures:
 
 
 def deliver(system: System, hosts: list[str], timeout: float) -> Figures:
-    """Bring the image to these hosts; the system has been started."""
+    """Deliver the image to these hosts; the system has been started."""
     lab = system.lab
     server, clients = lab.cpu_seconds(SERVER), sum(map(lab.cpu_seconds, hosts))
     sent = lab.network.bytes_sent(SERVER)

@@ -1,9 +1,9 @@
-"""A bare fusepy file system that answers from memory: what a mount in Python gives at most.
+"""A bare fusepy file system that answers from memory: the most that a mount in Python can do.
 
     python bench/memory_mount.py FILE DIRECTORY [TRACE]
 
-Mounts a directory that holds the file's bytes under the name of images, with fusepy's defaults.
-TRACE gets a line for each read: seconds since the first one, offset, length.
+Mounts a directory with one file, which has the bytes of FILE and the name of the bench's image,
+with fusepy's defaults. TRACE gets a line for each read: seconds since the first, offset, length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a mount gives to the one host that reads: each figure is measured in a lab of its own."""
+"""How fast a mount is for a single host that reads; each figure is measured in its own lab."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ import attrs
 
 from bench.cases import Figure
 from bench.measure import Row
-from bench.systems import MOUNTS, READY, Memory, Mount, Mufs, System
+from bench.systems import MOUNTS, READY_TIMEOUT, Memory, Mount, Mufs, System
 from mufs.test.support.lab import SERVER, SERVER_ADDRESS
 from mufs.test.support.netns import LabError
 from mufs.test.support.processes import listening
 
 MIB = 1 << 20
 HOST = "host1"
-FAR = 64 * MIB
-"""Bytes that are read from a server far away."""
-FAR_PORT = 7000
-ONE_WAY = 0.005
-"""Seconds that the relay takes in each direction: 10 ms to the server and back."""
+REMOTE_READ_SIZE = 64 * MIB
+"""Bytes that are read from a remote server."""
+RELAY_PORT = 7000
+RELAY_DELAY = 0.005
+"""Seconds in each direction: 10 ms to the server and back."""
 RELAY = Path(__file__).with_name("relay.py")
-BOUND = 240.0
-"""Seconds for one program that reads."""
+READ_TIMEOUT = 240.0
+"""Seconds."""
 
 
 def _run(*command: str) -> str:
     """Run a program that reads, and return its output."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=READ_TIMEOUT)
     if done.returncode:
         raise LabError(f"{command[0]}: {done.stderr}")
     return done.stdout
 
 
 def _right(system: Mount, size: int) -> bool:
-    """Whether so many bytes of the mounted image, read again, are those of the image."""
+    """Whether the first `size` bytes of the mounted image, read again, are right."""
     found = []
     for path in (system.file(HOST), system.image.path):
         digest = hashlib.sha256()
@@ -53,7 +53,7 @@ def _right(system: Mount, size: int) -> bool:
 
 
 def _dd(row: Row, system: Mount, size: int) -> Row:
-    """`dd` of so much of the image, from its beginning."""
+    """`dd` of the first `size` bytes of the image."""
     begin = time.monotonic()
     _run("dd", f"if={system.file(HOST)}", "of=/dev/null", "bs=1M", f"count={size // MIB}")
     seconds = time.monotonic() - begin
@@ -64,7 +64,7 @@ def _dd(row: Row, system: Mount, size: int) -> Row:
 
 
 def _fio(row: Row, system: Mount, pattern: str, block: str, jobs: int) -> Row:
-    """Reads by fio for 10 s at most, each job in its part of the image, no byte of it twice.
+    """Reads by fio for at most 10 s. Each job has its part of the image, and reads no byte twice.
 
     fio drops the file from the kernel's page cache first.
     """
@@ -92,27 +92,27 @@ def cold_sequential(row: Row, system: System) -> Iterator[Row]:
 
 
 def cold_random(row: Row, system: System) -> Iterator[Row]:
-    """4 KiB here and there by a client that has just mounted."""
+    """Random reads of 4 KiB by a client that has just mounted."""
     assert isinstance(system, Mount)
     system.start([HOST])
     yield _fio(row, system, "randread", "4k", 1)
 
 
 def far(row: Row, system: System, multicast: bool = True) -> Iterator[Row]:
-    """`dd` by a client whose TCP connection leads through a relay; multicast comes straight."""
+    """`dd` by a client whose TCP connection goes through a relay; multicast does not."""
     assert isinstance(system, Mount)
-    arguments = [str(FAR_PORT), SERVER_ADDRESS, str(system.port), str(ONE_WAY)]
+    arguments = [str(RELAY_PORT), SERVER_ADDRESS, str(system.port), str(RELAY_DELAY)]
     relay = system.lab.start_program("relay", SERVER, [sys.executable, str(RELAY), *arguments])
-    relay.wait_until(lambda: listening(relay.pid, FAR_PORT), READY, "listens")
-    system.connect_to = FAR_PORT
+    relay.wait_until(lambda: listening(relay.pid, RELAY_PORT), READY_TIMEOUT, "listens")
+    system.connect_to = RELAY_PORT
     if not multicast:
         system.lab.network.set_loss(HOST, 1000)
     system.start([HOST])
-    yield _dd(row, system, min(FAR, system.image.size))
+    yield _dd(row, system, min(REMOTE_READ_SIZE, system.image.size))
 
 
 def cached(row: Row, system: System, pattern: str, block: str, jobs: int) -> Iterator[Row]:
-    """Reads that the client answers by itself: it has the image, the kernel has not."""
+    """Reads that the client answers from its cache; the kernel's page cache is empty."""
     assert isinstance(system, Mount)
     if isinstance(system, Mufs):
         system.options = ("--cache-size", f"{2 * system.image.size // MIB}M")
@@ -123,13 +123,13 @@ def cached(row: Row, system: System, pattern: str, block: str, jobs: int) -> Ite
 
 
 _ALL: list[type[System]] = [*MOUNTS]
-_FAR: list[type[System]] = [system for system in MOUNTS if system.port]
+_REMOTE: list[type[System]] = [system for system in MOUNTS if system.port]
 _MUFS: list[type[System]] = [Mufs]
 
 MOUNT = [
     Figure(cold_sequential, _ALL, "cold, dd bs=1M"),
     Figure(cold_random, _ALL, "cold, random 4 KiB"),
-    Figure(far, _FAR, "server 10 ms away, dd bs=1M"),
+    Figure(far, _REMOTE, "server 10 ms away, dd bs=1M"),
     Figure(partial(far, multicast=False), _MUFS, "server 10 ms away, no multicast, dd bs=1M"),
     *(
         Figure(

@@ -1,9 +1,8 @@
-"""A TCP relay that makes a server seem far away.
+"""A TCP relay that delays, so that a server seems remote.
 
     python bench/relay.py LISTEN_PORT SERVER_ADDRESS SERVER_PORT SECONDS
 
-What comes from either side leaves for the other so many seconds later.  It holds whatever is under
-way, and slows nobody down.
+What arrives from either side is passed on SECONDS later, at any rate.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
-    """Pass on what comes until there is no more, each piece so many seconds after it came."""
+    """Pass on a stream until its end, each piece `delay` seconds after it arrived."""
     loop = asyncio.get_running_loop()
     while data := await reader.read(1 << 20):
         loop.call_later(delay, writer.write, data)

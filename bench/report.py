@@ -1,8 +1,8 @@
-"""What the runs came to, for people: tables in Markdown and a picture.
+"""The results as tables in Markdown and as a picture.
 
-    python bench/report.py results.csv ...      of one or more runs of the bench
+    python bench/report.py results.csv ...
 
-Several runs of the same are shown by their median, and processor time and bytes by theirs.
+Where something was measured several times the median is shown, for each figure separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MB = 1e6
 
 
 def line(row: Row) -> str:
-    """One row, while the bench runs."""
+    """A row as a line, printed while the bench runs."""
     words = f"{row.case:<6}{network(row):<24}{row.hosts:>2} hosts  {row.system:<9}{row.what}"
     if row.error:
         return f"{words}  FAILED: {row.error}"
@@ -38,15 +38,15 @@ def line(row: Row) -> str:
 
 
 def network(row: Row) -> str:
-    """The links of a run."""
+    """Rate and loss of a run's links."""
     rate = f"{row.rate:g} Mbit/s" if row.rate else "no limit"
     return f"{rate}, {row.loss / 10:g} % lost" if row.loss else rate
 
 
 LEGEND = """\
-In the cells: seconds of the slowest host, MB that the server sent, seconds of processor time of the
-server + all hosts; or what was read in a second. In parentheses: how many times the figure of mUFS
-seconds or rate are.
+Cells show seconds of the slowest host, MB that the server sent, and seconds of processor time of
+the server + all hosts; or what was read in a second. In parentheses: the time or rate divided by
+that of mUFS.
 """
 
 
@@ -68,7 +68,7 @@ def _hosts_in_words(row: Row) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    """Systems and hosts; or figures and systems, where a case has several figures."""
+    """A table of systems by hosts, or of figures by systems if the case has several figures."""
     if any(row.what for row in rows):
         return _grid(rows, lambda row: row.what, lambda row: row.system)
     return _grid(rows, lambda row: row.system, _hosts_in_words)
@@ -107,7 +107,7 @@ def _cell(runs: list[Row], all_rows: list[Row]) -> str:
 
 
 def _times(own: list[float | None], mufs: list[float | None]) -> str:
-    """How many times the figure of mUFS; nothing if it is that of mUFS, or that is not known."""
+    """The ratio to mUFS; empty for mUFS itself, or if its figure is missing."""
     return f" ({_median(own) / _median(mufs):.2f})" if mufs and own != mufs else ""
 
 
@@ -117,7 +117,7 @@ def _median(values: Iterable[float | None]) -> float:
 
 @attrs.frozen
 class Panel:
-    """One field of the picture: a line for each system."""
+    """One panel of the picture, with a line for each system."""
 
     title: str
     rows: list[Row]
@@ -128,7 +128,7 @@ class Panel:
 
 
 def _panels(rows: list[Row]) -> list[Panel]:
-    """Time and bytes by hosts for each rate; time by losses, with as many hosts as had any."""
+    """Time and bytes, by hosts for each rate, and by losses for one number of hosts."""
     time, sent = "time of the slowest host [s]", "sent by the server [MB]"
     panels = []
     for title in dict.fromkeys(_title(row) for row in rows if not row.loss):
@@ -168,11 +168,11 @@ def _sent(row: Row) -> float:
 
 
 def picture(rows: list[Row], path: Path) -> None:
-    """Draw what sharing cost, as PNG; draws nothing where there is nothing to compare."""
+    """Draw the figures of `share` as PNG, if there is something to compare."""
     panels = _panels([row for row in rows if row.case == "share" and row.right])
     if not panels:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # tables do not need it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # only the picture needs it
     from matplotlib.figure import Figure
 
     columns = len(panels) // 2

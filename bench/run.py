@@ -1,4 +1,4 @@
-"""Run mUFS and its peers at the same tasks: see README.md in this directory.
+"""Run mUFS and comparable systems at the same tasks: see README.md in this directory.
 
 python bench/run.py                      the standard set
 python bench/run.py share --rate 100 --hosts 1,2,4 --loss 0,10,50 --only mufs,nbdfuse
@@ -26,8 +26,8 @@ from mufs.test.support.lab import missing
 
 MIB = 1 << 20
 REVISION = revision()
-BUSY = 1000
-"""From how many Mbit/s on the processors are what limits, and a run is repeated."""
+REPEATED_RATE = 1000
+"""Mbit/s from which on the processors are the bottleneck, and runs are repeated."""
 CASES = {"share": SHARE, "slow": SLOW, "mount": MOUNT}
 SYSTEMS = {kind.name: kind for case in CASES.values() for part in case for kind in part.systems}
 STANDARD = [
@@ -38,7 +38,7 @@ STANDARD = [
     "slow --rate 100 --hosts 4 --size 32",
     "mount --rate 0 --hosts 1 --size 1024",
 ]
-"""The command lines that stand for one without a case; its options are added to each."""
+"""The command lines that run if no case is given; the given options are added to each."""
 
 
 def _numbers(text: str) -> list[int]:
@@ -54,29 +54,34 @@ def _systems(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description="Run mUFS and its peers at the same tasks.")
+    made = argparse.ArgumentParser(description="Run mUFS and comparable systems at the same tasks.")
     made.add_argument("case", nargs="?", choices=CASES)
     add = made.add_argument
-    add("--rate", type=_numbers, default=[100], help="Mbit/s of links, 0 is no limit [100]")
-    add("--hosts", type=_numbers, default=[1, 2, 4], help="how many at once [1,2,4]")
-    add("--loss", type=_numbers, default=[0], help="packets of 1000 that each host loses [0]")
-    add("--size", type=int, default=256, help="of the image, in MiB [256]")
-    add("--repeat", type=int, default=3, help="of runs at 1000 Mbit/s and above [3]")
-    add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
-    add("--output", type=Path, default=Path(__file__).parent / "results", help="directory")
+    add("--rate", type=_numbers, default=[100], help="Mbit/s of the links, 0 for no limit [100]")
+    add("--hosts", type=_numbers, default=[1, 2, 4], help="numbers of hosts [1,2,4]")
+    add("--loss", type=_numbers, default=[0], help="packets lost at each host, per 1000 [0]")
+    add("--size", type=int, default=256, help="size of the image, in MiB [256]")
+    add("--repeat", type=int, default=3, help="number of runs at 1000 Mbit/s and above [3]")
+    add("--only", type=_systems, default=list(SYSTEMS), help=f"systems: {','.join(SYSTEMS)}")
+    add(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        help="directory for the results",
+    )
     return made
 
 
 def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
-    """All combinations that the options name; systems in turn, so that ratios are fair."""
+    """Measure all combinations of the options. Systems take turns, so that ratios are fair."""
     wanted = [name for name in options.only if not SYSTEMS[name].lacking()]
     if any(options.loss):
-        wanted = [name for name in wanted if name != Limit.name]  # it mends nothing
-    # A slow host is nobody's burden without others.
+        wanted = [name for name in wanted if name != Limit.name]  # it repairs nothing
+    # Without other hosts a slow host delays nobody.
     least = 2 if options.case == "slow" else 1
     numbers = [number for number in options.hosts if number >= least]
     for rate, loss, hosts in product(options.rate, options.loss, numbers):
-        for run in range(1, 1 + (1 if 0 < rate < BUSY else options.repeat)):
+        for run in range(1, 1 + (1 if 0 < rate < REPEATED_RATE else options.repeat)):
             for figure in CASES[options.case]:
                 for system in figure.systems:
                     row = Row(

@@ -1,10 +1,10 @@
-"""How a server and very many clients get on, in a simulated network.
+"""A server and very many clients in a simulated network.
 
     python bench/scale.py [--clients N,N,...] [--size MIB] [--rate MBITS] [--loss PERCENT]
 
-The real server and the real clients, without sockets, threads and mounts: all read one image at
-the same moment, and lose datagrams independently of each other.  The figures are the same on any
-machine; a thousand clients and 2 MiB take about a minute.
+The server and the clients are the real ones, without sockets, threads and mounts. All clients read
+one image at the same moment, and lose datagrams independently of each other. The figures are the
+same on any machine. A thousand clients and 2 MiB take about a minute.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ PATH = b"disk.img"
 
 @attrs.frozen
 class Run:
-    """What one reading by all clients came to."""
+    """The figures of all clients reading the image once."""
 
     images: float
     """Bytes of multicast, in images."""
     over_tcp: float
-    """Bytes of all kinds that the server sent over TCP, in images."""
+    """All bytes that the server sent over TCP, in images."""
     seconds: float
     longest: float
-    """Seconds that a read waited at the most."""
+    """The longest wait of a read, in seconds."""
     lost: int
-    """Segments lost, at all clients."""
+    """Segments lost, summed over all clients."""
     repairs: int
-    """Requests for repair that the server handled."""
+    """REPAIR packets that the clients sent."""
     reads: int
-    """Requests to read that it handled."""
+    """READs that the server handled."""
     merged: int
+    """READs that joined others."""
 
 
 def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
-    """Have so many clients read an image of `size` bytes; `rate` in bits a second."""
+    """Let a number of clients read an image of `size` bytes; `rate` is in bits per second."""
     network = SimulatedNetwork(
         1, clients, link=rate, loss=loss, latency=0.0002, cache_size=2 * size, timeout=600.0
     )
@@ -62,11 +63,15 @@ def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Very many clients in a simulated network.")
-    parser.add_argument("--clients", default="10,100,1000", help="numbers [%(default)s]")
-    parser.add_argument("--size", type=float, default=2, help="of the image, in MiB [%(default)s]")
-    parser.add_argument("--rate", type=float, default=100, help="Mbit/s [%(default)s]")
-    parser.add_argument("--loss", type=float, default=1, help="per cent [%(default)s]")
+    parser = argparse.ArgumentParser(description="Simulate a server and very many clients.")
+    parser.add_argument("--clients", default="10,100,1000", help="numbers of clients [%(default)s]")
+    parser.add_argument(
+        "--size", type=float, default=2, help="size of the image, in MiB [%(default)s]"
+    )
+    parser.add_argument("--rate", type=float, default=100, help="Mbit/s of the links [%(default)s]")
+    parser.add_argument(
+        "--loss", type=float, default=1, help="loss at each client, in percent [%(default)s]"
+    )
     options = parser.parse_args()
     size = int(options.size * MIB)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,6 +1,6 @@
-"""mUFS and its peers: how each is started, and how its hosts get the image.
+"""mUFS and comparable systems: how each is started, and how its hosts get the image.
 
-All have one interface, `System`; here are those whose hosts mount the image, and in copies.py those
+All implement `System`. This module has those whose hosts mount the image; copies.py has those
 whose hosts copy it.
 """
 
@@ -30,17 +30,16 @@ from mufs.test.support.processes import (
 )
 
 IMAGE = "disk.img"
-READY = 30.0
-"""Seconds within which everything has to be ready."""
+READY_TIMEOUT = 30.0
+"""Seconds within which a program has to be ready."""
 
-
-LEAD = 1.0
-"""Seconds that all hosts' programs have to start before the moment that is timed."""
+START_DELAY = 1.0
+"""Seconds for all hosts' programs to start before the timed moment."""
 
 
 @attrs.frozen
 class Image:
-    """What is shared: a file that the server's page cache holds."""
+    """The shared image: a file that the server's page cache holds."""
 
     path: Path
     size: int
@@ -49,7 +48,7 @@ class Image:
 
 @attrs.define
 class Deliveries:
-    """What bringing the image to the hosts came to, and processor time of jobs that have ended."""
+    """Seconds and correctness for each host, and the processor time of jobs that have ended."""
 
     seconds: dict[str, float]
     right: dict[str, bool]
@@ -58,13 +57,13 @@ class Deliveries:
 
 
 class System(ABC):
-    """One way to bring an image to hosts, in a lab of its own."""
+    """A way to deliver an image to hosts, in its own lab."""
 
     name: ClassVar[str]
     programs: ClassVar[tuple[str, ...]]
-    """What has to be installed for it."""
+    """Programs that have to be installed."""
     port: ClassVar[int] = 0
-    """The server's TCP port, where one is all that its hosts need; `connect_to` is theirs."""
+    """The server's TCP port, if its hosts need only one. Hosts use `connect_to`."""
 
     def __init__(self, lab: Lab, image: Image) -> None:
         self.lab = lab
@@ -74,34 +73,36 @@ class System(ABC):
 
     @classmethod
     def lacking(cls) -> list[str]:
-        """What of its programs is not installed."""
+        """The programs that are not installed."""
         return [program for program in cls.programs if not shutil.which(program)]
 
     @abstractmethod
     def start(self, hosts: list[str]) -> None:
-        """Start all that goes before the first byte of the image, and wait until it is ready."""
+        """Start everything that is not timed, and wait until it is ready."""
 
     @abstractmethod
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
-        """Have these hosts get the whole image at one moment, and check every byte."""
+        """Deliver the whole image to these hosts at the same moment, and check every byte."""
 
     def start_server(self, *command: str, port: int | None = None) -> None:
-        """Start a program on the server, and wait until it listens to the port."""
+        """Start a program on the server, and wait until it listens on the port."""
         server = self.lab.start_program("peer-server", SERVER, list(command))
         wanted = port or self.port
-        server.wait_until(lambda: listening(server.pid, wanted), READY, f"listens on {wanted}")
+        server.wait_until(
+            lambda: listening(server.pid, wanted), READY_TIMEOUT, f"listens on {wanted}"
+        )
 
 
 class Mount(System):
     """A system whose hosts mount the image."""
 
     def file(self, host: str) -> Path:
-        """Where the host has the image."""
+        """The path of the image at the host."""
         return self.lab.mount_point(host) / IMAGE
 
     def deliver(self, hosts: list[str], timeout: float) -> Deliveries:
-        """Each host reads the image once from its beginning to its end, hashing as it reads."""
-        start = time.monotonic() + LEAD
+        """Each host reads the image once from beginning to end, hashing as it reads."""
+        start = time.monotonic() + START_DELAY
         readers = {host: self.lab.start_reader(host, IMAGE, start) for host in hosts}
         result = Deliveries({}, {})
         for host, reader in readers.items():
@@ -114,16 +115,17 @@ class Mount(System):
 
 
 class Mufs(Mount):
-    """mUFS with its defaults."""
+    """mUFS with default options."""
 
     name = "mufs"
     programs = ()
     port = SERVER_PORT
     options: tuple[str, ...] = ()
-    """Further ones of the client."""
+    """Further options of the client."""
     server: Service
-    """Once it is started, as the clients by their hosts' names."""
+    """Set by `start`."""
     clients: dict[str, Service]
+    """By host name; set by `start`."""
 
     def start(self, hosts: list[str]) -> None:
         self.server = self.lab.start_server()
@@ -131,11 +133,11 @@ class Mufs(Mount):
         start = self.lab.start_client
         self.clients = {host: start(host, *options, wait=False) for host in hosts}
         for client in self.clients.values():
-            self.lab.wait_mounted(client, READY)
+            self.lab.wait_mounted(client, READY_TIMEOUT)
 
 
 class PeerMount(Mount):
-    """A mount by a program that stays in the foreground."""
+    """A system whose client is a program that mounts and stays in the foreground."""
 
     @abstractmethod
     def serve(self) -> None:
@@ -146,7 +148,7 @@ class PeerMount(Mount):
         """The command that mounts on a host."""
 
     def where(self, host: str) -> Path:
-        """What the command mounts at."""
+        """The mount point of the command."""
         return self.lab.mount_point(host)
 
     def start(self, hosts: list[str]) -> None:
@@ -156,7 +158,7 @@ class PeerMount(Mount):
             clients[host] = self.lab.start_program(f"peer-{host}", host, self.client(host))
         for host, client in clients.items():
             point = self.where(host)
-            client.wait_until(partial(mounted, point), READY, f"mounts {point}")
+            client.wait_until(partial(mounted, point), READY_TIMEOUT, f"mounts {point}")
 
 
 class Nbdfuse(PeerMount):
@@ -204,7 +206,7 @@ class Sshfs(PeerMount):
     port = 22
 
     def serve(self) -> None:
-        os.makedirs("/run/sshd", exist_ok=True)  # sshd wants it
+        os.makedirs("/run/sshd", exist_ok=True)  # sshd requires it
         for key in ("host", "user"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._file(key)))
         self._file("config").write_text(
@@ -229,12 +231,12 @@ class Sshfs(PeerMount):
 
 
 class Memory(Mount):
-    """No network: a bare fusepy file system that has the image in memory."""
+    """No network: a bare fusepy file system with the image in memory."""
 
     name = "memory"
     programs = ()
     trace: Path | None = None
-    """Where the reads are to be recorded, if at all."""
+    """The file in which reads are recorded, if any."""
 
     def start(self, hosts: list[str]) -> None:
         for host in hosts:
@@ -244,7 +246,7 @@ class Memory(Mount):
             if self.trace is not None:
                 command.append(str(self.trace))
             program = self.lab.start_program(f"peer-{host}", host, command)
-            program.wait_until(partial(mounted, point), READY, f"mounts {point}")
+            program.wait_until(partial(mounted, point), READY_TIMEOUT, f"mounts {point}")
 
 
 def serve_nbd(system: System) -> None:
@@ -265,21 +267,21 @@ NFS_SERVER = """
 mount -t tmpfs tmpfs /run && mkdir -p /run/ganesha && mount -t tmpfs tmpfs /var/lib/nfs &&
 mkdir -p /var/lib/nfs/ganesha && rpcbind -w && exec ganesha.nfsd -F -f "$0" -L STDERR -p /run/pid
 """
-"""In a mount namespace of its own: both keep their state at fixed places."""
+"""Runs in its own mount namespace, because both programs keep their state in fixed places."""
 
 
 def serve_nfs(system: System) -> None:
-    """Share the image's directory by nfs-ganesha, by the name that it has here."""
+    """Share the image's directory by nfs-ganesha, under its own path."""
     config = system.lab.directory / "ganesha.conf"
     config.write_text(GANESHA.format(path=system.lab.images))
     system.start_server("unshare", "--mount", "sh", "-c", NFS_SERVER, str(config), port=2049)
-    # It listens before it has told rpcbind of the port at which NFS 3 mounts.
+    # It listens before it registers the port for NFS 3 mounts with rpcbind.
     ask = [*system.lab.network.enter(SERVER), "rpcinfo", "-T", "tcp", SERVER_ADDRESS, "mountd", "3"]
-    wait_until(lambda: _succeeds(ask), READY, "nfs-ganesha offers mounts")
+    wait_until(lambda: _succeeds(ask), READY_TIMEOUT, "nfs-ganesha offers mounts")
 
 
 def _succeeds(command: list[str]) -> bool:
-    return not subprocess.run(command, capture_output=True, timeout=READY).returncode
+    return not subprocess.run(command, capture_output=True, timeout=READY_TIMEOUT).returncode
 
 
 MOUNTS: list[type[Mount]] = [Mufs, Nfs, Nbdfuse, Sshfs]

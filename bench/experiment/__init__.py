@@ -1,1 +1,1 @@
-"""The experiment of the paper, section 6, repeated on one machine: see docs/experiments.md."""
+"""Repeats the experiment of the paper's section 6 on one machine: see docs/experiments.md."""

@@ -1,6 +1,6 @@
-"""A bootable disk image of a directory, without loop devices: GRUB, one partition, one ext4.
+"""Makes a bootable disk image of a directory, without loop devices: GRUB and one ext4 partition.
 
-Of the same directory the same image is made, byte for byte: times and identifiers are fixed.
+The same directory gives the same image, byte for byte: times and identifiers are fixed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mufs.test.support.netns import LabError
 
 SECTOR = 512
 PARTITION = 1 << 20
-"""Where the partition begins; GRUB lies between the boot sector and this."""
+"""Offset of the partition in bytes. GRUB is between the boot sector and this."""
 EPOCH = 1_700_000_000
-"""The time of all files, in seconds."""
+"""The time of all files, in seconds since 1970."""
 UUID = "6d554653-0000-4000-8000-000000000001"
 GRUB = Path("/usr/lib/grub/i386-pc")
 GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "normal", "linux")
@@ -27,18 +27,18 @@ LINUX = 0x83
 """The partition's type."""
 TIMES = ("ctime", "atime")
 BOOTSTRAP = 440
-"""Bytes of program in the boot sector."""
+"""Bytes of code in the boot sector."""
 
 
 def lacking() -> list[str]:
-    """What is not installed of what `write_disk` needs."""
+    """What `write_disk` needs and is not installed."""
     found = [program for program in PROGRAMS if which(program) is None]
     return found if (GRUB / "boot.img").exists() else [*found, str(GRUB)]
 
 
 def boot_sector(bootstrap: bytes, size: int) -> bytes:
-    """A boot sector whose one partition, an active one, reaches to the end of a disk of `size`."""
-    unused = b"\xfe\xff\xff"  # cylinder, head and sector: who reads these today takes the numbers
+    """A boot sector whose one active partition reaches to the end of a disk of `size` bytes."""
+    unused = b"\xfe\xff\xff"  # cylinder, head and sector, which are not used any more
     first = PARTITION // SECTOR
     entry = struct.pack("<B3sB3sII", 0x80, unused, LINUX, unused, first, size // SECTOR - first)
     head = bootstrap[:BOOTSTRAP].ljust(BOOTSTRAP, b"\0")
@@ -46,7 +46,7 @@ def boot_sector(bootstrap: bytes, size: int) -> bytes:
 
 
 def write_disk(tree: Path, path: Path, size: int) -> None:
-    """Make an image of so many bytes that boots as `tree`'s /boot/grub/grub.cfg says."""
+    """Make an image of `size` bytes that boots as /boot/grub/grub.cfg in `tree` says."""
     with open(path, "wb") as image:
         image.write(boot_sector((GRUB / "boot.img").read_bytes(), size))
         core = _grub()
@@ -57,7 +57,7 @@ def write_disk(tree: Path, path: Path, size: int) -> None:
 
 
 def _grub() -> bytes:
-    """GRUB itself, as it lies behind the boot sector: it finds its file by the partition."""
+    """GRUB's core image, which reads its configuration from the partition."""
     with tempfile.NamedTemporaryFile(prefix="mufs-grub-") as core:
         run(
             *("grub-mkimage", "-O", "i386-pc", "-d", str(GRUB), "-o", core.name),
@@ -75,7 +75,7 @@ def _write_file_system(tree: Path, path: Path, blocks: int) -> None:
         *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^metadata_csum_seed"),
         *("-U", UUID, "-E", fixed, "-d", str(tree), str(path), str(blocks)),
     )
-    # mke2fs takes the times of the inodes' changes, and these cannot be set in the directory.
+    # mke2fs copies ctimes, which cannot be set in the directory.
     lines = "".join(
         f'sif "/{each.relative_to(tree)}" {field} @{EPOCH}\n' for each in paths for field in TIMES
     )
@@ -83,7 +83,10 @@ def _write_file_system(tree: Path, path: Path, blocks: int) -> None:
 
 
 def run(*command: str, given: str = "", directory: Path | None = None) -> str:
-    """Run a program to its end, at the time that all files have, and return its output."""
+    """Run a program with the clock that all files have, and return its output.
+
+    Raises `LabError` if it fails.
+    """
     environment = {
         **os.environ,
         "E2FSPROGS_FAKE_TIME": str(EPOCH),

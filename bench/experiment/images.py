@@ -1,7 +1,7 @@
-"""The images that the experiment's virtual machines boot from, made of Debian's packages.
+"""Makes the images that the experiment's virtual machines boot from, of Debian packages.
 
-An image is made once and kept in build/experiment, until what it is made of changes here.  Guests
-end with a line on their console that has the SHA-256 of what they read: `GuestImage.sum`.
+An image is made once and kept in build/experiment until its recipe changes. At the end of its boot
+a guest prints the SHA-256 of what it read, `GuestImage.sum`, on its console.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ MIB = 1 << 20
 MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev")
 DRIVERS = ("virtio_pci", "virtio_blk")
 PACKAGES = ("systemd-sysv", "udev", "dbus", "openssh-server", "cron", KERNEL, "initramfs-tools")
-"""What a Debian guest has beyond the base system."""
+"""Packages of a Debian guest beyond the base system."""
 
 
 @attrs.frozen
 class GuestImage:
-    """An image, and what a guest that boots from it is to say."""
+    """An image, and what a guest that boots from it has to print."""
 
     path: Path
     size: int
     sum: str
-    """The SHA-256 of all that the guest reads at the end of its boot, in hexadecimal digits."""
+    """The SHA-256 of what the guest reads at the end of its boot, in hexadecimal."""
     memory: int
     """MiB that a guest needs."""
     timeout: float
-    """Seconds that a guest may take, when several boot by software emulation on two cores."""
+    """Seconds for a boot, when several guests boot under software emulation on two cores."""
 
 
 @attrs.frozen
@@ -58,13 +58,13 @@ class Scale:
     memory: int
     timeout: float
     fill: Callable[[Path], None]
-    """Makes what is in the image, but for GRUB's file and the guest's list of files to read."""
+    """Makes the image's files, except GRUB's configuration and the list of files to read."""
     read: tuple[str, ...]
     """Directories whose files a guest reads at the end of its boot."""
     root_options: str
-    """How the kernel is to mount the partition."""
+    """Options with which the kernel mounts the partition."""
     programs: tuple[str, ...]
-    """What making it needs besides what `write_disk` needs."""
+    """Programs that making it needs, besides those of `write_disk`."""
 
 
 def _small(tree: Path) -> None:
@@ -84,7 +84,7 @@ def _small(tree: Path) -> None:
 
 
 def _unpack_kernel(directory: Path) -> Path:
-    """Debian's kernel for virtual machines, without installing it here."""
+    """Download and unpack Debian's kernel for virtual machines, without installing it."""
     depends = run("apt-cache", "depends", "--important", KERNEL).split()
     packages = [word for word in depends if re.match(r"linux-image-\d", word)]
     if not packages:
@@ -97,7 +97,7 @@ def _unpack_kernel(directory: Path) -> Path:
 
 
 def _install_busybox(tree: Path) -> None:
-    """busybox, and a link to it for each of its programs."""
+    """Install busybox, with a link to it for each of its programs."""
     busybox = which("busybox")
     assert busybox is not None
     (tree / "bin").mkdir(exist_ok=True)
@@ -122,7 +122,7 @@ def _write_initramfs(kernel: Path, path: Path) -> None:
 
 
 def _paper(tree: Path) -> None:
-    """Debian with systemd, as a server has it."""
+    """A Debian server with systemd."""
     packages = ",".join(PACKAGES)
     kind = ("--mode=root", "--variant=minbase", f"--include={packages}")
     run("mmdebstrap", *kind, RELEASE, str(tree))
@@ -164,7 +164,7 @@ SCALES = {scale.name: scale for scale in (SMALL, PAPER)}
 
 
 def lacking(name: str) -> list[str]:
-    """What making this image needs and this machine lacks; nothing if it is there already."""
+    """What making this image needs and is not installed; nothing if the image exists."""
     scale = SCALES[name]
     if _paths(scale)[0].exists():
         return []
@@ -172,7 +172,7 @@ def lacking(name: str) -> list[str]:
 
 
 def _paths(scale: Scale) -> tuple[Path, Path]:
-    """Where the image is kept, and the sum; the name changes with what the image is made of."""
+    """The files of the image and of its sum. The name depends on the recipe."""
     recipe = hashlib.sha256()
     for path in (HERE / "images.py", HERE / "disk.py", *sorted(GUEST.iterdir())):
         recipe.update(path.read_bytes())
@@ -181,7 +181,7 @@ def _paths(scale: Scale) -> tuple[Path, Path]:
 
 
 def _finish(tree: Path, scale: Scale) -> str:
-    """Add GRUB's file and the list of files to read; return their SHA-256."""
+    """Add GRUB's configuration and the list of files to read; return the files' SHA-256."""
     grub = tree / "boot" / "grub"
     grub.mkdir(parents=True, exist_ok=True)
     text = (GUEST / "grub.cfg").read_text()
@@ -201,7 +201,7 @@ def _finish(tree: Path, scale: Scale) -> str:
 
 
 def make_image(name: str, directory: Path | None = None) -> GuestImage:
-    """The image of this scale, made now if there is none yet; `directory` is for another copy."""
+    """The image of this scale, made if it does not exist yet; `directory` makes another copy."""
     scale = SCALES[name]
     path, notes = _paths(scale)
     if directory is not None:

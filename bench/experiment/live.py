@@ -1,4 +1,4 @@
-"""The experiment with virtual machines: they boot at one moment from one image, over one system."""
+"""The experiment with virtual machines, which boot at one moment from one image."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bench.experiment.machines import Machine, boot
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
-from bench.systems import LEAD, Image, Memory, Mount
+from bench.systems import START_DELAY, Image, Memory, Mount
 from mufs.test.support.lab import Lab
 
 PLACES = (("client01", 1), ("client02", 1), ("client04", 2))
-"""Hosts, and how many machines boot on each: as in the paper."""
+"""Hosts, and how many machines boot on each, as in the paper."""
 RATE = 100.0
 """Mbit/s of every link."""
 LEGEND = """\
-Each virtual machine has an overlay of its own (qcow2) over the image on its host's mount. It has
-booted when it said on its console the SHA-256 of a list of files that it read, and the sum was
-right. client04 has two machines on one mount, and is done when both have booted. Unique bytes are
-the pages of 4 KiB that one machine read which booted alone. What NFS hosts read is counted at the
-server alone: their mounts tell no figures.
+Each virtual machine has its own overlay (qcow2) over the image on its host's mount. It has
+booted when its console shows the right SHA-256 of a list of files that it read. client04 has two
+machines on one mount, and is done when both have booted. Unique bytes are the pages of 4 KiB that
+a single machine reads when it boots alone. Reads of NFS hosts are counted only at the server,
+because their mounts have no figures.
 """
 
 
@@ -40,13 +40,16 @@ class Plan:
     image: GuestImage
     accelerator: str
     cache: str = "none"
-    """Of the machines' disks: "none" is O_DIRECT, so that all that guests read comes to the mount;
-    with "writeback" the hosts' page caches serve what two machines of a host read."""
+    """The cache mode of the machines' disks.
+
+    "none" is O_DIRECT: all reads of guests reach the mount. With "writeback" the host's page cache
+    serves what both machines of a host read.
+    """
     rate: float = RATE
 
     @property
     def title(self) -> str:
-        """In one line."""
+        """A heading for the tables."""
         count = sum(number for _, number in PLACES)
         disks = f"{self.accelerator}, cache={self.cache}"
         size = self.image.size >> 20
@@ -55,7 +58,7 @@ class Plan:
 
 @contextmanager
 def _shared(image: GuestImage) -> Iterator[Image]:
-    """A copy of the image where labs have their files, in the page cache."""
+    """A copy of the image on the file system that labs use, in the page cache."""
     with tempfile.TemporaryDirectory(prefix="mufs-experiment-") as directory:
         path = Path(directory) / "image"
         subprocess.run(["cp", "--sparse=always", image.path, path], check=True)
@@ -64,7 +67,7 @@ def _shared(image: GuestImage) -> Iterator[Image]:
 
 
 def lone_boot(plan: Plan) -> Trace:
-    """What one machine reads while it boots alone, past any network; recorded once."""
+    """The reads of a machine that boots alone, without a network; recorded once."""
     path = plan.image.path.with_suffix(f".{plan.cache}.trace")
     if not path.exists():
         with _shared(plan.image) as image, Lab(1) as lab:
@@ -78,7 +81,7 @@ def lone_boot(plan: Plan) -> Trace:
 
 
 def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
-    """Boot the machines of all hosts over one system, in a lab of its own."""
+    """Boot the machines of all hosts over one system, in its own lab."""
     unique = lone_boot(plan).unique_bytes
     with _shared(plan.image) as image, Lab(len(PLACES), plan.rate) as lab:
         counter = ReadCounter(lab)
@@ -90,7 +93,7 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
             for number in range(1, machines + 1)
         ]
         before = counter.read()
-        start = monotonic() + LEAD
+        start = monotonic() + START_DELAY
         with Sampler(lab, start) as sampler:
             boot(machines, plan.accelerator, plan.cache, start, plan.image.timeout)
         counted = counter.read().since(before)
@@ -111,5 +114,5 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
             server_bytes_sent=sum(sample.bytes_sent for sample in sampler.samples),
             unique_bytes=unique,
             samples=sampler.samples,
-            right=True,  # as `boot` raises an error otherwise
+            right=True,  # otherwise `boot` raises
         )

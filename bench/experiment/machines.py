@@ -1,4 +1,4 @@
-"""Virtual machines that boot from an image on a mount, and are watched on their serial console."""
+"""Virtual machines that boot from an image on a mount, observed through their serial consoles."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from mufs.test.support.netns import LabError
 QEMU = "qemu-system-x86_64"
 PROGRAMS = (QEMU, "qemu-img")
 ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
-PROBE_TIME = 5.0
-"""Seconds in which a guest of a few instructions has to be heard, if it runs at all."""
+PROBE_TIMEOUT = 5.0
+"""Seconds within which a guest of a few instructions has to write to its console."""
 GREETING = b"here"
 SPEAK = bytes.fromhex("fc 31c0 8ed8 be207c baf803 ac 84c0 7403 ee ebf8 b0fe e664 f4")
-"""Writes what is 32 bytes further, up to a zero, to the first serial port, and resets the machine.
+"""Writes the text at byte 32, up to a zero, to the first serial port, and resets the machine.
 cld; xor ax, ax; mov ds, ax; mov si, 0x7c20; mov dx, 0x3f8; next: lodsb; test al, al; jz end;
 out dx, al; jmp next; end: mov al, 0xfe; out 0x64, al; hlt."""
-LOOK = 0.1
-"""Seconds between two looks at the consoles."""
+CONSOLE_CHECK_INTERVAL = 0.1
+"""Seconds."""
 BOOTED = re.compile(r"^BOOTED ([0-9a-f]{64})\s*$", re.MULTILINE)
 
 
 def lacking() -> list[str]:
-    """What is not installed of what machines need."""
+    """Programs that machines need and that are not installed."""
     return [program for program in PROGRAMS if which(program) is None]
 
 
 def command(
     accelerator: str, memory: int, drive: str, console: Path, cache: str = "none"
 ) -> list[str]:
-    """The command line of a machine with one disk, and no network of its own.
+    """The command line of a machine with one disk and no network.
 
-    `drive` is what qemu is to know of the disk's file, and `cache` whether the host's page cache
-    is between it and the file: "none" or "writeback".
+    `drive` has qemu's options for the disk's file. With `cache` "none" the host's page cache is
+    bypassed, with "writeback" it is used.
     """
     return [
         *(QEMU, "-accel", ACCELERATORS[accelerator], "-cpu", "max", "-smp", "1", "-m", str(memory)),
@@ -52,57 +52,57 @@ def command(
 
 
 def speaking_disk(text: bytes) -> bytes:
-    """A small disk with a guest that says a text on its console, and ends."""
+    """A small disk with a guest that prints a text on its console and ends."""
     return (SPEAK.ljust(32, b"\0") + text).ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
 
 
 def guests_run(accelerator: str) -> bool:
-    """Whether guests run with this accelerator: that its device is there does not tell."""
+    """Whether guests run with this accelerator, which its device file does not prove."""
     with tempfile.TemporaryDirectory(prefix="mufs-probe-") as directory:
         console, disk = Path(directory) / "console", Path(directory) / "disk"
         disk.write_bytes(speaking_disk(GREETING))
         words = command(accelerator, 32, f"file={disk},format=raw", console, "writeback")
         quiet = subprocess.DEVNULL
-        # It may end badly, or not at all: what counts is that the guest was heard.
+        # It may fail or hang afterwards; only the console output counts.
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(words, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_TIME)
+            subprocess.run(words, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_TIMEOUT)
         return console.exists() and GREETING in console.read_bytes()
 
 
 def accelerator() -> str:
-    """KVM where a guest runs under it, else software emulation."""
+    """KVM if a guest runs under it, otherwise software emulation."""
     return "kvm" if Path("/dev/kvm").exists() and guests_run("kvm") else "tcg"
 
 
 def booted(console: str) -> str | None:
-    """The sum that a guest said at the end of its boot, or None."""
+    """The sum that a guest printed at the end of its boot, or None."""
     said = BOOTED.search(console)
     return said[1] if said else None
 
 
 class Machine:
-    """A machine on a host of a lab: its disk is an overlay of its own over an image that it reads.
+    """A machine on a host of a lab, whose disk is an overlay over the image.
 
-    It is gone with the lab at the latest.
+    It ends with the lab at the latest.
     """
 
     def __init__(self, lab: Lab, host: str, name: str, base: Path, image: GuestImage) -> None:
         self.host = host
         self.name = name
         self.seconds = 0.0
-        """From the start until the guest had said its sum; 0 before."""
+        """Seconds from the start until the guest had printed its sum; 0 before that."""
         self._lab = lab
         self._image = image
         self._console = lab.directory / f"{name}-console.log"
         self._overlay = lab.directory / f"{name}.qcow2"
-        # The size is given, as else the image is read here, before the machine starts.
+        # Without the size, qemu-img would read the image here, before the machine starts.
         run(
             *("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", str(base)),
             *(str(self._overlay), str(image.size)),
         )
 
     def start(self, accelerator: str, cache: str, start: float) -> None:
-        """Switch it on; times count from `start`, on the monotonic clock."""
+        """Switch it on; times are counted from `start`, on the monotonic clock."""
         drive = f"file={self._overlay},format=qcow2"
         words = command(accelerator, self._image.memory, drive, self._console, cache)
         self._start = start
@@ -110,11 +110,11 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """All that was written on it until now."""
+        """Everything that was written on it so far."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
-    def look(self) -> bool:
-        """Tell whether it has booted; raise `LabError` if it ended or read something wrong."""
+    def check_booted(self) -> bool:
+        """Whether it has booted; raises `LabError` if it ended early or read wrong bytes."""
         running = self._program.running
         said = booted(self.console)
         if said is None:
@@ -130,12 +130,12 @@ class Machine:
     def _tail(self) -> str:
         return self.console[-1000:]
 
-    def late(self, timeout: float) -> str:
-        """What to say if it has not booted in time."""
+    def timeout_message(self, timeout: float) -> str:
+        """The error message if it has not booted in time."""
         return f"{self.name} has not booted in {timeout:g} s: {self._tail()}"
 
     def finish(self) -> None:
-        """Wait until it has switched itself off, or end it."""
+        """Wait until it has switched itself off, or kill it."""
         try:
             self._program.wait(30)
         except LabError:
@@ -145,12 +145,15 @@ class Machine:
 def boot(
     machines: Sequence[Machine], accelerator: str, cache: str, start: float, timeout: float
 ) -> None:
-    """Switch all on at one moment, and wait until all have booted."""
+    """Switch all on at one moment, and wait until all have booted.
+
+    Raises `LabError` after `timeout` seconds.
+    """
     time.sleep(max(0.0, start - time.monotonic()))
     for machine in machines:
         machine.start(accelerator, cache, start)
     waited = list(machines)
-    while waited := [machine for machine in waited if not machine.look()]:
+    while waited := [machine for machine in waited if not machine.check_booted()]:
         if time.monotonic() > start + timeout:
-            raise LabError("\n".join(machine.late(timeout) for machine in waited))
-        time.sleep(LOOK)
+            raise LabError("\n".join(machine.timeout_message(timeout) for machine in waited))
+        time.sleep(CONSOLE_CHECK_INTERVAL)

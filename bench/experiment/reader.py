@@ -1,10 +1,10 @@
-"""Reads of a trace, one after the other, by one host: a program of its own.
+"""Makes the reads of a trace, one after the other, on one host. Run as a program.
 
     python reader.py START FILE TRACE DELAY THINK
 
-It begins DELAY seconds after the moment START of the monotonic clock.  Between the end of a read
-and the beginning of the next it waits for THINK times what lay between the two in the trace.  Each
-read goes past the kernel's page cache (O_DIRECT): in the trace, that had done its part already.
+It begins DELAY seconds after the moment START of the monotonic clock. Between the end of a read
+and the beginning of the next it waits THINK times as long as the trace did. Reads bypass the
+kernel's page cache (O_DIRECT), because the trace was recorded below one.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-LARGEST = 1 << 20
+MAX_READ_SIZE = 1 << 20
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     with open(trace) as lines:
         next(lines)
         rows = [line.split(",") for line in lines]
-    # O_DIRECT wants memory that begins with a page.
-    buffer = memoryview(mmap.mmap(-1, LARGEST))
+    # O_DIRECT requires memory that begins at a page boundary.
+    buffer = memoryview(mmap.mmap(-1, MAX_READ_SIZE))
     digest, error = hashlib.sha256(), ""
     time.sleep(max(0.0, float(start) + float(delay) - time.monotonic()))
     image = os.open(path, os.O_RDONLY | os.O_DIRECT)

@@ -1,4 +1,4 @@
-"""Boots without virtual machines: hosts that read through their mounts what a boot once read."""
+"""Boots without virtual machines: hosts read through their mounts what a boot once read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
 from bench.jobs import Job
 from bench.measure import link_seconds
-from bench.systems import LEAD, Image, Mount
+from bench.systems import START_DELAY, Image, Mount
 from mufs.test.support.lab import Lab
 
 HOSTS = 4
 RATE = 100.0
 """Mbit/s of every link."""
-APART = 0.05
-"""Seconds within which the hosts begin, unless told otherwise; the first one begins at once."""
+START_SPREAD_SECONDS = 0.05
+"""Seconds within which the hosts begin, by default; the first one begins at once."""
 SEED = 6
-"""Of what differs from host to host."""
+"""Seed of the delays of hosts."""
 READER = Path(__file__).with_name("reader.py").read_text()
 
 
@@ -33,16 +33,16 @@ class Plan:
 
     trace: Trace
     think: float
-    """Times the recorded seconds between two reads: 0 is one right after the other."""
+    """Factor for the recorded pauses between reads; with 0 reads follow each other at once."""
     hosts: int = HOSTS
     rate: float | None = RATE
-    apart: float = APART
+    apart: float = START_SPREAD_SECONDS
 
     @property
     def title(self) -> str:
-        """For people."""
+        """A heading for the tables."""
         pauses = f"pauses times {self.think:g}" if self.think else "no pauses"
-        begin = "" if self.apart == APART else f", begun within {self.apart:g} s"
+        begin = "" if self.apart == START_SPREAD_SECONDS else f", begun within {self.apart:g} s"
         return f"Replay of {self.trace.name} on {self.hosts} hosts, {pauses}{begin}"
 
     @property
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def timeout(self) -> float:
-        """Seconds for all hosts to end: they may be served one after the other."""
+        """Seconds for all hosts to end, even if they are served in turn."""
         return (
             60
             + self.apart
@@ -63,16 +63,16 @@ class Plan:
 
 
 def name_of(number: int) -> str:
-    """What people call a host, counted from 0."""
+    """The name of a host in the tables, counted from 0."""
     return f"client{number + 1:02}"
 
 
 def replay(plan: Plan, kind: type[Mount]) -> Outcome:
-    """Run the plan with one system, in a lab of its own."""
+    """Run the plan with one system, in its own lab."""
     with tempfile.TemporaryDirectory(prefix="mufs-experiment-") as directory:
         path = Path(directory) / "image"
         plan.trace.write_image(path)
-        # Its sum is that of what is read, not of the whole.
+        # The sum is that of the bytes read, not of the whole image.
         image = Image(path, plan.trace.size, plan.trace.sha256(path))
         with Lab(plan.hosts, plan.rate) as lab:
             reads = ReadCounter(lab)
@@ -83,7 +83,7 @@ def replay(plan: Plan, kind: type[Mount]) -> Outcome:
 
 def _run(plan: Plan, system: Mount, reads: ReadCounter) -> Outcome:
     lab, before = system.lab, reads.read()
-    start = time.monotonic() + LEAD
+    start = time.monotonic() + START_DELAY
     with Sampler(lab, start) as sampler:
         jobs = [
             Job(

@@ -1,4 +1,4 @@
-"""What one run of the experiment came to, whoever read: replayed traces or virtual machines."""
+"""The results of one run of the experiment, with replayed traces or with virtual machines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Host:
     seconds: float
     """From the moment at which all were told to begin (Ts) until this host was done (Ti)."""
     reads: int
-    """That reached the client's mount; `hits` + `joined` + `misses`, where the client tells."""
+    """Reads that reached the mount; `hits` + `joined` + `misses`, if the client has figures."""
     hits: int = 0
-    """Answered from the client's memory."""
+    """Reads answered from the cache."""
     joined: int = 0
-    """Waited for bytes that were on their way already."""
+    """Reads that waited for bytes that were already on their way."""
     misses: int = 0
-    """Had to ask the server."""
+    """Reads that had to ask the server."""
 
     @property
     def hit_rate(self) -> float:
-        """Part of the reads, 0 to 1, that the client's memory answered."""
+        """The part of the reads, 0 to 1, that was answered from the cache."""
         return self.hits / self.reads if self.reads else 0.0
 
 
@@ -34,14 +34,14 @@ class Sample:
     second: int
     """Since Ts: 0 is the first one."""
     bytes_sent: int
-    """By its interface within this second, headers included."""
+    """Bytes that its interface sent within this second, headers included."""
     cpu: float
     """Seconds of processor time that its programs used within this second."""
 
 
 @attrs.frozen
 class Outcome:
-    """One system, one run."""
+    """One run with one system."""
 
     system: str
     """"nfs" or "mufs"."""
@@ -51,16 +51,16 @@ class Outcome:
     server_reads: int
     """System calls by which the server read the image file."""
     server_read_bytes: int
-    """That they returned."""
+    """Bytes that these calls returned."""
     server_requests: int
-    """READs that came over the network: packets of mUFS, operations of NFS."""
+    """READs over the network: packets of mUFS, operations of NFS."""
     server_bytes_sent: int
-    """By the server's interface, headers included."""
+    """Bytes that the server's interface sent, headers included."""
     unique_bytes: int
-    """Of the image that one boot reads, each counted once, in whole pages of 4 KiB."""
+    """Bytes of the image that one boot reads, each counted once, in whole pages of 4 KiB."""
     samples: list[Sample]
     right: bool
-    """Whether all that was read was checked, and was what the server's file has."""
+    """Whether everything that was read equals the server's file."""
 
     @property
     def seconds(self) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from bench.experiment import images, live, machines
-from bench.experiment.replay import APART, Plan, replay
+from bench.experiment.replay import START_SPREAD_SECONDS, Plan, replay
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import untraceable
 from bench.experiment.tables import LEGEND, picture, tables
@@ -30,9 +30,9 @@ from mufs.test.support.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
 STANDARD = [("debian", 0.0), ("tiny", 0.5)]
-"""Traces, and the parts of their pauses, that are replayed if neither is told: two minutes."""
+"""Traces and factors for their pauses that are replayed by default, in two minutes."""
 Panel = tuple[str, list[Outcome]]
-"""One experiment: its title, and what came out of it."""
+"""The title of an experiment, and its outcomes."""
 
 
 def _thinks(text: str) -> list[float]:
@@ -51,20 +51,30 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="Repeat section 6 of the paper.")
     add = made.add_argument
     add("--mode", choices=["replay", "live"], default="replay")
-    add("--trace", choices=SIZES, help="the boot that is replayed")
-    add("--think", type=_thinks, help="times the recorded pauses, with commas [0]")
-    add("--apart", type=float, default=APART, help=f"seconds within which hosts begin [{APART}]")
-    add("--only", type=_systems, default=list(SYSTEMS), help=",".join(SYSTEMS))
-    add("--scale", choices=images.SCALES, default="small", help="of what boots live [small]")
+    add("--trace", choices=SIZES, help="the boot to replay")
+    add("--think", type=_thinks, help="factors for the recorded pauses, separated by commas [0]")
+    add(
+        "--apart",
+        type=float,
+        default=START_SPREAD_SECONDS,
+        help=f"seconds within which hosts begin [{START_SPREAD_SECONDS}]",
+    )
+    add("--only", type=_systems, default=list(SYSTEMS), help=f"systems: {','.join(SYSTEMS)}")
+    add(
+        "--scale",
+        choices=images.SCALES,
+        default="small",
+        help="size of the virtual machines' image [small]",
+    )
     add("--cache", choices=["none", "writeback"], default="none",
-        help="of the virtual machines' disks [none]")  # fmt: skip
+        help="cache mode of the virtual machines' disks [none]")  # fmt: skip
     directory = Path(__file__).parents[1] / "results"
-    add("--output", type=Path, default=directory, help="directory")
+    add("--output", type=Path, default=directory, help="directory for the results")
     return made
 
 
 def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
-    """A panel for each part of the pauses."""
+    """A panel for each trace and factor."""
     plans = STANDARD
     if options.trace or options.think:
         plans = [(options.trace or "debian", think) for think in options.think or [0.0]]
@@ -74,21 +84,21 @@ def replays(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
 
 
 def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
-    """One panel: virtual machines."""
-    print(f"making the image ({options.scale}), if it is not there", flush=True)
+    """One panel, of virtual machines."""
+    print(f"making the image ({options.scale}) unless it exists", flush=True)
     image = images.make_image(options.scale)
     plan = live.Plan(options.scale, image, machines.accelerator(), options.cache)
-    print("one machine boots alone, if that is not known", flush=True)
+    print("booting one machine alone unless its reads were recorded", flush=True)
     live.lone_boot(plan)
     outcomes = []
     for system in systems:
-        print(f"all boot: {system}", flush=True)
+        print(f"booting all machines over {system}", flush=True)
         outcomes.append(live.boot_all(plan, SYSTEMS[system]))
     yield plan.title, outcomes
 
 
 def _lacking(options: argparse.Namespace) -> str | None:
-    """What this machine lacks for this run, or None."""
+    """What this run needs and this machine lacks, or None."""
     if options.mode == "live" and (
         programs := [*machines.lacking(), *images.lacking(options.scale)]
     ):
@@ -127,7 +137,7 @@ def main() -> int:
 
 
 def write(legend: str, panels: list[Panel], directory: Path) -> None:
-    """Keep what came out: tables for people, all figures as JSON, and the picture."""
+    """Write the tables, all figures as JSON, and the picture."""
     text = "\n".join(f"## {title}\n\n{tables(outcomes)}" for title, outcomes in panels)
     (directory / "tables.md").write_text(f"{legend}\n{text}")
     figures = [

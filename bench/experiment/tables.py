@@ -1,4 +1,4 @@
-"""The tables of the paper's section 6 and its figure 6, beside what the paper says."""
+"""The tables of the paper's section 6 and its figure 6, beside the paper's values."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ OTHERS = [
     *("bytes read of it, MB", "mean read, KiB", "requests for reads"),
     *("bytes sent, MB", "bytes sent / unique bytes of one boot", "processor time, s"),
 ]
-"""What else the server is asked for: lines of Table V."""
+"""Further lines of Table V."""
 LEGEND = """\
-Server and hosts are on one machine. The NFS server is nfs-ganesha, for it can run in a network
-namespace, and the hosts mount it by the NFS driver of qemu-storage-daemon and its FUSE export: the
-kernel here has no NFS client. Reads of the image at the server are those system calls (pread,
+Server and hosts are on one machine. The NFS server is nfs-ganesha, because it can run in a network
+namespace. The hosts mount it by the NFS driver of qemu-storage-daemon and its FUSE export, which
+needs no NFS client in the kernel. Reads of the image at the server are the system calls (pread,
 preadv) that the server makes on it, counted by strace for both systems in the same way.
 Bytes sent are those of the server's interface, with all headers; unique bytes are those of the
-image that one boot reads, each counted once. The paper's 877 / 83 cannot come of sharing among four
-hosts alone, which makes 4 at the most: reads on the side of mUFS are larger, so see the bytes.
+image that one boot reads, each counted once. The paper's 877 / 83 cannot come from sharing among
+four hosts alone, which accounts for 4 at most: reads over mUFS are larger, so compare the bytes.
 
-A *hit* was in the client's memory when the read came, a *joined* read waited for bytes that were
-on their way already, a *miss* had to ask the server. *First* is the host with the lowest hit rate,
-which is the one that was ahead of the others; these are the *followers*.
+A *hit* was answered from the client's cache, a *joined* read waited for bytes that were already
+on their way, a *miss* had to ask the server. *First* is the host with the lowest hit rate, which
+was ahead of the others; these are the *followers*.
 """
 
 
 def tables(outcomes: Sequence[Outcome]) -> str:
-    """All of one experiment, in Markdown; one outcome of each system at the most."""
+    """The tables of one experiment, in Markdown, with at most one outcome of each system."""
     of = {outcome.system: outcome for outcome in outcomes}
     parts = [_table_iv(of), _table_v(of), _time(of)]
     if wrong := [NAMES[outcome.system] for outcome in outcomes if not outcome.right]:
@@ -44,13 +44,13 @@ def tables(outcomes: Sequence[Outcome]) -> str:
 
 
 def first_and_followers(outcome: Outcome) -> tuple[Host, list[Host]]:
-    """The host that was ahead of the others, and these."""
+    """The host that was ahead, and the others."""
     first = min(outcome.hosts, key=lambda host: host.hit_rate)
     return first, [host for host in outcome.hosts if host is not first]
 
 
 def followers_rate(outcome: Outcome) -> float:
-    """The hit rate of all followers together."""
+    """The hit rate of all followers together, 0 to 1."""
     _, others = first_and_followers(outcome)
     reads = sum(host.reads for host in others)
     return sum(host.hits for host in others) / reads if reads else 0.0
@@ -89,7 +89,7 @@ def _table_iv(of: dict[str, Outcome]) -> str:
 
 
 def _table_v(of: dict[str, Outcome]) -> str:
-    """What the server did."""
+    """The server's figures."""
     figures = {system: _server(outcome) for system, outcome in of.items()}
     both = {"nfs", "mufs"} <= set(of)
     rows = []
@@ -124,7 +124,7 @@ def _time(of: dict[str, Outcome]) -> str:
 
 def picture(panels: Sequence[tuple[str, Sequence[Outcome]]], path: Path) -> None:
     """Draw figure 6 as PNG: bandwidth and processor of the server, a column for each panel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # tables do not need it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # only the picture needs it
     from matplotlib.figure import Figure
 
     figure = Figure((1 + 5.5 * len(panels), 7), layout="constrained")

@@ -1,4 +1,4 @@
-"""Traces of boots, and images for them."""
+"""Recorded boots, and images to replay them on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"tiny": 64 << 20, "debian": 1 << 30}
 """Bytes of the image that each trace was recorded with."""
 PAGE = 4096
 CHUNK = 128 * 1024
-"""Bytes of an image that are made up at a time."""
+"""Bytes of an image that are generated at a time."""
 
 
 @attrs.define(slots=False)
@@ -29,22 +29,22 @@ class Trace:
 
     @cached_property
     def reads(self) -> list[tuple[int, int]]:
-        """Offset and length of each, in order."""
+        """Offset and length of each read, in order."""
         rows = [line.split(",") for line in self.path.read_text().splitlines()[1:]]
         return [(int(offset), int(length)) for _, offset, length in rows]
 
     @property
     def bytes_read(self) -> int:
-        """By all reads."""
+        """Bytes of all reads together."""
         return sum(length for _, length in self.reads)
 
     @property
     def unique_bytes(self) -> int:
-        """Of the image, each counted once, in whole pages."""
+        """Bytes of the image that are read, each counted once, in whole pages."""
         return len(self._parts(PAGE)) * PAGE
 
     def _parts(self, size: int) -> set[int]:
-        """The numbers of those parts of this size that are read."""
+        """The numbers of the parts of this size that are read."""
         return {
             part
             for offset, length in self.reads
@@ -52,7 +52,7 @@ class Trace:
         }
 
     def write_image(self, path: Path) -> None:
-        """Write an image that is random, and always the same, around all that is read."""
+        """Write an image that has random bytes, always the same, in all chunks that are read."""
         with open(path, "wb") as image:
             for chunk in sorted(self._parts(CHUNK)):
                 image.seek(chunk * CHUNK)
@@ -60,7 +60,7 @@ class Trace:
             image.truncate(self.size)
 
     def sha256(self, path: Path) -> str:
-        """Of the bytes that all reads of this file return, one after the other."""
+        """The SHA-256 of what all reads return from this file, in order."""
         digest = hashlib.sha256()
         with open(path, "rb") as image:
             for offset, length in self.reads:
@@ -69,5 +69,5 @@ class Trace:
 
 
 def trace(name: str) -> Trace:
-    """One of those that are here."""
+    """One of the recorded traces."""
     return Trace(name, DIRECTORY / f"{name}-fuse.trace", SIZES[name])

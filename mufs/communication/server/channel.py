@@ -365,5 +365,5 @@ class ServerChannelFactory(Clients[ServerChannel], Factory):
     noisy = False
 
     def buildProtocol(self, addr: object) -> ServerChannel:
-        """See L{IProtocolFactory.buildProtocol}."""
+        """See C{IProtocolFactory.buildProtocol}."""
         return ServerChannel(self, getattr(addr, "host", None))

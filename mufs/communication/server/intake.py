@@ -49,7 +49,7 @@ class Intake:
         """
         Wait for the client's HELLO.
 
-        @param producer: brings the client's bytes: the transport, an L{IPushProducer}.
+        @param producer: brings the client's bytes: the transport, an C{IPushProducer}.
         @param answer: called when a reason has gone: answers that waited for that may go out.
         @param read: called when no reason is left, to handle what was received before the pause.
         @param close: called with a reason for the log when the client is to be given up; once

@@ -1,4 +1,4 @@
-"""A server without sockets, and a client of it that sends what a test has it send."""
+"""A server without sockets, and clients that send what a test has them send."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class Server:
         self.controller = MulticastController(
             self.queue,
             self.queue._window,
-            keys,
-            Pace(self.clock, 1e12, 1e12, 1e12),
-            reads,
-            self.clock,
+            keys=keys,
+            pace=Pace(self.clock, floor=1e12, ceiling=1e12, start=1e12),
+            read=reads,
+            clock=self.clock,
         )
         self.output = RecordingOutput()
         self.controller.output = self.output
@@ -152,14 +152,14 @@ class ServerChannelTestCase(SynchronousTestCase):
         return Sent.parse(offset, body)
 
     def assert_error(self, answers: list[tuple[int, int, bytes]], tag: int, name: str) -> None:
-        """The one answer is that error, to that request, and the connection goes on."""
+        """The only answer is that error, to that request, and the connection stays open."""
         ((kind, answered, body),) = answers
         self.assertEqual((kind, answered), (Type.ERROR, tag))
         self.assertEqual(decode(Failure, body).errno, name)
         self.assertFalse(self.wire.ended)
 
     def assert_closes(self, *packets: bytes) -> None:
-        """These packets end the connection, and are answered by nothing."""
+        """These packets end the connection, without an answer."""
         self.assertEqual(self.send(*packets), [])
         self.assertTrue(self.wire.ended)
 
@@ -181,7 +181,7 @@ class TwoClientsTestCase(SynchronousTestCase):
     def ask(
         self, channel: ServerChannel, wire: FakeTransport, *packets: bytes
     ) -> list[tuple[int, int]]:
-        """What is answered soon to packets: type and tag."""
+        """What is answered to packets within 20 ms: type and tag."""
         channel.dataReceived(b"".join(packets))
         self.clock.advance(0.02)
         return [(kind, tag) for kind, tag, _ in wire.tagged()]

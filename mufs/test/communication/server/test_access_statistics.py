@@ -1,4 +1,4 @@
-"""What clients ask for of each image."""
+"""How much clients read of each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AccessStatisticsTests(SynchronousTestCase):
     """Which images are hot."""
 
     def setUp(self) -> None:
-        """Have nothing opened yet."""
+        """No image was opened yet."""
         self.clock = Clock()
         self.statistics = AccessStatistics(self.clock)
 
@@ -25,7 +25,7 @@ class AccessStatisticsTests(SynchronousTestCase):
         return {image.path: rate for image, rate in self.statistics}
 
     def test_steady(self) -> None:
-        """Asked for at a steady rate, an image comes to that rate, and falls when that ends."""
+        """The rate of an image approaches that of its READs, and falls when they end."""
         image = self.statistics.opened(b"disk.img")
         for _ in range(int(10 * AVERAGING_SECONDS)):
             self.clock.advance(1)
@@ -36,13 +36,13 @@ class AccessStatisticsTests(SynchronousTestCase):
         self.assertEqual((image.requests, image.bytes_requested), (600, 3_000_000))
 
     def test_unused(self) -> None:
-        """What nobody has asked for has the rate 0, also after years."""
+        """An image that nobody reads has the rate 0, also after years."""
         self.statistics.opened(b"disk.img")
         self.clock.advance(1e9)
         self.assertEqual(self.rates(), {b"disk.img": 0})
 
     def test_set_back(self) -> None:
-        """A clock that is set back by years changes no rate, and is no error."""
+        """A clock that is set back by years changes no rate, and raises nothing."""
         self.clock.advance(1e9)
         image = self.statistics.opened(b"disk.img")
         self.statistics.note_read(image, 6000)
@@ -52,13 +52,13 @@ class AccessStatisticsTests(SynchronousTestCase):
         self.assertEqual(self.rates(), {b"disk.img": 12000 / AVERAGING_SECONDS})
 
     def test_one_path(self) -> None:
-        """However often a path is opened, it is one image."""
+        """A path that is opened several times is one image."""
         first, second = (self.statistics.opened(b"disk.img") for _ in range(2))
         self.assertIs(first, second)
         self.assertEqual(first.opens, 2)
 
     def test_bounded(self) -> None:
-        """Of very many images those are forgotten that were asked for longest ago."""
+        """When there are too many images, the least recently used ones are forgotten."""
         used = self.statistics.opened(b"used")
         for number in range(3 * MAX_TRACKED_IMAGES):
             self.statistics.opened(b"image%d" % number)
@@ -69,7 +69,7 @@ class AccessStatisticsTests(SynchronousTestCase):
         self.assertNotIn(b"image0", rates)
 
     def test_forgotten(self) -> None:
-        """One that was forgotten while it was open is there again when it is asked for."""
+        """An image that was forgotten while it was open is tracked again when it is read."""
         image = self.statistics.opened(b"old")
         for number in range(MAX_TRACKED_IMAGES):
             self.statistics.opened(b"image%d" % number)

@@ -1,4 +1,4 @@
-"""The server's end of the request channel, as a client sees it that keeps to nothing."""
+"""The server's end of the request channel, and clients that break the protocol."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class HelloTests(ServerChannelTestCase):
         self.assertEqual(self.channel.name, "a")
 
     def test_expelled(self) -> None:
-        """Of who breaks the protocol the others get new keys; not of who never said HELLO."""
+        """When a client is cut off, the others get new keys; not when it never said HELLO."""
         _, wire = self.server.connect()
         begun = self.server.factory.keys.epoch
         self.send(bytes(range(9)))
@@ -99,7 +99,7 @@ class HelloTests(ServerChannelTestCase):
         self.assertTrue(self.wire.ended)
 
     def test_other_version_again(self) -> None:
-        """What such a client sends after that is not looked at."""
+        """What such a client sends after that is ignored."""
         other = pack_tagged(Type.HELLO, 5, encode(Hello(VERSION + 1, "a")))
         self.send(other)
         self.assertEqual(self.send(other, other, HELLO), [])
@@ -117,7 +117,7 @@ class HelloTests(ServerChannelTestCase):
             self.assert_closes(packet)
 
     def test_malformed(self) -> None:
-        """A HELLO that is none ends the connection."""
+        """A malformed HELLO ends the connection."""
         for body in (b"", b"\0\0\0", b"\0\0\0\0", b"\0\0\0\0\x80", bytes(4) + encode("hello")):
             self.channel, self.wire = self.server.connect(hello=False)
             self.assert_closes(pack(Type.HELLO, body))
@@ -128,7 +128,7 @@ class HelloTests(ServerChannelTestCase):
         self.assert_closes(HELLO)
 
     def test_never(self) -> None:
-        """A connection on which no more than a part of it comes ends after a while."""
+        """A connection on which HELLO does not come whole ends after a while."""
         self.send(HELLO[:2])
         for _ in range(int(HELLO_TIMEOUT) - 1):
             self.server.clock.advance(0.98)
@@ -138,7 +138,7 @@ class HelloTests(ServerChannelTestCase):
         self.assertTrue(self.wire.ended)
 
     def test_in_time(self) -> None:
-        """A client that was welcomed, and shows signs of life, may do nothing else for ever."""
+        """A client that was welcomed may be idle for ever, as long as it sends PING."""
         self.send(HELLO)
         for _ in range(100):
             self.server.clock.advance(IDLE_TIMEOUT - 1)
@@ -153,20 +153,20 @@ class HelloTests(ServerChannelTestCase):
 
 
 class FramingTests(ServerChannelTestCase):
-    """Bytes that are no packets, or only in the end."""
+    """Bytes that are not packets, and packets that come in parts."""
 
     def test_garbage(self) -> None:
         """Bytes of another protocol end the connection."""
         self.assert_closes(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
 
     def test_oversized(self) -> None:
-        """A header that tells of more than a packet may have ends the connection at once."""
+        """A header with more data than a packet may have ends the connection at once."""
         for kind in (Type.GETATTR, Type.READ, 0, 255):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(HEADER.pack(kind, 0, MAX_DATA + 1))
 
     def test_unknown_types(self) -> None:
-        """A type that is not a client's ends the connection."""
+        """A packet of a type that clients do not send ends the connection."""
         clients = {
             Type.GETATTR,
             Type.READDIR,
@@ -183,7 +183,7 @@ class FramingTests(ServerChannelTestCase):
             self.assert_closes(pack(kind, bytes(4)))
 
     def test_truncated(self) -> None:
-        """A packet is waited for as long as bytes of it lack, and then answered."""
+        """A packet that comes byte by byte is answered when it is complete."""
         packet = pack_tagged(Type.PING, 9, b"")
         for end in range(len(packet)):
             self.assertEqual(self.send(packet[end : end + 1]), [(Type.PONG, 9, b"")][: end - 11])
@@ -199,21 +199,21 @@ class FramingTests(ServerChannelTestCase):
             self.assertEqual(answers, expected)
 
     def test_held_bytes(self) -> None:
-        """No more is kept than one packet, whatever a client announces and sends."""
+        """No more than one packet is buffered, whatever a client announces and sends."""
         self.send(HEADER.pack(Type.GETATTR, 0, MAX_DATA))
         for _ in range(MAX_DATA // 1000):
             self.send(bytes(1000))
         self.assertLessEqual(len(self.channel._framer._buffer), HEADER.size + MAX_DATA)
 
     def test_after_the_end(self) -> None:
-        """What comes when the connection is ending is neither looked at nor kept."""
+        """What comes while the connection is closing is neither handled nor buffered."""
         self.assert_closes(HEADER.pack(Type.PING, 0, MAX_DATA + 1))
         for _ in range(100):
             self.assertEqual(self.send(pack_tagged(Type.PING, 1, bytes(60_000))), [])
         self.assertLessEqual(len(self.channel._framer._buffer), HEADER.size + MAX_DATA)
 
     def test_empty_packets(self) -> None:
-        """A packet without data is no request of any type."""
+        """A packet without data is malformed, whatever its type."""
         for kind in (
             Type.GETATTR,
             Type.READDIR,
@@ -230,10 +230,10 @@ class FramingTests(ServerChannelTestCase):
 
 
 class ReportTests(ServerChannelTestCase):
-    """What a client tells of itself."""
+    """What a client reports of itself."""
 
     def ping(self, body: bytes) -> list[tuple[int, int, bytes]]:
-        """What is answered to a PING with this in it."""
+        """What is answered to a PING with this report."""
         return self.send(pack_tagged(Type.PING, 1, body))
 
     def test_kept(self) -> None:
@@ -246,7 +246,7 @@ class ReportTests(ServerChannelTestCase):
         self.assertEqual(self.channel.report, report)
 
     def test_malformed(self) -> None:
-        """What is no report ends the connection, and is not kept."""
+        """A malformed report ends the connection, and is not kept."""
         report = {"reads": 9, "hits": 5, "lag": 20, "works": True, "multicast": "working"}
         wrong: list[object] = [
             [],
@@ -271,13 +271,13 @@ class ReadTests(ServerChannelTestCase):
     """READ."""
 
     def test_multicast(self) -> None:
-        """A READ is answered with a transfer to the group and the word that it was sent."""
+        """A READ is answered with a transfer to the group, and with SENT."""
         sent = self.transfer()
         self.assertEqual((sent.tag, sent.offset, sent.length), (7, 0, BLOCK))
         self.assertEqual(sent.occasion, Occasion.NOW)
 
     def test_over_tcp(self) -> None:
-        """A READ that wants TCP is answered on the connection alone."""
+        """A READ over TCP is answered only on the connection."""
         handle = self.open().handle
         read = Read(7, handle, 0, SIZE, Priority.BLOCKED, True)
         packets = self.say(read.encode())
@@ -292,7 +292,7 @@ class ReadTests(ServerChannelTestCase):
             self.assert_error(self.send(read.encode()), 3, "EBADF")
 
     def test_past_the_end(self) -> None:
-        """A READ that ends behind the image is answered with EINVAL, however far behind."""
+        """A READ that ends beyond the image is answered with EINVAL, however far beyond."""
         handle = self.open().handle
         last = (1 << 64) - 1
         for offset, length in [
@@ -316,7 +316,7 @@ class ReadTests(ServerChannelTestCase):
             self.assert_closes(Read(3, handle, 0, length, Priority.BLOCKED).encode())
 
     def test_flags(self) -> None:
-        """A READ with flags that mean nothing ends the connection."""
+        """A READ with undefined flags ends the connection."""
         packet = Read(3, 1, 0, 4096, Priority.BLOCKED).encode()
         for flags in (3, 0x7F, 0x83, 0xFF):
             self.channel, self.wire = self.server.connect()
@@ -330,7 +330,7 @@ class ReadTests(ServerChannelTestCase):
             self.assert_closes(pack(Type.READ, body))
 
     def test_unaligned(self) -> None:
-        """A READ that begins or ends within a page is answered with EINVAL, but at the end."""
+        """A READ that is not of whole pages is answered with EINVAL, except at the image's end."""
         handle = self.open().handle
         for offset, length in [(1, PAGE), (0, PAGE - 1), (5000, 10), (0, SIZE - 1)]:
             read = Read(3, handle, offset, length, Priority.BLOCKED)
@@ -348,7 +348,7 @@ class ReadTests(ServerChannelTestCase):
             self.assert_error(self.send(read.encode()), 8, "ESTALE")
 
     def test_fault_of_the_image(self) -> None:
-        """A fault in reading that is no error of the system is answered with EIO, and logged."""
+        """A fault in reading that is not an OSError is answered with EIO, and logged."""
         handle = self.open().handle
         image: Any = self.server.library.images[b"disk.img"]
         image.read = None
@@ -359,7 +359,7 @@ class ReadTests(ServerChannelTestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 4)
 
     def test_forgotten(self) -> None:
-        """What a client waited for that has gone is not sent."""
+        """What only a client waited for that has gone is not sent."""
         server = self.server
         handle = self.open().handle
         server.controller._idle = False
@@ -376,7 +376,7 @@ class RepairTests(ServerChannelTestCase):
     """REPAIR."""
 
     def test_multicast(self) -> None:
-        """The first attempt sends the segments that lack to the group, and says so."""
+        """The first attempt sends the missing segments to the group, and is answered with SENT."""
         sent = self.transfer()
         ((_, offset, body),) = self.say(Repair(7, sent.transfer, 1, 0b1010).encode())
         self.assertEqual(Sent.parse(offset, body).occasion, Occasion.REPAIR)
@@ -400,7 +400,7 @@ class RepairTests(ServerChannelTestCase):
                 self.assertEqual(Gone.parse(offset, body), Gone(5, number))
 
     def test_not_opened(self) -> None:
-        """Who has not opened an image gets no segments of it, and causes none to be sent."""
+        """A client that has not opened an image gets no segments of it, nor has them sent."""
         sent = self.transfer()
         self.channel, self.wire = self.server.connect()
         for tag, attempt in ((0, 1), (5, 1), (5, 2)):
@@ -414,7 +414,7 @@ class RepairTests(ServerChannelTestCase):
         self.assertEqual(packets[0][0], Type.SEGMENTS)
 
     def test_absurd_bitmap(self) -> None:
-        """Bits of segments that the transfer does not have count for nothing."""
+        """Bits of segments that the transfer does not have are ignored."""
         sent = self.transfer()
         absurd = (1 << 8 * (MAX_DATA // 64)) - 1
         self.say(Repair(7, sent.transfer, 1, absurd).encode())
@@ -426,7 +426,7 @@ class RepairTests(ServerChannelTestCase):
         self.assertLess(size, BLOCK + 94 * 12 + 400)
 
     def test_empty_bitmap(self) -> None:
-        """A REPAIR of nothing sends no segment, and ends nothing."""
+        """A REPAIR of nothing sends no segment, and does not end the connection."""
         sent = self.transfer()
         for attempt in (1, 2):
             self.say(Repair(7, sent.transfer, attempt, 0).encode())
@@ -450,7 +450,7 @@ class RepairTests(ServerChannelTestCase):
 
 
 class UnreadAnswersTests(ServerChannelTestCase):
-    """A client that asks, and does not take the answers."""
+    """A client that sends requests, and does not read the answers."""
 
     def setUp(self) -> None:
         """A client that has an image open, and whose connection is full."""
@@ -473,7 +473,7 @@ class UnreadAnswersTests(ServerChannelTestCase):
         return len(self.wire.value())
 
     def test_reads_over_tcp(self) -> None:
-        """Reads over TCP wait until the client takes what it asked for."""
+        """READs over TCP wait until the client reads what it asked for."""
         for block in range(3):
             read = Read(9, self.handle, block * BLOCK, BLOCK, Priority.BLOCKED, True)
             self.channel.dataReceived(read.encode())
@@ -482,19 +482,19 @@ class UnreadAnswersTests(ServerChannelTestCase):
         self.assertGreater(self.written(), 3 * BLOCK)
 
     def test_repairs_over_tcp(self) -> None:
-        """Repairs over TCP do not heap up: no small packet makes the server hold 128 KiB more."""
+        """Repairs over TCP do not pile up: a small packet does not make the server hold 128 KiB."""
         for _ in range(200):
             self.channel.dataReceived(Repair(7, self.sent.transfer, 2, (1 << 94) - 1).encode())
         self.assertLessEqual(self.written(), 2 * BLOCK)
 
     def test_requests(self) -> None:
-        """No more requests are taken in from a client that does not take the answers."""
+        """No more requests are read from a client that does not read the answers."""
         self.assertEqual(self.wire.producerState, "paused")
         self.connection_is(full=False)
         self.assertEqual(self.wire.producerState, "producing")
 
     def test_same_read_again_and_again(self) -> None:
-        """Reads of the same range, ever again, cost the server no more than each its tag."""
+        """Repeated READs of the same range cost the server little more than their tags."""
         self.server.controller._idle = False
         packets = b"".join(
             Read(tag, self.handle, BLOCK, BLOCK, Priority.BLOCKED).encode()
@@ -512,7 +512,7 @@ class AnySequenceTests(SynchronousTestCase):
     @examples(150)
     @given(packets=st.lists(FROM_CLIENTS, max_size=30), hello=st.booleans())
     def test_any_packets(self, packets: list[bytes], hello: bool) -> None:
-        """Nothing is raised or logged, all that is written is packets, and others are served."""
+        """Nothing is raised or logged, only packets are written, and other clients are served."""
         server = Server()
         channel, wire = server.connect(hello)
         other, its_wire = server.connect()
@@ -537,7 +537,7 @@ class AnySequenceTests(SynchronousTestCase):
     @examples(50)
     @given(data=st.binary(max_size=400), step=st.integers(1, 50))
     def test_any_bytes(self, data: bytes, step: int) -> None:
-        """The same for bytes that are not even packets, however they are cut."""
+        """The same for any bytes, however they are cut."""
         server = Server()
         channel, wire = server.connect()
         for start in range(0, len(data), step):

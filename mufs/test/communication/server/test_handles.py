@@ -74,7 +74,7 @@ class HandlesTests(SynchronousTestCase):
         self.assertNotEqual(self.handles.add(b"a", self.image), handle)
 
     def test_limit(self) -> None:
-        """There may be so many at a time; one that is refused leaves no trace."""
+        """The number of handles is limited; an OPEN that is refused leaves no trace."""
         made = [self.handles.add(b"a", self.image) for _ in range(3)]
         other = ImageInMemory(b"", image=7)
         error = self.assertRaises(OSError, self.handles.add, b"b", other)
@@ -102,7 +102,7 @@ class HandlesTests(SynchronousTestCase):
         self.assertEqual(second.access.requests, 0)
 
     def test_close_all(self) -> None:
-        """When the client has gone none of its handles counts."""
+        """The handles of a client that has gone do not count any more."""
         for path in (b"a", b"b", b"b"):
             self.handles.add(path, self.image)
         self.handles.close_all()
@@ -113,14 +113,14 @@ class ChannelTests(ServerChannelTestCase):
     """OPEN and CLOSE through a channel."""
 
     def test_opened(self) -> None:
-        """OPEN hands over a handle, what the image is, and its key."""
+        """OPEN is answered with a handle, the image's attributes, and its key."""
         first, second = self.open(), self.open()
         self.assertNotEqual(first.handle, second.handle)
         self.assertEqual(first.key, second.key)
         self.assertEqual(first.attributes.size, SIZE)
 
     def test_closed(self) -> None:
-        """A handle that was closed is no handle."""
+        """A handle that was closed is not accepted any more."""
         handle = self.open().handle
         self.send(pack(Type.CLOSE, encode(Close(handle))))
         read = Read(3, handle, 0, 4096, Priority.BLOCKED)
@@ -132,25 +132,25 @@ class ChannelTests(ServerChannelTestCase):
         self.assertFalse(self.wire.ended)
 
     def test_close_malformed(self) -> None:
-        """A CLOSE that is none ends the connection."""
+        """A malformed CLOSE ends the connection."""
         self.assert_closes(pack(Type.CLOSE, encode(Close(1)) + b"x"))
 
     def test_handle_of_another(self) -> None:
-        """A handle is of use on its own connection alone."""
+        """A handle is valid only on its own connection."""
         handle = self.open().handle
         self.channel, self.wire = self.server.connect()
         read = Read(3, handle, 0, 4096, Priority.BLOCKED)
         self.assert_error(self.send(read.encode()), 3, "EBADF")
 
     def test_too_many(self) -> None:
-        """A client may have so many handles and no more."""
+        """The number of a client's handles is limited."""
         packet = pack_tagged(Type.OPEN, 1, encode(At(b"disk.img")))
         for _ in range(MAX_HANDLES):
             self.send(packet)
         self.assert_error(self.send(packet), 1, "EMFILE")
 
     def test_too_many_at_once(self) -> None:
-        """The same for a client that asks for them all before the first is there."""
+        """The same for a client that sends all OPENs before the first is answered."""
         self.server.at_once = False
         packet = pack_tagged(Type.OPEN, 1, encode(At(b"disk.img")))
         self.channel.dataReceived(packet * (MAX_HANDLES + 100))
@@ -165,7 +165,7 @@ class ChannelTests(ServerChannelTestCase):
         self.assertEqual(len(self.channel.handles), 0)
 
     def test_statistics(self) -> None:
-        """What it opens, asks for and closes counts for the image, also when it goes at once."""
+        """What a client opens, reads and closes counts for the image, also when it disconnects."""
         handles = [self.open().handle for _ in range(3)]
         ((image, _),) = self.server.factory.access_statistics
         self.assertEqual((image.path, image.opens), (b"disk.img", 3))
@@ -179,7 +179,7 @@ class ChannelTests(ServerChannelTestCase):
         self.assertEqual(image.opens, 0)
 
     def test_refused(self) -> None:
-        """A READ that is refused, and an OPEN that fails, count for nothing."""
+        """READs that are refused, and OPENs that fail, do not count."""
         handle = self.open().handle
         self.say(Read(7, handle, 5, BLOCK, Priority.BLOCKED).encode())
         self.say(Read(7, handle + 1, 0, BLOCK, Priority.BLOCKED).encode())

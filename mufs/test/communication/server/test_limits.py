@@ -1,4 +1,4 @@
-"""What one client may have of the server, and that others have theirs beside it."""
+"""What one client may have of the server, so that others have their part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY
+from mufs.cache.server.sent import MAX_BYTES_AWAITED
 from mufs.communication.server.limits import (
     ACTIVITY_TIMEOUT,
     CPU_BURST_SECONDS,
@@ -48,7 +48,7 @@ class ConnectionTests(SynchronousTestCase):
         return made
 
     def test_of_one_address(self) -> None:
-        """An address may have so many, and others have theirs."""
+        """An address may have only so many, and that leaves room for others."""
         self.assertEqual(self.fill("a"), MAX_CONNECTIONS_OF_HOST)
         self.assertFalse(self.limits.refuses("b"))
         self.assertEqual(self.limits.refused, 1)
@@ -63,7 +63,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.fill("f"), 1)
 
     def test_all(self) -> None:
-        """There is a limit for all, whoever they are."""
+        """There is a limit for all addresses together."""
         made = sum(self.fill(str(number)) for number in range(1000))
         self.assertEqual(made, self.limits.max_connections)
 
@@ -76,7 +76,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.fill("a"), 1)
 
     def test_log(self) -> None:
-        """Refusing is told once in a while, not each time."""
+        """Refusals are logged once in a while, not each time."""
         with capturedLogs() as lines:
             self.fill("a")
             for _ in range(1000):
@@ -84,7 +84,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual([line["address"] for line in lines], ["a"])
 
     def test_debts_are_remembered(self) -> None:
-        """Who connects anew has used what he used before; in the end it is forgotten."""
+        """A host that connects again still owes what it used before, until that is forgotten."""
         for wait, same in ((1.0, True), (1000.0, False)):
             one = object()
             host = self.limits.add(one, "a")
@@ -100,21 +100,21 @@ class WaitingTests(TwoClientsTestCase):
     """READs that are not answered yet."""
 
     def setUp(self) -> None:
-        """A large image, and a server that does not get to sending."""
+        """A large image, and a server that sends nothing yet."""
         super().setUp()
         self.server.library.put(b"large.img", bytes(MAX_READ))
         self.server.controller._idle = False
         self.handle = self.open(self.greedy, self.its_wire, b"large.img")
 
     def reads(self, over_tcp: bool, length: int = MAX_READ) -> list[bytes]:
-        """READs of all of it, ever again."""
+        """Many READs of the whole image."""
         return [
             Read(tag, self.handle, 0, length, Priority.BLOCKED, over_tcp).encode()
             for tag in range(1, 51)
         ]
 
     def test_too_much(self) -> None:
-        """Who waits for too much is not listened to until some of it was sent, and not cut off."""
+        """A client that waits for too much is not read until some of it was sent, nor cut off."""
         self.greedy.dataReceived(b"".join(self.reads(over_tcp=False)))
         self.clock.advance(1)
         self.assertEqual(self.its_wire.producerState, "paused")
@@ -129,7 +129,7 @@ class WaitingTests(TwoClientsTestCase):
         self.assertEqual(told, set(range(1, 51)))
 
     def test_too_much_over_tcp(self) -> None:
-        """The same for READs over TCP, of a client that does not take them."""
+        """The same for READs over TCP, of a client that does not read the answers."""
         self.full(self.its_wire)
         for packet in self.reads(over_tcp=True):
             self.greedy.dataReceived(packet)
@@ -149,18 +149,18 @@ class WaitingTests(TwoClientsTestCase):
         self.assertEqual(self.wire.producerState, "producing")
 
     def test_honest(self) -> None:
-        """What an honest client has on its way at the most does not make it a greedy one."""
-        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, GREEDY)
+        """The most that an honest client asks for at a time does not make it a greedy one."""
+        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, MAX_BYTES_AWAITED)
 
     def test_gone(self) -> None:
-        """What was waited for is waited for no longer when the client has gone."""
+        """When the client has gone nothing counts as waiting any more."""
         self.greedy.dataReceived(b"".join(self.reads(over_tcp=False)))
         self.greedy.connectionLost(Error(ConnectionLost()))
         self.assertEqual(self.greedy.share.waiting, 0)
 
 
 class ProcessorTests(TwoClientsTestCase):
-    """Requests that are work."""
+    """Requests that take processor time."""
 
     def setUp(self) -> None:
         """Looking at an image takes a tenth of a second of processor time."""
@@ -186,7 +186,7 @@ class ProcessorTests(TwoClientsTestCase):
             self.server.answer()
 
     def test_share(self) -> None:
-        """Beside others a client gets a part of the processor, and they are answered at once."""
+        """Beside others a client gets its part of the processor, and they are answered at once."""
         self.server.at_once = False
         self.beside(0.1)
         self.greedy.dataReceived(self.getattr * 500)
@@ -198,7 +198,7 @@ class ProcessorTests(TwoClientsTestCase):
         self.assertFalse(self.its_wire.ended)
 
     def test_alone(self) -> None:
-        """A client alone gets all there is, and owes nothing for it when another comes."""
+        """Without others a client gets the whole processor, and owes nothing when another comes."""
         self.clock.advance(ACTIVITY_TIMEOUT)
         self.greedy.dataReceived(self.getattr * 100)
         self.clock.advance(0.01)
@@ -208,7 +208,7 @@ class ProcessorTests(TwoClientsTestCase):
         self.assertEqual(len(self.ask(self.greedy, self.its_wire, self.getattr)), 1)
 
     def test_signs_of_life(self) -> None:
-        """Clients that only show that they are there take nothing from one that works."""
+        """Clients that only send PING take nothing from one that sends requests."""
         self.clock.advance(ACTIVITY_TIMEOUT)
         for _ in range(10):
             self.honest.dataReceived(PING)

@@ -106,7 +106,7 @@ class MetadataRequestsTests(SynchronousTestCase):
         )
 
     def test_caller(self) -> None:
-        """The library is told who asks."""
+        """The library is given the caller of each request."""
         callers: list[Caller | None] = []
         self.patch(self.library, "getattr", lambda path, caller: callers.append(caller))
         caller = Caller(1000, 100, [])
@@ -230,7 +230,7 @@ class ChannelTests(ServerChannelTestCase):
         )
 
     def test_malformed(self) -> None:
-        """A path that is none ends the connection."""
+        """A malformed path ends the connection."""
         for body in (
             b"",
             b"\xc1",
@@ -252,7 +252,7 @@ class ChannelTests(ServerChannelTestCase):
         self.assertEqual(sum(len(decode(Names, body).entries) for _, _, body in answers), 3001)
 
     def test_directory_of_other_file_systems(self) -> None:
-        """The same for names as long as a client takes them."""
+        """The same for the longest names that a client accepts."""
         for number in range(600):
             self.server.library.put(b"%04d" % number + b"x" * 1020, b"")
         answers = self.send(pack_tagged(Type.READDIR, 1, encode(At(b""))))
@@ -267,7 +267,7 @@ class ChannelTests(ServerChannelTestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_gone_before_the_answer(self) -> None:
-        """An answer that comes when the client has gone is written nowhere."""
+        """An answer that comes when the client has gone is not written."""
         self.server.at_once = False
         self.send(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
         self.channel.connectionLost(Error(ConnectionLost()))
@@ -276,7 +276,7 @@ class ChannelTests(ServerChannelTestCase):
         self.assertEqual(self.wire.packets(), [])
 
     def test_requests_in_flight(self) -> None:
-        """No more requests are taken in than can be answered in some time."""
+        """No more requests are read while too many wait for the library."""
         server = Server(at_once=False)
         channel, wire = server.connect()
         for tag in range(20_000):
@@ -293,7 +293,7 @@ class TwoClientsTests(TwoClientsTestCase):
     """What a client that asks for much takes from another one."""
 
     def test_threads(self) -> None:
-        """A client has a few of its requests looked into at a time, so that others get theirs."""
+        """A few requests of a client are looked up at a time, so that others have their turn."""
         self.server.at_once = False
         packet = pack_tagged(Type.GETATTR, 2, encode(At(b"disk.img")))
         self.greedy.dataReceived(packet * 100)
@@ -307,7 +307,7 @@ class TwoClientsTests(TwoClientsTestCase):
         self.assertEqual(len(self.its_wire.tagged()), 100)
 
     def test_listings_wait(self) -> None:
-        """Listings are sent as the client takes them, and nothing more is looked at before."""
+        """Listings are sent as the client reads them, and until then nothing else is looked up."""
         for number in range(3000):
             self.server.library.put(b"%05d" % number + b"x" * 250, b"")
         readdir = pack_tagged(Type.READDIR, 7, encode(At(b"")))

@@ -27,7 +27,7 @@ SIZE = 8 * MIB + 4321
 @implementer(IPushed)
 @define(eq=False)
 class Client:
-    """A client that only remembers what it is asked for."""
+    """A client that only remembers what it is asked to pull."""
 
     name: str
     library: MemoryLibrary
@@ -40,7 +40,7 @@ class Client:
 
 
 class PushesTests(SynchronousTestCase):
-    """The server's end, with clients that say what the test has them say."""
+    """The server's end, with clients that report what the test has them report."""
 
     def setUp(self) -> None:
         """Have two clients that see the image, and one that does not."""
@@ -65,7 +65,7 @@ class PushesTests(SynchronousTestCase):
         return pushing
 
     def ended(self, pushing: Deferred[Record]) -> tuple[Any, list[str]]:
-        """How many clients have it, and who has it not, and why."""
+        """How many clients have succeeded; which have failed, and why."""
         result: Any = self.successResultOf(pushing)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         return result["succeeded"], [f"{f['name']}: {f['error']}" for f in result["failed"]]
@@ -90,13 +90,13 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.ended(pushing), (1, ["two: the cache is too small"]))
 
     def test_nobody(self) -> None:
-        """Without anybody who may see it the push fails."""
+        """The push fails when no client may see the image."""
         self.failureResultOf(self.push(), OSError)
         self.failureResultOf(self.push(self.blind), OSError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_named(self) -> None:
-        """Of those that were named who cannot be asked has failed; others are not asked."""
+        """Clients that were named and cannot be asked have failed; only named ones are asked."""
         pushing = self.push(self.one, self.two, self.blind, names={"one", "blind", "none"})
         self.assertEqual(self.two.asked, [])
         self.pushes.pulled(self.one, Pulled(1, 100, 100, True))
@@ -105,7 +105,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(sorted(failed), ["blind: no such image", "none: is not connected"])
 
     def test_join_and_leave(self) -> None:
-        """Who comes meanwhile is asked, too; who goes has failed, unless it comes again."""
+        """Clients that connect later are asked, too; those that go fail unless they return."""
         pushing = self.push(self.one)
         self.pushes.add_client(self.two)
         self.assertEqual(self.two.asked, [(1, b"disk.img")])
@@ -117,7 +117,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.ended(pushing), (1, ["one: the connection was lost"]))
 
     def test_interrupted(self) -> None:
-        """Those that have not ended are told to give up."""
+        """When a push is cancelled, the clients that still pull are told to stop."""
         pushing = self.push(self.one, self.two)
         self.pushes.pulled(self.two, Pulled(1, 100, 100, True))
         pushing.cancel()
@@ -128,7 +128,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silent(self) -> None:
-        """Who says nothing for long is given up."""
+        """A client that does not report for long is given up."""
         pushing = self.push(self.one, self.two)
         for _ in range(int(PULL_TIMEOUT)):
             self.pushes.pulled(self.one, Pulled(1, 50, 100, False))
@@ -138,7 +138,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.two.asked[1:], [(1, b"")])
 
     def test_nonsense(self) -> None:
-        """What is told of other pushes, by others, or after the end counts for nothing."""
+        """Reports on other pushes, by other clients, or after the end are ignored."""
         pushing = self.push(self.one)
         self.pushes.pulled(self.one, Pulled(2, 0, 0, True, "?"))
         self.pushes.pulled(self.two, Pulled(1, 0, 0, True, "?"))
@@ -150,7 +150,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.ended(pushing), (1, []))
 
     def test_gone_while_it_is_looked_at(self) -> None:
-        """Who goes before it is known whether it may see the image is not waited for."""
+        """A client that goes before it is known whether it may see the image is not awaited."""
         looking: list[Deferred[None]] = []
 
         def in_thread(function: Any, *args: Any) -> Deferred[Any]:
@@ -165,7 +165,7 @@ class PushesTests(SynchronousTestCase):
         self.assertEqual(self.one.asked, [])
 
     def test_limits(self) -> None:
-        """An image is pushed once at a time, and so many at the most."""
+        """An image is not pushed twice at a time, and not too many are pushed."""
         pushes = [self.push(self.one)]
         self.failureResultOf(self.push(self.one), OSError)
         for number in range(1, MAX_PUSHES):
@@ -185,10 +185,10 @@ class PushesTests(SynchronousTestCase):
 
 
 class AccessTests(SynchronousTestCase):
-    """Who is asked, by what a client sees of the library."""
+    """Clients are asked only for what they see of the library."""
 
     def test_subtree(self) -> None:
-        """A client is asked for what it may see, and hears nothing of other images."""
+        """A client is asked for images that it may see, and is told nothing of others."""
         server = Server()
         server.library.put(b"sub/disk.img", bytes(100))
         access = Access((parse_rule("*:/sub"),))
@@ -263,7 +263,7 @@ class SimulatedTests(SynchronousTestCase):
         self.assert_all_there(0, 19)
 
     def test_late(self) -> None:
-        """Who connects meanwhile joins; what it has missed is sent again."""
+        """A client that connects later joins; what it has missed is sent again."""
         self.make(3, link=1e8, rate_max=1e8)
         self.network.clients[2].service.stopService()
         self.network.clock.advance(0.1)
@@ -276,7 +276,7 @@ class SimulatedTests(SynchronousTestCase):
         self.assert_all_there(0, 1, 2)
 
     def test_interrupted(self) -> None:
-        """When the push is interrupted the clients stop to pull; another one goes on."""
+        """When the push is interrupted the clients stop pulling; another push resumes."""
         self.make(2, size=3 * SIZE, link=1e8, rate_max=1e8)
         pushing = self.push()
         self.network.clock.advance(0.9)
@@ -293,7 +293,7 @@ class SimulatedTests(SynchronousTestCase):
         self.assert_all_there(0, 1)
 
     def test_too_small(self) -> None:
-        """A cache that is too small is told of, and keeps what it has."""
+        """A cache that is too small is reported, and keeps what it has."""
         self.make(2)
         small = self.network.clients[1]
         small.cache._slots = 4 * MIB // BLOCK
@@ -305,7 +305,7 @@ class SimulatedTests(SynchronousTestCase):
         self.assert_all_there(0)
 
     def test_lost(self) -> None:
-        """A client that loses its connection and comes again goes on."""
+        """A client that loses its connection and returns goes on."""
         self.make(2, link=1e8, rate_max=1e8)
         pushing = self.push()
         self.network.clock.advance(0.9)
@@ -316,7 +316,7 @@ class SimulatedTests(SynchronousTestCase):
         self.assert_all_there(0, 1)
 
     def test_server_restarted(self) -> None:
-        """With the server its pushes end, at the clients, too."""
+        """When the server is restarted its pushes end, also at the clients."""
         self.make(1, link=1e8, rate_max=1e8)
         self.push().addErrback(lambda failure: None)
         self.network.clock.advance(0.9)

@@ -6,8 +6,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY, Share
-from mufs.communication.server.pacing import FULL, SENDING, Pace
+from mufs.cache.server.sent import MAX_BYTES_AWAITED, Share
+from mufs.communication.server.pacing import LINK_FULL_SECONDS, SENDING_SECONDS, Pace
 from mufs.communication.server.unicast import (
     DATA_SIZE,
     MAX_CREDIT,
@@ -29,9 +29,9 @@ class ShareTestCase(SynchronousTestCase):
     """A client that multicast does not reach."""
 
     def setUp(self) -> None:
-        """A client that takes all that it gets, of one image."""
+        """A client that reads all that it is sent, and one image."""
         self.clock = VirtualTime()
-        self.pace = Pace(self.clock, 1e8, 1e8, 1e8)
+        self.pace = Pace(self.clock, floor=1e8, ceiling=1e8, start=1e8)
         self.image = ImageInMemory(bytes(SIZE))
         self.share = Share()
         self.written: list[bytes] = []
@@ -54,7 +54,7 @@ class ShareTestCase(SynchronousTestCase):
         reads.request(self.image, Read(1, 1, 0, SIZE, Priority.BLOCKED, True))
 
     def multicast(self, size: int) -> None:
-        """Send so much to the group, more than the link takes."""
+        """Send this many bytes to the group, which fill the link."""
         for _ in range(size // DATA_SIZE):
             self.clock.advance(self.pace.delay(DATA_SIZE))
             self.pace.blocked()
@@ -64,12 +64,12 @@ class ShareTests(ShareTestCase):
     """What a client gets over TCP beside multicast."""
 
     def test_alone(self) -> None:
-        """While nothing goes to the group, a read is answered as fast as it is taken."""
+        """While nothing is multicast, reads are answered as fast as the client takes them."""
         self.ask(self.reads)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_many(self) -> None:
-        """However many reads waited while the connection was full, each is answered."""
+        """Any number of reads that waited while the connection was full are answered."""
         self.reads.pause()
         for tag in range(1, 5001):
             self.reads.request(self.image, Read(tag, 1, 0, 1, Priority.BLOCKED, True))
@@ -78,14 +78,14 @@ class ShareTests(ShareTestCase):
         self.assertEqual(self.reads.bytes_sent, 5000)
 
     def test_idle_link(self) -> None:
-        """So it is while what goes to the group leaves room on the link."""
+        """The same while multicast does not fill the link."""
         for _ in range(100):
             self.clock.advance(self.pace.delay(DATA_SIZE))
         self.ask(self.reads)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_share(self) -> None:
-        """While multicast fills the link, each client gets its share, and no client none."""
+        """While multicast fills the link, each client gets its share."""
         self.multicast(MULTICAST_WEIGHT * MAX_CREDIT)
         clients = [self.reads, self.make_reads()]
         for reads in clients:
@@ -100,22 +100,22 @@ class ShareTests(ShareTestCase):
     def test_greedy(self) -> None:
         """A greedy client gets its share while anything is multicast, also on an idle link."""
         self.clock.advance(self.pace.delay(DATA_SIZE))
-        self.share.waiting = GREEDY
+        self.share.waiting = MAX_BYTES_AWAITED
         self.ask(self.reads)
         self.assertLessEqual(self.reads.bytes_sent, MAX_CREDIT + DATA_SIZE)
-        self.clock.advance(SENDING + RETRY_DELAY)
+        self.clock.advance(SENDING_SECONDS + RETRY_DELAY)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_afterwards(self) -> None:
-        """It gets all soon after multicast has ended."""
+        """Soon after multicast has ended the client gets all."""
         self.multicast(MULTICAST_WEIGHT * DATA_SIZE)
         self.ask(self.reads)
         self.assertLess(self.reads.bytes_sent, SIZE)
-        self.clock.advance(FULL + 2 * RETRY_DELAY)
+        self.clock.advance(LINK_FULL_SECONDS + 2 * RETRY_DELAY)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_no_debt(self) -> None:
-        """What it got of an idle link is not held against it."""
+        """What the client got on an idle link is not charged later."""
         self.ask(self.reads)
         self.multicast(4 * MULTICAST_WEIGHT * DATA_SIZE)
         self.ask(self.reads)
@@ -141,10 +141,10 @@ class SegmentTests(ShareTestCase):
         super().setUp()
         self.transfer = make_sent(1, self.image, 0, BLOCK)
         self.all = (1 << len(self.transfer.rows)) - 1
-        self.share.mendable = 10 * BLOCK
+        self.share.repair_credit = 10 * BLOCK
 
     def sent(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
-        """What was written since the last look: the tag and the packets of each SEGMENTS."""
+        """The tag and the packets of each SEGMENTS that was written since the last call."""
         written, self.written = self.written, []
         found = []
         for kind, _, body in Framer().feed(b"".join(written)):
@@ -173,7 +173,7 @@ class SegmentTests(ShareTestCase):
         self.assertEqual(packets[-1][0], COMPLETION)
 
     def test_none(self) -> None:
-        """Of no segment the announcement and the completion are sent."""
+        """For an empty bitmap only the announcement and the completion are sent."""
         self.assertEqual(self.reads.send_segments(self.transfer, 0, 7), 0)
         self.assertEqual(len(self.sent()), 2)
 
@@ -192,8 +192,8 @@ class SegmentTests(ShareTestCase):
         self.assertEqual(self.reads.send_segments(self.transfer, 0b1010, 7), 2)
 
     def test_not_asked_for(self) -> None:
-        """Who has asked for little gets little."""
-        self.share.mendable = 5 * SEGMENT
+        """A client that has read little is sent few segments."""
+        self.share.repair_credit = 5 * SEGMENT
         sent = [self.reads.send_segments(self.transfer, 0b11, 7) for _ in range(4)]
         self.assertEqual(sent, [2, 2, 0, 0])
 
@@ -209,7 +209,7 @@ class HangingTests(SynchronousTestCase):
         self.failed: list[int] = []
         self.reads = UnicastReads(
             clock,
-            Pace(clock, 1e8, 1e8, 1e8),
+            Pace(clock, floor=1e8, ceiling=1e8, start=1e8),
             read=self.read,
             write=self.write,
             failed=lambda tag, error: self.failed.append(tag),
@@ -226,13 +226,13 @@ class HangingTests(SynchronousTestCase):
         self.sent.append((data.image, data.offset))
 
     def answer(self, image: IImage) -> None:
-        """Answer all that is read of an image, one piece after the other."""
+        """Answer all that is read of an image, one part after the other."""
         while found := [each for each in self.asked if each[0] is image]:
             self.asked.remove(found[0])
             found[0][2].callback(bytes(DATA_SIZE))
 
     def test_others(self) -> None:
-        """The other images are read on, and that one goes on where it was, in order."""
+        """Other images are read meanwhile, and that one goes on where it was, in order."""
         slow, quick = ImageInMemory(bytes(SIZE), 1), ImageInMemory(bytes(SIZE), 2)
         self.reads.request(slow, Read(1, 1, 0, 3 * DATA_SIZE, Priority.BLOCKED, True))
         self.reads.request(quick, Read(2, 2, 0, 2 * DATA_SIZE, Priority.AHEAD, True))
@@ -246,7 +246,7 @@ class HangingTests(SynchronousTestCase):
         self.assertEqual(offsets, [0, DATA_SIZE, 2 * DATA_SIZE, 8 * DATA_SIZE])
 
     def test_failed(self) -> None:
-        """A read that fails is not read on; the next one of that image is."""
+        """A read that fails ends there; the next one of that image is answered."""
         slow = ImageInMemory(bytes(SIZE), 1)
         self.reads.request(slow, Read(1, 1, 0, 3 * DATA_SIZE, Priority.BLOCKED, True))
         self.reads.request(slow, Read(3, 1, 8 * DATA_SIZE, DATA_SIZE, Priority.BLOCKED, True))
