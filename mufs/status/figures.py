@@ -158,7 +158,7 @@ CLIENT = Schema(
         Figure("segments_lost", "segments_lost", COUNTER, "Segments that did not arrive in time"),
         Figure("repairs_sent", "repairs_sent", COUNTER, "Requests for missing segments"),
         Figure("transfers_rejected", "transfers_rejected", COUNTER, "Transfers not authentic"),
-        Figure("datagrams_dropped", "datagrams_dropped", COUNTER, "Datagrams from other sources"),
+        Figure("datagrams_dropped", "datagrams_dropped", COUNTER, "Datagrams dropped as not valid"),
         Figure("multicast_works", "multicast_works", GAUGE, "0 if multicast does not work"),
         Figure("connected", "connected", GAUGE, "1 while there is a connection to the server"),
         Figure("tls", "tls", GAUGE, "1 if the request channel uses TLS"),
