@@ -17,7 +17,7 @@ from mufs.options import Options, parse_rate, parse_seconds, parse_size, status_
 
 
 class Listening:
-    """A reactor that is asked to listen, and does not."""
+    """A reactor that records what it is asked to listen on."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[object, str]] = []
@@ -61,7 +61,7 @@ class NumberTests(SynchronousTestCase):
             self.assertEqual(parse_size(text), size)
 
     def test_rates(self) -> None:
-        """A rate is in bits a second, K, M and G of 1000."""
+        """A rate is in bits per second, K, M and G of 1000."""
         for text, rate in [
             ("1", 1),
             ("100M", 100_000_000),
@@ -71,7 +71,7 @@ class NumberTests(SynchronousTestCase):
             self.assertEqual(parse_rate(text), rate)
 
     def test_no_numbers(self) -> None:
-        """What is no such number is a C{ValueError}, as large as it may be."""
+        """Anything else, and a number that is too large, is a C{ValueError}."""
         for text in [
             "",
             " ",
@@ -101,7 +101,7 @@ class NumberTests(SynchronousTestCase):
 
 
 class OptionsTestCase(SynchronousTestCase):
-    """Has a directory of images, and one to mount at."""
+    """Has a directory of images, and a mount point."""
 
     def setUp(self) -> None:
         """Make both."""
@@ -110,13 +110,13 @@ class OptionsTestCase(SynchronousTestCase):
         self.mount.mkdir()
 
     def server(self, *arguments: str) -> server_tap.Options:
-        """The server's command line: what it needs, then these."""
+        """The server's command line: the required options, then these."""
         options = server_tap.Options()
         options.parseOptions(["--images", str(self.images), *arguments])
         return options
 
     def client(self, *arguments: str) -> client_tap.Options:
-        """The client's command line: what it needs, then these."""
+        """The client's command line: the required options, then these."""
         options = client_tap.Options()
         options.parseOptions(
             ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount), *arguments]
@@ -124,7 +124,7 @@ class OptionsTestCase(SynchronousTestCase):
         return options
 
     def assert_refused(self, options: Options, arguments: list[str], *telling: str) -> None:
-        """The command ends with status 1 and one line that tells all this."""
+        """The command ends with status 1 and one line that contains all these texts."""
         error = self.assertRaises(SystemExit, options.parseOptions, arguments)
         assert isinstance(error.code, str), arguments
         self.assertEqual(error.code.count("\n"), 0)
@@ -132,13 +132,13 @@ class OptionsTestCase(SynchronousTestCase):
             self.assertIn(each, error.code)
 
     def assert_server_refuses(self, option: str, *values: str) -> None:
-        """None of these values of an option is taken, and the line names both."""
+        """All these values of an option are refused, in a line that names option and value."""
         for value in values:
             arguments = ["--images", str(self.images), f"--{option}", value]
             self.assert_refused(server_tap.Options(), arguments, f"--{option}", value)
 
     def assert_client_refuses(self, option: str, *values: str) -> None:
-        """None of these values of an option is taken, and the line names both."""
+        """All these values of an option are refused, in a line that names option and value."""
         for value in values:
             arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
             arguments += [f"--{option}", value]
@@ -146,10 +146,10 @@ class OptionsTestCase(SynchronousTestCase):
 
 
 class ServerOptionsTests(OptionsTestCase):
-    """What C{twistd mufs-server} takes."""
+    """The options of C{twistd mufs-server}."""
 
     def test_defaults(self) -> None:
-        """With nothing but the directory all else has its default."""
+        """With only the directory given, all other options have their defaults."""
         options = self.server()
         self.assertIsInstance(options["library"], ExportedDirectory)
         self.assertEqual(
@@ -159,7 +159,7 @@ class ServerOptionsTests(OptionsTestCase):
         self.assertEqual((options["rate-min"], options["rate-max"]), (10**6, 10**10))
 
     def test_values(self) -> None:
-        """Values come out as what they stand for."""
+        """Values are converted."""
         options = self.server(
             *("--group", "239.1.2.3", "--port", "65535", "--interface", "192.0.2.1"),
             *("--rate-max", "100M", "--rate-min", "100M", "--status", "tcp:0"),
@@ -170,7 +170,7 @@ class ServerOptionsTests(OptionsTestCase):
         )
 
     def test_bad_values(self) -> None:
-        """A value that cannot be is refused in a line that names option and value."""
+        """An invalid value is refused in a line that names option and value."""
         self.assert_server_refuses("images", "/nonexistent", "/dev/null")
         self.assert_server_refuses("group", "192.0.2.1", "240.0.0.1", "ff02::1", "all", "")
         self.assert_server_refuses("port", "0", "65536", "-1", "http", "")
@@ -179,13 +179,13 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_server_refuses("rate-min", "slow", "-1")
 
     def test_rates(self) -> None:
-        """A floor of 0, or above the ceiling, is refused."""
+        """A minimum rate of 0, or above the maximum, is refused."""
         for arguments in (["--rate-min", "0"], ["--rate-max", "10K"], ["--rate-min", "11G"]):
             arguments = ["--images", str(self.images), *arguments]
             self.assert_refused(server_tap.Options(), arguments, "--rate-min", "--rate-max")
 
     def test_endpoints(self) -> None:
-        """What is no endpoint is refused, whatever Twisted's parsers make of it."""
+        """Text that is not an endpoint is refused, whatever Twisted's parsers raise."""
         pem = self.images / "not.pem"
         pem.write_text("not a key")
         self.assert_server_refuses("listen", "7040")
@@ -208,7 +208,7 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_server_refuses("listen", "tcp:7040\\")
 
     def test_tls(self) -> None:
-        """TLS without all that it needs to check clients is refused, and so is what checks none."""
+        """TLS that would not check clients is refused, and so is TLS that lacks files for that."""
         keys = self.images / "keys"
         make_keys(keys, ["host"], [])
         (keys / "empty").mkdir()
@@ -229,7 +229,7 @@ class ServerOptionsTests(OptionsTestCase):
             self.server("--listen", f"tls:0:{tls}")
 
     def test_allow(self) -> None:
-        """Rules are collected; one that is none is refused, and any without TLS."""
+        """Rules are collected; an invalid one is refused, and so is any without TLS."""
         keys = self.images / "keys"
         make_keys(keys, ["host"], [])
         tls = ("--listen", f"tls:0:certificate={keys}/server.pem:trustRoots={keys}/ca")
@@ -242,17 +242,17 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_refused(server_tap.Options(), arguments, "--allow", "TLS")
 
     def test_no_directory(self) -> None:
-        """Without a directory, or with an empty name for it, nothing is shared."""
+        """A missing or empty directory is refused."""
         self.assert_refused(server_tap.Options(), [], "--images")
         self.assert_refused(server_tap.Options(), ["--images", ""], "--images")
 
     def test_unknown(self) -> None:
-        """Options that there are not, and arguments, are refused."""
+        """Unknown options, and arguments, are refused."""
         for arguments in (["--nonsense"], ["--port"], ["argument"], ["--images", ".", "another"]):
             self.assert_refused(server_tap.Options(), arguments)
 
     def test_help(self) -> None:
-        """The help has every option with its default."""
+        """The help lists every option with its default."""
         for options in (server_tap.Options(), client_tap.Options()):
             out = StringIO()
             self.patch(sys, "stdout", out)
@@ -274,13 +274,13 @@ class StatusEndpointTests(SynchronousTestCase):
         return interface
 
     def test_this_host(self) -> None:
-        """Without an interface it is one of this host alone."""
+        """Without an interface it listens only for this host."""
         for text in ("7080", "tcp:7080", "tcp:port=7080", "tcp:7080:backlog=5"):
             self.assertEqual(self.interface(text), "127.0.0.1", text)
         self.assertEqual(self.interface("tcp6:7080"), "::1")
 
     def test_told_otherwise(self) -> None:
-        """With one it is that, or all if that is said."""
+        """With an interface it listens on that, or on all if that is given."""
         for text, interface in [
             ("tcp:7080:interface=192.0.2.1", "192.0.2.1"),
             ("tcp:7080:192.0.2.1", "192.0.2.1"),
@@ -308,17 +308,17 @@ class StatusEndpointTests(SynchronousTestCase):
 
 
 class ClientOptionsTests(OptionsTestCase):
-    """What C{twistd mufs-client} takes."""
+    """The options of C{twistd mufs-client}."""
 
     def test_defaults(self) -> None:
-        """With nothing but server and directory all else has its default."""
+        """With only server and directory given, all other options have their defaults."""
         options = self.client()
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
         cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
         self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
 
     def test_values(self) -> None:
-        """Values come out as what they stand for, the directory as an absolute path."""
+        """Values are converted; the directory becomes an absolute path."""
         options = self.client(
             *("--cache-size", "1M", "--timeout", "0.5", "--interface", "192.0.2.2"),
             *("--allow-other", "--status", "tcp:0:interface=127.0.0.1"),
@@ -328,7 +328,7 @@ class ClientOptionsTests(OptionsTestCase):
         self.assertEqual(options["mount"], str(self.mount.absolute()))
 
     def test_bad_values(self) -> None:
-        """A value that cannot be is refused in a line that names option and value."""
+        """An invalid value is refused in a line that names option and value."""
         self.assert_client_refuses("cache-size", "0", "1023K", "all", "-1", "", "9" * 400)
         self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
         self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
@@ -345,14 +345,14 @@ class ClientOptionsTests(OptionsTestCase):
         self.assert_client_refuses("status", "tcp", "http")
 
     def test_bad_certificate(self) -> None:
-        """A certificate that is none is refused, too."""
+        """An invalid certificate is refused, too."""
         pem = self.images / "not.pem"
         pem.write_text("not a certificate")
         self.assert_client_refuses("server", f"tls:host:7040:certificate={pem}")
         self.assert_client_refuses("server", "ssl:host:7040", "tls:host:7040:trustRoots=/none")
 
     def test_mount_points(self) -> None:
-        """A directory that is missing, not empty or no directory is refused."""
+        """A mount point that is missing, not empty or not a directory is refused."""
         full = self.images / "full"
         full.mkdir()
         (full / "file").touch()
@@ -361,7 +361,7 @@ class ClientOptionsTests(OptionsTestCase):
         )
 
     def test_required(self) -> None:
-        """Without server or directory, or with empty names for them, nothing starts."""
+        """A missing or empty server or directory is refused."""
         mount = ["--mount", str(self.mount)]
         server = ["--server", "tcp:192.0.2.1:7040"]
         self.assert_refused(client_tap.Options(), mount, "--server")
@@ -369,7 +369,7 @@ class ClientOptionsTests(OptionsTestCase):
         self.assert_refused(client_tap.Options(), [*server, "--mount", ""], "--mount")
 
     def test_too_large(self) -> None:
-        """A cache that no machine has room for is refused like any bad value."""
+        """A cache larger than the memory of any host is refused like other invalid values."""
         arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
         options = client_tap.Options()
 

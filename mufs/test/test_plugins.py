@@ -1,4 +1,4 @@
-"""What twistd finds of mUFS, and what an installation takes along."""
+"""The plugins that twistd finds, and the packages that are installed."""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -32,10 +32,10 @@ class PluginTests(SynchronousTestCase):
 
 
 class PackageTests(SynchronousTestCase):
-    """What setup.cfg has to spell out, as twisted.plugins cannot be found by searching."""
+    """The packages that setup.cfg lists, as twisted.plugins cannot be found by searching."""
 
     def test_all_packages_listed(self) -> None:
-        """Every package below mufs/ is listed in setup.cfg, and nothing that is not there."""
+        """setup.cfg lists every package below mufs/, and no other one."""
         package = Path(mufs.__file__).parent
         setup = ConfigParser()
         if not setup.read(package.parent / "setup.cfg"):

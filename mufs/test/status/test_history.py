@@ -1,4 +1,4 @@
-"""The last ten minutes of figures."""
+"""The history of figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mufs.status.history import HISTORY_SECONDS, SAMPLE_INTERVAL, History
 
 
 class HistoryTests(SynchronousTestCase):
-    """What is told of figures that were remembered."""
+    """What the samples of a history show."""
 
     def setUp(self) -> None:
         """Have figures that change."""
@@ -26,21 +26,21 @@ class HistoryTests(SynchronousTestCase):
         self.history.sample()
 
     def test_values(self) -> None:
-        """A figure's values have their ages, the eldest first."""
+        """The values of a figure come with their ages, the oldest first."""
         self.sample(bytes=3)
         self.sample(bytes=5)
         self.clock.advance(1)
         self.assertEqual(self.history.values("bytes"), [(SAMPLE_INTERVAL + 1, 3), (1, 5)])
 
     def test_rates(self) -> None:
-        """What a figure grew by is divided by the time in which it did, however long that was."""
+        """A rate is the growth divided by the time between two samples, however long that is."""
         self.sample(bytes=100)
         self.sample(after=2, bytes=300)
         self.sample(after=10, bytes=400)
         self.assertEqual(self.history.rates("bytes"), [(10, 100), (0, 10)])
 
     def test_shares(self) -> None:
-        """A share is that of what was added, and 0 where nothing was."""
+        """A share is that of the growth, and 0 where nothing grew."""
         self.sample(lost=5, sent=10)
         self.sample(lost=6, sent=14)
         self.sample()
@@ -49,20 +49,20 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual([share for _, share in both], [0.2, 0])
 
     def test_nothing_yet(self) -> None:
-        """Without samples, and of rates with a single one, there is nothing to tell."""
+        """Without samples there are no values, and with a single one no rates."""
         self.assertEqual(self.history.values("bytes"), [])
         self.sample()
         self.assertEqual(self.history.rates("bytes"), [])
         self.assertEqual(self.history.shares("lost", "sent"), [])
 
     def test_at_the_same_time(self) -> None:
-        """Two samples of one moment give no rate, and no error."""
+        """Two samples at the same time give no rate, and no error."""
         self.sample()
         self.sample(after=0, bytes=5)
         self.assertEqual(self.history.rates("bytes"), [])
 
     def test_bounded(self) -> None:
-        """What is older than ten minutes is forgotten, and texts and lists are not remembered."""
+        """Samples older than ten minutes are dropped; texts and lists are not kept at all."""
         for number in range(1000):
             self.sample(bytes=number)
         values = self.history.values("bytes")

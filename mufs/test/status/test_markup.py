@@ -1,4 +1,4 @@
-"""What is made of figures and names on a page."""
+"""Markup, formatted numbers and plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mufs.test.support.properties import examples
 
 
 class Read(HTMLParser):
-    """What a browser makes of markup."""
+    """Reads markup as a browser does."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class MarkupTests(SynchronousTestCase):
     @examples(200)
     @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
     def test_any_text(self, text: str) -> None:
-        """Whatever a text is, it comes out as that text, in content and in an attribute."""
+        """Any text is read as that text again, in content and in an attribute."""
         read = Read(element("p", text, title=text))
         self.assertEqual(read.tags, [("p", {"title": text})])
         self.assertEqual(read.text, text)
 
     def test_nested(self) -> None:
-        """What is markup already is not escaped again; C{None} leaves an attribute out."""
+        """Markup is not escaped again; an attribute that is C{None} is left out."""
         inner = element("b", "<", class_="x", data_label="&", title=None)
         self.assertEqual(inner, '<b class="x" data-label="&amp;">&lt;</b>')
         self.assertEqual(join(inner, ">"), Markup(inner + "&gt;"))
@@ -55,13 +55,13 @@ class MarkupTests(SynchronousTestCase):
     @examples(200)
     @given(st.one_of(st.binary(), st.text()))
     def test_any_name(self, name: Any) -> None:
-        """A name is shown in one line of what prints, and as UTF-8."""
+        """A name is shown in one line of printable text."""
         text = shown(name)
         self.assertTrue(text.isprintable())
         text.encode()
 
     def test_names(self) -> None:
-        """What prints is shown as it is, and the rest by its number."""
+        """Printable characters are shown as they are, all others by their numbers."""
         names: list[tuple[bytes | str, str]] = [
             (b"disk.img", "disk.img"),
             ("снимок <&> \\".encode(), "снимок <&> \\"),
@@ -72,7 +72,7 @@ class MarkupTests(SynchronousTestCase):
             self.assertEqual(shown(name), text)
 
     def test_long_names(self) -> None:
-        """The middle of a long name is left out; the whole is its title."""
+        """A long name is shortened in the middle; the tooltip has all of it."""
         read = Read(named(b"a" * 100 + b".img"))
         self.assertLessEqual(len(read.text), MAX_NAME_LENGTH + 1)
         self.assertTrue(read.text.endswith("a.img"))
@@ -80,10 +80,10 @@ class MarkupTests(SynchronousTestCase):
 
 
 class NumberTests(SynchronousTestCase):
-    """Numbers for people."""
+    """Formatted numbers."""
 
     def test_numbers(self) -> None:
-        """Each has a unit of its size."""
+        """Each number has a unit that fits its size."""
         self.assertEqual(
             [size(n) for n in (0, 1023, 1536, 3 << 30, 5 << 40)],
             ["0 B", "1023 B", "1.5 KiB", "3 GiB", "5.00 TiB"],
@@ -97,7 +97,7 @@ class NumberTests(SynchronousTestCase):
 
 
 class PlotTests(SynchronousTestCase):
-    """Pictures."""
+    """Plots, bars and maps."""
 
     def points(self, *points: tuple[float, float]) -> list[list[str]]:
         """Where the points of a line are drawn."""
@@ -106,30 +106,30 @@ class PlotTests(SynchronousTestCase):
         return [pair.split(",") for pair in (attributes["points"] or "").split()]
 
     def test_line(self) -> None:
-        """What is now is drawn at the right edge, ten minutes ago at the left, the most on top."""
+        """The present is at the right edge, ten minutes ago at the left, the maximum at the top."""
         self.assertEqual(
             self.points((HISTORY_SECONDS, 5), (HISTORY_SECONDS / 2, 10), (0, 0)),
             [["0", "50.0"], ["300", "0.0"], ["600", "100.0"]],
         )
 
     def test_nothing(self) -> None:
-        """Without values, and of nothing but zeros, there is a plot all the same."""
+        """Without values, or with only zeros, there is still a plot."""
         self.assertEqual(self.points(), [])
         self.assertEqual(self.points((2, 0), (0, 0)), [["598", "100.0"], ["600", "100.0"]])
 
     def test_too_old(self) -> None:
-        """What is older than ten minutes is not drawn."""
+        """Values older than ten minutes are not drawn."""
         self.assertEqual(len(self.points((HISTORY_SECONDS + 1, 5), (0, 5))), 1)
 
     def test_shares(self) -> None:
-        """The parts of a bar fill it in their order; of nothing it is empty."""
+        """The parts fill a bar in their order; with nothing to show it is empty."""
         for parts, widths in [((3, 0, 1), ["450.0", "0.0", "150.0"]), ((0, 0, 0), ["0.0"] * 3)]:
             read = Read(shares([("a", parts[0]), ("b", parts[1]), ("c", parts[2])]))
             drawn = [attributes["width"] for tag, attributes in read.tags if tag == "rect"]
             self.assertEqual(drawn, widths)
 
     def test_map(self) -> None:
-        """A square is full only if all of it is held, and empty only if none is; rows are full."""
+        """A square is full only if all of it is held, and empty only if none of it is."""
         squares = [1.0, 1.0, 0.99, 0.01, 0.0] + [0.0] * (COLUMNS - 5) + [1.0]
         read = Read(cache_map(squares, "label"))
         drawn = {a["class"]: a["d"] for tag, a in read.tags if tag == "path"}

@@ -14,7 +14,7 @@ from mufs.status.metrics import Metrics
 
 
 def made_up(schema: Schema, start: int = 1) -> dict[str, Any]:
-    """Figures of a service, each another number; two rows of one host, and one of another."""
+    """Figures of a service, all different; two rows of one host, and one of another."""
     numbers = iter(range(start, 1000))
     figures: dict[str, Any] = {figure.name: next(numbers) for figure in schema.figures}
     for table in schema.tables:
@@ -27,14 +27,14 @@ def made_up(schema: Schema, start: int = 1) -> dict[str, Any]:
 
 
 def metrics(schema: Schema, figures: dict[str, Any], accept: str = "") -> str:
-    """What is served."""
+    """The response to a request for metrics."""
     request: Any = DummyRequest([b""])
     request.requestHeaders.setRawHeaders("accept", [accept])
     return Metrics(schema, lambda: figures).render_GET(request).decode()
 
 
 def pairs(schema: Schema) -> Iterator[tuple[str, str]]:
-    """Each figure, and its metric as a query names it."""
+    """Each figure, and the name of its metric in queries."""
     tables = [(schema.prefix + table.prefix, table.figures) for table in schema.tables]
     for prefix, figures in [(schema.prefix, schema.figures), *tables]:
         for each in figures:
@@ -42,15 +42,15 @@ def pairs(schema: Schema) -> Iterator[tuple[str, str]]:
 
 
 def names(schema: Schema) -> set[str]:
-    """The metrics that there are."""
+    """The names of all metrics."""
     return {metric for _, metric in pairs(schema)}
 
 
 class MetricsTests(SynchronousTestCase):
-    """What Prometheus gets."""
+    """The metrics as Prometheus reads them."""
 
     def test_values(self) -> None:
-        """Each figure is there, in base units; counters end in _total; all have a help."""
+        """Each figure is there, in base units and with a help text; counters end in _total."""
         for schema in (SERVER, CLIENT):
             figures = made_up(schema)
             families = {
@@ -69,7 +69,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertIn("process_resident_memory_bytes", found)
 
     def test_rows(self) -> None:
-        """Rows of one host are one metric: their sum, or the largest; no name breaks the format."""
+        """Rows of one host make one metric, their sum or the largest; no name breaks the format."""
         figures = made_up(SERVER)
         text = metrics(SERVER, figures)
         families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -82,7 +82,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertEqual(largest[0].value, max(one[figure], other[figure]))
 
     def test_as_it_is_now(self) -> None:
-        """Each time the figures of that moment are served."""
+        """Each response has the figures of its time."""
         figures = made_up(CLIENT)
         page = Metrics(CLIENT, lambda: figures)
         figures["reads"] = 77
@@ -90,7 +90,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertIn(b"mufs_client_reads_total 77.0\n", page.render_GET(request))
 
     def test_formats(self) -> None:
-        """Who asks for OpenMetrics gets it, whatever else stands in the header."""
+        """A request that accepts OpenMetrics gets it, whatever else it accepts."""
         figures = made_up(CLIENT)
         accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5,\xff;;=,"
         self.assertTrue(metrics(CLIENT, figures, accept).endswith("# EOF\n"))

@@ -1,4 +1,4 @@
-"""What the pages of server and client show of figures."""
+"""The content of the status pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ServerPageTests(SynchronousTestCase):
     """The server's page."""
 
     def show(self, clients: list[dict[str, Any]], images: list[dict[str, Any]]) -> Read:
-        """The page of such figures."""
+        """The page for these figures."""
         figures: dict[str, Any] = {figure.name: 0 for figure in SERVER.figures}
         figures |= {"clients": clients, "images": images, "interface": None}
         history = History(Clock(), lambda: figures)
@@ -50,7 +50,7 @@ class ServerPageTests(SynchronousTestCase):
             self.assertIn(said, text)
 
     def test_ways(self) -> None:
-        """Each row says whether multicast reaches the client, and if not, why."""
+        """Each row says whether multicast reaches the client, and if not, why not."""
         lossy = "not working: too lossy: 57% of the segments"
         cases: list[tuple[dict[str, Any], str]] = [
             ({}, "multicast"),
@@ -77,7 +77,7 @@ class ServerPageTests(SynchronousTestCase):
             self.assertIn(f"192.0.2.11{said}\N{EN DASH}", text)
 
     def test_order(self) -> None:
-        """First come clients over TCP, then those whose reads wait longest; the hottest image."""
+        """Clients over TCP come first, then long waits; the most requested image is the hottest."""
         text = self.show(
             [row("a"), row("b", lag=1), row("c", over_tcp=True), row("d", lag=2, over_tcp=True)],
             [image("cold", 1), image("hot", 9), image("warm", 5)],
@@ -87,7 +87,7 @@ class ServerPageTests(SynchronousTestCase):
             self.assertEqual(places, sorted(places))
 
     def test_very_many(self) -> None:
-        """Of very many so many are shown, and how many more there are."""
+        """The number of rows is limited, and a note says how many more there are."""
         read = self.show(
             [row(f"host{number}") for number in range(1000)],
             [image(f"image{number}", 0) for number in range(1000)],
@@ -102,7 +102,7 @@ class ClientPageTests(SynchronousTestCase):
     """The client's page."""
 
     def show(self, images: list[HeldImage], **changes: Any) -> Read:
-        """The page of such figures."""
+        """The page for these figures."""
         figures: dict[str, Any] = {figure.name: 0 for figure in CLIENT.figures}
         figures |= {
             "hit_rate": 0.0, "multicast": "working", "multicast_works": True, "connected": True,
@@ -112,7 +112,7 @@ class ClientPageTests(SynchronousTestCase):
         return Read(page(History(Clock(), lambda: figures)))
 
     def test_states(self) -> None:
-        """What does not work stands there as an alarm, and nothing else does."""
+        """What does not work, and only that, is shown as an alarm."""
         self.assertNotIn({"class": "alarm"}, [attributes for _, attributes in self.show([]).tags])
         cases: list[tuple[dict[str, Any], str]] = [
             ({"connected": False}, "no connection to the server"),
@@ -124,7 +124,7 @@ class ClientPageTests(SynchronousTestCase):
             self.assertIn(said, read.text)
 
     def test_reads(self) -> None:
-        """Each of the ways of a read is there with its part."""
+        """Hits, joined reads and misses are each shown with their share."""
         text = self.show([], reads=1000, hits=900, joined=75, misses=25).text
         for said in ("in the cache 900 90.0%", "way already 75 7.5%", "of the server 25 2.5%"):
             self.assertIn(said, text)
@@ -142,10 +142,10 @@ class ClientPageTests(SynchronousTestCase):
 
 
 class HeldTests(SynchronousTestCase):
-    """Which parts of an image are held."""
+    """The parts of an image that are held."""
 
     def parts(self, size: int, held: dict[int, int]) -> tuple[list[float], bool]:
-        """Of an image of that size, of whose blocks these pages are held."""
+        """The parts of an image of that size when these pages of its blocks are held."""
         self.looks = 0
 
         def missing(block: int, pages: int) -> int:
@@ -156,14 +156,14 @@ class HeldTests(SynchronousTestCase):
         return held_parts(HeldImage(b"image", size, True, missing))
 
     def test_blocks(self) -> None:
-        """Of a small image there is one part for each block, of its pages those held."""
+        """A small image has a part for each block, with the fraction of its pages that is held."""
         self.assertEqual(
             self.parts(4 * BLOCK, {0: 0xFFFFFFFF, 1: 0xFFFF, 3: 1}),
             ([1, 0.5, 0, 1 / 32], True),
         )
 
     def test_last_page(self) -> None:
-        """A last block that is short is whole when all of its pages are held."""
+        """A short last block counts as held when all of its pages are."""
         self.assertEqual(self.parts(BLOCK + 2 * PAGE + 1, {0: 0, 1: 7}), ([0, 1], True))
         self.assertEqual(self.parts(1, {0: 1}), ([1], True))
 
@@ -172,12 +172,12 @@ class HeldTests(SynchronousTestCase):
         self.assertEqual(self.parts(0, {}), ([], True))
 
     def test_several_blocks(self) -> None:
-        """Where there are too many blocks, a part is of several; all of them are looked at."""
+        """With many blocks a part covers several; all of them are looked up."""
         parts, exact = self.parts(2 * SQUARES * BLOCK, dict.fromkeys((0, 2, 3), 0xFFFFFFFF))
         self.assertEqual((len(parts), parts[:3], exact), (SQUARES, [0.5, 1, 0], True))
 
     def test_bounded(self) -> None:
-        """However large the image, so many blocks are looked at, and that is said."""
+        """The number of blocks looked up is bounded for any size, and the result says so."""
         for size in (1 << 40, 1 << 60):
             parts, exact = self.parts(size + 1, {})
             self.assertLessEqual(len(parts), SQUARES)

@@ -1,4 +1,4 @@
-"""What is served at a status endpoint, over connections in memory."""
+"""The site at the status endpoint, over connections in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SiteTestCase(SynchronousTestCase):
         self.addCleanup(self.end)
 
     def end(self) -> None:
-        """The port listens no longer; nothing is left to be done then."""
+        """Close the port; no timer is left then."""
         if self.site.numPorts:
             self.site.doStop()
         for transport in self.transports:
@@ -63,7 +63,7 @@ class SiteTestCase(SynchronousTestCase):
         return transport
 
     def get(self, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-        """Ask for something: status, headers and body of the answer."""
+        """Send a request; status, headers and body of the response."""
         transport = self.connect()
         transport.protocol.dataReceived(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
         head, _, body = transport.taken().partition(b"\r\n\r\n")
@@ -79,10 +79,10 @@ class SiteTestCase(SynchronousTestCase):
 
 
 class SiteTests(SiteTestCase):
-    """What can be asked for."""
+    """The resources of the site."""
 
     def test_figures(self) -> None:
-        """The figures are served as JSON, not to be cached, as they are at that moment."""
+        """The figures are served as JSON, current and not to be cached."""
         some: list[dict[str, Any]] = [
             {"reads": 1},
             {"hit_rate": 0.5, "multicast": "not working: \N{SNOWMAN}"},
@@ -96,7 +96,7 @@ class SiteTests(SiteTestCase):
         self.figures = {"reads": 1}
 
     def test_page(self) -> None:
-        """The page shows without script what there is now, and its title cannot break it."""
+        """The page shows the current figures without scripts, and its title is escaped."""
         self.figures["reads"] = 7
         status, headers, body = self.get("/")
         self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
@@ -104,7 +104,7 @@ class SiteTests(SiteTestCase):
         self.assertIn(b"<title>test &lt;&amp;&gt;</title>", body)
 
     def test_nothing_from_elsewhere(self) -> None:
-        """A browser that shows the page runs what is served here, and nothing that stands in it."""
+        """The policy lets a browser run only what the site serves, and nothing within the page."""
         _, headers, body = self.get("/")
         policy = headers["content-security-policy"]
         self.assertIn("default-src 'none'", policy)
@@ -117,14 +117,14 @@ class SiteTests(SiteTestCase):
         self.assertIn(b"prefers-color-scheme: dark", self.get("/style.css")[2])
 
     def test_nothing_else(self) -> None:
-        """There is nothing else to be found, and nothing to be done."""
+        """Other paths are not found, and other methods not allowed."""
         for path in ("/status", "/../status.json", "/etc/passwd"):
             self.assertEqual(self.get(path)[0], 404, path)
         for path in ("/", "/status.json", "/metrics", "/events"):
             self.assertEqual(self.get(path, "POST")[0], 405, path)
 
     def test_samples(self) -> None:
-        """While the port listens a sample is taken each time; none is when it does not."""
+        """Samples are taken at each interval while the port listens, and not otherwise."""
         for reads in range(5):
             self.figures["reads"] = reads
             self.clock.advance(SAMPLE_INTERVAL)
@@ -138,7 +138,7 @@ class EventTests(SiteTestCase):
     """Browsers that listen."""
 
     def test_at_once_and_again(self) -> None:
-        """A listener is told what the page shows at once, and then each time; as one line each."""
+        """A listener gets the content of the page at once, then at each interval, in one line."""
         listener = self.listen()
         head, _, first = listener.taken().partition(b"\r\n\r\n")
         self.assertIn(b"text/event-stream", head)
@@ -148,19 +148,19 @@ class EventTests(SiteTestCase):
         self.assertIn(b"data: <main><p>2 reads</p></main>\n\n", listener.taken())
 
     def test_lines(self) -> None:
-        """What has lines in it is one event all the same."""
+        """Content of several lines is still one event."""
         self.site._body = lambda history: Markup("a\nb\r\n\r\nevent: c")
         self.assertIn(
             b"data: <main>a\ndata: b\ndata: \ndata: event: c</main>\n\n", self.listen().taken()
         )
 
     def test_nobody(self) -> None:
-        """As long as nobody listens no page is made."""
+        """No page is made while nobody listens."""
         self.clock.pump([SAMPLE_INTERVAL] * 10)
         self.assertEqual(self.pages, 0)
 
     def test_once_for_all(self) -> None:
-        """However many listen, the page is made once each time."""
+        """The page is made once at each interval, however many listen."""
         for _ in range(5):
             self.listen()
         self.pages = 0
@@ -168,7 +168,7 @@ class EventTests(SiteTestCase):
         self.assertEqual(self.pages, 1)
 
     def test_gone(self) -> None:
-        """A listener that has gone is forgotten."""
+        """A listener that has disconnected is forgotten."""
         listener = self.listen()
         listener.protocol.connectionLost(Failure(ConnectionError()))
         self.pages = 0
@@ -176,7 +176,7 @@ class EventTests(SiteTestCase):
         self.assertEqual(self.pages, 0)
 
     def test_bounded(self) -> None:
-        """So many may listen, and one more when one of them has gone."""
+        """The number of listeners is limited; when one disconnects another one may listen."""
         listeners = [self.listen() for _ in range(MAX_LISTENERS)]
         self.assertIn(b" 503 ", self.listen().taken())
         self.clock.advance(SAMPLE_INTERVAL)
@@ -186,7 +186,7 @@ class EventTests(SiteTestCase):
         self.assertIn(b" 200 ", self.listen().taken())
 
     def test_slow(self) -> None:
-        """A listener that takes nothing has one event waiting at most, and then the next one."""
+        """A listener that does not read has one event waiting at most."""
         listener = self.listen()
         listener.taken()
         listener.producer.pauseProducing()
@@ -198,7 +198,7 @@ class EventTests(SiteTestCase):
         self.assertFalse(listener.disconnecting)
 
     def test_dead(self) -> None:
-        """One that takes nothing for long is cut off, and makes room for another."""
+        """One that does not read for long is disconnected, and makes room for another."""
         listener = self.listen()
         listener.producer.pauseProducing()
         self.clock.pump([SAMPLE_INTERVAL] * (MAX_SKIPPED_EVENTS + 1))
@@ -206,7 +206,7 @@ class EventTests(SiteTestCase):
         self.assertEqual(self.site._events._listeners, {})
 
     def test_shutdown(self) -> None:
-        """When the port is closed the response ends as it should, and so does the connection."""
+        """When the port is closed the response ends properly, and so does the connection."""
         listener = self.listen()
         self.site.doStop()
         self.assertTrue(listener.taken().endswith(b"\r\n0\r\n\r\n"))

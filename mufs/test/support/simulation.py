@@ -54,7 +54,7 @@ MIB = 1024 * 1024
 
 @implementer(ISegmentOutput)
 class SimulatedServer:
-    """A run of the server: the parts as L{mufs.server} puts them together, and its UDP port."""
+    """A run of the server: its core, and a simulated UDP port."""
 
     def __init__(self, network: SimulatedNetwork, run: int) -> None:
         self._network = network
@@ -108,7 +108,7 @@ class SimulatedServer:
             channel.transport.abortConnection()
 
     def figures(self) -> dict[str, object]:
-        """The totals of a real server."""
+        """The totals that a real server shows."""
         return server_totals(self.core, tls=False)
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -119,7 +119,7 @@ class SimulatedServer:
 
 @implementer(IStreamClientEndpoint)
 class SimulatedClient:
-    """A host: the parts as L{mufs.client} puts them together, without mount and threads."""
+    """A host: the parts of a client as L{mufs.client} composes them, without mount and threads."""
 
     def __init__(self, network: SimulatedNetwork, name: str, path: Path, cache_size: int) -> None:
         self._network = network
@@ -168,7 +168,7 @@ class SimulatedClient:
         return succeed(here.protocol)
 
     def hear(self, data: bytes, source: tuple[str, int]) -> None:
-        """Datagrams come."""
+        """Receive datagrams."""
         self.remote.receiver.datagramReceived(data, source)
 
     def cut(self) -> None:
@@ -182,12 +182,12 @@ class SimulatedClient:
         return self.remote.hits
 
     def figures(self) -> dict[str, object]:
-        """Those of a real client that do not need a mount, and the longest wait of a read."""
+        """The figures of a real client that need no mount, and the longest wait of a read."""
         figures = client_measurements(self.remote, self.cache, cache_size=self.cache.capacity)
         return {**figures, "longest_wait": self.longest_wait}
 
     def leftovers(self) -> list[str]:
-        """What is still held of requests that are answered: nothing, when all reads ended."""
+        """The requests and reads still held: none, once all reads have ended."""
         names = ("requests", "requested", "waiting")
         tables = {name: getattr(self.remote.coalescer.in_flight, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]

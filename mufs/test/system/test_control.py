@@ -1,4 +1,4 @@
-"""The control sockets of services, and what commands ask by them."""
+"""The control sockets of services, and the commands that use them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mufs(run: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess
 
 
 class PathTests(SynchronousTestCase):
-    """Where sockets are."""
+    """The paths of sockets."""
 
     def setUp(self) -> None:
         """Have an empty directory for them."""
@@ -66,7 +66,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(said.rstrip("\n"), name)
 
     def test_made(self) -> None:
-        """Directories are made, for everybody to look into, whatever the umask."""
+        """Directories are created readable for all users, whatever the umask."""
         before = os.umask(0o077)
         self.addCleanup(os.umask, before)
         path = new_socket("client", "mnt")
@@ -75,12 +75,12 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(os.stat(directory).st_mode & 0o7777, 0o755)
 
     def test_impossible(self) -> None:
-        """Where no directory can be made there is none."""
+        """Where no directory can be created there is no socket."""
         Path(self.run_directory).write_text("")
         self.assertRaises(OSError, new_socket, "client", "mnt")
 
     def test_long(self) -> None:
-        """A path that is too long for a socket is cut, and remains one of its own."""
+        """A path that is too long for a socket is shortened, and stays unique."""
         paths = {_path("/run/mufs", "client", "x" * 200 + end) for end in ("a", "b")}
         self.assertEqual(len(paths), 2)
         self.assertTrue(all(len(path) == MAX_SOCKET_PATH for path in paths))
@@ -91,7 +91,7 @@ class PathTests(SynchronousTestCase):
         self.assertRaises(Unreachable, locate, "/nowhere/at/all")
 
     def test_endpoints(self) -> None:
-        """What is no endpoint is told from one where nobody listens."""
+        """Text that is not an endpoint is distinguished from an endpoint where nobody listens."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -108,7 +108,7 @@ class SocketTests(SiteTestCase):
     """A site that control sockets serve, over connections in memory."""
 
     def setUp(self) -> None:
-        """Have something that can be asked for."""
+        """Have a task."""
         super().setUp()
         self.asked: list[Any] = []
         self.doing: list[Deferred[Any]] = []
@@ -117,7 +117,7 @@ class SocketTests(SiteTestCase):
         self.control: Any = _ControlSite(self.clock, self.site, {b"task": self.lines})
 
     def task(self, asked: Any, tell: Any) -> Deferred[Any]:
-        """Remember what was asked for."""
+        """Record the request."""
 
         def cancel(_: object) -> None:
             self.cancelled += 1
@@ -127,7 +127,7 @@ class SocketTests(SiteTestCase):
         return self.doing[-1]
 
     def post(self, body: bytes, path: str = "/task") -> Any:
-        """Ask the control site for something; the connection."""
+        """Send a request to the control site; the connection."""
         before, self.site = self.site, self.control
         transport = self.connect()
         self.site = before
@@ -140,7 +140,7 @@ class SocketTests(SiteTestCase):
         return [json.loads(line) for line in transport.taken().splitlines() if line[:1] == b"{"]
 
     def test_lines(self) -> None:
-        """What a task tells comes line by line, and its result at the end."""
+        """The reports of a task come line by line, and its result at the end."""
         transport = self.post(b'{"a": 1}')
         ((asked, tell),) = self.asked
         self.assertEqual(asked, {"a": 1})
@@ -151,7 +151,7 @@ class SocketTests(SiteTestCase):
         self.assertFalse(transport.connected)
 
     def test_failures(self) -> None:
-        """What is wrong comes as one line; a mistake of the service is in its log alone."""
+        """An error comes as one line; the details of an internal error are only in the log."""
         for error, text in (
             (FileNotFoundError(2, "no such file"), "no such file"), (ValueError("bad"), "bad"),
             (KeyError("x"), "the service failed; its log says how"),
@@ -163,19 +163,19 @@ class SocketTests(SiteTestCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_no_json(self) -> None:
-        """What is no JSON object is refused."""
+        """A body that is not a JSON object is refused."""
         for body in (b"", b"[]", b"{", b"\xff"):
             self.assertIn(b" 400 ", self.post(body).taken().splitlines()[0])
         self.assertEqual(self.asked, [])
 
     def test_interrupted(self) -> None:
-        """Who closes the connection interrupts what was asked for."""
+        """Closing the connection cancels the task."""
         transport = self.post(b"{}")
         transport.loseConnection()
         self.assertEqual(self.cancelled, 1)
 
     def test_stopped(self) -> None:
-        """So does the end of the service."""
+        """Stopping the service cancels it, too."""
         self.post(b"{}")
         self.lines.stop()
         self.assertEqual(self.cancelled, 1)
@@ -191,7 +191,7 @@ class SocketTests(SiteTestCase):
         self.assertEqual(self.body(transport), [{"end": 1}])
 
     def test_only_here(self) -> None:
-        """The endpoint of --status does not offer it."""
+        """The --status endpoint does not offer tasks."""
         self.assertEqual(self.get("/task", "POST")[0], 404)
 
     def test_sampled_once(self) -> None:
@@ -211,7 +211,7 @@ class SocketTests(SiteTestCase):
         self.site.doStart()
 
     def test_without(self) -> None:
-        """Where no socket can be made a line says so, and nothing else happens."""
+        """Where no socket can be created that is logged, and the service goes on."""
         path = self.mktemp()
         Path(path).write_text("")
         self.patch(os, "environ", {**os.environ, VARIABLE: path})
@@ -224,12 +224,12 @@ class TableTests(SynchronousTestCase):
     """How figures are shown."""
 
     def test_amounts(self) -> None:
-        """Bytes are shown in the largest unit of which there is one."""
+        """Bytes are shown in the largest unit of which there is at least one."""
         shown = [amount(count) for count in (0, 1023, 1024, 1536 << 10, 5 << 40)]
         self.assertEqual(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 TiB"])
 
     def test_others(self) -> None:
-        """What is not mUFS is told from it."""
+        """A service that is not mUFS is reported as such."""
         found = {"service": "server", "at": "http://x", "clients": 7}
         self.assertRaises(Unreachable, _tables, [found])
 
@@ -260,7 +260,7 @@ class ServiceTests(ProcessTestCase):
     """Sockets of services."""
 
     def test_status(self) -> None:
-        """What runs is shown, all of it, or that which a path, an endpoint or a URL names."""
+        """All running services are shown, or those that a path, an endpoint or a URL names."""
         client = self.loopback.start_client("here")
         point = self.loopback.mount_point("here")
         self.assertEqual((point / "disk.img").stat().st_size, 1_000_000)
@@ -284,7 +284,7 @@ class ServiceTests(ProcessTestCase):
         self.assertEqual(elsewhere.stderr, "mufs: /proc: not on a mount of mUFS\n")
 
     def test_watch(self) -> None:
-        """It is shown again and again until it is interrupted, also without a terminal."""
+        """With --watch they are shown repeatedly until interrupted, also without a terminal."""
         watching = subprocess.Popen(
             [*MUFS,
              "status", "--watch", "0.1"],
@@ -301,7 +301,7 @@ class ServiceTests(ProcessTestCase):
         self.assertEqual(watching.wait(10), 0)
 
     def test_terminal(self) -> None:
-        """A terminal gets colours, and no line that is wider than it is."""
+        """A terminal gets colours, and no line that is wider than the terminal."""
         name = "a-rather-long-name-of-an-image-" * 4 + ".qcow2"
         (self.loopback.images / name).write_bytes(b"content")
         self.loopback.start_client("here")
@@ -328,7 +328,7 @@ class ServiceTests(ProcessTestCase):
             self.assertIn("a-rather-long-name", shown.decode())
 
     def test_modes(self) -> None:
-        """Sockets are for the user of the service alone; they go with it."""
+        """Sockets are only for the user of the service, and are removed when it ends."""
         client = self.loopback.start_client("here")
         path = self.socket(client)
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
@@ -341,7 +341,7 @@ class ServiceTests(ProcessTestCase):
         self.assertEqual(nothing.stderr, "mufs: no server and no client runs here\n")
 
     def test_killed(self) -> None:
-        """One that was killed leaves a socket, which the next one replaces, whoever has its PID."""
+        """A killed service leaves a socket; the next one replaces it, even if its PID is in use."""
         client = self.loopback.start_client("here")
         path, point = self.socket(client), self.loopback.mount_point("here")
         client.kill()
@@ -355,7 +355,7 @@ class ServiceTests(ProcessTestCase):
         self.assertEqual(ask(str(path))["mount"], str(point))
 
     def test_impossible(self) -> None:
-        """Where the directory cannot be made, one line says so, and the client mounts."""
+        """Where the directory cannot be created, one line says so, and the client mounts."""
         shutil.rmtree(self.run_directory)
         self.run_directory.write_text("")
         client = self.loopback.start_client("here")

@@ -1,4 +1,4 @@
-"""The log in the journal and in syslog: on real sockets, taken apart as those take it apart."""
+"""Logging to the journal and to syslog, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ except ZeroDivisionError:
 
 
 def fields(datagram: bytes) -> dict[str, bytes]:
-    """The fields of an entry, all of the form with a length."""
+    """The fields of an entry, all in the form with a length."""
     found = {}
     while datagram:
         name, _, rest = datagram.partition(b"\n")
@@ -46,7 +46,7 @@ def fields(datagram: bytes) -> dict[str, bytes]:
 
 
 class JournalTests(SynchronousTestCase):
-    """What the journal gets."""
+    """The entries in the journal."""
 
     def setUp(self) -> None:
         """Have a journal."""
@@ -64,18 +64,18 @@ class JournalTests(SynchronousTestCase):
         return fields(self.journal.recv(1 << 20))
 
     def test_interface(self) -> None:
-        """It is an observer as Twisted wants it."""
+        """It provides C{ILogObserver}."""
         verifyObject(ILogObserver, self.observer)
 
     def test_levels(self) -> None:
-        """Each level is one of syslog."""
+        """Each level has its priority."""
         expected = {"debug": b"7", "info": b"6", "warn": b"4", "error": b"3", "critical": b"2"}
         for name, number in expected.items():
             self.log.emit(LogLevel.levelWithName(name), "something")
             self.assertEqual(self.entry()["PRIORITY"], number)
 
     def test_fields(self) -> None:
-        """An entry tells who, where, of whom."""
+        """An entry has fields for the service, the namespace, and the keys of the event."""
         self.log.info("{client} uses {group} on {port}", client="host1", group="239.5.5.0", port=1)
         self.assertEqual(
             self.entry(),
@@ -90,7 +90,7 @@ class JournalTests(SynchronousTestCase):
         )
 
     def test_failure(self) -> None:
-        """A failure is one entry, of the level of errors, with its traceback."""
+        """A failure is one entry with its traceback, an error."""
         try:
             raise ZeroDivisionError("no luck")
         except ZeroDivisionError:
@@ -101,20 +101,20 @@ class JournalTests(SynchronousTestCase):
         self.assertRaises(BlockingIOError, self.entry)
 
     def test_forged(self) -> None:
-        """What somebody says can be no field or entry of its own."""
+        """Text from outside cannot add a field or an entry."""
         self.log.info("{client} came", client="x\nPRIORITY=0\n\nMESSAGE=all is well\n")
         self.assertEqual(self.entry()["PRIORITY"], b"6")
         self.assertRaises(BlockingIOError, self.entry)
 
     def test_odd_text(self) -> None:
-        """Text that is no Unicode, and text without end, makes an entry, too."""
+        """Text that is not Unicode, or very long, makes an entry, too."""
         self.log.info("{text}", text="\udcff" + "x" * (1 << 20))
         message = self.entry()["MESSAGE"]
         self.assertTrue(message.startswith(b"\\udcff"))
         self.assertEqual(len(message), MAX_FIELD_BYTES)
 
     def test_of_twisted(self) -> None:
-        """What Twisted tells of itself is of the lowest level, but its warnings are warnings."""
+        """Messages of Twisted have the lowest level, but its warnings are warnings."""
         of_twisted = Logger("twisted.internet", observer=self.observer)
         of_twisted.info("a port is open")
         self.assertEqual(self.entry()["PRIORITY"], b"7")
@@ -122,7 +122,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.entry()["PRIORITY"], b"4")
 
     def test_full(self) -> None:
-        """A journal that takes nothing does not hold up who writes."""
+        """A journal that accepts nothing does not block the service."""
         said = self.directory / "said"
         with open(said, "w") as stream:
             self.patch(sys, "__stderr__", stream)
@@ -131,7 +131,7 @@ class JournalTests(SynchronousTestCase):
         self.assertIn("mufs-server: one more (the journal: ", said.read_text())
 
     def test_is_stream(self) -> None:
-        """A stream is the journal's when it is the file that systemd names."""
+        """A stream leads to the journal when it is the file that systemd names."""
         with open(self.directory / "file", "w") as stream:
             there = os.fstat(stream.fileno())
             self.patch(os, "environ", {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
@@ -149,7 +149,7 @@ class SyslogTests(SynchronousTestCase):
     """Where there is no journal."""
 
     def test_syslog(self) -> None:
-        """Each line has its level, also each of a traceback, and the name of the service."""
+        """Each line, also of a traceback, has its priority and the name of the service."""
         if os.geteuid() != 0 or shutil.which("unshare") is None:
             raise SkipTest("needs root and unshare, for a /dev/log of its own")
         directory = Path(tempfile.mkdtemp(prefix="mufs-syslog-"))

@@ -36,7 +36,7 @@ class Systemd:
         self.told: list[str] = []
 
     def listen(self) -> list[str]:
-        """What was told since the last time, one assignment each."""
+        """The assignments received since the last call."""
         told: list[str] = []
         while True:
             try:
@@ -46,13 +46,13 @@ class Systemd:
                 return told
 
     def was_told(self, assignment: str) -> bool:
-        """Whether this was told at any time."""
+        """Whether this assignment was received at any time."""
         self.listen()
         return assignment in self.told
 
 
 class FakeService:
-    """Tells what a test has it tell."""
+    """A service whose state a test sets."""
 
     def __init__(self) -> None:
         self.ready: Deferred[None] = Deferred()
@@ -64,7 +64,7 @@ class FakeService:
 
 
 class SupervisionTests(SynchronousTestCase):
-    """What is told when."""
+    """The notifications of a service."""
 
     def setUp(self) -> None:
         """Have systemd listen."""
@@ -78,7 +78,7 @@ class SupervisionTests(SynchronousTestCase):
         self.clock = Clock()
 
     def start(self, renew: Callable[[], None] | None = None, **environment: str) -> Supervision:
-        """A supervision that was started; it is stopped with the test."""
+        """A supervision that is running; it is stopped with the test."""
         environment = {"NOTIFY_SOCKET": self.address, **environment}
         made = Supervision(self.clock, self.service, renew, environment=environment)
         made.startService()
@@ -91,7 +91,7 @@ class SupervisionTests(SynchronousTestCase):
             supervision.stopService()
 
     def test_ready(self) -> None:
-        """READY is told when the service is ready, and not before; then how it is."""
+        """READY is sent when the service is ready, and not before; then its state."""
         self.start()
         self.assertEqual(self.systemd.listen(), ["STATUS=waiting"])
         self.service.line = "serving"
@@ -99,7 +99,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["READY=1", "STATUS=serving"])
 
     def test_status(self) -> None:
-        """The state is told when it is another one, and else not; it stays one line."""
+        """The state is sent only when it has changed, and as one line."""
         self.start()
         self.service.ready.callback(None)
         self.systemd.listen()
@@ -110,7 +110,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["STATUS=of two READY=1 lines"])
 
     def test_starting(self) -> None:
-        """Until it is ready the state is told at once: somebody waits."""
+        """Until the service is ready its state is sent soon: somebody waits."""
         self.start()
         self.systemd.listen()
         self.service.line = "still waiting"
@@ -118,7 +118,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["STATUS=still waiting"])
 
     def test_stopping(self) -> None:
-        """STOPPING is told at the end, and nothing afterwards."""
+        """STOPPING is sent at the end, and nothing afterwards."""
         supervision = self.start(WATCHDOG_USEC="2000000")
         self.systemd.listen()
         supervision.stopService()
@@ -126,20 +126,20 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_watchdog(self) -> None:
-        """The watchdog hears of the reactor twice in its time."""
+        """The watchdog gets two notifications within its interval."""
         self.start(WATCHDOG_USEC="3000000", WATCHDOG_PID=str(os.getpid()))
         self.systemd.listen()
         self.clock.pump([0.5] * 6)
         self.assertEqual(self.systemd.listen(), ["WATCHDOG=1"] * 2)
 
     def test_watchdog_of_another(self) -> None:
-        """A watchdog that waits for another process hears nothing."""
+        """A watchdog for another process gets none."""
         self.start(WATCHDOG_USEC="3000000", WATCHDOG_PID="1")
         self.clock.advance(3)
         self.assertNotIn("WATCHDOG=1", self.systemd.listen())
 
     def test_abstract(self) -> None:
-        """An address that begins with @ is one of no file."""
+        """An address that begins with @ is an abstract one."""
         name = self.address.replace("/", "-")
         abstract = Systemd(f"\0{name}")
         self.addCleanup(abstract.close)
@@ -147,13 +147,13 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(abstract.listen(), ["STATUS=waiting"])
 
     def test_nobody_listens(self) -> None:
-        """Without a socket nothing is told, and no timer runs."""
+        """Without a socket nothing is sent, and no timer runs."""
         self.start(NOTIFY_SOCKET="", WATCHDOG_USEC="3000000")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.systemd.listen(), [])
 
     def test_closed(self) -> None:
-        """Of a socket that was closed nothing is said, whether or not its name is there still."""
+        """A closed socket is not logged, whether or not its file is still there."""
         self.start()
         self.systemd.close()
         with capturedLogs() as events:
@@ -164,7 +164,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(events, [])
 
     def test_full(self) -> None:
-        """A socket that takes nothing is said in the log, and is tried again."""
+        """A socket that accepts nothing is logged, and tried again."""
         self.patch(notify, "NOTIFY_TIMEOUT", 0.01)
         fill = Notifier({"NOTIFY_SOCKET": self.address})
         with capturedLogs() as events:
@@ -176,7 +176,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["READY=1"])
 
     def test_reload(self) -> None:
-        """A reload is told, with the time, and that it is over."""
+        """The begin of a reload is sent with its time, then its end."""
         renewed: list[None] = []
         supervision = self.start(lambda: renewed.append(None))
         self.service.ready.callback(None)
@@ -188,14 +188,14 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(len(renewed), 1)
 
     def test_reload_before_ready(self) -> None:
-        """A reload does not make a service ready that is not."""
+        """A reload does not make a service ready that is not yet."""
         supervision = self.start(lambda: None)
         self.systemd.listen()
         supervision.reload()
         self.assertEqual(self.systemd.listen(), [])
 
     def test_reload_in_vain(self) -> None:
-        """Certificates that cannot be read end nothing."""
+        """Certificates that cannot be read do not end the service."""
 
         def renew() -> None:
             raise usage.UsageError("no such file")
@@ -228,7 +228,7 @@ class ServiceTests(SynchronousTestCase):
         return ("env", f"NOTIFY_SOCKET={self.addresses[name]}", "WATCHDOG_USEC=1000000")
 
     def endpoint(self, name: str) -> str:
-        """The parts of an endpoint that tell whose certificates it has."""
+        """The certificates in an endpoint string."""
         return f"certificate={self.keys}/{name}.pem:trustRoots={self.keys}/ca"
 
     def start_server(self) -> Service:
@@ -239,7 +239,7 @@ class ServiceTests(SynchronousTestCase):
         )
 
     def test_both(self) -> None:
-        """Both tell when they are ready, how they are, that they live, and that they end."""
+        """Both report when they are ready, their state, that they are alive, and that they stop."""
         server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
         client = self.loopback.launch_client(
             "host", "--server", server_address, enter=self.enter("client")
@@ -285,7 +285,7 @@ class ServiceTests(SynchronousTestCase):
         service.wait_until(lambda: service.output.count(line) > before, 30, line)
 
     def replace(self, name: str) -> None:
-        """Give somebody another certificate of the same authority."""
+        """Replace a certificate by another one of the same authority."""
         path = Path(self.keys) / f"{name}.pem"
         path.unlink()
         if name == "server":
@@ -294,7 +294,7 @@ class ServiceTests(SynchronousTestCase):
             make_keys(self.keys, [], [name])
 
     def test_certificates(self) -> None:
-        """SIGHUP brings new certificates, for new connections; bad ones leave the old."""
+        """SIGHUP reloads certificates for new connections; invalid ones are not used."""
         server = self.start_server()
         server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
         first = self.serial()
@@ -308,7 +308,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.serial(), second)
 
     def test_client(self) -> None:
-        """A client whose certificate was of no use gets in with a new one, after SIGHUP."""
+        """A client that was refused for its certificate gets in with a new one after SIGHUP."""
         server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
         (self.loopback.directory / "other").mkdir()
         make_keys(self.loopback.directory / "other", [], ["host"])

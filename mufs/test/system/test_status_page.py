@@ -1,4 +1,4 @@
-"""The pages of real processes, asked for over sockets and shown by a browser."""
+"""The status pages of real processes, over sockets and in a browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ODD = [
     b"no\xff\xfeutf-8\n\x1b[31m\xe2\x80\xaegmi.img",
     b"long" * 60,
 ]
-"""Names of images that mean something to HTML, or are none in UTF-8, or are long."""
+"""Names of images that contain HTML, are not UTF-8, or are long."""
 
 
 NO_UTF8 = r"no\xff\xfeutf-8\n\x1b[31m\u202egmi.img"
@@ -73,7 +73,7 @@ def shared() -> Scene:
 
 
 class StatusTestCase(SynchronousTestCase):
-    """Has a scene."""
+    """Has a server and a client."""
 
     skip = missing()
 
@@ -93,7 +93,7 @@ class StatusTestCase(SynchronousTestCase):
         self.use(shared())
 
     def wait_reported(self) -> dict[str, Any]:
-        """The server's row of the client, once that has told how it fares."""
+        """The server's row of the client, once the client has reported."""
 
         def reported() -> bool:
             (row,) = self.server.status()["clients"]
@@ -105,10 +105,10 @@ class StatusTestCase(SynchronousTestCase):
 
 
 class ProcessTests(StatusTestCase):
-    """What a server and a client tell."""
+    """The figures of a server and a client."""
 
     def test_row(self) -> None:
-        """The server's row of a client has what only the client knows."""
+        """The server's row of a client has what the client reports."""
         row, figures = self.wait_reported(), self.client.status()
         self.assertEqual((row["reads"], row["hits"]), (figures["reads"], figures["hits"]))
         self.assertEqual((row["multicast"], row["over_tcp"]), (figures["multicast"], False))
@@ -117,7 +117,7 @@ class ProcessTests(StatusTestCase):
         self.assertLess(row["lag"], 8)
 
     def test_images(self) -> None:
-        """The server's list of images has each with what was asked for of it."""
+        """The server's list has each image with the requests for it."""
         images = {image["name"]: image for image in self.server.status()["images"]}
         self.assertIn(NO_UTF8, images)
         self.assertEqual(len(images), len(ODD))
@@ -127,7 +127,7 @@ class ProcessTests(StatusTestCase):
             self.assertGreater(image["demand"], 0)
 
     def test_closed(self) -> None:
-        """When the images are closed they are open nowhere."""
+        """Closed images are not shown as open anywhere."""
         self.use_own()
         self.scene.close_files()
         wait_until(
@@ -136,7 +136,7 @@ class ProcessTests(StatusTestCase):
         )  # fmt: skip
 
     def test_figures_documented(self) -> None:
-        """Each figure stands in the operator's manual."""
+        """Each figure is described in the operator's manual."""
         manual = Path(mufs.__file__).parent.parent / "docs" / "operations" / "monitoring.md"
         text = manual.read_text(encoding="utf-8").split("\n## Figures\n")[1].split("\n## ")[0]
         server = self.server.status()
@@ -145,7 +145,7 @@ class ProcessTests(StatusTestCase):
                 self.assertIn(f"`{name}`", text)
 
     def test_figures_are_metrics(self) -> None:
-        """Each number among the figures is a metric, but what others make: a ratio, a rate."""
+        """Each numeric figure is a metric, except derived ones: ratios and rates."""
         known = {table.name: table.figures for table in SERVER.tables}
         server, client = self.server.status(), self.client.status()
         for figures, metrics in (
@@ -174,7 +174,7 @@ class ProcessTests(StatusTestCase):
                 self.assertNotEqual(other.connect_ex((address, port)), 0)
 
     def test_end_while_somebody_listens(self) -> None:
-        """SIGTERM ends the events as it ends the process: at once, and as HTTP has it."""
+        """SIGTERM ends the events as it ends the process: at once, and with a complete response."""
         self.use_own()
         self.scene.close_files()
         for service in (self.client, self.server):
@@ -208,7 +208,7 @@ class BrowserTests(StatusTestCase):
         return f"http://127.0.0.1:{service.status_port}/"
 
     def test_fits(self) -> None:
-        """On a phone and on a desk, light and dark, nothing is wider than the screen."""
+        """On a phone and on a desktop, light and dark, nothing is wider than the screen."""
         self.wait_reported()
         for service in (self.server, self.client):
             grounds = set()
@@ -223,7 +223,7 @@ class BrowserTests(StatusTestCase):
             self.assertEqual(len(grounds), 2)
 
     def test_names(self) -> None:
-        """Odd names are shown as they are, and run nothing."""
+        """Odd names are shown literally, and run nothing."""
         for service in (self.server, self.client):
             self.browser.open(self.url(service))
             shown = self.browser.evaluate("document.querySelector('main').innerText")
@@ -236,7 +236,7 @@ class BrowserTests(StatusTestCase):
             self.assertEqual(self.browser.evaluate("document.title"), f"mufs-{service.name}")
 
     def test_refreshed(self) -> None:
-        """What changes is shown without the page being loaded again; and that it no longer is."""
+        """Changes are shown without reloading the page, and so is the loss of the connection."""
         self.use_own()
         self.browser.open(self.url(self.client))
         self.browser.evaluate("window.same = true")
@@ -248,7 +248,7 @@ class BrowserTests(StatusTestCase):
         self.browser.wait_until("document.body.classList.contains('stale')")
 
     def test_without_script(self) -> None:
-        """A browser that runs no scripts shows the same, and loads it again now and then."""
+        """A browser without scripts shows the same, and reloads the page now and then."""
         self.browser.allow_scripts(False)
         self.browser.open(self.url(self.server))
         text = self.browser.evaluate("document.querySelector('main').innerText")
@@ -257,7 +257,7 @@ class BrowserTests(StatusTestCase):
         self.assertTrue(self.browser.evaluate(refresh))
 
     def test_policy(self) -> None:
-        """The page needs nothing that its policy forbids."""
+        """The page uses nothing that its policy forbids."""
         self.browser.open(self.url(self.server))
         self.browser.wait_until("document.querySelectorAll('polyline').length >= 5")
         self.assertNotIn("Log.entryAdded", self.browser.events)

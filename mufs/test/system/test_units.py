@@ -1,4 +1,4 @@
-"""The systemd units: what systemd says of them, and whether the services run as they tell."""
+"""The systemd units: checked by systemd, and tried with the services."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def settings(unit: str) -> dict[str, list[str]]:
-    """What stands in the section [Service] of a unit."""
+    """The settings in the section [Service] of a unit."""
     found: dict[str, list[str]] = {}
     text = (ETC / unit).read_text().partition("[Service]")[2].partition("\n[")[0]
     for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
@@ -48,7 +48,7 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 class UnitTests(SynchronousTestCase):
-    """What systemd itself says about the units."""
+    """The checks of systemd-analyze."""
 
     def verify(self, unit: str, name: str) -> None:
         """Have systemd-analyze verify the unit, under the name that it would be started by."""
@@ -76,7 +76,7 @@ class UnitTests(SynchronousTestCase):
         self.verify("mufs-client@.service", r"mufs-client@mnt-vm\x2dimages.service")
 
     def exposure(self, unit: str) -> float:
-        """How much systemd says that a unit leaves open: 0 is nothing, 10 all."""
+        """The exposure of a unit by systemd-analyze: 0 is safe, 10 unsafe."""
         copy = Path(self.mktemp())
         copy.mkdir()
         copy /= unit.replace("@", "@x")
@@ -88,12 +88,12 @@ class UnitTests(SynchronousTestCase):
         return float(found[1])
 
     def test_exposure(self) -> None:
-        """Both leave open no more than docs/operations/systemd.md says."""
+        """The exposure of both is at most what docs/operations/systemd.md says."""
         self.assertLessEqual(self.exposure(SERVER), 1.7)
         self.assertLessEqual(self.exposure(CLIENT), 4.3)
 
     def test_mount_is_seen(self) -> None:
-        """The client gets no mount namespace of its own: nobody would see its mount."""
+        """The client gets no mount namespace of its own: its mount would be visible to nobody."""
         if not ETC.is_dir():
             raise SkipTest("needs the checkout")
         hiding = re.compile(
@@ -183,7 +183,7 @@ class RestrictionTests(SynchronousTestCase):
                     os.kill(int(process.name), signal.SIGTERM)
 
     def assert_allowed(self, unit: str) -> None:
-        """All system calls that were made are among those that the unit allows."""
+        """The system calls that were made are all allowed by the unit."""
         text = (self.trace / "calls").read_text(errors="replace")
         made = set(re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)", text, re.MULTILINE))
         self.assertGreater(len(made), 30)
@@ -193,7 +193,7 @@ class RestrictionTests(SynchronousTestCase):
         self.assertEqual(set(re.findall(r"socket\((\w+)", text)) - families, set())
 
     def test_server(self) -> None:
-        """As nobody, without rights, where nothing can be written, the server serves."""
+        """The server works as nobody, without capabilities, where nothing can be written."""
         system_calls(SERVER)
         here = self.loopback.directory
         self.loopback.images.chmod(0o755)
@@ -220,7 +220,7 @@ class RestrictionTests(SynchronousTestCase):
         self.assert_allowed(SERVER)
 
     def test_client(self) -> None:
-        """As root with the rights of its unit alone, the client mounts, reads and unmounts."""
+        """As root with only the capabilities of its unit, the client mounts, reads and unmounts."""
         system_calls(CLIENT)
         (rights,) = settings(CLIENT)["CapabilityBoundingSet"]
         kept = ",".join(f"+{each.removeprefix('CAP_').lower()}" for each in rights.split())
