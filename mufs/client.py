@@ -113,9 +113,11 @@ class ClientMount(MultiService):
         self._bridge = Bridge(reactor, remote, settings.timeout)
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
-        self._site = StatusSite(reactor, self.name, CLIENT, self.figures, self.figures, page)
+        self._site = StatusSite(
+            reactor, self.name, CLIENT, figures=self.figures, totals=self.figures, body=page
+        )
         tasks = {"pull": partial(_pull, pulls)}
-        self._control = Control(reactor, CONTROLLED, self._site, tasks)
+        self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)
         if status is not None:
             self._listener(status).setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)

@@ -140,7 +140,7 @@ class Control:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, kind: str, status: StatusSite, tasks: Mapping[str, Task]
+        self, reactor: Any, kind: str, *, status: StatusSite, tasks: Mapping[str, Task]
     ) -> None:
         """@param tasks: by the path that a request is posted to."""
         self._reactor = reactor

@@ -74,6 +74,7 @@ class Supervision(Service):
         reactor: Any,
         service: Supervised,
         reload: Callable[[], None] | None,
+        *,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """@param reload: reloads certificates, or raises C{usage.UsageError}; C{None}: no TLS."""

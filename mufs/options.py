@@ -106,7 +106,7 @@ def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def server_endpoint(
-    reactor: Any, option: str, text: str, make: Any = serverFromString
+    reactor: Any, option: str, text: str, *, make: Any = serverFromString
 ) -> IStreamServerEndpoint:
     """The endpoint to listen on for an endpoint string of Twisted."""
     endpoint: IStreamServerEndpoint = _endpoint(make, reactor, option, text)
@@ -123,7 +123,7 @@ def channel_server_endpoint(reactor: Any, option: str, text: str) -> IStreamServ
     The endpoint to listen on for the request channel. With TLS it checks the certificates of
     clients, and can reload its own.
     """
-    endpoint = server_endpoint(reactor, option, text, _tls_from_string)
+    endpoint = server_endpoint(reactor, option, text, make=_tls_from_string)
     if isinstance(endpoint, _TLSServerEndpoint):
         tls = endpoint.tls
         endpoint.reload = partial(_endpoint, lambda *_: tls.renew(), reactor, option, text)
@@ -157,7 +157,7 @@ class _TLSServerEndpoint(SSL4ServerEndpoint):
     reload: Callable[[], None]
 
     def __init__(
-        self, reactor: Any, port: int, tls: ServerTLS, backlog: int, interface: str
+        self, reactor: Any, port: int, tls: ServerTLS, *, backlog: int, interface: str
     ) -> None:
         super().__init__(reactor, port, tls, backlog, interface)
         self.tls = tls
@@ -189,7 +189,11 @@ def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
         raise ValueError(f"not of the form {_TLS}")
     context = ServerTLS(given["certificate"], given.get("privateKey"), given["trustRoots"])
     return _TLSServerEndpoint(
-        reactor, int(words[0]), context, int(given.get("backlog", 50)), given.get("interface", "")
+        reactor,
+        int(words[0]),
+        context,
+        backlog=int(given.get("backlog", 50)),
+        interface=given.get("interface", ""),
     )
 
 

@@ -113,9 +113,11 @@ class ServerService(MultiService):
         self._admission = Admission(self.core.limits, reactor)
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
-        self._site = StatusSite(reactor, self.name, SERVER, self.figures, totals, page)
+        self._site = StatusSite(
+            reactor, self.name, SERVER, figures=self.figures, totals=totals, body=page
+        )
         push = push_task(self.core.factory, library, settings.images)
-        self._control = Control(reactor, CONTROLLED, self._site, {"push": push})
+        self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
         self.ready: Deferred[None] = Deferred()
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]

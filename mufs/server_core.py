@@ -75,8 +75,8 @@ def make_server_core(
     queue = MulticastQueue(window)
     reads = Reads(read_in_thread)
     keys = Keys(secret, clock.seconds)
-    pace = Pace(clock, rate_min, rate_max, INITIAL_RATE)
-    controller = MulticastController(queue, window, keys, pace, reads, clock)
+    pace = Pace(clock, floor=rate_min, ceiling=rate_max, start=INITIAL_RATE)
+    controller = MulticastController(queue, window, keys=keys, pace=pace, read=reads, clock=clock)
     factory = ServerChannelFactory(
         view=view,
         controller=controller,

@@ -1,4 +1,4 @@
-"""The values of the client's figures (docs/operations.md)."""
+"""The values of the client's figures (docs/operations/monitoring.md)."""
 
 from collections.abc import Iterator
 from functools import partial

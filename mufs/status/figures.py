@@ -7,7 +7,7 @@ docs/operations/monitoring.md has the same in its tables, which a test compares.
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 class Kind(Enum):
@@ -31,8 +31,8 @@ class Figure:
     metric: str
     kind: Kind
     help: str
-    scale: float = 1.0
-    largest: bool = False
+    scale: float = field(default=1.0, kw_only=True)
+    largest: bool = field(default=False, kw_only=True)
 
 
 @frozen
@@ -91,7 +91,7 @@ SERVER = Schema(
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data sent over TCP"),
         Figure(
             "rate", "rate_limit_bytes_per_second", GAUGE,
-            "Rate at which multicast is sent at most", 1 / 8,
+            "Rate at which multicast is sent at most", scale=1 / 8,
         ),
         Figure("key_epoch", "key_changes", COUNTER, "Times the keys of multicast were replaced"),
         Figure("connections", "connections", GAUGE, "Connections, also of clients not yet known"),

@@ -18,10 +18,10 @@ Points = list[tuple[float, float]]
 class History:
     """Samples of the numeric figures, over C{HISTORY_SECONDS}."""
 
-    def __init__(self, clock: IReactorTime, numbers: Callable[[], Mapping[str, object]]) -> None:
-        """@param numbers: returns the figures; those that are not numbers are ignored."""
+    def __init__(self, clock: IReactorTime, figures: Callable[[], Mapping[str, object]]) -> None:
+        """@param figures: returns the figures; those that are not numbers are ignored."""
         self._clock = clock
-        self._numbers = numbers
+        self._figures = figures
         self._samples: deque[tuple[float, dict[str, float]]] = deque(
             maxlen=int(HISTORY_SECONDS / SAMPLE_INTERVAL) + 1
         )
@@ -29,7 +29,7 @@ class History:
     def sample(self) -> None:
         """Take a sample of the figures now."""
         numbers = {
-            name: value for name, value in self._numbers().items() if isinstance(value, int | float)
+            name: value for name, value in self._figures().items() if isinstance(value, int | float)
         }
         self._samples.append((self._clock.seconds(), numbers))
 

@@ -1,4 +1,4 @@
-"""The values of the server's figures (docs/operations.md)."""
+"""The values of the server's figures (docs/operations/monitoring.md)."""
 
 from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel

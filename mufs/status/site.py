@@ -85,18 +85,19 @@ class StatusSite(QuietSite):
         clock: IReactorTime,
         title: str,
         schema: Schema,
+        *,
         figures: Figures,
-        numbers: Figures,
+        totals: Figures,
         body: Callable[[History], Markup],
     ) -> None:
         """
         @param figures: returns all figures, as /status.json has them.
-        @param numbers: returns the figures that samples are taken of.
+        @param totals: returns the figures that samples are taken of.
         @param body: makes the content of the page.
         """
         root = Resource()
         super().__init__(root, reactor=clock)
-        self._history = History(clock, numbers)
+        self._history = History(clock, totals)
         self._body = body
         self._events = Events(self._main)
         self._ticks = LoopingCall(self._tick)

@@ -138,10 +138,10 @@ class MemoryTests(SynchronousTestCase):
                 "channels": len(server.factory.channels),
                 "framed": len(self.channel._framer._buffer) // 1000,
                 "queue": len(server.queue),
-                "lines": sum(len(line) for each in server.queue._lines.values()
+                "lines": sum(len(line) for each in server.queue._classes.values()
                              for line in each.values()),
                 "limits": len(server.factory.limits._hosts),
-                "ready": len(server.controller._ready),
+                "ready": server.controller._reads.ready,
                 "window": len(server.queue._window._transfers),
                 "timers": len(server.clock.getDelayedCalls()),
             }  # fmt: skip

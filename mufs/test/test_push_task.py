@@ -22,7 +22,7 @@ class Clients:
     """The clients of a server, and what they were asked to pull."""
 
     channels: list[Client] = field(factory=list)
-    pushed: list[tuple[Any, ...]] = field(factory=list)
+    pushed: list[dict[str, Any]] = field(factory=list)
 
     @property
     def pushes(self) -> "Clients":
@@ -33,9 +33,9 @@ class Clients:
         """Call at once."""
         return maybeDeferred(function, *args)
 
-    def push(self, *args: Any) -> Deferred[Any]:
+    def push(self, path: bytes, size: int, **how: Any) -> Deferred[Any]:
         """Take a push."""
-        self.pushed.append(args)
+        self.pushed.append({"path": path, "size": size, **how})
         return succeed({"ended": True})
 
 
@@ -57,27 +57,27 @@ class PushTaskTests(SynchronousTestCase):
     def test_path(self) -> None:
         """An image is named by its path beneath the exported directory; all clients get it."""
         self.assertEqual(self.successResultOf(self.push(path="/disk.img")), {"ended": True})
-        ((path, size, clients, names, _),) = self.clients.pushed
-        self.assertEqual((path, size, names), (b"disk.img", 1000, None))
-        self.assertEqual(clients, [self.first, self.second])
+        (pushed,) = self.clients.pushed
+        self.assertEqual((pushed["path"], pushed["size"]), (b"disk.img", 1000))
+        self.assertEqual((pushed["clients"], pushed["names"]), ([self.first, self.second], None))
 
     def test_file(self) -> None:
         """A file in the exported directory is meant before a path beneath it."""
         name = "/srv/images/disk.img"
         self.successResultOf(self.push(path=name, file=name))
-        self.assertEqual(self.clients.pushed[0][:2], (b"disk.img", 1000))
+        self.assertEqual(self.clients.pushed[0]["path"], b"disk.img")
 
     def test_file_elsewhere(self) -> None:
         """A file outside the exported directory is none, also where no directory is exported."""
         name = "/srv/images/disk.img"
         for directory in ("/srv/image", ""):
             self.successResultOf(self.push(directory, path=name, file=name))
-        self.assertEqual([args[1] for args in self.clients.pushed], [2000, 2000])
+        self.assertEqual([each["size"] for each in self.clients.pushed], [2000, 2000])
 
     def test_names(self) -> None:
         """A push may be for some clients."""
         self.successResultOf(self.push(path="disk.img", to=["host2", "host3"]))
-        self.assertEqual(self.clients.pushed[0][3], {"host2", "host3"})
+        self.assertEqual(self.clients.pushed[0]["names"], {"host2", "host3"})
 
     def test_wrong_names(self) -> None:
         """Names that are no list are an error."""

@@ -37,9 +37,9 @@ class ServerCoreTests(SynchronousTestCase):
             welcome=self.welcome,
             limits=Limits(self.clock, lambda: 0.0),
         )
-        self.wire = FakeTransport()
+        self.transport = FakeTransport()
         self.channel = self.core.factory.buildProtocol(None)
-        self.channel.makeConnection(self.wire)
+        self.channel.makeConnection(self.transport)
         self.answers = self.say(Type.HELLO, Hello(VERSION, "host"))
 
     def read_in_thread(self, function: Any, *args: Any) -> Any:
@@ -60,7 +60,7 @@ class ServerCoreTests(SynchronousTestCase):
         """Send a packet with tag 1, and return the answers."""
         self.channel.dataReceived(pack_tagged(kind, 1, encode(body)))
         self.clock.advance(0.1)
-        return self.wire.tagged()
+        return self.transport.tagged()
 
     def test_welcome(self) -> None:
         """A client gets what C{welcome} returns, and counts as a connection."""

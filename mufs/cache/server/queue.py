@@ -1,8 +1,8 @@
 """
-The multicast queue: what clients miss, one entry for a range (paper, section 4, steps 3 and 4).
+The multicast queue: one entry for each range that clients miss (paper, section 4, steps 3 and 4).
 
-A request joins the entries that already cover what it asks for, queued or on their way; only
-the rest becomes entries of its own. So any number of clients in lockstep cost one transfer.
+A request joins the entries that already cover its range, whether queued or being sent; only the
+rest of the range becomes new entries. Any number of clients in lockstep thus cost one transfer.
 """
 
 import itertools
@@ -12,29 +12,38 @@ from errno import EBUSY
 
 from attrs import define, field
 
-from mufs.cache.server.sent import GREEDY, BlockKey, IReader, SentTransfer, SentWindow, Share
+from mufs.cache.server.sent import (
+    MAX_REPAIR_CREDIT,
+    BlockKey,
+    IReader,
+    SentTransfer,
+    SentWindow,
+    Share,
+)
 from mufs.interfaces import IImage
-from mufs.wire.channel import Occasion, Priority
-from mufs.wire.pages import PAGE, PAGES, runs, split_into_blocks
+from mufs.wire.channel import Occasion, Priority, Read
+from mufs.wire.pages import PAGE, PAGES, byte_range, runs, split_into_blocks
 
 Readers = dict[IReader, dict[int, None]]
-"""Clients, and the tags that each asked under, in the order in which they came."""
+"""Clients, each with the tags of its requests in order of arrival."""
 
-
-MOST_FOLLOWING = 7 * PAGES
-"""Pages in a row that are worth to be read together with a block."""
+MAX_FOLLOWING_PAGES = 7 * PAGES
+"""Consecutive queued pages that are announced to the disk together with a block."""
 
 MAX_TAGS = 64
-"""How often a client may have asked for the same entry before it is answered."""
+"""How many requests of one client may wait for the same entry."""
 
-EACH = 16 * 1024
-"""Bytes more that are worth the work for whatever is sent, be it one page."""
+ITEM_COST = 16 * 1024
+"""Fixed cost per item sent, in bytes."""
 
-LAST = len(Priority)
+SCAVENGER = len(Priority)
 """
-The line behind all priorities: for what greedy hosts alone wait for, and for repairs of more than
-was sent.
+The service class below all priorities (RFC 3662): items that only greedy hosts wait for, and
+repairs beyond a host's repair credit.
 """
+
+SERVICE_CLASSES: tuple[int, ...] = (*Priority, SCAVENGER)
+"""All service classes, the most urgent first."""
 
 
 @define(eq=False)
@@ -42,18 +51,18 @@ class Entry:
     """
     A run of pages of one block to be read, sealed and sent.
 
+    @ivar queued_in: the service class that it is queued in, C{None} once it was taken.
     @ivar readers: who waits for it.
-    @ivar queued: the line that it is in, C{None} once it was taken.
-    @ivar line: the one that it was taken from.
+    @ivar service_class: the service class that it was taken from.
     """
 
     image: IImage
     block: int
     first: int
     count: int
-    queued: int | None
+    queued_in: int | None
     readers: Readers = field(factory=dict)
-    line: int = LAST
+    service_class: int = SCAVENGER
 
     @property
     def size(self) -> int:
@@ -63,12 +72,17 @@ class Entry:
     @property
     def cost(self) -> int:
         """What it costs the server and its link, in bytes."""
-        return EACH + self.size
+        return ITEM_COST + self.size
 
     @property
     def pages(self) -> int:
         """The run as a set of pages."""
         return ((1 << self.count) - 1) << self.first
+
+    @property
+    def byte_range(self) -> tuple[int, int]:
+        """Its offset and length in the image, in bytes."""
+        return byte_range(self.block, self.first, self.count, self.image.attributes.size)
 
     @property
     def key(self) -> BlockKey:
@@ -79,21 +93,21 @@ class Entry:
 @define(eq=False)
 class Resend:
     """
-    A transfer to be mended: by all segments that its readers miss, each once, or by parity, of
-    which as many segments serve all readers as the one needs that misses most.
+    A transfer to be repaired, either by the missing segments or by parity. As many parity
+    segments as the reader with the most losses needs are enough for all readers.
 
-    @ivar missing: bitmap of the segments that some reader misses.
-    @ivar most: how many a reader misses at the most.
-    @ivar parity: how many parity segments to send; 0 for the segments that are missing.
+    @ivar missing: bitmap of the segments that at least one reader misses.
+    @ivar max_missing: how many segments the reader with the most losses misses.
+    @ivar parity: how many parity segments to send; 0 to send the missing segments.
     """
 
     transfer: SentTransfer
-    queued: int | None
+    queued_in: int | None
     missing: int = 0
-    most: int = 0
+    max_missing: int = 0
     parity: int = 0
     readers: Readers = field(factory=dict)
-    line: int = LAST
+    service_class: int = SCAVENGER
 
     @property
     def segments(self) -> int:
@@ -102,33 +116,33 @@ class Resend:
 
     @property
     def size(self) -> int:
-        """Bytes that each reader waits for: those of the transfer."""
+        """Bytes that each reader waits for: the whole transfer."""
         return self.transfer.descriptor.total
 
     @property
     def cost(self) -> int:
         """What it costs the server and its link, in bytes."""
-        return EACH + self.segments * int(self.transfer.rows.shape[1])
+        return ITEM_COST + self.segments * int(self.transfer.rows.shape[1])
 
 
 class MulticastQueue:
     """
-    What is to be sent. Blocked readers come first, then read-ahead, then background; within each
-    comes first the host that least was sent for, and of those who share what they are sent what
-    was asked for first. What several hosts wait for counts as so much less for each, so that a
-    host with wishes of its own does not get half of the link beside many that want the same. Who
-    has nothing queued for a while does not save up.
+    What is to be sent, in service classes: blocked readers first, then read-ahead, then
+    background. Within a class the host that was served least comes first; among hosts served
+    equally, the oldest request. The cost of an item that several hosts wait for is divided among
+    them, so a host with requests of its own does not get half of the link beside many hosts that
+    share theirs. A host does not accumulate credit while it has nothing queued.
 
-    What is waited for by greedy hosts alone goes to a last line, as soon as its turn comes.
+    An item that only greedy hosts wait for moves to the scavenger class when its turn comes.
 
-    @ivar requests: how many came.
-    @ivar merged: how many of them caused no entry of their own.
+    @ivar requests: how many requests arrived.
+    @ivar merged: how many of them were covered by existing entries and transfers.
     """
 
     def __init__(self, window: SentWindow) -> None:
         self._window = window
-        self._lines: dict[int, dict[Share, deque[tuple[int, Entry | Resend]]]] = {
-            priority: {} for priority in (*Priority, LAST)
+        self._classes: dict[int, dict[Share, deque[tuple[int, Entry | Resend]]]] = {
+            service_class: {} for service_class in SERVICE_CLASSES
         }
         self._numbers = itertools.count(1)
         self._served = 0.0
@@ -138,52 +152,57 @@ class MulticastQueue:
         self.requests = 0
         self.merged = 0
 
-    def request(
-        self,
-        reader: IReader,
-        tag: int,
-        image: IImage,
-        offset: int,
-        length: int,
-        priority: Priority,
-    ) -> None:
+    def request(self, reader: IReader, image: IImage, read: Read) -> None:
         """
-        Queue what nobody else caused to be sent yet, and tell the reader what was sent already.
+        Queue the pages that are neither queued nor sent, and tell the reader which transfers
+        already carried some of the others.
 
-        @param offset: in bytes; with C{length} within the image.
+        @param read: its range must lie within the image.
         """
         self.requests += 1
         merged = True
-        for block, wanted in split_into_blocks(offset, length):
+        for block, wanted in split_into_blocks(read.offset, read.length):
             key = (image.image, image.generation, block)
             for entry in self._entries.get(key, ()):
                 if wanted & entry.pages:
                     wanted &= ~entry.pages
-                    self._join(entry, reader, tag, priority)
+                    self._join(entry, reader, read.tag, read.priority)
             for transfer in self._window.of_block(key):
                 if wanted & transfer.pages:
                     wanted &= ~transfer.pages
-                    # It may have had it, and let it go since: what it misses now is no loss.
+                    # The reader may have received it and evicted it since: not a loss.
                     transfer.audience.discard(reader)
-                    # To be sent for it at all, and again as if it had waited with the others.
-                    _allow(reader.share, 2 * transfer.descriptor.total)
-                    reader.sent(tag, transfer, Occasion.BEFORE)
+                    # Enough to be sent the whole transfer, and to have it repaired once.
+                    _add_repair_credit(reader.share, 2 * transfer.descriptor.total)
+                    reader.sent(read.tag, transfer, Occasion.BEFORE)
             for first, count in runs(wanted):
                 merged = False
-                entry = Entry(image, block, first, count, priority)
+                entry = Entry(image, block, first, count, read.priority)
                 self._entries.setdefault(key, []).append(entry)
-                self._put(entry, reader, priority)
-                self._join(entry, reader, tag, priority)
+                self._put(entry, reader, read.priority)
+                self._join(entry, reader, read.tag, read.priority)
         self.merged += merged
 
     def repair(
-        self, reader: IReader, tag: int, transfer: SentTransfer, missing: int, priority: Priority
+        self,
+        reader: IReader,
+        transfer: SentTransfer,
+        *,
+        tag: int,
+        missing: int,
+        priority: Priority,
     ) -> None:
-        """Queue the segments in the bitmap C{missing}, with those that others miss of it."""
+        """
+        Queue segments of a transfer to be sent again, merged with those that others miss.
+
+        @param tag: of the read that waits for them, 0 if the transfer was overheard.
+        @param missing: bitmap of the segments.
+        """
         missing &= (1 << len(transfer.rows)) - 1
         if not missing:
             return
-        line: int = priority if reader.share.may_mend(transfer.bytes_in(missing)) else LAST
+        within_credit = reader.share.charge_repair(transfer.bytes_in(missing))
+        service_class: int = priority if within_credit else SCAVENGER
         number = transfer.descriptor.transfer
         under_way = self._under_way
         if under_way is not None and under_way.transfer is transfer:
@@ -192,39 +211,39 @@ class MulticastQueue:
             else:
                 missing &= ~under_way.missing
             if not missing:
-                self._join(under_way, reader, tag, line)
+                self._join(under_way, reader, tag, service_class)
                 return
         resend = self._resends.get(number)
         if resend is None:
-            resend = self._resends[number] = Resend(transfer, line)
-            self._put(resend, reader, line)
+            resend = self._resends[number] = Resend(transfer, service_class)
+            self._put(resend, reader, service_class)
         resend.missing |= missing
-        resend.most = max(resend.most, missing.bit_count())
-        self._join(resend, reader, tag, line)
+        resend.max_missing = max(resend.max_missing, missing.bit_count())
+        self._join(resend, reader, tag, service_class)
 
-    def take(self, lines: Iterable[int] = (*Priority, LAST)) -> Entry | Resend | None:
+    def take(self, classes: Iterable[int] = SERVICE_CLASSES) -> Entry | Resend | None:
         """
-        The next to be sent. An entry stays open to be joined until L{done} is told of it; a
-        resend grows until L{begin} is, and can be joined until L{resent} is: another is not
-        taken before.
+        Take the next item to be sent. Readers can join an entry until L{done} is called for it.
+        A resend accepts more segments until L{begin}, and readers until L{resent}; no other
+        resend may be taken before that.
 
-        @param lines: which may have their turn, the first one first.
+        @param classes: service classes to take from, in this order.
         """
-        for priority in lines:
-            line = self._lines[priority]
-            while line:
-                share = min(line, key=lambda each: (each.served, line[each][0][0]))
-                number, item = line[share].popleft()
-                if not line[share]:
-                    del line[share]
-                if item.queued != priority:
+        for service_class in classes:
+            shares = self._classes[service_class]
+            while shares:
+                share = min(shares, key=lambda each: (each.served, shares[each][0][0]))
+                number, item = shares[share].popleft()
+                if not shares[share]:
+                    del shares[share]
+                if item.queued_in != service_class:
                     continue
-                if priority != LAST and item.readers and _is_greedy(item):
-                    item.queued = LAST
-                    self._lines[LAST].setdefault(share, deque()).append((number, item))
+                if service_class != SCAVENGER and item.readers and _is_greedy(item):
+                    item.queued_in = SCAVENGER
+                    self._classes[SCAVENGER].setdefault(share, deque()).append((number, item))
                     continue
-                item.queued = None
-                item.line = priority
+                item.queued_in = None
+                item.service_class = service_class
                 if item.readers:
                     self._charge(share, item)
                     return item
@@ -236,46 +255,48 @@ class MulticastQueue:
         return None
 
     @property
-    def has_last(self) -> bool:
-        """Whether something waits in the last line."""
-        return bool(self._lines[LAST])
+    def has_scavenger_items(self) -> bool:
+        """Whether anything is queued in the scavenger class."""
+        return bool(self._classes[SCAVENGER])
 
     def is_for_others(self, item: Entry | Resend) -> bool:
-        """Whether somebody waits for it whose host has nothing in the last line."""
-        return any(reader.share not in self._lines[LAST] for reader in item.readers)
+        """Whether a host that has nothing in the scavenger class waits for an item."""
+        scavengers = self._classes[SCAVENGER]
+        return any(reader.share not in scavengers for reader in item.readers)
 
     def begin(self, resend: Resend) -> None:
-        """A L{Resend} that was taken is being sent: it grows no longer."""
+        """Fix which segments of a resend that was taken go out, and whether as parity."""
         del self._resends[resend.transfer.descriptor.transfer]
-        if resend.most < resend.missing.bit_count() and resend.most <= resend.transfer.parity_left:
-            resend.parity = resend.most
+        fewest = resend.max_missing
+        if fewest < resend.missing.bit_count() and fewest <= resend.transfer.parity_left:
+            resend.parity = fewest
         self._under_way = resend
 
     def resent(self) -> None:
-        """The L{Resend} taken last was sent, or cannot be."""
+        """Close the resend that was begun last: it was sent, or cannot be sent."""
         if self._under_way is not None:
-            self._settle(self._under_way)
+            self._stop_waiting(self._under_way)
         self._under_way = None
 
     def done(self, entry: Entry) -> None:
-        """Close an entry: it was sent, or cannot be."""
-        self._settle(entry)
+        """Close an entry: it was sent, or cannot be sent."""
+        self._stop_waiting(entry)
         for reader in entry.readers:
-            _allow(reader.share, entry.size)
+            _add_repair_credit(reader.share, entry.size)
         same = self._entries[entry.key]
         same.remove(entry)
         if not same:
             del self._entries[entry.key]
 
     def following(self, entry: Entry) -> int:
-        """How many pages after those of an entry are queued as well, in a row."""
+        """How many consecutive pages after an entry are queued as well."""
         image, generation, block = entry.key
         end, pages = entry.first + entry.count, 0
-        while pages < MOST_FOLLOWING:
+        while pages < MAX_FOLLOWING_PAGES:
             if end == PAGES:
                 block, end = block + 1, 0
             for each in self._entries.get((image, generation, block), ()):
-                if each.queued is not None and each.first == end:
+                if each.queued_in is not None and each.first == end:
                     end += each.count
                     pages += each.count
                     break
@@ -284,7 +305,7 @@ class MulticastQueue:
         return pages
 
     def forget(self, reader: IReader) -> None:
-        """The client has gone: what it alone waited for is not sent."""
+        """Remove a client that disconnected; items that nobody else waits for are not sent."""
         waited: list[Entry | Resend] = [*self._resends.values()]
         waited += (entry for entries in self._entries.values() for entry in entries)
         if self._under_way is not None:
@@ -296,7 +317,7 @@ class MulticastQueue:
     def __len__(self) -> int:
         return sum(map(len, self._entries.values())) + len(self._resends)
 
-    def _join(self, item: Entry | Resend, reader: IReader, tag: int, line: int) -> None:
+    def _join(self, item: Entry | Resend, reader: IReader, tag: int, service_class: int) -> None:
         tags = item.readers.setdefault(reader, {})
         if tag in tags:
             pass
@@ -306,24 +327,25 @@ class MulticastQueue:
         else:
             tags[tag] = None
             reader.share.waiting += item.size
-        if item.queued is not None and line < item.queued:
-            item.queued = line
-            self._put(item, reader, line)
+        if item.queued_in is not None and service_class < item.queued_in:
+            item.queued_in = service_class
+            self._put(item, reader, service_class)
 
-    def _put(self, item: Entry | Resend, reader: IReader, line: int) -> None:
+    def _put(self, item: Entry | Resend, reader: IReader, service_class: int) -> None:
         share = reader.share
         share.served = max(share.served, self._served)
-        self._lines[line].setdefault(share, deque()).append((next(self._numbers), item))
+        numbered = (next(self._numbers), item)
+        self._classes[service_class].setdefault(share, deque()).append(numbered)
 
     def _charge(self, share: Share, item: Entry | Resend) -> None:
-        """Something is sent, in the turn of that host, and counts for all who wait for it."""
+        """Charge an item, taken from the queue of C{share}, to all hosts that wait for it."""
         self._served = max(self._served, share.served)
         shares = {reader.share for reader in item.readers}
         for each in shares:
             each.served = max(each.served, self._served) + item.cost / len(shares)
 
-    def _settle(self, item: Entry | Resend) -> None:
-        """Nobody waits for this any longer."""
+    def _stop_waiting(self, item: Entry | Resend) -> None:
+        """Subtract an item from what its readers' hosts wait for."""
         for reader, tags in item.readers.items():
             reader.share.waiting -= item.size * len(tags)
 
@@ -332,13 +354,13 @@ def _is_greedy(item: Entry | Resend) -> bool:
     return all(reader.share.is_greedy for reader in item.readers)
 
 
-def _allow(share: Share, size: int) -> None:
-    """A host was told of so many bytes: if they were lost, they may be sent again for it."""
-    share.mendable = min(share.mendable + size, GREEDY)
+def _add_repair_credit(share: Share, size: int) -> None:
+    """Let a host that was told of C{size} bytes have as many repaired."""
+    share.repair_credit = min(share.repair_credit + size, MAX_REPAIR_CREDIT)
 
 
 def _highest(mask: int, count: int) -> int:
-    """The so many highest of the bits that are set."""
+    """The C{count} highest of the bits that are set in C{mask}."""
     for _ in range(mask.bit_count() - count):
         mask &= mask - 1
     return mask

@@ -1,4 +1,4 @@
-"""The transfers sent last, kept as they were sent, for repair and for those who ask late."""
+"""The most recent transfers, kept as they were sent, for repairs and late requests."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,51 +22,53 @@ from mufs.wire.segments import (
 BlockKey = tuple[int, int, int]
 """Image, generation, and number of the block."""
 
-GREEDY = 16 * 1024 * 1024
+MAX_BYTES_AWAITED = 16 * 1024 * 1024
 """
-Bytes that a host may wait for at a time before it waits behind the others: three times what a
-client reads ahead at the most.
+Bytes that a host may wait for at a time; one that waits for more is greedy, and only its requests
+that others share keep their priority. Three times what a client reads ahead at most.
 """
 
-UNASKED = 1024 * 1024
-"""Bytes that may be sent again for a host before it has asked for any."""
+INITIAL_REPAIR_CREDIT = 1024 * 1024
+"""Bytes that may be repaired for a host before it has requested any."""
+
+MAX_REPAIR_CREDIT = MAX_BYTES_AWAITED
+"""Bytes that may be repaired for a host at most, however much was sent to it."""
 
 
 @define(eq=False)
 class Share:
     """
-    What a host, by all of its connections, has of the multicast: what it may have is weighed
-    against this.
+    The account of a host, for all of its connections: how much multicast it used and waits for.
 
     @ivar served: bytes sent for it, each divided among the hosts that waited for them.
-    @ivar waiting: bytes that it asked for, and that still have to be sent.
-    @ivar mendable: bytes that may be sent again for it as if it read them.
+    @ivar waiting: bytes that it requested and that were not sent yet.
+    @ivar repair_credit: bytes that may be repaired for it at the priority of a read.
     """
 
     served: float = 0.0
     waiting: int = 0
-    mendable: int = UNASKED
+    repair_credit: int = INITIAL_REPAIR_CREDIT
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it asks for more at a time than a reader has use for."""
-        return self.waiting > GREEDY
+        """Whether it waits for more than any reader can use."""
+        return self.waiting > MAX_BYTES_AWAITED
 
-    def may_mend(self, size: int) -> bool:
-        """Whether so many bytes may be sent again for it; if so, they count."""
-        if size > self.mendable:
+    def charge_repair(self, size: int) -> bool:
+        """Charge a repair of C{size} bytes; C{False}, and no charge, when the credit is short."""
+        if size > self.repair_credit:
             return False
-        self.mendable -= size
+        self.repair_credit -= size
         return True
 
 
 class IReader(Interface):
-    """A client, as the server's queue and controller see it: somebody to be told."""
+    """A client, as the server's queue and controller see it: somebody to be notified."""
 
-    share: Share = Attribute("what counts for it, and for all others of its host")
+    share: Share = Attribute("the account of its host")
 
     def sent(tag: int, transfer: "SentTransfer", occasion: Occasion) -> None:
-        """A transfer carried what the read of C{tag} asked for, or a part of it."""
+        """A transfer carried some or all of what the read of C{tag} asked for."""
 
     def failed(tag: int, error: OSError) -> None:
         """The read of C{tag} cannot be answered."""
@@ -77,25 +79,25 @@ class SentTransfer:
     """
     A transfer as it goes out.
 
-    @ivar rows: its segments, one a row, the last one padded (see C{segments.cut}).
-    @ivar key: of its epoch, for the MACs of its control packets.
-    @ivar parity: how many parity segments of it were made, and so sent, so far.
-    @ivar mended: when segments or parity of it were sent again last, in seconds.
+    @ivar rows: its segments, one per row, the last one padded (see C{segments.cut}).
+    @ivar key: the key of its epoch for the MACs of its control packets.
+    @ivar parity: how many parity segments of it were made, and thus sent, so far.
+    @ivar repaired_at: when it was last repaired, in seconds of the server's clock.
     @ivar audience: the clients that waited for it when it was sent.
-    @ivar interval: what reports of its loss are booked on, whatever that is to the sender.
+    @ivar interval: the interval of sending that reports of its loss count for (see C{Pace}).
     """
 
     descriptor: Descriptor
     rows: "numpy.ndarray[Any, Any]" = field(repr=False)
     key: bytes = field(default=b"", repr=False)
     parity: int = 0
-    mended: float = float("-inf")
+    repaired_at: float = float("-inf")
     audience: set[IReader] = field(factory=set, repr=False)
     interval: Any = field(default=None, repr=False)
 
     @property
     def block(self) -> BlockKey:
-        """The block that it carries a part of."""
+        """The block whose pages it carries."""
         d = self.descriptor
         return d.image, d.generation, d.offset // BLOCK
 
@@ -106,12 +108,12 @@ class SentTransfer:
         return mask_of(start, start + self.descriptor.total)
 
     def bytes_in(self, segments: int) -> int:
-        """About how many of its bytes these segments carry, given as a bitmap."""
+        """About how many of its bytes the segments in this bitmap carry."""
         return self.descriptor.total * segments.bit_count() // len(self.rows)
 
     @property
     def parity_left(self) -> int:
-        """How many parity segments may still be made of it."""
+        """How many more parity segments can be made of it."""
         return number_count(len(self.rows)) - len(self.rows) - self.parity
 
     def control(self, phase: int) -> bytes:
@@ -119,7 +121,7 @@ class SentTransfer:
         return self.descriptor.encode(phase, self.rows.shape[1] - HEADER.size, self.key)
 
     def completion(self, segments: int) -> bytes:
-        """What ends a sending of these segments, given as a bitmap: all, or a part to repair it."""
+        """The control packet after the segments in this bitmap: all of them, or a repair."""
         whole = segments.bit_count() == len(self.rows)
         return self.control(COMPLETION if whole else REPAIRED)
 
@@ -131,7 +133,7 @@ class SentTransfer:
 
 
 class SentWindow:
-    """The last transfers, by number and by block, bounded in bytes: the oldest go."""
+    """The last transfers, by number and by block, up to a limit in bytes: the oldest go first."""
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
         self._limit = limit
@@ -153,15 +155,15 @@ class SentWindow:
                 del self._blocks[oldest.block]
 
     def clear(self) -> None:
-        """Keep none of them any longer: their keys were replaced."""
+        """Drop all transfers: their keys were replaced."""
         self._bytes = 0
         self._transfers.clear()
         self._blocks.clear()
 
     def get(self, number: int) -> SentTransfer | None:
-        """The transfer of that number, or C{None} when it is no longer held."""
+        """The transfer with this number, or C{None} when it is no longer held."""
         return self._transfers.get(number)
 
     def of_block(self, block: BlockKey) -> Iterator[SentTransfer]:
-        """The transfers held that carried something of a block, the newest first."""
+        """The transfers held that carry pages of a block, the newest first."""
         return reversed(self._blocks.get(block, ()))

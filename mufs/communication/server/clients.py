@@ -10,7 +10,8 @@ from zope.interface import Attribute
 
 from mufs.cache.server.sent import IReader
 from mufs.communication.server.access_statistics import AccessStatistics
-from mufs.communication.server.controller import MulticastController, Reading
+from mufs.communication.server.controller import MulticastController
+from mufs.communication.server.disk_reads import Reading
 from mufs.communication.server.limits import Host, Limits
 from mufs.communication.server.push import IPushed, Pushes
 from mufs.interfaces import IImageLibrary

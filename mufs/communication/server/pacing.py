@@ -1,6 +1,6 @@
 """
-How fast the server sends, and with how much parity: for all images together, found by what the
-clients report.
+The pace of the multicast, for all images together: when the next datagrams may be sent, and with
+how much parity, as the clients' loss reports allow.
 """
 
 from collections import Counter
@@ -10,56 +10,47 @@ from statistics import median_low
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
-INTERVAL = 0.1
-"""Seconds of sending that are judged together, at the least."""
+from mufs.communication.server.rate_control import RateControl
 
-START_INTERVAL = 0.025
-"""The same as long as no congestion was met: the rate doubles each time then."""
+MIN_INTERVAL = 0.1
+"""Seconds of sending that are evaluated together at least."""
 
-SAMPLE = 100
-"""Segments that an interval shall have, so that one lost is not much; it is drawn out for them."""
+SLOW_START_INTERVAL = 0.025
+"""The same in slow start, in seconds."""
 
-TOLERATED_LOSS = 0.04
-"""Up to this fraction above what is lost at any rate, losses are repaired, not congestion."""
+MAX_INTERVAL = 1.0
+"""Seconds after which an interval ends even if it has few segments."""
 
-PERSISTENT = 0.7
-"""What part of the loss must be left when the rate was cut for it to be of another kind."""
+MIN_INTERVAL_SEGMENTS = 100
+"""Segments for which an interval is extended: with fewer, a single loss would weigh too much."""
 
-DRAIN = 0.8
-"""What part of the rate that came through is sent at for a moment, for queues to empty."""
+ACCEPTED_REPORTS = 8
+"""Loss reports per transfer, on average, that are cheaper to answer than to prevent by parity."""
 
-MOST_GROWTH = 0.5
-"""By what part the rate grows in an interval at the most: far from where it was cut last."""
+MAX_PARITY_AHEAD = 8
+"""Parity segments that go along with a transfer at most: 8.5 % of 94 segments."""
 
-LEAST_GROWTH = 0.01
-"""The same at the least: close to where it was cut last."""
+LINK_FULL_SECONDS = 0.2
+"""Seconds for which the local link counts as full after the send buffer was."""
 
-SETTLING = 2
-"""Intervals after a cut whose losses say nothing: sent before it, or while queues empty."""
+SENDING_SECONDS = 1.0
+"""Seconds after the last datagram for which multicast counts as being in use."""
 
-REPORTS = 8
-"""Reports of loss on a transfer, on the average, that are cheaper answered than prevented."""
-
-MOST_PARITY = 8
-"""Parity segments that go along with a transfer at the most: with 94 segments, 8.5 %."""
-
-FULL = 0.2
-"""Seconds after the send buffer was full for which the local link is taken for full."""
-
-SENDING = 1.0
-"""Seconds after something was sent for which more is taken to be coming."""
-
-BURST = 0.004
-"""Seconds' worth of sending that may be made up for at once: timers are no finer."""
+BURST_SECONDS = 0.004
+"""Seconds of sending that may be made up for at once: timers are not more precise."""
 
 
 @define(eq=False)
 class Interval:
     """
-    A time of sending: what was sent in it, for whom, and what of that they report lost.
+    What was sent in some time, to whom, and what of it is reported lost.
 
-    @ivar parity: parity segments that went along with each transfer.
-    @ivar reports: for each report how many segments were lacking still.
+    @ivar began: when it began, in seconds of the clock.
+    @ivar rate: the sending rate in bits per second.
+    @ivar parity: how many parity segments went along with each transfer.
+    @ivar reports: for each loss report, how many segments the client missed despite parity.
+    @ivar expected: segments sent, by client that waited for them.
+    @ivar lost: segments reported lost, by client.
     """
 
     began: float
@@ -73,105 +64,107 @@ class Interval:
 
     @property
     def loss(self) -> float:
-        """What the median client lost, as a fraction; with two the better one counts."""
+        """The loss of the median client, as a fraction; of two clients, the lower loss."""
         fractions = [min(1.0, self.lost[c] / n) for c, n in self.expected.items() if n > 0]
         return median_low(fractions or [0.0])
 
 
 class Pace:
     """
-    The rate of sending, in bits a second, between a floor and a ceiling.
+    Spaces datagrams in time, and adapts rate and parity to the loss reports of each interval.
 
-    Where the local link is the bottleneck the send buffer fills, and writing waits for it: the
-    rate need not know. Where it is elsewhere the clients' loss tells: the rate is cut to what
-    came through. If as much is lost after that the loss is of another kind, which slowing does
-    not help: the rate is what it was again, and only loss beyond that is congestion. The median
-    client counts: one that cannot follow does not slow the others, it is served over TCP.
+    If the local link is the bottleneck, the send buffer fills up and writing waits for it, so the
+    rate need not follow. If the bottleneck is elsewhere, loss reports show it, and
+    L{RateControl} lowers the rate. The loss of the median client counts, so that one slow client
+    does not slow down the others; it is served over TCP.
 
-    Where so many clients report that answering them is work, parity goes along with each
-    transfer, so that all but a few are whole without asking.
+    Where too many clients report losses for each report to be answered, parity segments go along
+    with each transfer, so that all but a few clients need not report.
 
-    @ivar rate: bits a second, of datagrams as they are written.
     @ivar parity: how many parity segments to send along with a transfer.
-    @ivar bytes: what was sent so far.
-    @ivar segments_awaited: segments of transfers, each counted for every client that waited for it.
-    @ivar segments_lost: those of them that the client lacked when it asked first.
+    @ivar bytes: bytes of all datagrams so far.
+    @ivar segments_awaited: segments of transfers, counted once for each client that waited.
+    @ivar segments_lost: how many of them were missing in the first reports of the clients.
     """
 
-    def __init__(self, clock: IReactorTime, floor: float, ceiling: float, start: float) -> None:
+    def __init__(self, clock: IReactorTime, *, floor: float, ceiling: float, start: float) -> None:
+        """See L{RateControl} for the rates."""
         self._clock = clock
-        self._floor = min(floor, ceiling)
-        self._ceiling = ceiling
-        self.rate = max(self._floor, min(start, ceiling))
-        self._capacity: float | None = None
-        self._base = 0.0
-        self._settling = 0
-        self._cut: tuple[float, float] | None = None
+        self._control = RateControl(floor=floor, ceiling=ceiling, start=start)
         self._credit = 0.0
         self._refilled = clock.seconds()
         self.parity = 0
-        self._now = Interval(self._refilled, self.rate, 0)
-        self._before = Interval(self._refilled, self.rate, 0)
+        self._current = Interval(self._refilled, self.rate, 0)
+        self._previous = Interval(self._refilled, self.rate, 0)
         self._held_back = False
         self._blocked = False
         self.bytes = self.segments_awaited = self.segments_lost = 0
-        self._filled = float("-inf")
+        self._full_at = float("-inf")
+
+    @property
+    def rate(self) -> float:
+        """The sending rate, in bits per second of datagrams as they are written."""
+        return self._control.rate
 
     @property
     def is_full(self) -> bool:
-        """Whether there is more to multicast than the local link takes, just now."""
-        return self._clock.seconds() - self._filled < FULL
+        """Whether there is more to multicast than the local link carries."""
+        return self._clock.seconds() - self._full_at < LINK_FULL_SECONDS
 
     @property
     def is_sending(self) -> bool:
-        """Whether something was multicast just now."""
-        return self.bytes > 0 and self._clock.seconds() - self._refilled < SENDING
+        """Whether anything was multicast recently."""
+        return self.bytes > 0 and self._clock.seconds() - self._refilled < SENDING_SECONDS
 
     def delay(self, size: int) -> float:
-        """Seconds to wait before the next C{size} bytes may go; to be asked once for each."""
-        now = self._clock.seconds()
-        burst = max(self.rate * BURST / 8, size)
-        self._credit = min(burst, self._credit + (now - self._refilled) * self.rate / 8)
+        """Charge the next C{size} bytes; the seconds to wait before they may be sent."""
+        now, rate = self._clock.seconds(), self._control.rate
+        burst = max(rate * BURST_SECONDS / 8, size)
+        self._credit = min(burst, self._credit + (now - self._refilled) * rate / 8)
         self._refilled = now
         self._credit -= size
         self.bytes += size
         if self._credit >= 0:
             return 0.0
         self._held_back = True
-        return -self._credit * 8 / self.rate
+        return -self._credit * 8 / rate
 
     def blocked(self) -> None:
         """The local send buffer was full."""
         self._blocked = True
-        self._filled = self._clock.seconds()
+        self._full_at = self._clock.seconds()
 
     def sent(self, audience: Iterable[Hashable], segments: int) -> Interval:
         """
-        A transfer of so many segments went out, and these clients wait for it.
+        A transfer was sent.
 
-        @return: what L{lost} wants to be told with the losses among them.
+        @param audience: the clients that wait for it.
+        @param segments: how many segments it has.
+        @return: the interval to pass to L{lost} with reports about this transfer.
         """
-        interval = self._now
+        interval = self._current
         interval.transfers += 1
         interval.segments += segments
         for client in audience:
             interval.expected[client] += segments
             self.segments_awaited += segments
         age = self._clock.seconds() - interval.began
-        least = START_INTERVAL if self._capacity is None else INTERVAL
-        if age >= least and (interval.segments >= SAMPLE or age >= 10 * INTERVAL):
-            self._turn()
+        shortest = SLOW_START_INTERVAL if self._control.is_in_slow_start else MIN_INTERVAL
+        is_large = interval.segments >= MIN_INTERVAL_SEGMENTS
+        if age >= shortest and (is_large or age >= MAX_INTERVAL):
+            self._end_interval()
         return interval
 
-    def lost(self, client: Hashable, segments: int, sent: int, interval: Interval) -> None:
+    def lost(self, client: Hashable, segments: int, *, sent: int, interval: Interval) -> None:
         """
-        A client reports segments of a transfer that it waited for and lacks, parity or not.
+        A client reports loss: the segments that it misses of a transfer that it waited for.
 
-        Who got nothing of it did not listen yet, or does not hear at all: that has nothing to do
-        with the rate.
+        A client that received nothing of the transfer does not count for the rate: it was not
+        listening yet, or multicast does not reach it.
 
+        @param segments: how many segments are missing, despite parity.
         @param sent: how many segments the transfer has.
-        @param interval: what L{sent} said of them; judged already, it is past caring.
+        @param interval: what L{sent} returned for it; ignored once evaluated.
         """
         self.segments_lost += min(segments, sent)
         if segments < sent:
@@ -180,48 +173,21 @@ class Pace:
         else:
             interval.expected[client] -= sent
 
-    def _turn(self) -> None:
-        """An interval is over; the reports on the one before it have come in by now."""
-        if self._before.expected:
-            self._judge(self._before.loss, self._before.rate)
-            self.parity = _parity(self._before)
-        self._before = self._now
-        self._now = Interval(self._clock.seconds(), self.rate, self.parity)
+    def _end_interval(self) -> None:
+        """Evaluate the previous interval, whose reports have arrived by now; begin the next."""
+        if self._previous.expected:
+            may_grow = self._held_back and not self._blocked
+            self._control.evaluate(self._previous.loss, self._previous.rate, may_grow=may_grow)
+            self.parity = _parity(self._previous)
+        self._previous = self._current
+        self._current = Interval(self._clock.seconds(), self.rate, self.parity)
         self._held_back = self._blocked = False
-
-    def _judge(self, loss: float, rate: float) -> None:
-        if self._settling:
-            self._settling -= 1
-            return
-        cut, self._cut = self._cut, None
-        if cut is not None and loss > PERSISTENT * cut[1]:
-            self._base = loss
-            self.rate = cut[0]
-            self._settling = 1
-        elif loss > self._base + TOLERATED_LOSS:
-            self._cut = self.rate, loss
-            self._settling = SETTLING
-            self._capacity = max(self._floor, rate * (1 - loss))
-            self.rate = DRAIN * self._capacity
-        else:
-            if cut is not None and self._capacity is not None:
-                self.rate = self._capacity
-            self._base = min(self._base, (3 * self._base + loss) / 4)
-            if self._held_back and not self._blocked:
-                self.rate *= 1 + self._growth()
-        self.rate = max(self._floor, min(self.rate, self._ceiling))
-
-    def _growth(self) -> float:
-        if self._capacity is None:
-            return 1.0
-        distance = abs(self.rate / self._capacity - 1)
-        return max(LEAST_GROWTH, min(MOST_GROWTH, distance / 2))
 
 
 def _parity(interval: Interval) -> int:
-    """With how many parity segments no more than C{REPORTS} would have been made of a transfer."""
-    allowed = REPORTS * interval.transfers
-    if len(interval.reports) > allowed:
-        lacking = sorted(interval.reports, reverse=True)[allowed]
-        return min(MOST_PARITY, interval.parity + lacking)
-    return max(0, interval.parity - (len(interval.reports) < allowed / 4))
+    """The parity with which an interval would have had no more reports than are accepted."""
+    accepted = ACCEPTED_REPORTS * interval.transfers
+    if len(interval.reports) > accepted:
+        missing = sorted(interval.reports, reverse=True)[accepted]
+        return min(MAX_PARITY_AHEAD, interval.parity + missing)
+    return max(0, interval.parity - (len(interval.reports) < accepted / 4))

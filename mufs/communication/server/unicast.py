@@ -11,8 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.cache.server.sent import SentTransfer, Share
-from mufs.communication.server.controller import Reading, trains
+from mufs.communication.server.disk_reads import Reading
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.sender import trains
 from mufs.interfaces import IImage
 from mufs.wire.channel import Data, Priority, Read, Type, pack_tagged
 from mufs.wire.pages import BLOCK
@@ -93,7 +94,9 @@ class UnicastReads:
         # Half of a transfer or less may always be sent, more only within the client's share.
         size = count * (transfer.rows.shape[1] - HEADER.size)
         allowed = count * 2 <= len(transfer.rows) or self.charge(size)
-        if not allowed or self._is_paused or not self._share.may_mend(transfer.bytes_in(missing)):
+        if not allowed or self._is_paused:
+            return 0
+        if not self._share.charge_repair(transfer.bytes_in(missing)):
             return 0
         packets = [transfer.control(ANNOUNCEMENT)]
         if missing:

@@ -1,9 +1,8 @@
 """
-The multicast group, with somebody in it who sends in the server's name.
+The multicast group with an attacker in it who forges the server's address.
 
-Who is on the network can send from the server's address. What such packets may cost is bounded:
-nothing wrong is read, nothing of it is kept, and no one asks the server in vain for more than was
-really lost.
+What forged packets can cost is bounded: no wrong bytes are read, nothing of them is kept, and no
+client asks the server for more than was really lost.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from attrs import evolve
 
 from mufs.communication.client.reassembly import MAX_KNOWN, MAX_ORPHANS, MAX_PARTIAL
 from mufs.communication.client.receiver import OLD_EPOCH_LIFETIME
-from mufs.communication.server.controller import KEY_LEAST
+from mufs.communication.server.key_rotation import MIN_KEY_LIFETIME
 from mufs.test.simulated.test_simulation import PATH, SimulationTestCase
 from mufs.test.support.simulation import MIB, SimulatedClient, SimulatedNetwork
 from mufs.test.support.virtual import STRIDE
@@ -40,10 +39,10 @@ FLOOD = 4000
 
 class Attacker:
     """
-    Hears all that the server sends to the group, and says something to all clients.
+    Receives all that the server sends to the group, and sends to all clients.
 
     @ivar heard: datagrams of the server, in order.
-    @ivar answer: what to send, before the clients hear it, to each write of the server.
+    @ivar answer: returns what to send before each write of the server reaches the clients.
     """
 
     def __init__(self, network: SimulatedNetwork) -> None:
@@ -54,7 +53,7 @@ class Attacker:
         self.listen()
 
     def listen(self) -> None:
-        """Hear the server that runs now."""
+        """Listen to the server that runs now."""
         server = self._network.server
         write = server.write
 
@@ -69,13 +68,13 @@ class Attacker:
         server.write = overheard  # type: ignore[method-assign]
 
     def say(self, datagrams: list[bytes]) -> None:
-        """All clients get these at once, as if from the server."""
+        """Send these to all clients at once, as if from the server."""
         for client in self._network.clients:
             for datagram in datagrams:
                 client.hear(datagram, self._network.server.source)
 
     def controls(self) -> list[tuple[int, Descriptor]]:
-        """The control packets that were heard."""
+        """The control packets that were received."""
         found = [each for datagram in self.heard for each in parse(datagram) if len(each) == 2]
         return found
 
@@ -103,7 +102,7 @@ class Attacker:
         return made
 
     def forged_segments(self, numbers: list[int]) -> list[bytes]:
-        """Whole segments of nothing in particular."""
+        """Full segments with random bytes."""
         return [
             HEADER.pack(TRANSMISSION, SEGMENT, number % (1 << 32)) + self.random.randbytes(SEGMENT)
             for number in numbers
@@ -128,23 +127,23 @@ def held(client: SimulatedClient) -> dict[str, int]:
 
 
 class HostileGroupTestCase(SimulationTestCase):
-    """Two clients that read, and somebody else."""
+    """Two clients that read, and an attacker."""
 
     def setUp(self) -> None:
-        """Have an attacker who has heard something."""
+        """Let the attacker record some traffic."""
         self.network = self.make_network(2, 2 * MIB + 1234, rate_max=FAST)
         self.attacker = Attacker(self.network)
 
     def repairs(self) -> int:
-        """Packets that asked for segments."""
+        """The number of requests for missing segments."""
         return sum(client.remote.repairs.repairs_sent for client in self.network.clients)
 
     def dropped(self) -> int:
-        """Datagrams that a client has found to be forged."""
+        """The number of datagrams that a client found to be forged."""
         return self.network.clients[0].remote.receiver.datagrams_dropped
 
     def assert_right(self) -> float:
-        """Both read all of the image, right, and hold what they may; the slowest's seconds."""
+        """Both read the whole image right, within bounds; returns the slowest's seconds."""
         seconds = self.assert_all_right(self.network)
         for client in self.network.clients:
             found = held(client)
@@ -158,7 +157,7 @@ class HostileGroupTestCase(SimulationTestCase):
         return seconds
 
     def assert_undisturbed(self) -> None:
-        """They read it as if nobody had said anything: once, in due time, without any repair."""
+        """They read it as if there were no attacker: sent once, in time, without repairs."""
         self.assertLess(self.assert_right(), 1.3 * self.ideal())
         self.assertEqual(self.repairs(), 0)
         self.assertLess(self.multicast_share(self.network), 1.03)
@@ -171,38 +170,38 @@ FAST = 100e6
 
 
 class ForgedControlTests(HostileGroupTestCase):
-    """Announcements and completions that the server has not made."""
+    """Announcements and completions that the server did not make."""
 
     def flood(self, phases: tuple[int, ...], **fields: int) -> None:
-        """Let many come with everything that the server sends."""
+        """Send many with each write of the server."""
         self.attacker.answer = lambda train: self.attacker.forged(20, phases, **fields)
         self.assert_undisturbed()
         self.assertGreater(self.dropped(), 500)
 
     def test_announcements(self) -> None:
-        """Announcements of the image that is read, whatever their numbers, change nothing."""
+        """Announcements of the image being read change nothing, whatever their numbers."""
         self.flood((ANNOUNCEMENT,))
 
     def test_completions(self) -> None:
-        """Completions of what never came cause no repair, and count for no loss."""
+        """Completions of what was never sent cause no repair, and no count of loss."""
         self.flood((COMPLETION,))
 
     def test_other_images(self) -> None:
-        """So do those of images that nobody has open."""
+        """Neither do those of images that nobody has open."""
         self.flood((ANNOUNCEMENT, COMPLETION), image=99)
 
     def test_stale_generation(self) -> None:
-        """So do those of another generation."""
+        """Neither do those of another generation."""
         self.flood((ANNOUNCEMENT, COMPLETION), generation=77)
 
     def test_other_epochs(self) -> None:
-        """So do those of epochs that were not yet, and will not be."""
+        """Neither do those of epochs that do not exist."""
         for transfer in (1 << 32, (1 << 64) - 1):
             self.setUp()
             self.flood((ANNOUNCEMENT, COMPLETION), transfer=transfer)
 
     def test_nothing_is_kept(self) -> None:
-        """After very many of them a client holds what it held before."""
+        """After very many of them a client keeps no more than before."""
         self.assert_undisturbed()
         before = [held(client) for client in self.network.clients]
         timers = len(self.network.clock.getDelayedCalls())
@@ -212,7 +211,7 @@ class ForgedControlTests(HostileGroupTestCase):
         self.assertEqual(self.dropped(), FLOOD)
 
     def test_each_field(self) -> None:
-        """With any bit of it another, and with any two exchanged, a control packet is none."""
+        """A control packet with any bit changed, or any two fields exchanged, is rejected."""
         self.assert_undisturbed()
         real = [d for d in self.attacker.heard if len(d) >= CONTROL_SIZE and d[3] != TRANSMISSION]
         packets, other = [], real[5][:CONTROL_SIZE]
@@ -231,7 +230,7 @@ class ForgedControlTests(HostileGroupTestCase):
         self.assertEqual([held(client)["known"] for client in self.network.clients], [0, 0])
 
     def test_lossy(self) -> None:
-        """Where segments are really lost, no more repairs are asked for than without them."""
+        """Where segments are really lost, forged packets cause no more repairs."""
         asked = []
         for flooded in (False, True):
             self.network = self.make_network(2, 2 * MIB, loss=0.02)
@@ -246,10 +245,10 @@ class ForgedControlTests(HostileGroupTestCase):
 
 
 class ForgedSegmentTests(HostileGroupTestCase):
-    """Segments, which have no MAC of their own: the transfer that they are taken for has one."""
+    """Forged segments: these have no MAC, only the transfer has."""
 
     def test_far_numbers(self) -> None:
-        """Numbers far from those in use do not confuse which of the real ones is the later."""
+        """Numbers far from those in use do not confuse the order of the real ones."""
         steps = [1 << 31, (1 << 31) - 1, 1 << 30, 1 << 20, -(1 << 20), -(1 << 31) + 1]
 
         def far(train: bytes) -> list[bytes]:
@@ -260,7 +259,7 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.assert_undisturbed()
 
     def test_orphans(self) -> None:
-        """Of those that lie in no transfer a bounded number is kept, each by itself."""
+        """A bounded number of segments outside all transfers is kept."""
         self.assert_undisturbed()
         _, real = self.attacker.controls()[-1]
         beyond = [real.first + 100_000 + 2 * i for i in range(FLOOD)]
@@ -288,7 +287,7 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.attacker.answer = spoil
 
     def test_spoilt_once(self) -> None:
-        """A few transfers that are spoilt are asked for once each, and multicast goes on."""
+        """A few spoilt transfers are requested once each, and multicast goes on."""
         network = self.network
         self.poison(times=4)
         self.assert_right()
@@ -315,7 +314,7 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.assertLess(max(client.longest_wait for client in network.clients), 5)
 
     def test_overheard(self) -> None:
-        """A client that only overhears asks but once for what is spoilt again and again."""
+        """A client that only overhears asks once for what is spoilt again and again."""
         network = self.network
         network.run(network.clients[1].open(PATH))
         self.poison()
@@ -327,10 +326,10 @@ class ForgedSegmentTests(HostileGroupTestCase):
 
 
 class ReplayTests(HostileGroupTestCase):
-    """Datagrams of the server, recorded and sent again."""
+    """Datagrams of the server that are recorded and replayed."""
 
     def setUp(self) -> None:
-        """Have a recording of the whole image, which all have read, and note what is delivered."""
+        """Record the transfer of a whole image, and note what is delivered from then on."""
         super().setUp()
         self.assert_undisturbed()
         self.recorded = list(self.attacker.heard)
@@ -339,7 +338,7 @@ class ReplayTests(HostileGroupTestCase):
             self.note(client)
 
     def note(self, client: SimulatedClient) -> None:
-        """Remember what comes out of a client's receiver."""
+        """Record what a client's receiver delivers."""
         receiver = client.remote.receiver
         deliver = receiver._deliver
 
@@ -350,19 +349,19 @@ class ReplayTests(HostileGroupTestCase):
         receiver._deliver = noted
 
     def replay(self) -> None:
-        """Send all of it again, and let time pass."""
+        """Replay all of it, and let time pass."""
         self.attacker.say(self.recorded)
         self.attacker.say(self.recorded[::-1])
         self.network.clock.advance(5.0)
 
     def test_at_once(self) -> None:
-        """In the same epoch nothing is taken in twice, and nothing is asked for."""
+        """In the same epoch nothing is received twice, and nothing is requested."""
         self.replay()
         self.assertEqual(self.delivered, [])
         self.assertEqual(self.repairs(), 0)
 
     def test_much_later(self) -> None:
-        """Nor is it when the client has long forgotten those transfers."""
+        """Neither is it when the client has long forgotten those transfers."""
         for client in self.network.clients:
             reassembly = client.remote.receiver.reassembly
             for number in range(MAX_KNOWN + 1):
@@ -373,7 +372,7 @@ class ReplayTests(HostileGroupTestCase):
         self.assertEqual(self.repairs(), 0)
 
     def test_after_replacement(self) -> None:
-        """With new keys the old ones open nothing, once what was on its way has come."""
+        """Once what was on its way has come, replaced keys open nothing."""
         self.network.server.keys.replace()
         for channel in self.network.server.factory.channels:
             channel.tell_key()
@@ -386,12 +385,12 @@ class ReplayTests(HostileGroupTestCase):
         self.assertGreater(self.dropped(), before)
 
     def forget(self) -> None:
-        """Have the clients remember no transfer, as if they had only now joined."""
+        """Have the clients forget all transfers, as if they had just joined."""
         for client in self.network.clients:
             client.remote.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
 
     def test_after_restart(self) -> None:
-        """Nor after the server was started again, from whichever port they come."""
+        """Neither is it after a restart of the server, from whatever port it comes."""
         self.network.restart_server(0.1)
         self.network.clock.advance(5.0)
         self.assertTrue(all(client.remote.is_connected for client in self.network.clients))
@@ -400,7 +399,7 @@ class ReplayTests(HostileGroupTestCase):
         self.assertEqual(self.repairs(), 0)
 
     def test_late_joiner(self) -> None:
-        """Who has just joined gets from them what the image has, and nothing else."""
+        """A client that has just joined gets right bytes from them, and nothing else."""
         self.forget()
         before = len(self.delivered)
         self.replay()
@@ -439,10 +438,10 @@ class ReplayTests(HostileGroupTestCase):
 
 
 class ExpelledTests(SimulationTestCase):
-    """A client that had the keys, and shall have them no longer."""
+    """A client that had the keys, and must not have the next ones."""
 
     def setUp(self) -> None:
-        """Have three clients that read, one of whom keeps all that he learns."""
+        """Make three clients; the last one keeps everything it learns."""
         self.network = self.make_network(3, 4 * MIB)
         self.attacker = Attacker(self.network)
         self.keys = self.network.server.keys
@@ -455,14 +454,14 @@ class ExpelledTests(SimulationTestCase):
         client.stream.write(bytes(range(9)))
 
     def test_replaced(self) -> None:
-        """What is sent after he was sent away he cannot read; the others do, as if nothing were."""
+        """It cannot read what is sent after it was expelled; the others are not disturbed."""
         network, insider = self.network, self.network.clients[2]
         handle = network.run(insider.open(PATH))[0]
         image = insider.remote.opened(handle).key
         key = insider.remote.receiver._keys[image]
         epoch = insider.remote.receiver._epoch
         assert epoch is not None
-        network.clock.advance(KEY_LEAST)
+        network.clock.advance(MIN_KEY_LIFETIME)
         self.expel(2)
         network.clock.advance(0.1)
         reads = [network.read_all(number, PATH) for number in (0, 1)]
@@ -474,7 +473,7 @@ class ExpelledTests(SimulationTestCase):
         self.assertEqual(network.server.controller.segments_repaired, 0)
 
     def opens(self, epoch: Epoch, key: bytes) -> int:
-        """How many of the transfers that were sent these keys open."""
+        """The number of transfers sent that these keys open."""
         found: dict[int, bytes] = {}
         opened = 0
         for packet in (p for datagram in self.attacker.heard for p in parse(datagram)):
@@ -490,15 +489,15 @@ class ExpelledTests(SimulationTestCase):
         return opened
 
     def test_left(self) -> None:
-        """Who merely leaves causes no replacement."""
+        """A client that merely leaves causes no replacement."""
         self.network.clients[2].service.stopService()
         self.network.clients[2].cut()
-        self.network.clock.advance(2 * KEY_LEAST)
+        self.network.clock.advance(2 * MIN_KEY_LIFETIME)
         self.network.run(self.network.read_all(0, PATH))
         self.assertEqual(self.keys.epoch.number, 0)
 
     def test_again_and_again(self) -> None:
-        """Who has himself sent away all the time costs the others little: one epoch a second."""
+        """A client that has itself expelled all the time costs little: one epoch a second."""
         network = self.network
         network.put_image(PATH, 16 * MIB)
         network.put_image(b"other.img", 16 * MIB)
@@ -515,17 +514,17 @@ class ExpelledTests(SimulationTestCase):
         epochs, begun = self.keys.epoch.number, network.clock.seconds()
         seconds = network.run(network.read_all(1, b"other.img"))
         passed = network.clock.seconds() - begun
-        self.assertLessEqual(self.keys.epoch.number - epochs, 1 + passed / KEY_LEAST)
+        self.assertLessEqual(self.keys.epoch.number - epochs, 1 + passed / MIN_KEY_LIFETIME)
         self.assertGreaterEqual(self.keys.epoch.number, 1)
         self.assertLess(seconds, 1.1 * alone)
         self.assertLess(network.server.controller.bytes_multicast, 2.1 * sent)
 
     def test_idle(self) -> None:
-        """The keys are replaced also while nothing is sent: soon he cannot forge either."""
+        """The keys are replaced also while nothing is sent, so that it cannot forge either."""
         network = self.network
         self.expel(2)
         self.expel(1)
-        network.clock.advance(KEY_LEAST + 0.1)
+        network.clock.advance(MIN_KEY_LIFETIME + 0.1)
         self.assertEqual(self.keys.epoch.number, 1)
         epoch = network.clients[0].remote.receiver._epoch
         self.assertEqual(epoch and epoch.secret, self.keys.epoch.secret)
@@ -535,14 +534,14 @@ class ReplacementTests(SimulationTestCase):
     """New keys while clients read."""
 
     def replace_each(self, network: SimulatedNetwork, seconds: float) -> None:
-        """Have the keys replaced so often."""
+        """Have the keys replaced after so many seconds."""
         keys: Any = network.server.keys
         keys.due = lambda: (
             "as the test wants it" if network.clock.seconds() - keys.since >= seconds else None
         )
 
     def test_costs_nothing(self) -> None:
-        """Where nothing is lost nothing is sent twice, nobody asks for repair, no read waits."""
+        """Without loss nothing is sent twice, nothing is repaired, and no read waits."""
         for link in (FAST, 1e9):
             figures = []
             for often in (1e9, 0.05):
@@ -561,7 +560,7 @@ class ReplacementTests(SimulationTestCase):
             self.assertLess(seconds, alone + 0.02 * network.server.keys.epoch.number + 0.01)
 
     def test_with_loss(self) -> None:
-        """With loss, late clients and reordering all of it comes right, in due time."""
+        """With loss, late clients and reordering, all reads are right and in time."""
         network = self.make_network(4, 8 * MIB, loss=0.02, jitter=0.002, latency=0.01)
         self.replace_each(network, 0.2)
         network.lockstep(PATH, apart=0.1)
@@ -572,7 +571,7 @@ class ReplacementTests(SimulationTestCase):
             self.assertLess(client.longest_wait, 2.0)
 
     def test_late_key(self) -> None:
-        """A client whose KEY is late does not take in what it cannot open, and reads right."""
+        """A client whose KEY is late ignores what it cannot open, and reads right."""
         network = self.make_network(2, 4 * MIB)
         self.replace_each(network, 0.1)
         deaf = network.clients[1].remote

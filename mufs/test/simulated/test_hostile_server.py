@@ -1,4 +1,4 @@
-"""The client's end of the request channel, as a server sees it that keeps to nothing."""
+"""The client's end of the request channel, with a server that breaks the protocol."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ ANSWERS = [
 
 
 class Client:
-    """A client without sockets, mount and threads, which has one connection."""
+    """A client without sockets, mount and threads, with one connection."""
 
     def __init__(self) -> None:
         self.clock = VirtualTime()
@@ -102,7 +102,7 @@ class Client:
         self.channel.makeConnection(self.wire)
 
     def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
-        """As L{mufs.client.ClientMount} does it."""
+        """Begin with the server as L{mufs.client.ClientMount} does."""
         self.welcomes += 1
         self.remote.receiver.listen_to(welcome.source, welcome.segment)
         self.remote.multicast_health.available()
@@ -126,11 +126,11 @@ class HostileServerTestCase(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def greet(self) -> None:
-        """Answer HELLO as it should be."""
+        """Answer HELLO properly."""
         self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
 
     def say(self, *packets: bytes) -> list[tuple[int, int, bytes]]:
-        """Send packets; what the client says to them: type, tag, what follows."""
+        """Send packets; what the client answers: type, tag, body."""
         self.client.channel.dataReceived(b"".join(packets))
         self.client.clock.advance(0)
         return self.client.wire.tagged()
@@ -174,14 +174,14 @@ class GreetingTests(HostileServerTestCase):
         self.client = Client()
 
     def test_hello(self) -> None:
-        """The client speaks first, and says its version and name."""
+        """The client speaks first, and gives its version and name."""
         verifyObject(IChannelUser, self.client.remote)
         ((kind, _, body),) = self.client.wire.tagged()
         self.assertEqual(kind, Type.HELLO)
         self.assertEqual(decode(Hello, body), Hello(VERSION, "host"))
 
     def test_welcome(self) -> None:
-        """From WELCOME on there is a connection, until it ends."""
+        """The connection counts from WELCOME until it ends."""
         self.assertFalse(self.client.remote.is_connected)
         self.greet()
         self.assertTrue(self.client.remote.is_connected)
@@ -189,7 +189,7 @@ class GreetingTests(HostileServerTestCase):
         self.assertFalse(self.client.remote.is_connected)
 
     def test_refused(self) -> None:
-        """An error instead is told with its text, and the connection ends."""
+        """An error instead is reported with its text, and ends the connection."""
         self.assert_closes(
             pack_tagged(Type.ERROR, 0, encode(Failure("EPROTONOSUPPORT", "speaks version 9")))
         )
@@ -198,7 +198,7 @@ class GreetingTests(HostileServerTestCase):
         self.assertEqual(self.client.welcomes, 0)
 
     def test_malformed(self) -> None:
-        """A WELCOME that is none ends the connection, and is no welcome."""
+        """A malformed WELCOME ends the connection, and does not count."""
         for body in (
             b"",
             b"\xc1",
@@ -213,7 +213,7 @@ class GreetingTests(HostileServerTestCase):
             self.assertEqual(self.client.welcomes, 0)
 
     def test_anything_before(self) -> None:
-        """Anything else before WELCOME ends the connection, and is not looked at."""
+        """Any other packet before WELCOME ends the connection, and is ignored."""
         for packet in [
             Sent(1, 1, 0, 0, BLOCK).encode(),
             Data(5, 6, 0, bytes(PAGE)).encode(),
@@ -229,7 +229,7 @@ class GreetingTests(HostileServerTestCase):
             self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
 
     def test_never(self) -> None:
-        """A server that says nothing is given up after a while."""
+        """A server that says nothing is given up after ANSWER_TIMEOUT."""
         self.client.clock.advance(ANSWER_TIMEOUT - 0.1)
         self.assertFalse(self.client.wire.ended)
         self.client.clock.advance(ANSWER_TIMEOUT)
@@ -239,32 +239,32 @@ class GreetingTests(HostileServerTestCase):
 
 
 class FramingTests(HostileServerTestCase):
-    """Bytes that are no packets, or that mean nothing."""
+    """Bytes that are not packets, or packets without a meaning."""
 
     def test_garbage(self) -> None:
         """Bytes of another protocol end the connection."""
         self.assert_closes(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     def test_oversized(self) -> None:
-        """A header that tells of more than a packet may have ends the connection at once."""
+        """A header with a length beyond the limit ends the connection at once."""
         for kind in (*ANSWERS, 0, 255):
             self.setUp()
             self.assert_closes(HEADER.pack(kind, 0, MAX_DATA + 1))
 
     def test_unknown_types(self) -> None:
-        """A type that is not a server's ends the connection, HELLO and WELCOME included."""
+        """A type that no server sends ends the connection, HELLO and a second WELCOME included."""
         for kind in (set(range(256)) - set(ANSWERS)) | {Type.WELCOME}:
             self.setUp()
             self.assert_closes(pack_tagged(kind, 1, WELCOME))
 
     def test_without_tag(self) -> None:
-        """A packet without data is none of any type."""
+        """A packet without data is malformed, whatever its type."""
         for kind in ANSWERS:
             self.setUp()
             self.assert_closes(pack(kind))
 
     def test_after_the_end(self) -> None:
-        """What comes when the connection is ending is neither looked at nor kept."""
+        """What comes while the connection is ending is neither parsed nor kept."""
         self.assert_closes(HEADER.pack(Type.PONG, 0, MAX_DATA + 1))
         for _ in range(100):
             self.say(Data(5, 6, 0, bytes(60_000)).encode())
@@ -272,7 +272,7 @@ class FramingTests(HostileServerTestCase):
         self.assertLessEqual(len(self.client.channel._framer._buffer), HEADER.size + MAX_DATA)
 
     def test_held_bytes(self) -> None:
-        """No more is kept than one packet, whatever a server announces and sends."""
+        """At most one packet is buffered, whatever a server announces and sends."""
         self.say(HEADER.pack(Type.PONG, 0, MAX_DATA))
         for _ in range(MAX_DATA // 1000):
             self.say(bytes(1000))
@@ -283,7 +283,7 @@ class AnswerTests(HostileServerTestCase):
     """Answers to requests about metadata."""
 
     def test_of_another_kind(self) -> None:
-        """An answer of another kind ends the connection, and with it the request."""
+        """An answer of the wrong class ends the connection, and with it the request."""
         asked, tag = self.ask(Type.GETATTR, Attributes)
         self.assert_closes(pack_tagged(Type.REPLY, tag, encode(Link(b"there"))))
         self.assertNoResult(asked)
@@ -291,14 +291,14 @@ class AnswerTests(HostileServerTestCase):
         self.failureResultOf(asked, ChannelLost)
 
     def test_unknown_tag(self) -> None:
-        """Answers to what was not asked are passed over."""
+        """Answers to unknown requests are ignored."""
         for kind in (Type.REPLY, Type.MORE):
             self.say(pack_tagged(kind, 4711, encode(Names([]))))
         self.say(pack_tagged(Type.ERROR, 4711, encode(Failure("EIO"))))
         self.assertFalse(self.client.wire.ended)
 
     def test_twice(self) -> None:
-        """The second answer to a request is passed over."""
+        """The second answer to a request is ignored."""
         asked, tag = self.ask(Type.READLINK, Link)
         answer = pack_tagged(Type.REPLY, tag, encode(Link(b"there")))
         self.say(answer, answer, pack_tagged(Type.ERROR, tag, encode(Failure("EIO"))))
@@ -306,7 +306,7 @@ class AnswerTests(HostileServerTestCase):
         self.assertFalse(self.client.wire.ended)
 
     def test_errors(self) -> None:
-        """An error that this system does not know is EIO; others are what they are called."""
+        """An error that this system does not know is EIO; others keep their name."""
         for name, number in [
             ("ENOENT", errno.ENOENT),
             ("EFANCY", errno.EIO),
@@ -318,11 +318,11 @@ class AnswerTests(HostileServerTestCase):
             self.assertEqual(self.failureResultOf(asked, OSError).value.errno, number)
 
     def test_malformed_error(self) -> None:
-        """An error that is none ends the connection."""
+        """A malformed error ends the connection."""
         self.assert_closes(pack_tagged(Type.ERROR, 1, b"\xc1"))
 
     def test_parts(self) -> None:
-        """The parts of a listing are put together; parts that are none end the connection."""
+        """The parts of a listing are joined; malformed parts end the connection."""
         asked, tag = self.ask(Type.READDIR, Names)
         entry = (b"name", IMAGE.attributes)
         self.say(pack_tagged(Type.MORE, tag, encode(Names([entry]))))
@@ -332,12 +332,12 @@ class AnswerTests(HostileServerTestCase):
         self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([(b"", entry[1])]))))
 
     def test_parts_of_what_has_none(self) -> None:
-        """Parts of an answer that has none end the connection: they would be kept for ever."""
+        """Parts of an answer that has none end the connection: they would pile up."""
         _, tag = self.ask(Type.GETATTR, Attributes)
         self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([]))))
 
     def test_asked_again(self) -> None:
-        """What was asked when the connection ended is asked again on the next one."""
+        """What was requested when the connection ended is requested again on the next one."""
         answer = self.client.remote.getattr(b"disk.img")
         self.client.lose()
         self.client.connect()
@@ -349,10 +349,10 @@ class AnswerTests(HostileServerTestCase):
 
 
 class ReadTests(HostileServerTestCase):
-    """What comes of a READ."""
+    """Answers to a READ."""
 
     def test_unknown_tags(self) -> None:
-        """Words about requests that were not made change nothing."""
+        """Packets about unknown requests change nothing."""
         self.open()
         for occasion in Occasion:
             self.say(Sent(4711, 1, 0, 0, BLOCK, occasion).encode())
@@ -362,13 +362,13 @@ class ReadTests(HostileServerTestCase):
         self.assertFalse(self.client.wire.ended)
 
     def test_data(self) -> None:
-        """DATA of what was asked for ends the read."""
+        """DATA with what was requested ends the read."""
         reading, _ = self.read()
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.assertEqual(self.successResultOf(reading), bytes(PAGE))
 
     def test_misaligned_data(self) -> None:
-        """DATA that does not begin with a page, is empty, or leaves its block ends all."""
+        """DATA that is misaligned, empty or leaves its block ends the connection."""
         for packet in (
             Data(5, 6, 1, bytes(PAGE)),
             Data(5, 6, 0, b""),
@@ -379,7 +379,7 @@ class ReadTests(HostileServerTestCase):
             self.assert_closes(packet.encode())
 
     def test_part_of_a_page(self) -> None:
-        """DATA that ends within a page is not taken for the page."""
+        """DATA that ends within a page ends the connection, and is not kept."""
         for length in (1, 100, PAGE - 1, PAGE + 1):
             self.setUp()
             reading, _ = self.read(0, PAGE)
@@ -401,7 +401,7 @@ class ReadTests(HostileServerTestCase):
         return found
 
     def test_part_of_a_page_repeated(self) -> None:
-        """The same of a page that was asked for, read, and asked for by nobody now."""
+        """So it is for a page that was read, and that nobody requests now."""
         reading, _ = self.read(0, PAGE)
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.successResultOf(reading)
@@ -416,7 +416,7 @@ class ReadTests(HostileServerTestCase):
         self.assertFalse(self.client.wire.ended)
 
     def test_other_images(self) -> None:
-        """DATA of images that nobody has open does not push out what is of use."""
+        """DATA of images that nobody has open evicts nothing."""
         reading, _ = self.read()
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.successResultOf(reading)
@@ -425,7 +425,7 @@ class ReadTests(HostileServerTestCase):
         self.assertTrue(self.is_held(0))
 
     def test_segments(self) -> None:
-        """Segments that are none are dropped and counted, or end the connection."""
+        """Malformed segments are dropped and counted, or end the connection."""
         self.open()
         for body in (b"\0" * 12, b"\0\0\0\2\xff\xff\xff\xff\0\0\0\0", bytes(1000), b"x"):
             self.say(pack_tagged(Type.SEGMENTS, 1, body))
@@ -433,7 +433,7 @@ class ReadTests(HostileServerTestCase):
         self.assertTrue(dropped == 4 or self.client.wire.ended)
 
     def test_malformed_words(self) -> None:
-        """SENT of nothing, of too much, or on no occasion, and GONE of a wrong size end it."""
+        """A malformed SENT or GONE ends the connection."""
         good = Sent(1, 1, 0, 0, BLOCK).encode()
         for packet in (
             Sent(1, 1, 0, 0, 0).encode(),
@@ -448,7 +448,7 @@ class ReadTests(HostileServerTestCase):
             self.assert_closes(packet)
 
     def test_sent_elsewhere(self) -> None:
-        """A word that another range was sent is no answer, and asks for nothing."""
+        """SENT with another range is not an answer, and causes no request."""
         reading, tag = self.read()
         self.say(Sent(tag, 1, 0, (1 << 64) - BLOCK, BLOCK).encode())
         self.say(Sent(tag, 1, 0, 2 * BLOCK, BLOCK, Occasion.TCP).encode())
@@ -457,14 +457,14 @@ class ReadTests(HostileServerTestCase):
         self.assertNoResult(reading)
 
     def test_gone_again_and_again(self) -> None:
-        """A server to which everything is gone is asked once for each time it says so."""
+        """Each GONE causes one new request."""
         _, tag = self.read()
         for _ in range(50):
             ((_, tag, _),) = self.say(Gone(tag, 1).encode())
         self.assertEqual(len(self.client.remote.coalescer.in_flight.requests), 1)
 
     def test_false_sent(self) -> None:
-        """A server that says it sent what never comes is asked to repair, then for TCP."""
+        """For what never comes despite SENT, a repair is requested, and then TCP."""
         reading, tag = self.read()
         kinds = []
         for occasion in (Occasion.NOW, Occasion.REPAIR, Occasion.TCP):
@@ -476,7 +476,7 @@ class ReadTests(HostileServerTestCase):
         self.assertNoResult(reading)
 
     def test_others_over_tcp(self) -> None:
-        """A reader asks over TCP in time, whoever asked so for something else of its block."""
+        """A read asks over TCP in time, also if others did so for other pages of its block."""
         image, asked = self.open(), []
         for page in (0, 8):
             target = memoryview(bytearray(PAGE))
@@ -490,8 +490,8 @@ class ReadTests(HostileServerTestCase):
 
     def test_error_twice(self) -> None:
         """
-        After an error the read asks once more, over TCP and for itself alone; it fails with the
-        error of that. Another one concerns nobody.
+        After an error the read asks once more, over TCP and by itself; it fails with the error of
+        that request. Further errors are ignored.
         """
         reading, first = self.read()
         error = encode(Failure("EIO"))
@@ -507,7 +507,7 @@ class PullTests(HostileServerTestCase):
     """Pulls that a server asks for."""
 
     def tearDown(self) -> None:
-        """With the connection all of them end."""
+        """The pulls end with the connection."""
         self.client.lose()
         self.client.clock.advance(2 * PROGRESS_INTERVAL)
         self.assertEqual(self.client.remote.server_pulls._running, {})
@@ -515,17 +515,17 @@ class PullTests(HostileServerTestCase):
         super().tearDown()
 
     def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:
-        """Ask for one; the types and tags of what the client says."""
+        """Ask for a pull; the types and tags of what the client says."""
         said = self.say(pack(Type.PULL, encode(Pull(number, path))))
         return [(Type(kind), tag) for kind, tag, _ in said]
 
     def pulled(self) -> list[Pulled]:
-        """What the client has told of pulls."""
+        """The reports on pulls since the last call."""
         return [decode(Pulled, body) for kind, _, body in self.client.wire.packets()
                 if kind == Type.PULLED]  # fmt: skip
 
     def test_pull(self) -> None:
-        """The image is opened, after a moment asked for in the background, and told of."""
+        """The image is opened, then requested in the background, and reported."""
         ((kind, tag),) = self.pull(7)
         self.assertEqual(kind, Type.GETATTR)
         ((opens, tag, _),) = self.say(pack_tagged(Type.REPLY, tag, encode(IMAGE.attributes)))
@@ -548,7 +548,7 @@ class PullTests(HostileServerTestCase):
         self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
 
     def test_told(self) -> None:
-        """Each second the server is told how far it is."""
+        """The server gets a report each second."""
         ((_, tag),) = self.pull(7)
         self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, 0, 0, False)])
@@ -558,7 +558,7 @@ class PullTests(HostileServerTestCase):
         self.assertEqual(self.pulled(), [Pulled(7, 0, len(IMAGE.content), False)])
 
     def test_too_many(self) -> None:
-        """More than so many at a time end the connection."""
+        """Too many pulls at a time end the connection."""
         for number in range(MAX_SERVER_PULLS):
             self.pull(number, b"%d" % number)
         self.assertFalse(self.client.wire.ended)
@@ -575,7 +575,7 @@ class PullTests(HostileServerTestCase):
         self.assert_closes(pack(Type.PULL, encode(Pull(1, b"other"))))
 
     def test_without_end(self) -> None:
-        """Pulls that are given up or refused at once cost no more than so many packets a second."""
+        """Pulls that are cancelled or refused at once cost a bounded number of packets a second."""
         said = 0
         for number in range(10 * MAX_SERVER_PULLS):
             path = b"%d" % number
@@ -586,7 +586,7 @@ class PullTests(HostileServerTestCase):
         self.assertTrue(self.client.wire.ended)
 
     def test_too_large(self) -> None:
-        """An image that the cache has no room for is not even opened: its key is not wanted."""
+        """An image that is larger than the cache is not even opened."""
         ((_, tag),) = self.pull(1)
         large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
@@ -595,7 +595,7 @@ class PullTests(HostileServerTestCase):
         self.assertEqual(self.pulled(), [ended])
 
     def test_given_up(self) -> None:
-        """One that is given up ends, also while it is opened; another may follow."""
+        """A cancelled pull ends, also while its image is being opened; another may follow."""
         self.pull(1)
         self.assertEqual(self.pull(1, b""), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
@@ -608,7 +608,7 @@ class SilenceTests(HostileServerTestCase):
     """A server that stops answering."""
 
     def test_asked_for_life(self) -> None:
-        """A silent server is asked whether it lives, and given up when it does not say so."""
+        """A silent server is sent PINGs, and given up when it does not answer."""
         said = []
         for _ in range(int(4 * ANSWER_TIMEOUT)):
             self.client.clock.advance(0.5)
@@ -617,7 +617,7 @@ class SilenceTests(HostileServerTestCase):
         self.assertIn(Type.PING, said)
 
     def test_alive(self) -> None:
-        """One that answers PING is kept for ever."""
+        """A server that answers PING is kept."""
         for _ in range(1000):
             self.client.clock.advance(1)
             for _, tag, _ in self.client.wire.tagged():
@@ -626,7 +626,7 @@ class SilenceTests(HostileServerTestCase):
 
 
 class AnySequenceTests(SynchronousTestCase):
-    """Whatever a server sends."""
+    """Arbitrary packets and bytes."""
 
     @examples(150)
     @given(
@@ -635,7 +635,7 @@ class AnySequenceTests(SynchronousTestCase):
         pause=st.sampled_from([0.0, 0.02, 1.0]),
     )
     def test_any_packets(self, packets: list[bytes], welcomed: bool, pause: float) -> None:
-        """Nothing is raised or logged, what is said are packets, and the next connection works."""
+        """Nothing is raised or logged, only packets are sent, and the next connection works."""
         client = Client()
         reads: list[Deferred[int]] = []
         if welcomed:
@@ -665,7 +665,7 @@ class AnySequenceTests(SynchronousTestCase):
     @examples(50)
     @given(data=st.binary(max_size=400), step=st.integers(1, 50))
     def test_any_bytes(self, data: bytes, step: int) -> None:
-        """The same for bytes that are not even packets, however they are cut."""
+        """The same for arbitrary bytes, however they are cut."""
         client = Client()
         client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
         for start in range(0, len(data), step):

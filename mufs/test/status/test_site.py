@@ -27,7 +27,9 @@ class SiteTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.figures: dict[str, Any] = {"reads": 1}
         self.pages = 0
-        self.site = StatusSite(self.clock, "test <&>", SCHEMA, self.now, self.now, self.body)
+        self.site = StatusSite(
+            self.clock, "test <&>", SCHEMA, figures=self.now, totals=self.now, body=self.body
+        )
         self.site.doStart()
         self.transports: list[FakeTransport] = []
         self.addCleanup(self.end)

@@ -68,10 +68,10 @@ class Server:
         self.controller = MulticastController(
             self.queue,
             self.queue._window,
-            keys,
-            Pace(self.clock, 1e12, 1e12, 1e12),
-            reads,
-            self.clock,
+            keys=keys,
+            pace=Pace(self.clock, floor=1e12, ceiling=1e12, start=1e12),
+            read=reads,
+            clock=self.clock,
         )
         self.output = RecordingOutput()
         self.controller.output = self.output

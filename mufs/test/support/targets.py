@@ -29,8 +29,8 @@ from zope.interface import implementer
 from mufs.cache.server.sent import SentTransfer
 from mufs.communication.client.reassembly import Reassembly
 from mufs.communication.server.channel import ServerChannel
-from mufs.communication.server.controller import seal_transfer, trains
 from mufs.communication.server.limits import MAX_HANDLES
+from mufs.communication.server.sender import seal_transfer, trains
 from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.pull import MAX_PULLS
 from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
@@ -265,7 +265,7 @@ def _transfer(data: bytes) -> None:
     descriptor = Descriptor(1 + script.number(), first, 1, 1, script.number() % 4 * PAGE, length)
     if descriptor.offset % BLOCK + length > BLOCK:
         return
-    sent = seal_transfer(keys, descriptor, content, size)
+    sent = seal_transfer(keys, descriptor, content, segment=size)
     rows = packets_of(sent.rows)
     count = len(rows) + 8
     flip = script.number(2)
@@ -465,7 +465,7 @@ def _sent() -> list[SentTransfer]:
     ):
         descriptor = Descriptor(count + 1, number & 0xFFFFFFFF, 5, 6, offset, length)
         content = _CONTENT[offset : offset + length]
-        made.append(seal_transfer(_KEYS, descriptor, content, SEGMENT))
+        made.append(seal_transfer(_KEYS, descriptor, content, segment=SEGMENT))
         number += segment_count(length, SEGMENT) + 32
     return made
 

@@ -215,7 +215,7 @@ class SocketTests(SiteTestCase):
         path = self.mktemp()
         Path(path).write_text("")
         self.patch(os, "environ", {**os.environ, VARIABLE: path})
-        control = Control(Clock(), "client", self.site, {})
+        control = Control(Clock(), "client", status=self.site, tasks={})
         control.listen("mnt")
         self.successResultOf(control.stop())
 

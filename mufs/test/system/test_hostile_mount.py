@@ -1,4 +1,4 @@
-"""A mount whose server keeps to nothing: what the kernel of the host gets to see of it."""
+"""A mount whose server breaks the protocol: what the kernel of the host sees of it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LINKS = {b"zero": b"a\0b", b"none": b"", b"overlong": b"x" * 4096, b"right": b"t
 
 
 class Hostile:
-    """A server in threads of its own, that answers with what its tables say."""
+    """A server in threads of its own that answers from tables."""
 
     def __init__(self, port: int) -> None:
         self._listening = socket.create_server(("127.0.0.1", port))
@@ -54,7 +54,7 @@ class Hostile:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def close(self) -> None:
-        """Answer nobody any longer."""
+        """Stop answering."""
         for each in self._sockets:
             each.close()
 
@@ -109,7 +109,7 @@ class Hostile:
 
 
 def mounts() -> list[str]:
-    """What the kernel tells of all mounts."""
+    """The kernel's list of mounts."""
     with open("/proc/self/mountinfo") as table:
         return table.readlines()
 
@@ -132,13 +132,13 @@ class HostileMountTests(SynchronousTestCase):
         return os.path.join(self.mount, *names)
 
     def assert_fails(self, call: Any, path: bytes) -> None:
-        """It ends with EIO."""
+        """A call ends with EIO."""
         self.assertEqual(self.assertRaises(OSError, call, path).errno, errno.EIO)
 
     def test_hostile(self) -> None:
         """
-        Names, links and attributes that cannot be are EIO; strange ones do no harm; and all the
-        time what is right is served, and the log says in a line what was wrong.
+        Impossible names, links and attributes are EIO, and odd ones do no harm; what is right is
+        served all the time, and the log says in one line what was wrong.
         """
         for name in (b"up", b"dot", b"slash", b"zero", b"none", b"overlong", b"negative"):
             self.assert_fails(os.listdir, self.path(name))

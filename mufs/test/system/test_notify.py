@@ -80,7 +80,7 @@ class SupervisionTests(SynchronousTestCase):
     def start(self, renew: Callable[[], None] | None = None, **environment: str) -> Supervision:
         """A supervision that was started; it is stopped with the test."""
         environment = {"NOTIFY_SOCKET": self.address, **environment}
-        made = Supervision(self.clock, self.service, renew, environment)
+        made = Supervision(self.clock, self.service, renew, environment=environment)
         made.startService()
         self.addCleanup(self.stop, made)
         return made

@@ -8,12 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import LAST, Entry, MulticastQueue, Resend
-from mufs.cache.server.sent import GREEDY, UNASKED, SentTransfer, SentWindow
+from mufs.cache.server.queue import SCAVENGER, Entry, MulticastQueue, Resend
+from mufs.cache.server.sent import (
+    INITIAL_REPAIR_CREDIT,
+    MAX_BYTES_AWAITED,
+    SentTransfer,
+    SentWindow,
+)
 from mufs.test.support.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.support.properties import examples
-from mufs.wire.channel import Occasion, Priority
-from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, split_into_blocks
+from mufs.wire.channel import Occasion, Priority, Read
+from mufs.wire.pages import BLOCK, PAGE, PAGES, split_into_blocks
 from mufs.wire.parity import MAX_PARITY
 
 BLOCKED, AHEAD, BACKGROUND = Priority
@@ -44,14 +49,13 @@ class QueueTestCase(SynchronousTestCase):
         priority: Priority = BLOCKED,
     ) -> None:
         """A client asks for a range of the image."""
-        self.queue.request(reader, tag, self.image, offset, length, priority)
+        self.queue.request(reader, self.image, Read(tag, 1, offset, length, priority))
 
     def send(self, item: Entry | Resend | None) -> SentTransfer:
         """Do what the controller does with an entry."""
         assert isinstance(item, Entry)
         self.transfers += 1
-        offset, length = byte_range(item.block, item.first, item.count, item.image.attributes.size)
-        transfer = make_sent(self.transfers, item.image, offset, length)
+        transfer = make_sent(self.transfers, item.image, *item.byte_range)
         self.window.add(transfer)
         self.queue.done(item)
         for reader, tags in item.readers.items():
@@ -138,7 +142,7 @@ class MergingTests(QueueTestCase):
         """The same range of another generation is another entry."""
         other = ImageInMemory(bytes(BLOCK), generation=2)
         self.ask(self.a, 1, 0)
-        self.queue.request(self.b, 2, other, 0, PAGE, BLOCKED)
+        self.queue.request(self.b, other, Read(2, 1, 0, PAGE, BLOCKED))
         self.assertEqual(self.take_all(), ["a1", "b2"])
 
     def test_told_once(self) -> None:
@@ -258,7 +262,7 @@ class ShareTests(QueueTestCase):
         """Clients get the same in bytes, not in transfers; but each transfer has its price."""
         for page in range(0, 6 * PAGES, 2):
             self.ask(self.a, 1, page * PAGE)
-        self.queue.request(self.b, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        self.queue.request(self.b, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
         pages = self.take_sizes(30)
         self.assertLess(pages["b"] + 4 * 30, 2 * (pages["a"] * 5))
         self.assertGreater(pages["b"], pages["a"])
@@ -267,7 +271,7 @@ class ShareTests(QueueTestCase):
         """One that wants something else gets the part of one, not half, beside many together."""
         for reader in (self.a, self.b):
             self.ask(reader, 1, 0, 8 * BLOCK)
-        self.queue.request(self.c, 1, self.large(16), 0, 16 * BLOCK, BLOCKED)
+        self.queue.request(self.c, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
         self.assertEqual(self.take_sizes(9), {"ab": 6 * PAGES, "c": 3 * PAGES})
 
     def test_one_host(self) -> None:
@@ -281,23 +285,23 @@ class ShareTests(QueueTestCase):
         """Who asked for nothing for a while does not come before the others for long then."""
         self.ask(self.a, 1, 0, 6 * BLOCK)
         self.take_sizes(6)
-        self.queue.request(self.b, 1, self.large(8), 0, 8 * BLOCK, BLOCKED)
+        self.queue.request(self.b, self.large(8), Read(1, 1, 0, 8 * BLOCK, BLOCKED))
         self.ask(self.a, 2, 6 * BLOCK, 2 * BLOCK)
         self.assertEqual(self.take_sizes(4), {"b": 3 * PAGES, "a": PAGES})
 
     def test_greedy(self) -> None:
         """Who waits for too much comes after the others, but for what they want as well."""
-        large = self.large(GREEDY // BLOCK + 4)
+        large = self.large(MAX_BYTES_AWAITED // BLOCK + 4)
         size = large.attributes.size
-        self.queue.request(self.a, 1, large, 0, size, BLOCKED)
-        self.queue.request(self.c, 3, large, 5 * BLOCK, PAGE, BACKGROUND)
+        self.queue.request(self.a, large, Read(1, 1, 0, size, BLOCKED))
+        self.queue.request(self.c, large, Read(3, 1, 5 * BLOCK, PAGE, BACKGROUND))
         self.ask(self.b, 2, 0, BLOCK, BACKGROUND)
         self.assertEqual(self.take_sizes(2), {"b": PAGES, "ac": PAGES})
         self.assertIsNone(self.queue.take(Priority))
-        self.assertTrue(self.queue.has_last)
+        self.assertTrue(self.queue.has_scavenger_items)
         entry = self.queue.take()
         assert isinstance(entry, Entry)
-        self.assertEqual(entry.line, LAST)
+        self.assertEqual(entry.service_class, SCAVENGER)
         self.assertFalse(self.queue.is_for_others(entry))
         self.send(entry)
         self.queue.forget(self.a)
@@ -306,8 +310,8 @@ class ShareTests(QueueTestCase):
 
     def test_greedy_until_it_was_sent(self) -> None:
         """What is asked for once enough of it was sent has its turn as ever."""
-        large = self.large(GREEDY // BLOCK + 1)
-        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        large = self.large(MAX_BYTES_AWAITED // BLOCK + 1)
+        self.queue.request(self.a, large, Read(1, 1, 0, large.attributes.size, BLOCKED))
         while (entry := self.queue.take()) is not None:
             self.send(entry)
         self.assertEqual(self.a.share.waiting, 0)
@@ -315,11 +319,11 @@ class ShareTests(QueueTestCase):
         self.assertEqual(self.take_sizes(1), {"a": 1})
 
     def test_raised(self) -> None:
-        """What others want as well leaves the last line."""
-        large = self.large(GREEDY // BLOCK + 1)
-        self.queue.request(self.a, 1, large, 0, large.attributes.size, BLOCKED)
+        """What others want as well leaves the scavenger class."""
+        large = self.large(MAX_BYTES_AWAITED // BLOCK + 1)
+        self.queue.request(self.a, large, Read(1, 1, 0, large.attributes.size, BLOCKED))
         self.assertIsNone(self.queue.take(Priority))
-        self.queue.request(self.b, 2, large, 7 * BLOCK, PAGE, AHEAD)
+        self.queue.request(self.b, large, Read(2, 1, 7 * BLOCK, PAGE, AHEAD))
         self.assertEqual(self.take_sizes(1), {"ab": PAGES})
 
     def test_repairs(self) -> None:
@@ -327,15 +331,15 @@ class ShareTests(QueueTestCase):
         everything = (1 << 94) - 1
         transfers = [make_sent(n, self.image, n % 8 * BLOCK, BLOCK) for n in range(12)]
         for transfer in transfers:
-            self.queue.repair(self.a, 1, transfer, everything, BLOCKED)
+            self.queue.repair(self.a, transfer, tag=1, missing=everything, priority=BLOCKED)
         first = 0
         while self.queue.take(Priority) is not None:
             first += 1
-        self.assertEqual(first, UNASKED // BLOCK)
+        self.assertEqual(first, INITIAL_REPAIR_CREDIT // BLOCK)
         self.window.add(transfers[11])
         self.ask(self.b, 1, 3 * BLOCK, BLOCK)
-        self.b.share.mendable -= UNASKED
-        self.queue.repair(self.b, 1, transfers[11], 1, BLOCKED)
+        self.b.share.repair_credit -= INITIAL_REPAIR_CREDIT
+        self.queue.repair(self.b, transfers[11], tag=1, missing=1, priority=BLOCKED)
         resend = self.queue.take(Priority)
         assert isinstance(resend, Resend)
         self.assertEqual(waiting(resend), [(self.a, [1]), (self.b, [1])])
@@ -378,10 +382,10 @@ class ForgetTests(QueueTestCase):
     def test_repairs(self) -> None:
         """Segments that only a client that has gone lacks are not sent again."""
         transfer = make_sent(1, self.image, 0, BLOCK)
-        self.queue.repair(self.a, 1, transfer, 1, BLOCKED)
+        self.queue.repair(self.a, transfer, tag=1, missing=1, priority=BLOCKED)
         self.queue.forget(self.a)
         self.assertIsNone(self.queue.take())
-        self.queue.repair(self.b, 2, transfer, 2, BLOCKED)
+        self.queue.repair(self.b, transfer, tag=2, missing=2, priority=BLOCKED)
         self.assertEqual(self.take_all(), ["b2"])
 
 
@@ -395,7 +399,8 @@ class RepairTests(QueueTestCase):
 
     def repair(self, reader: RecordingReader, tag: int, missing: int) -> None:
         """A client lacks segments."""
-        self.queue.repair(reader, tag, self.transfer, missing, BLOCKED if tag else AHEAD)
+        priority = BLOCKED if tag else AHEAD
+        self.queue.repair(reader, self.transfer, tag=tag, missing=missing, priority=priority)
 
     def test_merged(self) -> None:
         """What several clients lack is sent again once."""

@@ -113,14 +113,14 @@ class ClientChannelTestCase(SynchronousTestCase):
 
 
 class SilenceTests(ClientChannelTestCase):
-    """Nothing is asked for a long time."""
+    """A connection without requests."""
 
     def idle(self, seconds: float, answer_after: float, late: float) -> None:
         """
-        Let time pass, with a server that answers PING.
+        Let time pass while the server answers PING.
 
         @param answer_after: seconds that its answers take.
-        @param late: seconds that the client is called late each time.
+        @param late: seconds by which each timer is late.
         """
         end = self.clock.seconds() + seconds
         while self.clock.seconds() < end and not self.transport.aborted:
@@ -135,14 +135,14 @@ class SilenceTests(ClientChannelTestCase):
                 self.answer(Type.PONG, parse_tagged(body)[0], None)
 
     def test_kept(self) -> None:
-        """A connection over which nothing is asked is kept, however soon or late answers come."""
+        """An idle connection is kept, however soon or late the answers to PING come."""
         for answer_after in (0.0, 0.001, 0.5, ANSWER_TIMEOUT / 5):
             for late in (0.0, 0.0005, 0.01, 0.3):
                 self.idle(100, answer_after, late)
                 self.assertFalse(self.transport.aborted, (answer_after, late))
 
     def test_reports(self) -> None:
-        """Every five seconds the server is told how this host fares, whatever else is said."""
+        """Every five seconds a report is sent, whatever else is said."""
         for _ in range(50):
             self.clock.advance(ANSWER_TIMEOUT / 20)
             self.answer(Type.PONG, 0, None)
@@ -150,7 +150,7 @@ class SilenceTests(ClientChannelTestCase):
         self.assertEqual([decode(Report, body) for body in pings], 5 * [self.user.report()])
 
     def test_ended(self) -> None:
-        """A connection to a server that answers nothing is ended when ANSWER_TIMEOUT is over."""
+        """A connection to a server that answers nothing ends after ANSWER_TIMEOUT."""
         for _ in range(round(ANSWER_TIMEOUT * 15)):
             self.clock.advance(0.1)
         self.assertTrue(self.transport.aborted)
@@ -161,14 +161,14 @@ class AskTests(ClientChannelTestCase):
     """Requests about metadata."""
 
     def ask(self, kind: Type, answer: type) -> tuple[Deferred[Any], int]:
-        """Make a request; what comes of it, and its tag."""
+        """Make a request; its result and its tag."""
         asked = self.channel.ask(kind, At(b"path"), answer)
         ((sent, _, body),) = self.sent()
         self.assertEqual(sent, kind)
         return asked, parse_tagged(body)[0]
 
     def test_answered(self) -> None:
-        """A request ends with the answer, as the class that belongs there."""
+        """A request fires with the answer, decoded as its class."""
         asked, tag = self.ask(Type.GETATTR, Attributes)
         self.answer(Type.REPLY, tag, make_attributes(77))
         self.assertEqual(self.successResultOf(asked), make_attributes(77))
@@ -180,7 +180,7 @@ class AskTests(ClientChannelTestCase):
         self.failureResultOf(asked, ChannelLost)
 
     def test_cancelled(self) -> None:
-        """The answer to a request that was cancelled is passed over."""
+        """The answer to a cancelled request is ignored."""
         asked, tag = self.ask(Type.GETATTR, Attributes)
         asked.cancel()
         self.failureResultOf(asked)
@@ -189,7 +189,7 @@ class AskTests(ClientChannelTestCase):
         self.assertFalse(self.transport.aborted)
 
     def test_opened_too_late(self) -> None:
-        """An image that is opened after its request was cancelled is closed on the server."""
+        """An image that the server opens after the request was cancelled is closed again."""
         asked, tag = self.ask(Type.OPEN, Opened)
         asked.cancel()
         self.failureResultOf(asked)
@@ -198,7 +198,7 @@ class AskTests(ClientChannelTestCase):
         self.assertEqual((kind, decode(Close, body)), (Type.CLOSE, Close(5)))
 
     def test_refused_too_late(self) -> None:
-        """An image that cannot be opened after its request was cancelled concerns nobody."""
+        """The failure of a cancelled open is ignored."""
         asked, tag = self.ask(Type.OPEN, Opened)
         asked.cancel()
         self.failureResultOf(asked)
@@ -220,7 +220,7 @@ class FailedConnectTests(SynchronousTestCase):
     """Connections that end before the server says a word."""
 
     def test_connect_failed(self) -> None:
-        """They are counted until one does, and each reason is said once in a row."""
+        """They are counted until a WELCOME, and a repeated reason is logged once."""
         lines: list[str] = []
 
         def observe(event: Any) -> None:

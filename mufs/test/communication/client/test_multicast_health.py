@@ -19,18 +19,18 @@ from mufs.communication.client.multicast_health import (
 )
 
 
-class ReceptionTests(SynchronousTestCase):
-    """What is made of what comes in, and of what does not."""
+class MulticastHealthTests(SynchronousTestCase):
+    """Verdicts on what arrives and what does not."""
 
     def setUp(self) -> None:
-        """Begin with a group that was just joined."""
+        """Start with a group that was just joined."""
         self.clock = Clock()
         self.multicast_health = MulticastHealth(self.clock)
         self.joined = [True]
         self.multicast_health.join = self.joined.append
 
     def receive(self, loss: float, samples: int = 300) -> None:
-        """Samples are taken of which this fraction is lost, until TCP is to be used."""
+        """Report samples with this fraction lost, until TCP is to be used."""
         worked = self.multicast_health.works
         for _ in range(samples):
             for segments in (60, 40):
@@ -41,14 +41,14 @@ class ReceptionTests(SynchronousTestCase):
                 self.clock.advance(1.5 * MIN_SAMPLE_SECONDS)
 
     def used_after(self, seconds: float) -> bool:
-        """Whether multicast is tried again that much later, and not a moment before."""
+        """Whether multicast is tried again after that time, and no sooner."""
         self.clock.advance(seconds - 0.01)
         early = self.multicast_health.should_use()
         self.clock.advance(0.02)
         return self.multicast_health.should_use() and not early
 
     def test_beginning(self) -> None:
-        """Multicast is tried at once, and works as soon as something came."""
+        """Multicast is tried at once, and works as soon as something arrives."""
         self.assertEqual(
             (self.multicast_health.should_use(), self.multicast_health.state),
             (True, "not used yet"),
@@ -59,7 +59,7 @@ class ReceptionTests(SynchronousTestCase):
         )
 
     def test_anybody(self) -> None:
-        """Datagrams that anybody may have sent do not prove that multicast works."""
+        """Datagrams that may be forged do not prove that multicast works."""
         self.multicast_health.result(10, 10)
         self.assertFalse(self.multicast_health.works)
         self.multicast_health.on_datagram()
@@ -68,7 +68,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertTrue(self.multicast_health.works)
 
     def test_tolerable(self) -> None:
-        """Loss up to the bound is left to repair, for ever."""
+        """Loss up to the limit is left to repair, for any time."""
         self.receive(MAX_LOSS - 0.05, 500)
         self.assertEqual(
             (self.multicast_health.should_use(), self.multicast_health.state), (True, "working")
@@ -83,7 +83,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertIn("60% of the segments", self.multicast_health.state)
 
     def test_passing(self) -> None:
-        """Much loss for a while decides nothing, and tells of itself until it is over."""
+        """A spell of heavy loss changes nothing, but counts as failing until it ends."""
         for _ in range(5):
             self.receive(1.0, LOSSY_SAMPLES - 1)
             self.assertTrue(self.multicast_health.is_failing)
@@ -93,20 +93,20 @@ class ReceptionTests(SynchronousTestCase):
         self.assertEqual(self.joined, [True])
 
     def test_at_once(self) -> None:
-        """Any number of segments lost at a moment are one sample at the most."""
+        """Segments lost at one moment are one sample at most, however many."""
         for _ in range(100):
             self.multicast_health.on_authentic_packet()
             self.multicast_health.result(94, 90)
         self.assertTrue(self.multicast_health.works)
 
     def test_silent(self) -> None:
-        """A transfer lost as a whole while nothing comes at all is enough to use TCP."""
+        """One transfer lost as a whole while nothing arrives is enough to use TCP."""
         self.multicast_health.result(94, 94)
         self.assertFalse(self.multicast_health.should_use())
         self.assertIn("nothing arrives", self.multicast_health.state)
 
     def test_not_silent(self) -> None:
-        """A transfer lost as a whole while others come in is mere loss."""
+        """A transfer lost as a whole while others arrive is just loss."""
         self.multicast_health.on_authentic_packet()
         self.clock.advance(NO_DATAGRAM_TIMEOUT - 0.1)
         self.multicast_health.result(94, 94)
@@ -118,7 +118,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertFalse(self.multicast_health.should_use())
 
     def test_heard_again(self) -> None:
-        """After silence the first datagram brings multicast back."""
+        """After silence the first authentic packet brings multicast back."""
         self.multicast_health.result(94, 94)
         self.multicast_health.on_authentic_packet()
         self.assertEqual(
@@ -126,13 +126,13 @@ class ReceptionTests(SynchronousTestCase):
         )
 
     def test_heard_though_lossy(self) -> None:
-        """A path that was too lossy is not taken for mended by a datagram."""
+        """A path that was too lossy is not trusted again for one datagram."""
         self.receive(MAX_LOSS + 0.2)
         self.multicast_health.on_authentic_packet()
         self.assertFalse(self.multicast_health.should_use())
 
     def test_silent_probes(self) -> None:
-        """Where nothing comes the group is joined anew, and one read tries it, ever less often."""
+        """While nothing arrives the group is rejoined, and one read tries it, ever less often."""
         self.multicast_health.result(94, 94)
         for after in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, MAX_PROBE_DELAY, MAX_PROBE_DELAY):
             self.assertEqual(self.joined, [True, False, True])
@@ -142,7 +142,7 @@ class ReceptionTests(SynchronousTestCase):
             self.multicast_health.result(94, 94)
 
     def test_silent_again(self) -> None:
-        """After it worked, silence is probed as often as the first time."""
+        """Once it has worked, a new silence is probed as often as the first."""
         for _ in range(2):
             self.multicast_health.result(94, 94)
             self.assertTrue(self.used_after(PROBE_DELAY))
@@ -150,7 +150,7 @@ class ReceptionTests(SynchronousTestCase):
             self.clock.advance(NO_DATAGRAM_TIMEOUT + 0.1)
 
     def test_leaves(self) -> None:
-        """A host that loses too much leaves the group, and what was on its way says nothing."""
+        """A host that loses too much leaves the group; results of earlier transfers are ignored."""
         self.receive(MAX_LOSS + 0.2)
         self.assertEqual(self.joined, [True, False])
         state = self.multicast_health.state
@@ -160,7 +160,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertEqual((self.multicast_health.state, self.joined), (state, [True, False]))
 
     def test_trials(self) -> None:
-        """It joins again now and then, and leaves at the first sample that is as lossy."""
+        """It joins again now and then, and leaves at the first lossy sample."""
         self.receive(MAX_LOSS + 0.2)
         for after in (
             LOSSY_PROBE_DELAY,
@@ -181,7 +181,7 @@ class ReceptionTests(SynchronousTestCase):
             self.assertFalse(self.joined[-1])
 
     def test_trial_without_results(self) -> None:
-        """A trial in which nothing was sent ends, and what is overheard later decides it."""
+        """A trial in which nothing is sent ends; what is overheard later decides it."""
         self.receive(MAX_LOSS + 0.2)
         self.clock.advance(LOSSY_PROBE_DELAY)
         self.multicast_health.should_use()
@@ -192,7 +192,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertTrue(self.multicast_health.works)
 
     def test_mended(self) -> None:
-        """A trial without much loss brings multicast back, and the next fault begins anew."""
+        """A trial with little loss brings multicast back; the next fault is judged from scratch."""
         for _ in range(2):
             self.receive(MAX_LOSS + 0.2)
             self.clock.advance(LOSSY_PROBE_DELAY)
@@ -204,7 +204,7 @@ class ReceptionTests(SynchronousTestCase):
             self.assertTrue(self.joined[-1])
 
     def test_new_connection(self) -> None:
-        """A new connection to the same group makes no slow link faster, but may mend silence."""
+        """A new connection to the same group may end silence, but makes no slow link fast."""
         self.receive(MAX_LOSS + 0.2)
         self.multicast_health.resumed()
         self.assertEqual((self.multicast_health.should_use(), self.joined[-1]), (False, False))
@@ -214,7 +214,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertTrue(self.multicast_health.should_use())
 
     def test_unavailable(self) -> None:
-        """Without a group multicast is never tried, whatever comes, until there is one."""
+        """Without a group multicast is never tried, whatever arrives."""
         self.multicast_health.unavailable("no interface")
         for _ in range(100):
             self.multicast_health.on_authentic_packet()

@@ -1,4 +1,4 @@
-"""Transfers put together again from segments in whatever order they come."""
+"""Transfers reassembled from segments in any order."""
 
 import tracemalloc
 from collections.abc import Iterable
@@ -62,7 +62,7 @@ class Transfer:
 
     @property
     def result(self) -> tuple[Descriptor, bytes]:
-        """What reassembly gives when all of it came."""
+        """What reassembly returns when all of it came."""
         return self.descriptor, self.sealed + self.descriptor.tag
 
 
@@ -92,7 +92,7 @@ def parity_of(transfer: Transfer, indices: Iterable[int]) -> list[bytes]:
 def take(
     reassembly: Reassembly, packets: "Iterable[bytes]", wanted: bool = True
 ) -> list[tuple[Descriptor, bytes]]:
-    """Have a datagram of these packets taken in; what it completed."""
+    """Process a datagram of these packets; what it completed."""
     done = []
     for packet in parse(b"".join(packets), SIZE):
         if len(packet) == 2:
@@ -103,10 +103,10 @@ def take(
 
 
 class ReassemblyTests(SynchronousTestCase):
-    """What comes of the packets that come in."""
+    """What packets complete, and what is missing."""
 
     def setUp(self) -> None:
-        """Begin with nothing."""
+        """Start with nothing."""
         self.reassembly = Reassembly(SIZE)
 
     @examples(250)
@@ -188,7 +188,7 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(take(reassembly, [packet for _, packet in order]), [])
 
     def test_lacking_beside_parity(self) -> None:
-        """Asked for is none that came, and no more than parity that came leaves to be needed."""
+        """No segment that came is asked for, and parity reduces the number of those that are."""
         transfer = make_transfer(1, 7, bytes(9 * SIZE))
         take(self.reassembly, [transfer.announcement, *transfer.packets[4:6]])
         take(self.reassembly, parity_of(transfer, [3, 30, 3]))
@@ -199,7 +199,7 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(take(self.reassembly, asked), [transfer.result])
 
     def test_short_parity(self) -> None:
-        """A parity segment has the size of a whole one; others are of no use."""
+        """A parity segment is as long as a full segment; others are ignored."""
         transfer = make_transfer(1, 7, bytes(2 * SIZE))
         take(self.reassembly, [transfer.announcement])
         rows = numpy.zeros((1, SIZE - 1), numpy.uint8)
@@ -207,13 +207,13 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.missing(1, 7, 2 * SIZE), 0b11)
 
     def test_orphans(self) -> None:
-        """With the announcement lost, the completion makes a transfer of what came before it."""
+        """If the announcement is lost, the completion describes the segments before it."""
         (transfer,) = consecutive(0xFFFFFFFF, [bytes(range(200))])
         self.assertEqual(take(self.reassembly, transfer.packets), [])
         self.assertEqual(take(self.reassembly, [transfer.completion]), [transfer.result])
 
     def test_across_transfers(self) -> None:
-        """A run of whole segments that belong to two transfers is shared out between them."""
+        """A run of segments that belong to two transfers is split between them."""
         contents = [bytes((MAX_COVERED + 1) * SIZE), b"\1" * (2 * SIZE)]
         transfers = consecutive(0xFFFFFFFE, contents)
         for each in transfers:
@@ -224,7 +224,7 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(done, [each.result for each in transfers])
 
     def test_begun_in_another(self) -> None:
-        """Of a run that begins in a transfer not known the others get what is theirs."""
+        """A run that begins in an unknown transfer still serves the known ones."""
         for known_first in (True, False):
             reassembly = Reassembly(SIZE)
             first, second = consecutive(0xFFFFFFFE, [bytes(3 * SIZE), b"\1" * (2 * SIZE)])
@@ -238,21 +238,21 @@ class ReassemblyTests(SynchronousTestCase):
             self.assertEqual(take(reassembly, [first.completion]), [first.result])
 
     def test_wanted_later(self) -> None:
-        """What was passed over is taken in when it comes again and is of use by then, but once."""
+        """A transfer that was ignored is received, once, when it is needed and comes again."""
         (transfer,) = consecutive(0, [b"x" * 5 * SIZE])
         packets = [transfer.announcement, *transfer.packets, transfer.completion]
         for wanted, done in ((False, []), (True, [transfer.result]), (True, []), (False, [])):
             self.assertEqual(take(self.reassembly, packets, wanted), done)
 
     def test_unwanted(self) -> None:
-        """A transfer that is of no use here is known, but neither kept nor told as lacking."""
+        """A transfer that is not needed is known, but neither kept nor reported as incomplete."""
         (transfer,) = consecutive(5, [bytes(300)])
         done = take(self.reassembly, [transfer.announcement, *transfer.packets], wanted=False)
         self.assertEqual(done, [])
         self.assertFalse(self.reassembly.is_partial(1))
 
     def test_wrong_length(self) -> None:
-        """A segment that is too long or too short for its place is passed over."""
+        """A segment that is too long or too short for its place is ignored."""
         (transfer,) = consecutive(5, [bytes(2 * SIZE + 10)])
         take(self.reassembly, [transfer.announcement])
         for number, length in [(5, SIZE - 1), (6, 1), (7, 9), (7, 11), (7, SIZE)]:
@@ -261,8 +261,8 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.missing(1, 5, transfer.descriptor.total), 0b111)
         self.assertEqual(take(self.reassembly, transfer.packets), [transfer.result])
 
-    def test_lacks(self) -> None:
-        """What a transfer lacks is told once, that nobody asks for it each time it is completed."""
+    def test_claim_missing(self) -> None:
+        """What a transfer lacks is claimed once, and not again at each completion."""
         (transfer,) = consecutive(5, [bytes(3 * SIZE)])
         self.assertEqual(self.reassembly.claim_missing(1), 0)
         take(self.reassembly, [transfer.announcement, transfer.packets[1]])
@@ -272,7 +272,7 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.claim_missing(1), 0)
 
     def test_has_passed(self) -> None:
-        """Numbers have passed when a later transfer is known, in serial number arithmetic."""
+        """Numbers have passed once a later transfer is known, in serial number arithmetic."""
         self.assertFalse(self.reassembly.has_passed(5))
         reassembly = Reassembly(SIZE)
         transfer = make_transfer(1, 3, b"some bytes")
@@ -285,13 +285,13 @@ class ReassemblyTests(SynchronousTestCase):
             self.assertFalse(reassembly.has_passed(number))
 
     def test_asking_changes_nothing(self) -> None:
-        """Numbers that were asked about have not come thereby."""
+        """Asking about numbers has no effect."""
         take(self.reassembly, [make_transfer(1, 3, b"some bytes").announcement])
         self.assertFalse(self.reassembly.has_passed(300))
         self.assertFalse(self.reassembly.has_passed(200))
 
     def test_orphans_of_others(self) -> None:
-        """Segments of one transfer that is not known yet stay when another becomes known."""
+        """Segments of an unknown transfer stay when another one is described."""
         first, second, third = consecutive(0xFFFFFFFE, [bytes(SIZE + 9)] * 3)
         for each in (third, first, second):
             take(self.reassembly, each.packets)
@@ -299,7 +299,7 @@ class ReassemblyTests(SynchronousTestCase):
             self.assertEqual(take(self.reassembly, [each.completion]), [each.result])
 
     def test_forget(self) -> None:
-        """A transfer that was forgotten can come anew, also when it was done."""
+        """A forgotten transfer can be received anew, also if it was complete."""
         (transfer,) = consecutive(5, [bytes(300)])
         packets = [transfer.announcement, *transfer.packets]
         self.assertEqual(take(self.reassembly, packets), [transfer.result])
@@ -321,7 +321,7 @@ class ReassemblyTests(SynchronousTestCase):
         )
     )
     def test_forged(self, packets: list[Any]) -> None:
-        """Descriptors that contradict one another, and any segments, raise nothing."""
+        """Contradictory descriptors and arbitrary segments raise nothing."""
         reassembly = Reassembly(SIZE)
         for packet in packets:
             if isinstance(packet, Descriptor):
@@ -337,14 +337,14 @@ class ReassemblyTests(SynchronousTestCase):
 
 
 class BoundTests(SynchronousTestCase):
-    """What is kept of transfers that never come to an end."""
+    """Bounds on what is kept of incomplete transfers."""
 
     def setUp(self) -> None:
-        """Begin with nothing."""
+        """Start with nothing."""
         self.reassembly = Reassembly(SIZE)
 
     def test_partial(self) -> None:
-        """Of transfers with segments missing the oldest go, and are missing as a whole then."""
+        """The oldest incomplete transfers are dropped, and then lack all segments."""
         transfers = consecutive(0xFFFFFFF0, [bytes(2 * SIZE)] * (MAX_PARTIAL + 5))
         for each in transfers:
             take(self.reassembly, [each.announcement, each.packets[0]])
@@ -355,7 +355,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
     def test_known(self) -> None:
-        """What is older than all that is remembered comes again only to who has asked for it."""
+        """What is older than all that is remembered is received only if it was asked for."""
         transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_KNOWN + 1))
         first, *others, last = transfers
         for each in [first, *others]:
@@ -369,7 +369,7 @@ class BoundTests(SynchronousTestCase):
         )
 
     def test_orphans(self) -> None:
-        """Of segments without a known transfer the oldest go."""
+        """The oldest segments without a known transfer are dropped."""
         transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_ORPHANS + 7))
         for each in transfers:
             take(self.reassembly, each.packets)
@@ -377,7 +377,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(done, [each.result for each in transfers[7:]])
 
     def test_long_run_of_orphans(self) -> None:
-        """The bound of orphans counts segments, not the runs that they came in."""
+        """The limit of orphans counts segments, not the runs that they came in."""
         transfers = consecutive(0, [bytes(300 * SIZE)] * 2)
         for each in transfers:
             take(self.reassembly, each.packets)
@@ -385,7 +385,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(done, [transfers[1].result])
 
     def test_far_orphans(self) -> None:
-        """What is missing of a transfer takes no memory by how far away other segments are."""
+        """Segments far away do not make the bitmap of a transfer large."""
         rows = numpy.zeros((1, SIZE), numpy.uint8)
         for number in (9 + (1 << 30), 9 + (1 << 31), 8, 10, 14):
             self.reassembly.segments((number, SIZE, rows))
@@ -395,5 +395,5 @@ class BoundTests(SynchronousTestCase):
         self.assertLess(tracemalloc.get_traced_memory()[1], 1 << 20)
 
     def test_missing_of_unknown(self) -> None:
-        """Of a transfer never heard of all segments are missing."""
+        """Of an unknown transfer all segments are missing."""
         self.assertEqual(self.reassembly.missing(42, 9, 5 * SIZE + 1), 0b111111)

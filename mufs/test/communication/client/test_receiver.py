@@ -1,4 +1,4 @@
-"""The client's end of the group: datagrams on their way to reassembly."""
+"""The client's end of the group: from datagrams to opened transfers."""
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,7 +12,7 @@ from mufs.communication.client.receiver import (
     RECEIVE_BUFFER,
     MulticastReceiver,
 )
-from mufs.communication.server.controller import seal_transfer, trains
+from mufs.communication.server.sender import seal_transfer, trains
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import (
@@ -30,7 +30,7 @@ CONTENT = bytes(range(256)) * (BLOCK // 256)
 
 
 class PortDouble:
-    """Remembers whether it reads."""
+    """A socket that remembers whether it is read."""
 
     reads = True
 
@@ -63,18 +63,18 @@ class ReceiverTests(SynchronousTestCase):
         """Those of a transfer of a block, or its first bytes, one for each packet."""
         first = number * number_count(94)
         descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
-        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], SEGMENT)
+        transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], segment=SEGMENT)
         segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
         ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
         return [ends[0], *segments, ends[1]]
 
     def receive(self, *datagrams: bytes) -> None:
-        """They come one by one."""
+        """Have them arrive one by one."""
         for datagram in datagrams:
             self.receiver.datagramReceived(datagram, SOURCE)
 
     def test_one_by_one(self) -> None:
-        """Whatever comes in datagrams of its own is opened with its last segment."""
+        """A transfer in single datagrams is opened with its last segment."""
         announcement, *segments, completion = self.datagrams(1)
         self.receive(announcement, *segments[:-1])
         self.assertEqual(self.opened, [])
@@ -84,7 +84,7 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.receiver.segments_received, len(segments))
 
     def test_replaced_keys(self) -> None:
-        """Keys open what is sent with them, for a moment also after others came; then no more."""
+        """Replaced keys open what was sent with them for a short time, and then no more."""
         for seconds, opened in ((0.0, 1), (OLD_EPOCH_LIFETIME - 0.1, 1), (OLD_EPOCH_LIFETIME, 0)):
             self.setUp()
             self.receiver.begin_epoch(1, bytes(32))
@@ -95,14 +95,14 @@ class ReceiverTests(SynchronousTestCase):
             self.assertEqual(self.receiver.transfers_rejected, 0)
 
     def test_last_epoch_alone(self) -> None:
-        """Of the epochs before only the last is known, however fast they follow one another."""
+        """Only the last of the earlier epochs is known, however fast they follow each other."""
         for number in (1, 2):
             self.receiver.begin_epoch(number, bytes(32))
         self.receive(*self.datagrams(1))
         self.assertEqual(self.opened, [])
 
     def test_restarted_server(self) -> None:
-        """Nothing is left of the keys of another run."""
+        """The keys of a previous run of the server are forgotten."""
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(0, bytes(32))
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
@@ -110,7 +110,7 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.opened, [])
 
     def test_lost(self) -> None:
-        """What is lacking is known as soon as somebody has asked for what is there."""
+        """What is missing is known as soon as the batch is flushed."""
         announcement, *segments, _ = self.datagrams(1)
         self.receive(announcement, *segments[:40], *segments[41:60])
         self.receiver.flush_batch()
@@ -128,7 +128,7 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
 
     def test_repairs_for_others(self) -> None:
-        """What was sent before this host came is not lost here, however little is repaired."""
+        """Repairs of transfers sent before this host joined do not count as losses."""
         for number in range(1, 30):
             announcement, *segments, end = self.datagrams(number, end=REPAIRED)
             self.receive(announcement, segments[number], end)
@@ -137,7 +137,7 @@ class ReceiverTests(SynchronousTestCase):
         self.assertFalse(self.multicast_health.is_failing)
 
     def test_only_whole_segments_wait(self) -> None:
-        """A datagram that is no segment harms none of those that wait."""
+        """A datagram that is not a segment does not harm the batch."""
         announcement, *segments, _ = self.datagrams(1)
         forged = [segments[3][:700], b"", bytes(len(segments[3]))]
         self.receive(announcement, *segments[:50], *forged, *segments[50:])
@@ -145,13 +145,13 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.receiver.datagrams_dropped, 2)
 
     def test_bounded(self) -> None:
-        """However many come without an end, few wait to be taken in."""
+        """The batch is bounded, however many segments come without a completion."""
         for number in range(1, 5):
             self.receive(*self.datagrams(number)[1:94])
         self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_BATCH_SEGMENTS)
 
-    def test_rests(self) -> None:
-        """Segments that come one by one gather in the receive buffer, if it is a large one."""
+    def test_gathers(self) -> None:
+        """Single segments gather in the receive buffer if it is large."""
         announcement, *segments, _ = self.datagrams(1)
         self.receive(announcement, segments[0])
         self.assertTrue(self.port.reads)
@@ -164,8 +164,8 @@ class ReceiverTests(SynchronousTestCase):
         self.receiver.stopProtocol()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_rests_longer(self) -> None:
-        """It rests for half of what a transfer still takes, by the one before, but not for long."""
+    def test_gathers_longer(self) -> None:
+        """They gather for half the time that the transfer still takes, up to a limit."""
         for took, passed, rest in (
             (0.010, 0.002, 0.004),
             (0.010, 0.009, MIN_GATHER_DELAY),
@@ -185,8 +185,8 @@ class ReceiverTests(SynchronousTestCase):
             (call,) = self.clock.getDelayedCalls()
             self.assertAlmostEqual(call.getTime() - self.clock.seconds(), rest)
 
-    def test_repairs_do_not_rest(self) -> None:
-        """What comes again is waited for, and soon ends."""
+    def test_repairs_do_not_gather(self) -> None:
+        """Repairs are read at once: somebody waits for them."""
         announcement, *segments, completion = self.datagrams(1)
         self.receive(announcement, *segments[10:], completion)
         self.receiver.buffer = RECEIVE_BUFFER
@@ -195,8 +195,8 @@ class ReceiverTests(SynchronousTestCase):
         self.receive(segments[9], completion)
         self.assertEqual(self.opened, [CONTENT])
 
-    def test_few_do_not_rest(self) -> None:
-        """Nobody waits for the rest of a few segments longer than these take."""
+    def test_few_do_not_gather(self) -> None:
+        """A transfer of a few segments is read at once."""
         self.receiver.buffer = RECEIVE_BUFFER
         announcement, *segments, completion = self.datagrams(1, PAGE)
         self.receive(announcement, *segments[:-1])

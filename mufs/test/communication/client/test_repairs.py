@@ -17,7 +17,7 @@ from mufs.communication.client.repairs import (
     OVERHEARD_REPAIR_DELAY,
     Repairs,
 )
-from mufs.communication.server.controller import seal_transfer
+from mufs.communication.server.sender import seal_transfer
 from mufs.wire.channel import Framer, Occasion, Repair, Sent, Type
 from mufs.wire.pages import BLOCK
 from mufs.wire.sealing import Keys
@@ -86,7 +86,7 @@ class RepairsTestCase(SynchronousTestCase):
 
     def receive(self, number: int, missing: int = 0, end: bool = True) -> None:
         """Have a transfer come from the group, but for some of its segments."""
-        transfer = seal_transfer(KEYS, self.descriptor(number), CONTENT, SEGMENT)
+        transfer = seal_transfer(KEYS, self.descriptor(number), CONTENT, segment=SEGMENT)
         datagrams = [transfer.control(ANNOUNCEMENT)]
         datagrams += [
             bytes(row) for index, row in enumerate(transfer.rows) if not missing >> index & 1

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure as Error
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY
+from mufs.cache.server.sent import MAX_BYTES_AWAITED
 from mufs.communication.server.limits import (
     ACTIVITY_TIMEOUT,
     CPU_BURST_SECONDS,
@@ -150,7 +150,7 @@ class WaitingTests(TwoClientsTestCase):
 
     def test_honest(self) -> None:
         """The most that an honest client asks for at a time does not make it a greedy one."""
-        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, GREEDY)
+        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, MAX_BYTES_AWAITED)
 
     def test_gone(self) -> None:
         """When the client has gone nothing counts as waiting any more."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.server.pacing import BURST, MOST_PARITY, TOLERATED_LOSS, Pace
+from mufs.communication.server.pacing import BURST_SECONDS, MAX_PARITY_AHEAD, Pace
+from mufs.communication.server.rate_control import TOLERATED_LOSS
 from mufs.test.support.properties import examples
 
 TRAIN = 45 * 1412
@@ -39,7 +40,7 @@ class PacingTestCase(SynchronousTestCase):
         self.clock = Clock()
 
     def make_pace(self, start: float, floor: float = FLOOR, ceiling: float = CEILING) -> Pace:
-        return Pace(self.clock, floor, ceiling, start)
+        return Pace(self.clock, floor=floor, ceiling=ceiling, start=start)
 
     def write(self, pace: Pace, size: int = TRAIN) -> None:
         """Send as the controller does: wait as long as the pace says."""
@@ -62,7 +63,7 @@ class PacingTestCase(SynchronousTestCase):
                 whole = int(lost[client])
                 lost[client] -= whole
                 if whole:
-                    self.clock.callLater(0.02, pace.lost, client, whole, 94, interval)
+                    self.clock.callLater(0.02, pace.lost, client, whole, sent=94, interval=interval)
         return bits / (self.clock.seconds() - begin)
 
 
@@ -80,7 +81,7 @@ class ParityTests(PacingTestCase):
             interval = pace.sent(range(len(lost)), 94)
             for client, segments in enumerate(lost):
                 if segments > parity:
-                    pace.lost(client, segments - parity, 94, interval)
+                    pace.lost(client, segments - parity, sent=94, interval=interval)
         return pace.parity
 
     def test_few(self) -> None:
@@ -94,7 +95,7 @@ class ParityTests(PacingTestCase):
 
     def test_most(self) -> None:
         """It is bounded."""
-        self.assertEqual(self.report(self.make_pace(1e8), [40] * 100), MOST_PARITY)
+        self.assertEqual(self.report(self.make_pace(1e8), [40] * 100), MAX_PARITY_AHEAD)
 
     def test_passing(self) -> None:
         """When nothing is lost any longer it goes, step by step."""
@@ -112,10 +113,10 @@ class LossCountTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """Segments count for each client that waited; no more are lost than were sent."""
-        pace = Pace(Clock(), 1e6, 1e9, 1e8)
+        pace = Pace(Clock(), floor=1e6, ceiling=1e9, start=1e8)
         interval = pace.sent(["a", "b", "c"], 94)
-        pace.lost("a", 10, 94, interval)
-        pace.lost("b", 5000, 94, interval)
+        pace.lost("a", 10, sent=94, interval=interval)
+        pace.lost("b", 5000, sent=94, interval=interval)
         self.assertEqual((pace.segments_awaited, pace.segments_lost), (3 * 94, 104))
 
 
@@ -150,7 +151,9 @@ class RateTests(PacingTestCase):
             total = 0
             for moment, size in out[i:]:
                 total += size
-                most = rate * (moment - start) / 8 + max(rate * BURST / 8, largest) + largest
+                most = (
+                    rate * (moment - start) / 8 + max(rate * BURST_SECONDS / 8, largest) + largest
+                )
                 self.assertLessEqual(total, most * 1.000001 + 1)
         whole = sum(size for _, size in out)
         self.assertLessEqual(self.clock.seconds() - paused, whole * 8 / rate + 1e-6)
@@ -171,7 +174,7 @@ class RateTests(PacingTestCase):
         at_once = 0
         while pace.delay(1412) == 0:
             at_once += 1412
-        self.assertLess(abs(at_once - 1e8 * BURST / 8), 1412)
+        self.assertLess(abs(at_once - 1e8 * BURST_SECONDS / 8), 1412)
 
     def test_slow(self) -> None:
         """At a rate where one packet is more than a burst it goes out whole, and is paid for."""
@@ -226,7 +229,7 @@ class JudgementTests(PacingTestCase):
         pace = self.make_pace(1e8)
         for lost in (199, 0, 0, 0, 0, 0, 0, 0):
             self.write(pace, 10_000_000)
-            pace.lost("a", lost, 200, pace.sent(["a"], 200))
+            pace.lost("a", lost, sent=200, interval=pace.sent(["a"], 200))
         self.assertGreater(pace.rate, FLOOR)
 
     def test_deaf(self) -> None:
@@ -234,7 +237,7 @@ class JudgementTests(PacingTestCase):
         pace = self.make_pace(1e8)
         for _ in range(20):
             self.write(pace, 1_000_000)
-            pace.lost("a", 200, 200, pace.sent(["a"], 200))
+            pace.lost("a", 200, sent=200, interval=pace.sent(["a"], 200))
         self.assertGreaterEqual(pace.rate, 1e8)
 
     def test_median(self) -> None:
@@ -250,7 +253,7 @@ class JudgementTests(PacingTestCase):
         """Loss reported by clients that nothing was sent for changes nothing."""
         pace = self.make_pace(1e8)
         for _ in range(10):
-            pace.lost("stranger", 100_000, 200_000, pace.sent([], 0))
+            pace.lost("stranger", 100_000, sent=200_000, interval=pace.sent([], 0))
             self.send(pace, 1, a=always(0))
         self.assertGreaterEqual(pace.rate, 1e8)
 
@@ -293,6 +296,6 @@ class JudgementTests(PacingTestCase):
             elif step == "sent":
                 interval = pace.sent(*args)
             else:
-                pace.lost(args[0], args[1], args[2], interval)
+                pace.lost(args[0], args[1], sent=args[2], interval=interval)
             self.assertLessEqual(pace.rate, ceiling)
             self.assertGreaterEqual(pace.rate, min(floor, ceiling))

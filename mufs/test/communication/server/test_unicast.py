@@ -6,8 +6,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import GREEDY, Share
-from mufs.communication.server.pacing import FULL, SENDING, Pace
+from mufs.cache.server.sent import MAX_BYTES_AWAITED, Share
+from mufs.communication.server.pacing import LINK_FULL_SECONDS, SENDING_SECONDS, Pace
 from mufs.communication.server.unicast import (
     DATA_SIZE,
     MAX_CREDIT,
@@ -31,7 +31,7 @@ class ShareTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """A client that reads all that it is sent, and one image."""
         self.clock = VirtualTime()
-        self.pace = Pace(self.clock, 1e8, 1e8, 1e8)
+        self.pace = Pace(self.clock, floor=1e8, ceiling=1e8, start=1e8)
         self.image = ImageInMemory(bytes(SIZE))
         self.share = Share()
         self.written: list[bytes] = []
@@ -100,10 +100,10 @@ class ShareTests(ShareTestCase):
     def test_greedy(self) -> None:
         """A greedy client gets its share while anything is multicast, also on an idle link."""
         self.clock.advance(self.pace.delay(DATA_SIZE))
-        self.share.waiting = GREEDY
+        self.share.waiting = MAX_BYTES_AWAITED
         self.ask(self.reads)
         self.assertLessEqual(self.reads.bytes_sent, MAX_CREDIT + DATA_SIZE)
-        self.clock.advance(SENDING + RETRY_DELAY)
+        self.clock.advance(SENDING_SECONDS + RETRY_DELAY)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_afterwards(self) -> None:
@@ -111,7 +111,7 @@ class ShareTests(ShareTestCase):
         self.multicast(MULTICAST_WEIGHT * DATA_SIZE)
         self.ask(self.reads)
         self.assertLess(self.reads.bytes_sent, SIZE)
-        self.clock.advance(FULL + 2 * RETRY_DELAY)
+        self.clock.advance(LINK_FULL_SECONDS + 2 * RETRY_DELAY)
         self.assertEqual(self.reads.bytes_sent, SIZE)
 
     def test_no_debt(self) -> None:
@@ -141,7 +141,7 @@ class SegmentTests(ShareTestCase):
         super().setUp()
         self.transfer = make_sent(1, self.image, 0, BLOCK)
         self.all = (1 << len(self.transfer.rows)) - 1
-        self.share.mendable = 10 * BLOCK
+        self.share.repair_credit = 10 * BLOCK
 
     def sent(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
         """The tag and the packets of each SEGMENTS that was written since the last call."""
@@ -193,7 +193,7 @@ class SegmentTests(ShareTestCase):
 
     def test_not_asked_for(self) -> None:
         """A client that has read little is sent few segments."""
-        self.share.mendable = 5 * SEGMENT
+        self.share.repair_credit = 5 * SEGMENT
         sent = [self.reads.send_segments(self.transfer, 0b11, 7) for _ in range(4)]
         self.assertEqual(sent, [2, 2, 0, 0])
 
@@ -209,7 +209,7 @@ class HangingTests(SynchronousTestCase):
         self.failed: list[int] = []
         self.reads = UnicastReads(
             clock,
-            Pace(clock, 1e8, 1e8, 1e8),
+            Pace(clock, floor=1e8, ceiling=1e8, start=1e8),
             read=self.read,
             write=self.write,
             failed=lambda tag, error: self.failed.append(tag),

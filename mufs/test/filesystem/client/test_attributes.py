@@ -1,4 +1,4 @@
-"""Attributes known from a moment ago."""
+"""File attributes that were learnt a moment ago."""
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,16 +12,16 @@ class AttributeCacheTests(SynchronousTestCase):
     """What is known, and for how long."""
 
     def setUp(self) -> None:
-        """Begin with nothing known."""
+        """Start with nothing known."""
         self.clock = Clock()
         self.cache = AttributeCache(self.clock)
 
     def put(self, path: bytes, size: int) -> None:
-        """Learn at once what the server is asked for now."""
+        """Store attributes that the server is asked for now, and answers at once."""
         self.cache.put(path, make_attributes(size), self.clock.seconds())
 
     def test_lifetime(self) -> None:
-        """Attributes are known for a second, and as the last ones for good."""
+        """Attributes are current for a second, and the last ones stay known."""
         self.assertIsNone(self.cache.get(b"file"))
         self.assertIsNone(self.cache.last(b"file"))
         self.put(b"file", 1)
@@ -32,7 +32,7 @@ class AttributeCacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.last(b"file"), make_attributes(1))
 
     def test_anew(self) -> None:
-        """What is learnt anew takes the place of what was known, and lasts from then on."""
+        """New attributes replace old ones, and are current from then on."""
         self.put(b"file", 1)
         self.clock.advance(ATTRIBUTE_LIFETIME)
         self.put(b"file", 2)
@@ -40,7 +40,7 @@ class AttributeCacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.get(b"file"), make_attributes(2))
 
     def test_overtaken(self) -> None:
-        """An answer that comes after that to a later question does not take its place."""
+        """The late answer to an earlier request does not replace that to a later one."""
         self.cache.put(b"file", make_attributes(2), 5.0)
         self.cache.put(b"file", make_attributes(1), 4.0)
         self.assertEqual(self.cache.get(b"file"), make_attributes(2))
@@ -48,7 +48,7 @@ class AttributeCacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.get(b"file"), make_attributes(3))
 
     def test_bound(self) -> None:
-        """No more paths are known than there may be; the last that came always is."""
+        """The number of paths is bounded; the last one is always known."""
         self.patch(attributes, "MAX_PATHS", 3)
         for number in range(20):
             path = b"%d" % number
@@ -58,7 +58,7 @@ class AttributeCacheTests(SynchronousTestCase):
             self.assertLessEqual(len(known), 3)
 
     def test_full(self) -> None:
-        """A full cache takes news of paths that it knows without forgetting the others."""
+        """Updating a path in a full cache does not forget the others."""
         self.patch(attributes, "MAX_PATHS", 2)
         for size in (1, 2, 3):
             self.put(b"a", size)

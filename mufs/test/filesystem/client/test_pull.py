@@ -36,7 +36,7 @@ class PullTests(SynchronousTestCase):
     """Pulls in a simulated network."""
 
     def make(self, clients: int = 1, size: int = SIZE, **how: Any) -> SimulatedNetwork:
-        """Have a network with an image."""
+        """Make a network with an image."""
         self.network = SimulatedNetwork(3, clients, **how)
         self.network.put_image(b"disk.img", size)
         self.told: list[Progress] = []
@@ -55,21 +55,21 @@ class PullTests(SynchronousTestCase):
         return multicast + tcp
 
     def assert_all_there(self, number: int = 0, path: bytes = b"disk.img") -> None:
-        """Reading the image takes nothing from the server, and gives the right bytes."""
+        """Reading the image gives the right bytes without the server."""
         before = self.sent()
         self.network.run(self.network.read_all(number, path))
         self.assertEqual(self.sent(), before)
         self.assertEqual(self.network.leftovers(), [])
 
     def assert_error(self, number: int, pulling: Deferred[Progress]) -> str:
-        """The pull fails with this errno; its text."""
+        """A pull fails with this errno; returns its text."""
         with self.assertRaises(OSError) as raised:
             self.network.run(pulling)
         self.assertEqual(raised.exception.errno, number)
         return str(raised.exception.strerror)
 
     def test_pull(self) -> None:
-        """An image that was pulled is read without the server, and it came once."""
+        """A pulled image is read without the server, and was sent once."""
         self.make()
         done = self.network.run(self.pull())
         self.assertEqual((done.size, done.held, done.asked), (SIZE, SIZE, SIZE))
@@ -78,12 +78,12 @@ class PullTests(SynchronousTestCase):
         self.assertEqual(self.network.clients[0].remote.coalescer.misses, 0)
 
     def test_empty(self) -> None:
-        """An image without bytes is there at once."""
+        """Pulling an empty image ends at once."""
         self.make(size=0)
         self.assertEqual(self.network.run(self.pull()), Progress(0, 0, 0, 0, True))
 
     def test_again(self) -> None:
-        """What is in the cache is not asked for again, also after an interruption."""
+        """What is in the cache is not requested again, also after an interruption."""
         self.make(rate_max=1e8, link=1e8)
         pulling = self.pull()
         self.network.clock.advance(0.25)
@@ -124,7 +124,7 @@ class PullTests(SynchronousTestCase):
             self.assert_all_there(number)
 
     def test_loss(self) -> None:
-        """Losses are mended as those of readers are."""
+        """Losses are repaired like those of readers."""
         self.make(clients=4, loss=0.01)
         results = self.network.run(DeferredList([self.pull(number) for number in range(4)]))
         self.assertTrue(all(ok for ok, _ in results))
@@ -133,13 +133,13 @@ class PullTests(SynchronousTestCase):
             self.assert_all_there(number)
 
     def test_without_multicast(self) -> None:
-        """Where no multicast comes the pull is over TCP."""
+        """Where no multicast arrives the pull uses TCP."""
         self.make(loss=1.0)
         self.network.run(self.pull())
         self.assert_all_there()
 
     def test_reader_first(self) -> None:
-        """A read beside pulls waits no longer than what is on the link already takes."""
+        """A read beside pulls waits only for what is already on the link."""
         self.make(clients=3, link=1e8, rate_max=1e8, size=32 * MIB)
         self.network.put_image(b"other.img", 4 * MIB)
         pulls = [self.pull(number) for number in range(3)]
@@ -182,14 +182,14 @@ class PullTests(SynchronousTestCase):
         self.assertEqual(client.remote.open_images(), set())
 
     def test_too_large(self) -> None:
-        """An image that does not fit the cache is not begun; the error says both sizes."""
+        """An image that does not fit the cache is refused; the error names both sizes."""
         self.make(size=9 * MIB, cache_size=8 * MIB)
         text = self.assert_error(errno.ENOSPC, self.pull())
         self.assertEqual(text, "the image has 9.0 MiB, the cache 8.0 MiB")
         self.assertEqual(self.sent(), 0)
 
     def test_fits_exactly(self) -> None:
-        """One that does replaces others, and none of its own blocks."""
+        """One that fits exactly replaces others, and none of its own blocks."""
         self.make(size=8 * MIB, cache_size=8 * MIB)
         self.network.put_image(b"other.img", 4 * MIB)
         self.network.run(self.network.read_all(0, b"disk.img"))
@@ -200,7 +200,7 @@ class PullTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_slow_disk(self) -> None:
-        """While what has come waits for the disk, nothing more is asked for."""
+        """While the disk is behind, nothing more is requested."""
         self.make(link=1e8, rate_max=1e8)
         client = self.network.clients[0]
         pulling = self.pull()
@@ -218,7 +218,7 @@ class PullTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_full_disk(self) -> None:
-        """A disk that takes nothing for long ends it."""
+        """A disk that accepts nothing for long ends the pull."""
         self.make()
         storage: Any = self.network.clients[0].cache._storage
         self.patch(storage, "is_behind", lambda: True)
@@ -227,7 +227,7 @@ class PullTests(SynchronousTestCase):
         self.assertEqual(self.network.leftovers(), [])
 
     def test_no_room(self) -> None:
-        """Images that displace one another are not pulled for ever."""
+        """Images that evict each other do not keep pulls running for ever."""
         self.make(size=6 * MIB, cache_size=8 * MIB)
         self.network.put_image(b"other.img", 6 * MIB)
         both = DeferredList([self.pull(), self.pull(path=b"other.img")], consumeErrors=True)
@@ -236,12 +236,12 @@ class PullTests(SynchronousTestCase):
         self.assertLess(self.sent(), MAX_PASSES * 2 * 1.1 * 6 * MIB)
 
     def test_errors(self) -> None:
-        """What cannot be opened ends the pull with the server's error."""
+        """An image that cannot be opened ends the pull with the server's error."""
         self.make()
         self.assert_error(errno.ENOENT, self.pull(path=b"none"))
 
     def test_unreadable(self) -> None:
-        """So does what cannot be read."""
+        """So does one that cannot be read."""
         self.make()
         self.network.library.images[b"disk.img"].read = self.broken  # type: ignore[method-assign]
         self.assert_error(errno.EIO, self.pull())
@@ -252,7 +252,7 @@ class PullTests(SynchronousTestCase):
         raise OSError(errno.EIO, "input/output error")
 
     def test_replaced(self) -> None:
-        """An image that is replaced meanwhile ends it with ESTALE."""
+        """An image that is replaced meanwhile ends the pull with ESTALE."""
         self.make(link=1e8, rate_max=1e8)
         pulling = self.pull()
         self.network.clock.advance(0.3)
@@ -260,7 +260,7 @@ class PullTests(SynchronousTestCase):
         self.assert_error(errno.ESTALE, pulling)
 
     def test_server_away(self) -> None:
-        """While the server is away the pull waits, and says so; then it goes on where it was."""
+        """While the server is away the pull waits and says so; then it continues where it was."""
         self.make(link=1e8, rate_max=1e8)
         pulling = self.pull()
         self.network.clock.advance(0.4)
@@ -273,7 +273,7 @@ class PullTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_server_not_there_yet(self) -> None:
-        """A pull that begins without a server waits for it, too."""
+        """A pull that starts without a server waits for it."""
         self.make()
         self.network.restart_server(3)
         pulling = self.pull()
@@ -282,7 +282,7 @@ class PullTests(SynchronousTestCase):
         self.network.run(pulling)
 
     def test_reader_gives_up(self) -> None:
-        """A reader that gives up what the pull waits for, too, does not end it."""
+        """A reader that cancels what the pull waits for, too, does not end it."""
         self.make(link=1e8, rate_max=1e8)
         client = self.network.clients[0]
         handle, _ = self.network.run(client.remote.open(b"disk.img"))
@@ -300,7 +300,7 @@ class PullTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_limit(self) -> None:
-        """No more than so many pulls run at a time."""
+        """The number of pulls at a time is bounded."""
         self.make(link=1e6)
         pulls = [self.pull() for _ in range(MAX_PULLS)]
         self.failureResultOf(self.pull(), OSError)
@@ -309,7 +309,7 @@ class PullTests(SynchronousTestCase):
             self.failureResultOf(pull, CancelledError)
 
     def test_large(self) -> None:
-        """Looking through an image that is there leaves the reactor to others."""
+        """Checking a large cached image lets the reactor do other work."""
         size = 2 * MAX_BLOCKS_PER_TURN * BLOCK + 1
         self.make(size=0, cache_size=size + BLOCK)
         client = self.network.clients[0]

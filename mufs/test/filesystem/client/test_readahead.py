@@ -33,7 +33,7 @@ def fixed(size: int) -> ReadAheadWindow:
 
 
 class ReadAheadTests(SynchronousTestCase):
-    """What is asked for before it is read."""
+    """What is requested before it is read."""
 
     @examples(50)
     @given(
@@ -66,7 +66,7 @@ class ReadAheadTests(SynchronousTestCase):
         self.assertGreaterEqual(max(asked, position), size)
 
     def test_keeps_ahead(self) -> None:
-        """Once a reader was seen to read in sequence, what it reads was always asked for."""
+        """Once a sequence is detected, everything it reads was requested before."""
         size = 4 * READ_PER_AHEAD * MOST
         ahead, asked = SequenceDetector(size, fixed(MOST)), 0
         for offset in range(0, size, BLOCK):
@@ -80,7 +80,7 @@ class ReadAheadTests(SynchronousTestCase):
         self.assertEqual(asked, size)
 
     def test_grows(self) -> None:
-        """Nothing is asked for at first, and then no more than a part of what was read."""
+        """At first nothing is read ahead, and then no more than a part of what was read."""
         ahead = SequenceDetector(SIZE, fixed(MOST))
         for offset in range(0, SIZE - MOST, BLOCK):
             found = ahead.advance(offset, BLOCK)
@@ -91,21 +91,21 @@ class ReadAheadTests(SynchronousTestCase):
                 self.assertLess(sum(found) - read, read // READ_PER_AHEAD + BLOCK)
 
     def test_at_random(self) -> None:
-        """Reads here and there have nothing asked for."""
+        """Reads at random are not read ahead of."""
         ahead = SequenceDetector(SIZE, fixed(MOST))
         places = [20, 3, 33, 10, 38, 15, 25]
         found = [ahead.advance(place * BLOCK, PAGE) for place in places]
         self.assertEqual(found, [None] * len(places))
 
     def read_on(self, ahead: SequenceDetector, start: int, blocks: int) -> "tuple[int, int] | None":
-        """Read blocks in sequence; what the last read has asked for."""
+        """Read blocks in sequence; what the last read requested."""
         found = None
         for number in range(blocks):
             found = ahead.advance(start + number * BLOCK, BLOCK)
         return found
 
     def test_anywhere(self) -> None:
-        """A reader that jumps, and reads in sequence from there on, is read ahead of there."""
+        """A reader that jumps and goes on in sequence is read ahead of at its new place."""
         ahead, start = SequenceDetector(SIZE, fixed(MOST)), 20 * BLOCK
         self.assertIsNone(self.read_on(ahead, start, MIN_SEQUENTIAL_BYTES // BLOCK - 1))
         last = start + MIN_SEQUENTIAL_BYTES - BLOCK
@@ -116,7 +116,7 @@ class ReadAheadTests(SynchronousTestCase):
         self.assertIsNone(ahead.advance(start - MAX_REORDERING - 1, PAGE))
 
     def test_by_turns(self) -> None:
-        """Some sequences that are read by turns are each read ahead of; too many are forgotten."""
+        """Several interleaved sequences are each read ahead of; too many are forgotten."""
         for count in (MAX_SEQUENCES, MAX_SEQUENCES + 1):
             ahead = SequenceDetector(100 * SIZE, fixed(MOST))
             starts = [(number + 1) * MOST * 2 for number in range(count)]
@@ -137,7 +137,7 @@ class ReadAheadTests(SynchronousTestCase):
         st.lists(st.tuples(st.integers(0, SIZE + BLOCK), st.integers(0, BLOCK)), max_size=30),
     )
     def test_any_reads(self, size: int, reads: list[tuple[int, int]]) -> None:
-        """Whatever is read, only what lies behind it and within the image is asked for."""
+        """Whatever is read, only what follows it within the image is requested."""
         ahead = SequenceDetector(size, fixed(MOST))
         for offset, length in reads:
             found = ahead.advance(offset, length)
@@ -151,7 +151,7 @@ class AroundTests(SynchronousTestCase):
     """What a read at random brings with it."""
 
     def test_ever_more(self) -> None:
-        """The more reads at random there were in a row, the more, up to a bound."""
+        """The more reads at random in a row, the more each brings, up to a limit."""
         ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
         sizes = []
         for number in range(6 * READS_PER_DOUBLING):
@@ -167,7 +167,7 @@ class AroundTests(SynchronousTestCase):
         self.assertEqual(sizes, sorted(sizes))
 
     def test_in_sequence(self) -> None:
-        """Reads in sequence end that."""
+        """A sequence resets that."""
         ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
         for number in range(6 * READS_PER_DOUBLING):
             ahead.advance((number * 37 % 999) * MAX_AROUND, PAGE)
@@ -183,19 +183,19 @@ class AroundTests(SynchronousTestCase):
 
 
 class WindowTests(SynchronousTestCase):
-    """How far to be ahead."""
+    """How far to read ahead."""
 
     def run_path(
         self, window: ReadAheadWindow, clock: Clock, delay: float, bandwidth: float
     ) -> None:
-        """Read for two seconds over a path, with as much under way as the window allows."""
+        """Read for two seconds over a path, with the window full."""
         window.on_answer(delay)
         for _ in range(200):
             clock.advance(0.01)
             window.on_bytes(int(0.01 * min(bandwidth, window.size / delay)))
 
     def test_long_path(self) -> None:
-        """A path of much delay gets twice its bandwidth times its delay, up to the bound."""
+        """A path with much delay gets twice its bandwidth-delay product, up to the limit."""
         for held, expected in ((3, 6), (1.5, 3), (50, 8)):
             clock = Clock()
             window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
@@ -203,7 +203,7 @@ class WindowTests(SynchronousTestCase):
             self.assertLess(abs(window.size / (expected * MIN_WINDOW) - 1), 0.01, held)
 
     def test_short_path(self) -> None:
-        """One of little delay, or little bandwidth, gets what is enough there."""
+        """One with little delay, or little bandwidth, gets the smallest window."""
         for delay, bandwidth in ((0.001, 400e6), (0.02, 12.5e6)):
             clock = Clock()
             window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
@@ -211,7 +211,7 @@ class WindowTests(SynchronousTestCase):
             self.assertEqual(window.size, MIN_WINDOW)
 
     def test_bound(self) -> None:
-        """No more than the bound, also when it is set later."""
+        """The limit holds, also when it is set later."""
         clock = Clock()
         window = ReadAheadWindow(clock, BLOCK)
         self.run_path(window, clock, 0.1, 1e9)

@@ -1,0 +1,313 @@
+"""The operations of a remote file system, with a channel that the test answers."""
+
+from __future__ import annotations
+
+import errno
+from itertools import count
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.channel import ChannelLost
+from mufs.filesystem.client.attributes import ATTRIBUTE_LIFETIME
+from mufs.filesystem.client.images import OpenImage, PageCache
+from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.test.support.doubles import make_attributes
+from mufs.wire.channel import Framer, Type
+from mufs.wire.metadata import (
+    NOBODY,
+    VERSION,
+    At,
+    Caller,
+    Close,
+    Link,
+    Names,
+    Opened,
+    Pull,
+    Welcome,
+    decode,
+)
+from mufs.wire.pages import BLOCK, PAGE
+
+SIZE = 4 * BLOCK
+ROOT = Caller(0, 0, [])
+
+
+def make_opened(generation: int = 1, handle: int = 5, size: int = SIZE) -> Opened:
+    """The server's answer to OPEN."""
+    attributes = evolve(make_attributes(size), mtime=generation)
+    return Opened(handle, 1, generation, bytes(16), attributes)
+
+
+class Channel:
+    """A connection: keeps requests for the test to answer, and the packets sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[Type, Any, Deferred[Any]]] = []
+        self.packets: list[bytes] = []
+        self.new_tag = count(1).__next__
+        self.aborted = False
+
+    def ask(self, kind: Type, body: object, answer: type) -> Deferred[Any]:
+        """See L{ClientChannel.ask}."""
+        self.requests.append((kind, body, Deferred()))
+        return self.requests[-1][2]
+
+    def send(self, packet: bytes) -> None:
+        """See L{ClientChannel.send}."""
+        self.packets.append(packet)
+
+    def abort(self) -> None:
+        """See L{ClientChannel.abort}."""
+        self.aborted = True
+
+    def answer(self, value: object) -> tuple[Type, Any]:
+        """Answer the oldest request; its type and body."""
+        kind, body, deferred = self.requests.pop(0)
+        if isinstance(value, Exception):
+            deferred.errback(value)
+        else:
+            deferred.callback(value)
+        return kind, body
+
+    def sent(self, kind: Type) -> list[bytes]:
+        """The bodies of packets of a type that were sent since the last call."""
+        packets = [each for packet in self.packets for each in Framer().feed(packet)]
+        self.packets.clear()
+        return [body for found, _, body in packets if found == kind]
+
+
+class ServerPulls:
+    """Remembers what the server asks for."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def requested(self, pull: Pull) -> None:
+        """See L{mufs.filesystem.client.server_pulls.ServerPulls.requested}."""
+        self.events.append(pull)
+
+    def disconnected(self) -> None:
+        """See L{mufs.filesystem.client.server_pulls.ServerPulls.disconnected}."""
+        self.events.append("disconnected")
+
+
+class RemoteTestCase(SynchronousTestCase):
+    """A file system that is connected."""
+
+    def setUp(self) -> None:
+        """Connect."""
+        self.clock = Clock()
+        self.cache = BlockCache(16 * BLOCK)
+        self.remote = RemoteFileSystem(
+            self.clock,
+            self.cache,
+            BLOCK,
+            on_welcome=lambda channel, welcome: None,
+            on_refused=lambda reason: None,
+        )
+        self.server_pulls = ServerPulls()
+        pulls: Any = self.server_pulls
+        self.remote.server_pulls = pulls
+        self.connect()
+
+    def connect(self) -> None:
+        """Make a connection."""
+        self.channel = channel = Channel()
+        double: Any = channel
+        self.remote.connected(double, Welcome(VERSION, "", 0, ("", 0), 1400))
+
+    def disconnect(self) -> None:
+        """Lose it."""
+        self.remote.disconnected()
+        while self.channel.requests:
+            self.channel.answer(ChannelLost())
+
+    def open(
+        self, path: bytes = b"image", generation: int = 1, handle: int = 5
+    ) -> tuple[int, OpenImage, PageCache]:
+        """Open an image."""
+        opening = self.remote.open(path, NOBODY)
+        kind, _ = self.channel.answer(make_opened(generation, handle))
+        self.assertEqual(kind, Type.OPEN)
+        number, pages = self.successResultOf(opening)
+        return number, self.remote.opened(number), pages
+
+    def closed(self) -> list[int]:
+        """The handles that the server was told to close since the last call."""
+        return [decode(Close, body).handle for body in self.channel.sent(Type.CLOSE)]
+
+    def assert_errno(self, number: int, failed: Deferred[Any]) -> None:
+        """An operation fails with this errno."""
+        self.assertEqual(self.failureResultOf(failed, OSError).value.errno, number)
+
+
+class OperationTests(RemoteTestCase):
+    """Operations on names and attributes."""
+
+    def test_getattr(self) -> None:
+        """Attributes are the server's, and are known for a while from then on."""
+        looking = self.remote.getattr(b"image", caller=ROOT)
+        self.assertEqual(
+            self.channel.answer(make_attributes(7)), (Type.GETATTR, At(b"image", ROOT))
+        )
+        self.assertEqual(self.successResultOf(looking), make_attributes(7))
+        self.assertEqual(self.remote.attributes.get(b"image"), make_attributes(7))
+        self.clock.advance(2 * ATTRIBUTE_LIFETIME)
+        self.assertIsNone(self.remote.attributes.get(b"image"))
+
+    def test_error(self) -> None:
+        """An error of the server is the operation's."""
+        looking = self.remote.getattr(b"none")
+        self.channel.answer(OSError(errno.ENOENT, "none"))
+        self.assert_errno(errno.ENOENT, looking)
+
+    def test_readdir(self) -> None:
+        """A listing brings attributes; a name that was listed twice comes once, as the last."""
+        listing = self.remote.readdir(b"dir")
+        names = [(b"a", make_attributes(1)), (b"b", make_attributes(2)), (b"a", make_attributes(3))]
+        self.channel.answer(Names(names))
+        self.assertEqual(
+            self.successResultOf(listing), [(b"a", make_attributes(3)), (b"b", make_attributes(2))]
+        )
+        self.assertEqual(self.remote.attributes.get(b"dir/b"), make_attributes(2))
+
+    def test_readlink(self) -> None:
+        """The target of a link."""
+        reading = self.remote.readlink(b"link")
+        self.channel.answer(Link(b"there"))
+        self.assertEqual(self.successResultOf(reading), b"there")
+
+    def test_without_connection(self) -> None:
+        """Operations wait for the next connection, and are asked again if one is lost."""
+        looking = self.remote.getattr(b"image")
+        self.disconnect()
+        cancelled = self.remote.getattr(b"other")
+        self.assertFalse(self.remote.is_connected)
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        self.connect()
+        self.assertTrue(self.remote.is_connected)
+        self.assertEqual([body.path for _, body, _ in self.channel.requests], [b"image"])
+        self.channel.answer(make_attributes(7))
+        self.assertEqual(self.successResultOf(looking), make_attributes(7))
+
+    def test_server_pulls(self) -> None:
+        """What the server asks for is passed on, and the end of the connection, too."""
+        self.remote.pull(Pull(1, b"image"))
+        self.disconnect()
+        self.assertEqual(self.server_pulls.events, [Pull(1, b"image"), "disconnected"])
+
+    def test_stop(self) -> None:
+        """Stopping ends the connection at once."""
+        self.remote.stop()
+        self.assertTrue(self.channel.aborted)
+
+
+class ImageTests(RemoteTestCase):
+    """Open images."""
+
+    def test_open(self) -> None:
+        """An image has the server's handle; closing it tells the server."""
+        number, opened, pages = self.open()
+        self.assertEqual((opened.server_handle, opened.key, pages), (5, (1, 1), PageCache.RENEW))
+        self.assertEqual(self.remote.open_images(), {(1, 1)})
+        self.remote.release(number)
+        self.assertEqual(
+            [decode(Close, body) for body in self.channel.sent(Type.CLOSE)], [Close(5)]
+        )
+        self.assertEqual(self.remote.open_images(), set())
+        self.assertEqual(list(self.remote.images), [(1, 1)])
+
+    def test_cached_read(self) -> None:
+        """A read is answered by the cache if all of it is there, up to the end of the image."""
+        _, opened, _ = self.open()
+        self.cache.store(opened.key, 3 * BLOCK, bytes(range(256)) * (BLOCK // 256))
+        target = memoryview(bytearray(2 * PAGE))
+        self.assertEqual(self.remote.cached_read(opened, SIZE - PAGE, target), PAGE)
+        self.assertEqual(bytes(target[:PAGE]), bytes(range(256)) * (PAGE // 256))
+        self.assertIsNone(self.remote.cached_read(opened, 3 * BLOCK - PAGE, target))
+        self.assertEqual(self.remote.cached_read(opened, SIZE + PAGE, target), 0)
+        self.assertEqual(self.remote.reads_and_hits, (2, 2))
+        self.assertFalse(self.remote.lacks(opened, 3 * BLOCK, BLOCK))
+        self.assertTrue(self.remote.lacks(opened, 3 * BLOCK - PAGE, 2 * PAGE))
+
+    def test_stale(self) -> None:
+        """When the server tells of another content, reads and attributes by handle are ESTALE."""
+        number, opened, _ = self.open()
+        by_handle = self.remote.getattr(b"image", number)
+        self.channel.answer(make_attributes(SIZE + 1))
+        self.assert_errno(errno.ESTALE, by_handle)
+        target = memoryview(bytearray(PAGE))
+        for read in (self.remote.read, self.remote.cached_read):
+            error = self.assertRaises(OSError, read, opened, 0, target)
+            self.assertEqual(error.errno, errno.ESTALE)
+
+    def test_caller(self) -> None:
+        """Attributes by handle are asked for as whoever opened the image."""
+        opening = self.remote.open(b"image", ROOT)
+        self.channel.answer(make_opened())
+        number, _ = self.successResultOf(opening)
+        self.remote.getattr(b"image", number, NOBODY)
+        self.assertEqual(self.channel.requests[0][1], At(b"image", ROOT))
+
+    def test_asked_before(self) -> None:
+        """Attributes that were asked for before an open do not make its image stale."""
+        self.remote.getattr(b"image")
+        opening = self.remote.open(b"image")
+        _, _, late = self.channel.requests.pop(0)
+        self.channel.answer(make_opened(2))
+        number, _ = self.successResultOf(opening)
+        late.callback(make_attributes(SIZE + 1))
+        self.assertFalse(self.remote.opened(number).stale)
+
+
+class ReconnectTests(RemoteTestCase):
+    """Open images on the next connection."""
+
+    def test_reopened(self) -> None:
+        """An image of the same generation gets a new handle."""
+        _, opened, _ = self.open()
+        self.disconnect()
+        self.assertIsNone(opened.server_handle)
+        self.connect()
+        self.assertEqual(self.channel.answer(make_opened(handle=9))[0], Type.OPEN)
+        self.assertEqual((opened.server_handle, opened.stale), (9, False))
+
+    def test_replaced(self) -> None:
+        """One that was replaced or removed meanwhile is stale."""
+        for answer in (make_opened(2), OSError(errno.ENOENT, "none")):
+            number, opened, _ = self.open()
+            self.disconnect()
+            self.connect()
+            self.channel.answer(answer)
+            self.assertTrue(opened.stale)
+            self.remote.release(number)
+
+    def test_closed_meanwhile(self) -> None:
+        """One that is closed while it is reopened is closed on the server, too."""
+        number, _, _ = self.open()
+        self.disconnect()
+        self.connect()
+        self.remote.release(number)
+        self.channel.answer(make_opened(handle=9))
+        self.assertEqual(
+            [decode(Close, body) for body in self.channel.sent(Type.CLOSE)], [Close(9)]
+        )
+
+    def test_closed_by_reader(self) -> None:
+        """A reader whose stale image fails may close it at once; the others are reopened."""
+        number, opened, _ = self.open()
+        _, other, _ = self.open(b"other", handle=6)
+        reading = self.remote.read(opened, 0, memoryview(bytearray(PAGE)))
+        reading.addErrback(lambda failure: self.remote.release(number))
+        self.disconnect()
+        opened.stale = True
+        self.connect()
+        self.successResultOf(reading)
+        self.channel.answer(make_opened(handle=9))
+        self.assertEqual(other.server_handle, 9)
