@@ -1,20 +1,22 @@
-"""What both ends of the multicast group do with their UDP sockets."""
+"""Options of UDP sockets, for both ends of the multicast group."""
 
 import socket
 
 from twisted.internet.interfaces import IMulticastTransport
 from twisted.internet.protocol import DatagramProtocol
 
+# Linux constants that the socket module does not define.
 UDP_SEGMENT = 103
 UDP_GRO = 104
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
 MAX_DATAGRAM = 65535
+"""Bytes of a datagram at most."""
 
 
 def set_option(handle: socket.socket, level: int, option: int, value: int) -> bool:
-    """Set a socket option; C{False} where the kernel refuses it."""
+    """Set a socket option; C{False} if the kernel refuses it."""
     try:
         handle.setsockopt(level, option, value)
     except OSError:
@@ -23,13 +25,13 @@ def set_option(handle: socket.socket, level: int, option: int, value: int) -> bo
 
 
 def grow_receive_buffer(handle: socket.socket, size: int) -> int:
-    """Ask for a receive buffer of C{size} bytes; what was granted."""
+    """Request a receive buffer of C{size} bytes; the bytes granted."""
     return _grow(handle, socket.SO_RCVBUF, _SO_RCVBUFFORCE, size)
 
 
 def _grow(handle: socket.socket, option: int, force: int, size: int) -> int:
     """
-    Ask for a buffer of C{size} bytes, past the system's limit where that is allowed.
+    Request a buffer of C{size} bytes, beyond the system's limit if the process may exceed it.
 
     @return: the bytes granted.
     """
@@ -39,7 +41,7 @@ def _grow(handle: socket.socket, option: int, force: int, size: int) -> int:
 
 
 class MulticastProtocol(DatagramProtocol):
-    """A datagram protocol on a port made by C{listenMulticast}."""
+    """A datagram protocol on a port of C{listenMulticast}, with access to its socket."""
 
     noisy = False
     transport: IMulticastTransport
@@ -49,13 +51,13 @@ class MulticastProtocol(DatagramProtocol):
         return handle
 
     def _set(self, level: int, option: int, value: int) -> bool:
-        """Set a socket option; C{False} where the kernel refuses it."""
+        """Set a socket option; C{False} if the kernel refuses it."""
         return set_option(self._socket(), level, option, value)
 
     def grow_send_buffer(self, size: int) -> int:
-        """Ask for a send buffer of C{size} bytes; what was granted."""
+        """Request a send buffer of C{size} bytes; the bytes granted."""
         return _grow(self._socket(), socket.SO_SNDBUF, _SO_SNDBUFFORCE, size)
 
     def grow_receive_buffer(self, size: int) -> int:
-        """Ask for a receive buffer of C{size} bytes; what was granted."""
+        """Request a receive buffer of C{size} bytes; the bytes granted."""
         return grow_receive_buffer(self._socket(), size)

@@ -56,6 +56,6 @@ class InterfaceTests(SynchronousTestCase):
     def test_output(self) -> None:
         """The end of the group at the server takes segments."""
         reactor: Any = None
-        output = MulticastOutput(reactor, "239.5.5.0", 7041, "127.0.0.1", 1400)
+        output = MulticastOutput(reactor, "239.5.5.0", 7041, interface="127.0.0.1", segment=1400)
         self.assert_provides(ISegmentOutput, output)
         self.assert_provides(ISegmentOutput, RecordingOutput())

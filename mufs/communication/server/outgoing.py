@@ -97,7 +97,9 @@ class OutgoingMulticast:
             )
 
     def _open(self, interface: str) -> None:
-        output = MulticastOutput(self._reactor, self._group, self._port, interface, SEGMENT)
+        output = MulticastOutput(
+            self._reactor, self._group, self._port, interface=interface, segment=SEGMENT
+        )
         try:
             port = self._reactor.listenMulticast(0, output, interface=interface)
         except (OSError, CannotListenError) as error:

@@ -1,4 +1,4 @@
-"""The server's end of the multicast group."""
+"""The socket that the server sends to the multicast group from."""
 
 import socket
 from errno import EINVAL, EIO, EOPNOTSUPP
@@ -13,32 +13,32 @@ from mufs.communication.multicast import UDP_SEGMENT, MulticastProtocol
 from mufs.wire.segments import HEADER
 
 SEND_BUFFER = 256 * 1024
-"""Bytes: what may lie before the link, and so delay an answer on the request channel."""
+"""Bytes that may queue before the link, and thus delay answers on the request channel."""
 
 MAX_TRAIN = 45
-"""Datagrams that the kernel cuts from one write: they fill 64 KiB."""
+"""Datagrams that the kernel cuts from one write at most: 64 KiB of them."""
 
 
 class ISegmentOutput(Interface):
-    """Where a server's datagrams go out."""
+    """Where the server sends its datagrams."""
 
     def write(packets: bytes | memoryview) -> int:
         """
-        Send packets that lie back to back, cut as datagrams at the segment size.
+        Send packets that lie back to back, as datagrams of a segment each.
 
-        @return: how many bytes of them are done with; the rest found the send buffer full.
+        @return: how many bytes were taken; the send buffer had no room for the rest.
         """
 
     def writable() -> "Deferred[None]":
-        """Fires when the send buffer has room again."""
+        """Wait until the send buffer has room again."""
 
 
 @implementer(IWriteDescriptor)
 class _Writability:
-    """Watches a socket for room in its send buffer, beside the port that reads from it."""
+    """Watches a socket for room in its send buffer; a port of the reactor reads from it."""
 
     def __init__(self, watched: socket.socket, reactor: IReactorFDSet) -> None:
-        # The reactor knows a descriptor by its number, and the port has this one's.
+        # The reactor identifies descriptors by number, and the port uses the number of this one.
         self._socket = watched.dup()
         self._reactor = reactor
         self._waiting: list[Deferred[None]] = []
@@ -68,14 +68,18 @@ class _Writability:
 
 @implementer(ISegmentOutput)
 class MulticastOutput(MulticastProtocol):
-    """Sends segments to the group, many in one write where the kernel cuts them (UDP_SEGMENT)."""
+    """Sends segments to the group, many per write where the kernel supports UDP_SEGMENT."""
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorFDSet, group: str, port: int, interface: str, segment: int
+        self, reactor: IReactorFDSet, group: str, port: int, *, interface: str, segment: int
     ) -> None:
-        """@param interface: address of the interface to send on."""
+        """
+        @param group: address of the group.
+        @param interface: address of the interface to send on.
+        @param segment: bytes of data in a segment.
+        """
         self._reactor = reactor
         self._group = (group, port)
         self.interface = interface
@@ -84,7 +88,7 @@ class MulticastOutput(MulticastProtocol):
         self._writability: _Writability | None = None
 
     def startProtocol(self) -> None:
-        """Set the socket up."""
+        """Set up the socket."""
         self.transport.setOutgoingInterface(self.interface)
         self.transport.setLoopbackMode(True)
         self.transport.connect(*self._group)
@@ -93,12 +97,12 @@ class MulticastOutput(MulticastProtocol):
         self._writability = _Writability(self._socket(), self._reactor)
 
     def stopProtocol(self) -> None:
-        """Let the socket go."""
+        """Stop watching the socket."""
         if self._writability is not None:
             self._writability.connectionLost(None)
 
     def write(self, packets: bytes | memoryview) -> int:
-        """See L{ISegmentOutput.write}; a packet lost on the way out is left to repair."""
+        """See L{ISegmentOutput.write}; packets that fail to be sent are left to repairs."""
         if self._offload:
             return len(packets) if self._write(packets) else 0
         for start in range(0, len(packets), self._stride):
@@ -112,15 +116,16 @@ class MulticastOutput(MulticastProtocol):
         return self._writability.wait()
 
     def _write(self, packets: bytes | memoryview) -> bool:
-        """Hand over to the kernel; C{False} when it must be tried again."""
+        """Write once; C{False} if that must be tried again."""
         try:
-            self.transport.write(packets, None)  # type: ignore[arg-type]  # any buffer will do
+            self.transport.write(packets, None)  # type: ignore[arg-type]  # any buffer is accepted
         except BlockingIOError:
             return False
         except (OSError, MessageLengthError) as error:
             refused = getattr(error, "errno", None) in (EINVAL, EIO, EOPNOTSUPP, None)
             if self._offload and refused:
-                # Not for this interface, or not beyond its MTU: the kernel fragments, then.
+                # Not supported by the interface, or segments exceed its MTU. Without
+                # UDP_SEGMENT the kernel fragments them.
                 self._log.info("UDP_SEGMENT is refused here ({error}): cutting", error=error)
                 self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
                 self._offload = False
