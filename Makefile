@@ -93,7 +93,7 @@ test-pythons:
 	        $(MAKE) --no-print-directory PYTHON=$$python VENV=.venv-$$other lint test-fast || exit; \
 	done
 
-# Also in the processes that tests start, unless these are killed.
+# Processes that tests start count, too, unless a signal ends them.
 coverage: setup
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m twisted.trial -j$(JOBS) $(TESTS); status=$$?; \

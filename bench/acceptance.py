@@ -103,6 +103,7 @@ class Acceptance:
 
     def _share(
         self,
+        *,
         loss: int = 0,
         apart: float = 0.0,
         bound: float | None = None,

@@ -88,7 +88,7 @@ def read(lab: Lab, image: str, sha256: str) -> tuple[float, bool]:
     return max(reading.seconds for reading in readings), right
 
 
-def attack(kind: str, rate: float | None, packets: float, size: int) -> Run:
+def attack(kind: str, *, rate: float | None, packets: float, size: int) -> Run:
     """Measure one attack in its own lab."""
     with Lab(READERS + 1, rate) as lab:
         *_, attacker = lab.hosts
@@ -153,7 +153,7 @@ def main() -> int:
         for packets in map(float, options.packets.split(",")):
             for kind in options.kinds or KINDS:
                 try:
-                    run = attack(kind, rate or None, packets, options.size * MIB)
+                    run = attack(kind, rate=rate or None, packets=packets, size=options.size * MIB)
                 except (LabError, OSError) as error:
                     print(f"{kind:<12}{rate:g} Mbit/s: {error}", flush=True)
                     well = False

@@ -63,7 +63,7 @@ def _dd(row: Row, system: Mount, size: int) -> Row:
     )
 
 
-def _fio(row: Row, system: Mount, pattern: str, block: str, jobs: int) -> Row:
+def _fio(row: Row, system: Mount, *, pattern: str, block: str, jobs: int) -> Row:
     """Reads by fio for at most 10 s. Each job has its part of the image, and reads no byte twice.
 
     fio drops the file from the kernel's page cache first.
@@ -95,7 +95,7 @@ def cold_random(row: Row, system: System) -> Iterator[Row]:
     """Random reads of 4 KiB by a client that has just mounted."""
     assert isinstance(system, Mount)
     system.start([HOST])
-    yield _fio(row, system, "randread", "4k", 1)
+    yield _fio(row, system, pattern="randread", block="4k", jobs=1)
 
 
 def far(row: Row, system: System, multicast: bool = True) -> Iterator[Row]:
@@ -111,7 +111,7 @@ def far(row: Row, system: System, multicast: bool = True) -> Iterator[Row]:
     yield _dd(row, system, min(REMOTE_READ_SIZE, system.image.size))
 
 
-def cached(row: Row, system: System, pattern: str, block: str, jobs: int) -> Iterator[Row]:
+def cached(row: Row, system: System, *, pattern: str, block: str, jobs: int) -> Iterator[Row]:
     """Reads that the client answers from its cache; the kernel's page cache is empty."""
     assert isinstance(system, Mount)
     if isinstance(system, Mufs):
@@ -119,7 +119,7 @@ def cached(row: Row, system: System, pattern: str, block: str, jobs: int) -> Ite
     system.start([HOST])
     if not _right(system, system.image.size):
         raise LabError("wrong bytes")
-    yield _fio(row, system, pattern, block, jobs)
+    yield _fio(row, system, pattern=pattern, block=block, jobs=jobs)
 
 
 _ALL: list[type[System]] = [*MOUNTS]

@@ -40,7 +40,7 @@ class Run:
     """READs that joined others."""
 
 
-def read_by_all(clients: int, size: int, rate: float, loss: float) -> Run:
+def read_by_all(clients: int, size: int, *, rate: float, loss: float) -> Run:
     """Let a number of clients read an image of `size` bytes; `rate` is in bits per second."""
     network = SimulatedNetwork(
         1, clients, link=rate, loss=loss, latency=0.0002, cache_size=2 * size, timeout=600.0
@@ -83,8 +83,8 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     for clients in map(int, options.clients.split(",")):
-        lossless = read_by_all(clients, size, options.rate * 1e6, 0.0)
-        lossy = read_by_all(clients, size, options.rate * 1e6, options.loss / 100)
+        lossless = read_by_all(clients, size, rate=options.rate * 1e6, loss=0.0)
+        lossy = read_by_all(clients, size, rate=options.rate * 1e6, loss=options.loss / 100)
         print(
             f"| {clients} | {lossy.images:.3f} | {lossy.over_tcp:.3f} "
             f"| {lossy.repairs / max(1, lossy.lost):.2f} | {lossy.merged / lossy.reads:.1%} "

@@ -74,8 +74,16 @@ def lone_boot(plan: Plan) -> Trace:
             system = Memory(lab, image)
             system.trace = path.with_suffix(".new")
             system.start(lab.hosts)
-            machine = Machine(lab, lab.hosts[0], "alone", system.file(lab.hosts[0]), plan.image)
-            boot([machine], plan.accelerator, plan.cache, monotonic(), plan.image.timeout)
+            machine = Machine(
+                lab, lab.hosts[0], "alone", base=system.file(lab.hosts[0]), image=plan.image
+            )
+            boot(
+                [machine],
+                accelerator=plan.accelerator,
+                cache=plan.cache,
+                start=monotonic(),
+                timeout=plan.image.timeout,
+            )
             system.trace.rename(path)
     return Trace(path.stem, path, plan.image.size)
 
@@ -88,17 +96,28 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
         system = kind(lab, image)
         system.start(lab.hosts)
         machines = [
-            Machine(lab, host, f"{name}-vm{number}", system.file(host), plan.image)
+            Machine(lab, host, f"{name}-vm{number}", base=system.file(host), image=plan.image)
             for host, (name, machines) in zip(lab.hosts, PLACES, strict=True)
             for number in range(1, machines + 1)
         ]
         before = counter.read()
         start = monotonic() + START_DELAY
         with Sampler(lab, start) as sampler:
-            boot(machines, plan.accelerator, plan.cache, start, plan.image.timeout)
+            boot(
+                machines,
+                accelerator=plan.accelerator,
+                cache=plan.cache,
+                start=start,
+                timeout=plan.image.timeout,
+            )
         counted = counter.read().since(before)
         hosts = [
-            host(system, where, name, max(m.seconds for m in machines if m.host == where))
+            host(
+                system,
+                where,
+                name=name,
+                seconds=max(m.seconds for m in machines if m.host == where),
+            )
             for where, (name, _) in zip(lab.hosts, PLACES, strict=True)
         ]
         asked = requests(system, counted.calls)

@@ -37,7 +37,7 @@ def lacking() -> list[str]:
 
 
 def command(
-    accelerator: str, memory: int, drive: str, console: Path, cache: str = "none"
+    accelerator: str, memory: int, *, drive: str, console: Path, cache: str = "none"
 ) -> list[str]:
     """The command line of a machine with one disk and no network.
 
@@ -61,7 +61,9 @@ def guests_run(accelerator: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="mufs-probe-") as directory:
         console, disk = Path(directory) / "console", Path(directory) / "disk"
         disk.write_bytes(speaking_disk(GREETING))
-        words = command(accelerator, 32, f"file={disk},format=raw", console, "writeback")
+        words = command(
+            accelerator, 32, drive=f"file={disk},format=raw", console=console, cache="writeback"
+        )
         quiet = subprocess.DEVNULL
         # It may fail or hang afterwards; only the console output counts.
         with suppress(subprocess.TimeoutExpired):
@@ -86,7 +88,7 @@ class Machine:
     It ends with the lab at the latest.
     """
 
-    def __init__(self, lab: Lab, host: str, name: str, base: Path, image: GuestImage) -> None:
+    def __init__(self, lab: Lab, host: str, name: str, *, base: Path, image: GuestImage) -> None:
         self.host = host
         self.name = name
         self.seconds = 0.0
@@ -104,7 +106,9 @@ class Machine:
     def start(self, accelerator: str, cache: str, start: float) -> None:
         """Switch it on; times are counted from `start`, on the monotonic clock."""
         drive = f"file={self._overlay},format=qcow2"
-        words = command(accelerator, self._image.memory, drive, self._console, cache)
+        words = command(
+            accelerator, self._image.memory, drive=drive, console=self._console, cache=cache
+        )
         self._start = start
         self._program = self._lab.start_program(self.name, self.host, words)
 
@@ -143,7 +147,7 @@ class Machine:
 
 
 def boot(
-    machines: Sequence[Machine], accelerator: str, cache: str, start: float, timeout: float
+    machines: Sequence[Machine], *, accelerator: str, cache: str, start: float, timeout: float
 ) -> None:
     """Switch all on at one moment, and wait until all have booted.
 

@@ -97,7 +97,7 @@ def _run(plan: Plan, system: Mount, reads: ReadCounter) -> Outcome:
         done = [job.result(plan.timeout) for job in jobs]
     counted = reads.read().since(before)
     hosts = [
-        host(system, where, name_of(number), job.seconds, len(plan.trace.reads))
+        host(system, where, name=name_of(number), seconds=job.seconds, known=len(plan.trace.reads))
         for number, (where, job) in enumerate(zip(lab.hosts, done, strict=True))
     ]
     return Outcome(

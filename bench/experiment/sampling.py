@@ -116,7 +116,7 @@ def requests(system: Mount, calls: int) -> int:
     return calls
 
 
-def host(system: Mount, where: str, name: str, seconds: float, known: int = 0) -> Host:
+def host(system: Mount, where: str, *, name: str, seconds: float, known: int = 0) -> Host:
     """
     The result of a host of the lab, called `name` in the tables, from its client's figures.
 

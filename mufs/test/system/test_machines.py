@@ -90,7 +90,9 @@ class CommandTests(SynchronousTestCase):
 
     def test_software_emulation(self) -> None:
         """Without KVM a guest runs by software; its disk goes past the page cache if told so."""
-        words = machines.command("tcg", 256, "file=x,format=qcow2", Path("/c"), "none")
+        words = machines.command(
+            "tcg", 256, drive="file=x,format=qcow2", console=Path("/c"), cache="none"
+        )
         self.assertEqual(words[words.index("-accel") + 1], "tcg,thread=multi")
         self.assertEqual(words[words.index("-m") + 1], "256")
         self.assertEqual(words[words.index("-serial") + 1], "file:/c")
@@ -98,8 +100,8 @@ class CommandTests(SynchronousTestCase):
 
     def test_kvm(self) -> None:
         """With KVM all else is the same."""
-        kvm = machines.command("kvm", 256, "file=x", Path("/c"), "writeback")
-        tcg = machines.command("tcg", 256, "file=x", Path("/c"), "writeback")
+        kvm = machines.command("kvm", 256, drive="file=x", console=Path("/c"), cache="writeback")
+        tcg = machines.command("tcg", 256, drive="file=x", console=Path("/c"), cache="writeback")
         self.assertEqual([pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
                          [("kvm", "tcg,thread=multi")])  # fmt: skip
 
@@ -118,8 +120,10 @@ class MachineTests(SynchronousTestCase):
             lab.start_client("host1")
             image = GuestImage(path, path.stat().st_size, SUM, 64, timeout)
             mounted = lab.mount_point("host1") / "disk.img"
-            machine = machines.Machine(lab, "host1", "vm1", mounted, image)
-            machines.boot([machine], "tcg", "none", monotonic(), timeout)
+            machine = machines.Machine(lab, "host1", "vm1", base=mounted, image=image)
+            machines.boot(
+                [machine], accelerator="tcg", cache="none", start=monotonic(), timeout=timeout
+            )
             machine.finish()
             return machine.seconds
 

@@ -25,7 +25,7 @@ BLOCKED, AHEAD, BACKGROUND = Priority
 
 
 def waiting(item: Entry | Resend) -> list[tuple[object, list[int]]]:
-    """Who waits for something, each with the tags of its requests."""
+    """The readers that wait for an item, each with the tags of its requests."""
     return [(reader, list(tags)) for reader, tags in item.readers.items()]
 
 
@@ -64,7 +64,7 @@ class QueueTestCase(SynchronousTestCase):
         return transfer
 
     def take_all(self) -> list[str]:
-        """Who waits for each of the entries, in the order in which they go out."""
+        """The readers and tags that wait for each entry, in the order of sending."""
         taken = []
         while (item := self.queue.take()) is not None:
             tags = [
@@ -78,10 +78,10 @@ class QueueTestCase(SynchronousTestCase):
 
 
 class MergingTests(QueueTestCase):
-    """What is asked for more than once."""
+    """Ranges that are requested more than once."""
 
     def test_lockstep(self) -> None:
-        """Many clients that ask for the same cost one entry, and each is told."""
+        """Many clients that request the same range cause one entry, and each is notified."""
         readers = [RecordingReader() for _ in range(100)]
         for tag, reader in enumerate(readers):
             self.ask(reader, tag, 0, BLOCK)
@@ -103,7 +103,7 @@ class MergingTests(QueueTestCase):
         self.assertEqual(self.b.told, [(2, transfer, Occasion.NOW)])
 
     def test_only_the_rest(self) -> None:
-        """A range that overlaps what is queued adds only the pages that are not."""
+        """A range that overlaps queued entries adds only the remaining pages."""
         self.ask(self.a, 1, 2 * PAGE, 2 * PAGE)
         self.ask(self.b, 2, 0, 6 * PAGE)
         self.ask(self.c, 3, 2 * PAGE + 5, 10)
@@ -121,7 +121,7 @@ class MergingTests(QueueTestCase):
         self.assertEqual((self.queue.requests, self.queue.merged), (3, 1))
 
     def test_blocks(self) -> None:
-        """A range over several blocks makes an entry of each."""
+        """A range over several blocks becomes one entry per block."""
         self.ask(self.a, 1, BLOCK - 1, BLOCK + 2)
         found = []
         while isinstance(entry := self.queue.take(), Entry):
@@ -129,7 +129,7 @@ class MergingTests(QueueTestCase):
         self.assertEqual(found, [(0, 31, 1), (1, 0, 32), (2, 0, 1)])
 
     def test_following(self) -> None:
-        """What lies behind an entry and is queued is known, to the page, until it is taken."""
+        """The pages after an entry that are queued are counted, until they are taken."""
         self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
         self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
         expected = [PAGES + 3, 5, 0, 3, 0]
@@ -146,17 +146,17 @@ class MergingTests(QueueTestCase):
         self.assertEqual(self.take_all(), ["a1", "b2"])
 
     def test_told_once(self) -> None:
-        """A request that two of its own pages would tell of the same entry is told once."""
+        """A request whose tag is already waiting for an entry is notified once."""
         self.ask(self.a, 1, 0, 2 * PAGE)
         self.ask(self.a, 1, PAGE, PAGE)
         self.assertEqual(self.take_all(), ["a1"])
 
 
 class WindowTests(QueueTestCase):
-    """What was sent a moment ago."""
+    """Ranges that were sent recently."""
 
     def test_before(self) -> None:
-        """A request for what was just sent is told at once which transfer carried it."""
+        """A request for a range that was just sent is told at once which transfer carried it."""
         self.ask(self.a, 1, 0, BLOCK)
         transfer = self.send(self.queue.take())
         self.ask(self.b, 2, PAGE, PAGE)
@@ -165,7 +165,7 @@ class WindowTests(QueueTestCase):
         self.assertEqual(self.queue.merged, 1)
 
     def test_no_longer_audience(self) -> None:
-        """A client that asks for what was sent to it asks anew: what it lacks was not lost."""
+        """A client that requests what was sent to it leaves the audience: it reports no loss."""
         transfer = make_sent(1, self.image, 0, BLOCK)
         transfer.audience = {self.a, self.b}
         self.window.add(transfer)
@@ -173,14 +173,14 @@ class WindowTests(QueueTestCase):
         self.assertEqual(transfer.audience, {self.b})
 
     def test_newest(self) -> None:
-        """Of two transfers that carried the same, the newer one is told, and only that."""
+        """Of two transfers that carried a range, the reader is told of the newer one only."""
         for number in (1, 2):
             self.window.add(make_sent(number, self.image, 0, BLOCK))
         self.ask(self.b, 2, 0, PAGE)
         self.assertEqual([told[1].descriptor.transfer for told in self.b.told], [2])
 
     def test_in_part(self) -> None:
-        """What was not sent is queued beside what was."""
+        """The part of a range that was not sent is queued."""
         transfer = make_sent(1, self.image, PAGE, PAGE)
         self.window.add(transfer)
         self.ask(self.b, 2, 0, 3 * PAGE)
@@ -188,17 +188,17 @@ class WindowTests(QueueTestCase):
         self.assertEqual(self.take_all(), ["b2", "b2"])
 
     def test_other_generation(self) -> None:
-        """What was sent of another generation is no answer."""
+        """A transfer of another generation does not answer a request."""
         self.window.add(make_sent(1, ImageInMemory(bytes(BLOCK), generation=2), 0, BLOCK))
         self.ask(self.b, 2, 0)
         self.assertEqual((self.b.told, self.take_all()), ([], ["b2"]))
 
 
 class OrderTests(QueueTestCase):
-    """What goes out first."""
+    """The order of sending."""
 
     def test_priorities(self) -> None:
-        """Blocked readers come before read-ahead, and that before background."""
+        """Blocked readers come before read-ahead, and read-ahead before background."""
         self.ask(self.a, 1, 0 * PAGE, priority=BACKGROUND)
         self.ask(self.a, 2, 1 * PAGE, priority=AHEAD)
         self.ask(self.a, 3, 2 * PAGE, priority=BLOCKED)
@@ -206,7 +206,7 @@ class OrderTests(QueueTestCase):
         self.assertEqual(self.take_all(), ["a3", "b4", "a2", "a1"])
 
     def test_fairness(self) -> None:
-        """A client that asks for much lets one that asks for little have its turn."""
+        """A client with many requests does not delay clients with few."""
         for tag in range(1, 5):
             self.ask(self.a, tag, tag * PAGE)
         self.ask(self.b, 5, 5 * PAGE)
@@ -215,7 +215,7 @@ class OrderTests(QueueTestCase):
         self.assertEqual(self.take_all(), ["a1", "b5", "c6", "a2", "c7", "a3", "a4"])
 
     def test_shared(self) -> None:
-        """What the same clients wait for comes in the order in which it was asked for."""
+        """Entries that the same clients wait for are sent in order of request."""
         for tag, (first, second) in enumerate([(self.a, self.b), (self.b, self.a)] * 2, 1):
             self.ask(first, tag, tag * PAGE)
             self.ask(second, tag + 10, tag * PAGE)
@@ -225,7 +225,7 @@ class OrderTests(QueueTestCase):
         self.assertEqual(self.take_all(), expected)
 
     def test_raising(self) -> None:
-        """An entry read ahead comes first once somebody is blocked on it, and goes out once."""
+        """An entry read ahead comes first once a reader is blocked on it, and is sent once."""
         self.ask(self.a, 1, 1 * PAGE, priority=AHEAD)
         self.ask(self.a, 2, 2 * PAGE, priority=AHEAD)
         self.ask(self.a, 3, 3 * PAGE, priority=AHEAD)
@@ -234,7 +234,7 @@ class OrderTests(QueueTestCase):
         self.assertEqual((self.queue.requests, self.queue.merged), (4, 1))
 
     def test_not_lowering(self) -> None:
-        """An entry that somebody is blocked on stays so when it is also read ahead."""
+        """An entry that a reader is blocked on keeps its priority when it is also read ahead."""
         self.ask(self.a, 1, PAGE, priority=BLOCKED)
         self.ask(self.b, 2, PAGE, priority=BACKGROUND)
         self.ask(self.c, 3, 2 * PAGE, priority=AHEAD)
@@ -242,10 +242,10 @@ class OrderTests(QueueTestCase):
 
 
 class ShareTests(QueueTestCase):
-    """What a client gets beside others that want other things, or too much."""
+    """What a client gets beside others with other requests, or with too many."""
 
     def take_sizes(self, count: int) -> dict[str, int]:
-        """Pages of the next so many entries, by the names of who waits for them."""
+        """Pages of the next C{count} entries, by the names of the clients that wait for them."""
         pages: dict[str, int] = {}
         for _ in range(count):
             entry = self.queue.take(Priority)
@@ -259,7 +259,7 @@ class ShareTests(QueueTestCase):
         return ImageInMemory(bytes(blocks * BLOCK), image=9)
 
     def test_bytes(self) -> None:
-        """Clients get the same in bytes, not in transfers; but each transfer has its price."""
+        """Clients get equal bytes, not equal transfers; each transfer also has a fixed cost."""
         for page in range(0, 6 * PAGES, 2):
             self.ask(self.a, 1, page * PAGE)
         self.queue.request(self.b, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
@@ -268,7 +268,7 @@ class ShareTests(QueueTestCase):
         self.assertGreater(pages["b"], pages["a"])
 
     def test_shared_costs_less(self) -> None:
-        """One that wants something else gets the part of one, not half, beside many together."""
+        """A client with its own requests gets one share, not half, beside clients in lockstep."""
         for reader in (self.a, self.b):
             self.ask(reader, 1, 0, 8 * BLOCK)
         self.queue.request(self.c, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
@@ -282,7 +282,7 @@ class ShareTests(QueueTestCase):
         self.assertEqual(self.take_sizes(4), {"a": 2 * PAGES, "c": 2 * PAGES})
 
     def test_nothing_saved_up(self) -> None:
-        """Who asked for nothing for a while does not come before the others for long then."""
+        """A client that requested nothing for a while accumulates no credit."""
         self.ask(self.a, 1, 0, 6 * BLOCK)
         self.take_sizes(6)
         self.queue.request(self.b, self.large(8), Read(1, 1, 0, 8 * BLOCK, BLOCKED))
@@ -290,7 +290,7 @@ class ShareTests(QueueTestCase):
         self.assertEqual(self.take_sizes(4), {"b": 3 * PAGES, "a": PAGES})
 
     def test_greedy(self) -> None:
-        """Who waits for too much comes after the others, but for what they want as well."""
+        """Entries that only a greedy client waits for come last; shared ones keep their turn."""
         large = self.large(MAX_BYTES_AWAITED // BLOCK + 4)
         size = large.attributes.size
         self.queue.request(self.a, large, Read(1, 1, 0, size, BLOCKED))
@@ -309,7 +309,7 @@ class ShareTests(QueueTestCase):
         self.assertEqual((self.a.share.waiting, len(self.queue)), (0, 0))
 
     def test_greedy_until_it_was_sent(self) -> None:
-        """What is asked for once enough of it was sent has its turn as ever."""
+        """A client is no longer greedy once enough was sent to it."""
         large = self.large(MAX_BYTES_AWAITED // BLOCK + 1)
         self.queue.request(self.a, large, Read(1, 1, 0, large.attributes.size, BLOCKED))
         while (entry := self.queue.take()) is not None:
@@ -319,7 +319,7 @@ class ShareTests(QueueTestCase):
         self.assertEqual(self.take_sizes(1), {"a": 1})
 
     def test_raised(self) -> None:
-        """What others want as well leaves the scavenger class."""
+        """An entry that others request as well leaves the scavenger class."""
         large = self.large(MAX_BYTES_AWAITED // BLOCK + 1)
         self.queue.request(self.a, large, Read(1, 1, 0, large.attributes.size, BLOCKED))
         self.assertIsNone(self.queue.take(Priority))
@@ -327,7 +327,7 @@ class ShareTests(QueueTestCase):
         self.assertEqual(self.take_sizes(1), {"ab": PAGES})
 
     def test_repairs(self) -> None:
-        """What is sent again for a client is of what was sent for it, else it comes last."""
+        """Repairs beyond a host's credit are in the scavenger class; transfers sent add credit."""
         everything = (1 << 94) - 1
         transfers = [make_sent(n, self.image, n % 8 * BLOCK, BLOCK) for n in range(12)]
         for transfer in transfers:
@@ -346,24 +346,24 @@ class ShareTests(QueueTestCase):
 
 
 class ForgetTests(QueueTestCase):
-    """Clients that go."""
+    """Clients that disconnect."""
 
     def test_alone(self) -> None:
-        """What only a client that has gone waited for is not sent."""
+        """An entry that only a disconnected client waited for is not sent."""
         self.ask(self.a, 1, 0, 3 * BLOCK)
         self.ask(self.b, 2, BLOCK)
         self.queue.forget(self.a)
         self.assertEqual(self.take_all(), ["b2"])
 
     def test_joined_again(self) -> None:
-        """An entry that everybody left is sent when it is asked for again."""
+        """An entry that all clients left is sent if it is requested again."""
         self.ask(self.a, 1, 0)
         self.queue.forget(self.a)
         self.ask(self.b, 2, 0)
         self.assertEqual(self.take_all(), ["b2"])
 
     def test_asked_anew(self) -> None:
-        """What was dropped because nobody waited for it can be asked for anew."""
+        """An entry that was dropped because nobody waited for it can be requested again."""
         self.ask(self.a, 1, 0)
         self.queue.forget(self.a)
         self.assertIsNone(self.queue.take())
@@ -372,7 +372,7 @@ class ForgetTests(QueueTestCase):
         self.assertEqual(self.take_all(), ["b2"])
 
     def test_in_flight(self) -> None:
-        """A client that goes while its entry is sent is not told of it."""
+        """A client that disconnects while its entry is sent is not notified."""
         self.ask(self.a, 1, 0)
         entry = self.queue.take()
         self.queue.forget(self.a)
@@ -380,7 +380,7 @@ class ForgetTests(QueueTestCase):
         self.assertEqual(self.a.told, [])
 
     def test_repairs(self) -> None:
-        """Segments that only a client that has gone lacks are not sent again."""
+        """Segments that only a disconnected client misses are not sent again."""
         transfer = make_sent(1, self.image, 0, BLOCK)
         self.queue.repair(self.a, transfer, tag=1, missing=1, priority=BLOCKED)
         self.queue.forget(self.a)
@@ -398,12 +398,12 @@ class RepairTests(QueueTestCase):
         self.transfer = make_sent(1, self.image, 0, BLOCK)
 
     def repair(self, reader: RecordingReader, tag: int, missing: int) -> None:
-        """A client lacks segments."""
+        """A client reports missing segments."""
         priority = BLOCKED if tag else AHEAD
         self.queue.repair(reader, self.transfer, tag=tag, missing=missing, priority=priority)
 
     def test_merged(self) -> None:
-        """What several clients lack is sent again once."""
+        """Segments that several clients miss are sent again once."""
         self.repair(self.a, 1, 0b0110)
         self.repair(self.b, 2, 0b1100)
         resend = self.queue.take()
@@ -416,7 +416,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual(len(self.queue), 0)
 
     def test_same_segments(self) -> None:
-        """Where the segments themselves are as few as parity segments would be, they are sent."""
+        """If there are no more missing segments than parity would need, they are sent."""
         self.repair(self.a, 1, 0b0110)
         self.repair(self.b, 2, 0b0100)
         resend = self.queue.take()
@@ -425,7 +425,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual((resend.missing, resend.parity, resend.segments), (0b0110, 0, 2))
 
     def test_parity_used_up(self) -> None:
-        """When all parity of a transfer was sent, segments are sent again."""
+        """When a transfer has no parity left, the missing segments are sent."""
         self.transfer.parity = MAX_PARITY - 1
         for missing, parity in (((0b0011, 0b1100), 0), ((0b01, 0b10), 1)):
             for reader, each in zip((self.a, self.b), missing, strict=True):
@@ -437,7 +437,7 @@ class RepairTests(QueueTestCase):
             self.queue.resent()
 
     def test_parity_under_way(self) -> None:
-        """Who lacks no more than the parity being sent waits for it, else for the difference."""
+        """A client joins the parity being sent, and gets what it needs beyond that later."""
         self.repair(self.a, 1, 0b0011)
         self.repair(self.b, 2, 0b1100)
         under_way = self.queue.take()
@@ -454,7 +454,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual((rest.segments, waiting(rest)), (2, [(self.c, [4])]))
 
     def test_while_sent(self) -> None:
-        """Segments asked for while they go out again are not sent once more, others are."""
+        """Segments reported missing while they are sent again are not queued again."""
         self.repair(self.a, 1, 0b01)
         first = self.queue.take()
         assert isinstance(first, Resend)
@@ -469,7 +469,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual((second.missing, waiting(second)), (0b10, [(self.b, [2])]))
 
     def test_after_sent(self) -> None:
-        """Segments asked for once they have gone out again go out once more."""
+        """Segments reported missing after they were sent again are sent once more."""
         self.repair(self.a, 1, 0b01)
         first = self.queue.take()
         assert isinstance(first, Resend)
@@ -482,7 +482,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual((second.missing, waiting(second)), (0b01, [(self.b, [2])]))
 
     def test_no_such_segments(self) -> None:
-        """Bits beyond the last segment are passed over, and nothing is queued for them alone."""
+        """Bits beyond the last segment are ignored."""
         self.repair(self.a, 1, 1 << 94)
         self.assertIsNone(self.queue.take())
         self.repair(self.a, 1, -1 & (1 << 200) - 1)
@@ -492,7 +492,7 @@ class RepairTests(QueueTestCase):
         self.assertEqual(resend.missing, (1 << 94) - 1)
 
     def test_raising(self) -> None:
-        """Segments that were overheard and lost come first once somebody is blocked on them."""
+        """A repair of an overheard transfer is raised once a reader is blocked on it."""
         self.repair(self.a, 0, 0b1)
         self.ask(self.b, 1, 5 * BLOCK)
         self.ask(self.b, 2, 6 * BLOCK)
@@ -514,12 +514,12 @@ LEAVING = st.tuples(st.just("forget"), st.integers(0, 2))
 
 
 class PropertyTests(QueueTestCase):
-    """Any requests, while some are sent and clients come and go."""
+    """Any requests, while entries are sent and clients disconnect."""
 
     @examples(200)
     @given(st.lists(st.one_of(REQUESTS, SENDING, LEAVING), max_size=40))
     def test_any_requests(self, steps: list[tuple[Any, ...]]) -> None:
-        """Each request is told of transfers with all it asked for; no page is sent twice."""
+        """The transfers that a request is told of carry its whole range; no page is sent twice."""
         self.setUp()
         readers = [self.a, self.b, self.c]
         asked: list[tuple[RecordingReader, int, int, int]] = []
@@ -551,7 +551,7 @@ class PropertyTests(QueueTestCase):
     @examples(100)
     @given(st.lists(REQUESTS, max_size=20))
     def test_urgency(self, requests: list[tuple[Any, ...]]) -> None:
-        """Of any requests the more urgent pages go out before the less urgent, each once."""
+        """More urgent pages are sent before less urgent ones, each once."""
         self.setUp()
         wanted: dict[tuple[int, int], Priority] = {}
         for tag, (_, which, offset, length, priority) in enumerate(requests, 1):

@@ -21,7 +21,7 @@ class SentWindowTests(SynchronousTestCase):
         st.lists(st.tuples(st.integers(0, 3), st.integers(1, BLOCK)), max_size=12),
     )
     def test_bound(self, limit: int, sizes: list[tuple[int, int]]) -> None:
-        """As many of the last transfers are kept as fit the bound, by number and by block."""
+        """The last transfers up to the limit are kept, by number and by block."""
         window = SentWindow(limit)
         sent: list[SentTransfer] = []
         for number, (block, length) in enumerate(sizes, 1):
@@ -39,7 +39,7 @@ class SentWindowTests(SynchronousTestCase):
                 self.assertEqual(list(window.of_block((1, 1, each))), newest_first)
 
     def test_unknown(self) -> None:
-        """Of numbers and blocks that were never sent there is nothing."""
+        """Numbers and blocks that were never sent are not found."""
         window = SentWindow()
         window.add(make_sent(1, IMAGE, 0, BLOCK))
         self.assertIsNone(window.get(2))
@@ -47,6 +47,6 @@ class SentWindowTests(SynchronousTestCase):
             self.assertEqual(list(window.of_block(block)), [])
 
     def test_pages(self) -> None:
-        """A transfer tells which pages of which block it carries, the last of them short."""
+        """A transfer knows which pages of its block it carries, even if the last one is short."""
         transfer = make_sent(1, IMAGE, BLOCK + 3 * PAGE, PAGE + 1)
         self.assertEqual((transfer.block, transfer.pages), ((1, 1, 1), 0b11000))

@@ -1,4 +1,4 @@
-"""How fast the server sends."""
+"""How fast the server sends, and with how much parity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ FLOOR, CEILING = 1e6, 1e9
 
 
 Loss = Callable[[float], float]
-"""The fraction of segments that a client loses at a rate of sending in bits a second."""
+"""The fraction of segments that a client loses, by sending rate in bits per second."""
 
 
 def congested(capacity: float) -> Loss:
-    """What is lost behind a link of this capacity, in bits a second."""
+    """The loss behind a link of this capacity, in bits per second."""
     return lambda rate: max(0.0, 1 - capacity / rate)
 
 
@@ -33,7 +33,7 @@ def always(fraction: float) -> Loss:
 
 
 class PacingTestCase(SynchronousTestCase):
-    """Has a clock."""
+    """A clock, and clients that report losses."""
 
     def setUp(self) -> None:
         """Begin at zero."""
@@ -43,13 +43,14 @@ class PacingTestCase(SynchronousTestCase):
         return Pace(self.clock, floor=floor, ceiling=ceiling, start=start)
 
     def write(self, pace: Pace, size: int = TRAIN) -> None:
-        """Send as the controller does: wait as long as the pace says."""
+        """Send as the sender does: wait as long as the pace says."""
         self.clock.advance(pace.delay(size))
 
     def send(self, pace: Pace, seconds: float, **clients: Loss) -> float:
         """
-        Send blocks for some time to clients that report what they lose a moment later; the mean
-        of the rate, in bits a second.
+        Send blocks for some time to clients that report their losses 20 ms later.
+
+        @return: the mean rate in bits per second.
         """
         begin, bits = self.clock.seconds(), 0
         lost = dict.fromkeys(clients, 0.0)
@@ -72,8 +73,10 @@ class ParityTests(PacingTestCase):
 
     def report(self, pace: Pace, lost: list[int]) -> int:
         """
-        Have clients of which each loses so many segments of each transfer report what parity
-        does not make up for; the parity once that was judged.
+        Send transfers to clients that report the losses that parity does not repair.
+
+        @param lost: for each client, how many segments of each transfer it loses.
+        @return: the parity in the end.
         """
         for _ in range(40):
             self.clock.advance(0.01)
@@ -85,20 +88,20 @@ class ParityTests(PacingTestCase):
         return pace.parity
 
     def test_few(self) -> None:
-        """A few clients are answered when they ask."""
+        """The reports of a few clients cause no parity."""
         self.assertEqual(self.report(self.make_pace(1e8), [2] * 8), 0)
 
     def test_many(self) -> None:
-        """Of many clients all but a few are spared asking, at once."""
+        """With many clients, parity grows at once until only a few of them report."""
         lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
         self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
 
     def test_most(self) -> None:
-        """It is bounded."""
+        """Parity is limited."""
         self.assertEqual(self.report(self.make_pace(1e8), [40] * 100), MAX_PARITY_AHEAD)
 
     def test_passing(self) -> None:
-        """When nothing is lost any longer it goes, step by step."""
+        """When nothing is lost any more, parity decreases step by step."""
         pace = self.make_pace(1e8)
         self.assertEqual(self.report(pace, [7] * 100 + [9] * 4), 7)
         while pace.parity:
@@ -109,10 +112,10 @@ class ParityTests(PacingTestCase):
 
 
 class LossCountTests(SynchronousTestCase):
-    """What is counted of losses."""
+    """How losses are counted."""
 
     def test_counted(self) -> None:
-        """Segments count for each client that waited; no more are lost than were sent."""
+        """Segments count once per client that waited; no more are lost than were sent."""
         pace = Pace(Clock(), floor=1e6, ceiling=1e9, start=1e8)
         interval = pace.sent(["a", "b", "c"], 94)
         pace.lost("a", 10, sent=94, interval=interval)
@@ -121,7 +124,7 @@ class LossCountTests(SynchronousTestCase):
 
 
 class RateTests(PacingTestCase):
-    """A rate that stays as it is."""
+    """A constant rate."""
 
     @examples(100)
     @given(
@@ -134,8 +137,8 @@ class RateTests(PacingTestCase):
     )
     def test_never_above(self, rate: float, writes: list[tuple[int, float]]) -> None:
         """
-        From any moment to any later one no more goes out than the rate allows, but for a
-        burst or one packet; who never pauses gets the rate.
+        In any period no more is sent than the rate allows, except for a burst or one packet; a
+        sender that never pauses gets the whole rate.
         """
         self.setUp()
         pace = self.make_pace(rate, rate, rate)
@@ -159,7 +162,7 @@ class RateTests(PacingTestCase):
         self.assertLessEqual(self.clock.seconds() - paused, whole * 8 / rate + 1e-6)
 
     def test_kept(self) -> None:
-        """Over a second of writes without a pause the rate is kept, to one part in a hundred."""
+        """Over a second of writes without pauses, the rate is kept to 1 %."""
         pace = self.make_pace(1e8, 1e8, 1e8)
         sent = 0
         while self.clock.seconds() < 1:
@@ -168,7 +171,7 @@ class RateTests(PacingTestCase):
         self.assertLess(abs(sent * 8 / 1e8 - 1), 0.01)
 
     def test_burst(self) -> None:
-        """However long nothing was sent, only a burst may be made up for."""
+        """After any pause, only a burst is sent at once."""
         pace = self.make_pace(1e8, 1e8, 1e8)
         self.clock.advance(1000)
         at_once = 0
@@ -177,24 +180,24 @@ class RateTests(PacingTestCase):
         self.assertLess(abs(at_once - 1e8 * BURST_SECONDS / 8), 1412)
 
     def test_slow(self) -> None:
-        """At a rate where one packet is more than a burst it goes out whole, and is paid for."""
+        """A packet larger than a burst is sent whole, and the next one waits for it."""
         pace = self.make_pace(1e6, 1e6, 1e6)
         self.clock.advance(1000)
         self.assertEqual(pace.delay(TRAIN), 0)
         self.assertAlmostEqual(pace.delay(TRAIN), TRAIN * 8 / 1e6)
 
 
-class JudgementTests(PacingTestCase):
-    """A rate that follows what comes back."""
+class AdaptationTests(PacingTestCase):
+    """A rate that follows loss reports."""
 
     def test_rising(self) -> None:
-        """While nothing is lost and sending is held back by the pace alone, the rate rises."""
+        """While nothing is lost and only the pace limits sending, the rate grows."""
         pace = self.make_pace(1e7)
         self.send(pace, 10, a=always(0), b=always(0))
         self.assertGreater(pace.rate, 1e8)
 
     def test_idle(self) -> None:
-        """A rate that nobody makes use of does not rise."""
+        """A rate that does not limit sending does not grow."""
         pace = self.make_pace(1e8)
         for _ in range(100):
             self.clock.advance(1)
@@ -203,13 +206,13 @@ class JudgementTests(PacingTestCase):
         self.assertEqual(pace.rate, 1e8)
 
     def test_tolerated(self) -> None:
-        """Loss below what is tolerated does not slow sending."""
+        """Tolerated loss does not slow sending."""
         pace = self.make_pace(1e8)
         some = always(TOLERATED_LOSS * 0.8)
         self.assertGreaterEqual(self.send(pace, 10, a=some, b=some), 0.99e8)
 
     def test_congested(self) -> None:
-        """Behind a link slower than the rate, the rate comes down to about what it carries."""
+        """Behind a slower link, the rate drops to about the capacity of the link."""
         pace = self.make_pace(1e9)
         link = congested(5e7)
         self.send(pace, 5, a=link, b=link, c=link)
@@ -218,14 +221,14 @@ class JudgementTests(PacingTestCase):
         self.assertLess(mean, 1.3 * 5e7)
 
     def test_background(self) -> None:
-        """Loss that sending slower does not lessen slows nobody for long."""
+        """Loss that does not depend on the rate does not slow sending for long."""
         pace = self.make_pace(1e8)
         most = always(0.5)
         self.send(pace, 5, a=most, b=most)
         self.assertGreater(self.send(pace, 10, a=most, b=most), 0.7e8)
 
     def test_all_lost(self) -> None:
-        """When nearly all of what is judged first was lost, the rate goes on from the floor."""
+        """When nearly all of the first interval was lost, the rate recovers from the floor."""
         pace = self.make_pace(1e8)
         for lost in (199, 0, 0, 0, 0, 0, 0, 0):
             self.write(pace, 10_000_000)
@@ -233,7 +236,7 @@ class JudgementTests(PacingTestCase):
         self.assertGreater(pace.rate, FLOOR)
 
     def test_deaf(self) -> None:
-        """A client that got nothing of whole transfers tells nothing of the rate, also if alone."""
+        """A client that receives nothing of whole transfers does not affect the rate."""
         pace = self.make_pace(1e8)
         for _ in range(20):
             self.write(pace, 1_000_000)
@@ -241,7 +244,7 @@ class JudgementTests(PacingTestCase):
         self.assertGreaterEqual(pace.rate, 1e8)
 
     def test_median(self) -> None:
-        """One client of three that cannot follow slows nobody; two of three do."""
+        """One slow client of three does not slow the others; two of three do."""
         pace = self.make_pace(1e8, ceiling=1e8)
         slow, fast = congested(1e7), congested(1e9)
         mean = self.send(pace, 5, a=fast, b=fast, c=slow)
@@ -250,7 +253,7 @@ class JudgementTests(PacingTestCase):
         self.assertLess(pace.rate, 0.3e8)
 
     def test_others(self) -> None:
-        """Loss reported by clients that nothing was sent for changes nothing."""
+        """Loss reports of clients that nothing was sent to are ignored."""
         pace = self.make_pace(1e8)
         for _ in range(10):
             pace.lost("stranger", 100_000, sent=200_000, interval=pace.sent([], 0))
@@ -258,7 +261,7 @@ class JudgementTests(PacingTestCase):
         self.assertGreaterEqual(pace.rate, 1e8)
 
     def test_nobody(self) -> None:
-        """Transfers that nobody waits for any longer do no harm."""
+        """Transfers without an audience do not affect the rate."""
         pace = self.make_pace(1e8)
         self.assertGreater(self.send(pace, 2), 0.99e8)
 
@@ -283,7 +286,7 @@ class JudgementTests(PacingTestCase):
     def test_floor_and_ceiling(
         self, bounds: tuple[float, float, float], steps: list[tuple[Any, ...]]
     ) -> None:
-        """Whatever is reported, the rate keeps its bounds, and no delay is negative."""
+        """Whatever is reported, the rate stays within its bounds, and no delay is negative."""
         self.setUp()
         floor, ceiling, start = bounds
         pace = self.make_pace(start, floor, ceiling)
