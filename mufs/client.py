@@ -127,7 +127,7 @@ class ClientMount(MultiService):
         if not self._settings.tls:
             self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
-        self._writer = self._bridge.run(self._cache.work, "cache")
+        self._writer = self._bridge.run(self._cache.run_writer, "cache")
         self._writer.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
         super().startService()
 

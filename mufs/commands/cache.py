@@ -6,7 +6,8 @@ import time
 from datetime import datetime
 
 from mufs.cache.client.directory import CacheDirectory
-from mufs.cache.client.layout import Summary, UnusableDirectory, summaries
+from mufs.cache.client.layout import Summary, UnusableDirectory, summaries, summaries_of
+from mufs.cache.client.maintenance import remove, remove_all, verify
 from mufs.status.markup import shown
 
 DAY = 86400
@@ -72,9 +73,9 @@ def _bytes(count: int) -> str:
 
 def _rm(given: argparse.Namespace) -> None:
     directory = _directory(given.directory)
-    found = directory.summaries()
+    found = summaries_of(directory.fd)
     if given.all:
-        directory.remove_all()
+        remove_all(directory)
         gone = found
     else:
         unknown = set(given.names) - {_shown(each) for each in found}
@@ -86,12 +87,12 @@ def _rm(given: argparse.Namespace) -> None:
             for each in found
             if _shown(each) in given.names or (oldest is not None and each.used < oldest)
         ]
-        directory.remove(each.key for each in gone)
+        remove(directory, (each.key for each in gone))
     print(f"{len(gone)} images removed, {_bytes(sum(each.held for each in gone))} bytes")
 
 
 def _verify(given: argparse.Namespace) -> None:
-    pages, wrong = _directory(given.directory).verify()
+    pages, wrong = verify(_directory(given.directory))
     print(f"{pages} pages checked, {wrong} of them wrong and removed")
     if wrong:
         sys.exit(1)

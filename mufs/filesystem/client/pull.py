@@ -135,7 +135,7 @@ class _Pull:
         try:
             self._check_fits(opened.size)
             # Do not let what comes evict what is there already.
-            self._cache.renew(opened.key)
+            self._cache.touch(opened.key)
             self._remote.coalescer.fillers[opened] = self
             if key_delay:
                 await deferLater(self._clock, key_delay)
