@@ -199,7 +199,8 @@ class CommandTests(PersistentCacheTestCase):
         head, line = done.stdout.splitlines()
         self.assertEqual(head.split(), ["held", "size", "last", "used", "image"])
         self.assertEqual(
-            (line.split()[:3], line.split()[-1]), (["12.0M", "12.0M", "100%"], "disk.img")
+            (line.split()[:5], line.split()[-1]),
+            (["12.0", "MiB", "12.0", "MiB", "100%"], "disk.img"),
         )
         self.assertEqual(self.listed.returncode, 0)
         self.assertIn("disk.img", self.listed.stdout)
@@ -213,7 +214,7 @@ class CommandTests(PersistentCacheTestCase):
         done = self.mufs("cache", "rm", str(self.cache_path), "--unused", "1")
         self.assertEqual(done.stdout, "0 images removed, 0 bytes\n")
         done = self.mufs("cache", "rm", str(self.cache_path), "disk.img")
-        self.assertEqual(done.stdout, "1 images removed, 12.0M bytes\n")
+        self.assertEqual(done.stdout, "1 images removed, 12.0 MiB\n")
         self.start()
         self.assertEqual(self.read(), self.sha256)
         self.loopback.services["here"].stop()
@@ -226,14 +227,14 @@ class CommandTests(PersistentCacheTestCase):
         """Wrong pages are counted and removed, and then there are none."""
         done = self.mufs("cache", "verify", str(self.cache_path))
         pages = -(-self.size // 4096)
-        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them wrong and removed\n")
+        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them damaged and removed\n")
         (data,) = [p for p in self.cache_path.iterdir() if "-" in p.name and p.suffix != ".path"]
         with open(data, "r+b") as file:
             for place in (0, 5000, self.size - 1):
                 file.seek(place)
                 file.write(b"wrong"[: self.size - place])
         done = self.mufs("cache", "verify", str(self.cache_path))
-        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them wrong and removed\n")
+        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them damaged and removed\n")
         self.assertEqual(done.returncode, 1)
         done = self.mufs("cache", "verify", str(self.cache_path))
         self.assertEqual((done.stdout.split()[0], done.returncode), (str(pages - 3), 0))
