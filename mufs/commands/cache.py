@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 
 from mufs.cache.client.directory import CacheDirectory
@@ -69,27 +70,28 @@ def _ls(given: argparse.Namespace) -> None:
 
 
 def _rm(given: argparse.Namespace) -> None:
-    directory = _directory(given.directory)
-    found = summaries_of(directory.fd)
-    if given.all:
-        remove_all(directory)
-        gone = found
-    else:
-        unknown = set(given.names) - {_shown(each) for each in found}
-        if unknown:
-            sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
-        oldest = None if given.unused is None else time.time() - given.unused * SECONDS_PER_DAY
-        gone = [
-            each
-            for each in found
-            if _shown(each) in given.names or (oldest is not None and each.used < oldest)
-        ]
-        remove(directory, (each.key for each in gone))
+    with closing(_directory(given.directory)) as directory:
+        found = summaries_of(directory.fd)
+        if given.all:
+            remove_all(directory)
+            gone = found
+        else:
+            unknown = set(given.names) - {_shown(each) for each in found}
+            if unknown:
+                sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
+            oldest = None if given.unused is None else time.time() - given.unused * SECONDS_PER_DAY
+            gone = [
+                each
+                for each in found
+                if _shown(each) in given.names or (oldest is not None and each.used < oldest)
+            ]
+            remove(directory, (each.key for each in gone))
     print(f"{len(gone)} images removed, {format_bytes(sum(each.held for each in gone))}")
 
 
 def _verify(given: argparse.Namespace) -> None:
-    pages, damaged = verify(_directory(given.directory))
+    with closing(_directory(given.directory)) as directory:
+        pages, damaged = verify(directory)
     print(f"{pages} pages checked, {damaged} of them damaged and removed")
     if damaged:
         sys.exit(1)
