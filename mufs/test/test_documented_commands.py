@@ -41,6 +41,7 @@ OTHERS = frozenset(
         "ls",
         "mkdir",
         "nft",
+        "pre-commit",
         "python3",
         "qemu-img",
         "qemu-system-x86_64",
