@@ -1,9 +1,20 @@
 """The command line of the client."""
 
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
 from twisted.internet.task import Clock
 
 from mufs import client_tap
+from mufs.client import ClientSettings
+from mufs.filesystem.client.mounting import MountSettings
 from mufs.test.test_options import OptionsTestCase
+
+SERVER = "tcp:192.0.2.1:7040"
 
 
 class ClientOptionsTests(OptionsTestCase):
@@ -93,3 +104,64 @@ class ClientOptionsTests(OptionsTestCase):
 
         error = self.assertRaises(SystemExit, make)
         self.assertIn("--cache-size", str(error.code))
+
+
+class MakeServiceTests(OptionsTestCase):
+    """What becomes of the options."""
+
+    def make(self, *arguments: str) -> dict[str, Any]:
+        """What the service is given for these options."""
+        given: dict[str, Any] = {}
+
+        def make(reactor: object, settings: ClientSettings, **more: Any) -> Service:
+            given.update(more, settings=settings)
+            return Service()
+
+        self.patch(client_tap, "ClientMount", make)
+        options = client_tap.Options()
+        options.parseOptions(
+            ["--server", SERVER, "--mount", str(self.mount), "--cache-size", "1M", *arguments]
+        )
+        client_tap.makeService(options, Clock())
+        return given
+
+    def test_settings(self) -> None:
+        """The settings are those of the options; the cache is in memory, as large as is set."""
+        given = self.make("--timeout", "5", "--noexec")
+        mount = MountSettings(str(self.mount.absolute()), SERVER, allow_other=False, noexec=True)
+        self.assertEqual(given["settings"], ClientSettings(
+            server=SERVER, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
+            host=socket.gethostname(), tls=False,
+        ))  # fmt: skip
+        self.assertEqual(given["cache"].capacity, 1 << 20)
+        self.assertIsNone(given["status"])
+
+    def test_source(self) -> None:
+        """The device that mount(8) shows may have another name than the server."""
+        self.assertEqual(self.make("--source", "images")["settings"].mount.source, "images")
+
+    def test_tls(self) -> None:
+        """A server of TLS is one, whatever its certificates."""
+        self.assertTrue(self.make("--server", "tls:192.0.2.1:7040")["settings"].tls)
+
+    def test_cache_directory(self) -> None:
+        """The cache may be in a directory, which is made, and belongs to one client."""
+        directory = self.mktemp()
+        self.make("--cache-dir", directory)
+        self.assertTrue(Path(directory).is_dir())
+        with self.assertRaises(SystemExit) as raised:
+            self.make("--cache-dir", str(self.images / "none" / "cache"))
+        self.assertRegex(str(raised.exception.code), r"^mufs-client: --cache-dir: .*/none/cache: ")
+
+    def test_no_memory(self) -> None:
+        """A cache for which there is no memory ends the command with one line."""
+
+        def refuse(size: int, storage: object) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        self.patch(client_tap, "BlockCache", refuse)
+        error = self.assertRaises(SystemExit, self.make)
+        self.assertEqual(
+            error.code,
+            f"mufs-client: --cache-size: no 1 MiB to be had here: {os.strerror(errno.ENOMEM)}",
+        )

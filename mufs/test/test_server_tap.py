@@ -1,11 +1,18 @@
 """The command line of the server."""
 
+import os
 from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.task import Clock
 
 from mufs import server_tap
 from mufs.commands.keys import make_keys
 from mufs.filesystem.server.library import ExportedDirectory
+from mufs.server import ServerSettings
 from mufs.test.test_options import OptionsTestCase
+from mufs.wire.metadata import Caller
 
 
 class ServerOptionsTests(OptionsTestCase):
@@ -125,3 +132,58 @@ class ServerOptionsTests(OptionsTestCase):
         """Unknown options, and arguments, are refused."""
         for arguments in (["--nonsense"], ["--port"], ["argument"], ["--images", ".", "another"]):
             self.assert_refused(server_tap.Options(), arguments)
+
+
+class MakeServiceTests(OptionsTestCase):
+    """What becomes of the options."""
+
+    def make(self, *arguments: str) -> dict[str, Any]:
+        """What the service is given for these options."""
+        given: dict[str, Any] = {}
+
+        def make(reactor: object, settings: ServerSettings, **more: Any) -> Service:
+            given.update(more, settings=settings)
+            return Service()
+
+        self.patch(server_tap, "ServerService", make)
+        options = server_tap.Options()
+        options.parseOptions(["--images", str(self.images), *arguments])
+        server_tap.makeService(options, Clock())
+        return given
+
+    def test_settings(self) -> None:
+        """The settings are those of the options; the exported directory is known by its path."""
+        link = Path(self.mktemp())
+        link.symlink_to(self.images.absolute())
+        given = self.make("--images", str(link), "--rate-max", "100M", "--interface", "192.0.2.1")
+        self.assertEqual(given["settings"], ServerSettings(
+            group="239.5.5.0", port=7041, interface="192.0.2.1", rate_min=10**6, rate_max=10**8,
+            tls=False, images=os.path.realpath(self.images),
+        ))  # fmt: skip
+        self.assertIsNone(given["status"])
+
+    def test_squash(self) -> None:
+        """Root is squashed unless told otherwise, others only if told so."""
+        root, user = Caller(0, 0, []), Caller(1000, 100, [])
+        for flags, squashed in (
+            ([], [True, False]),
+            (["--no-root-squash"], [False, False]),
+            (["--all-squash"], [True, True]),
+        ):
+            access = self.make(*flags)["access"]
+            self.assertEqual([access.squash(each) != each for each in (root, user)], squashed)
+
+    def test_secret(self) -> None:
+        """Each run has a secret of its own."""
+        secrets = {self.make()["secret"] for _ in range(2)}
+        self.assertEqual([len(secret) for secret in secrets], [32, 32])
+
+    def test_tls(self) -> None:
+        """With TLS the rules apply, and the status has an endpoint of its own."""
+        keys = self.images / "keys"
+        make_keys(keys, ["host"], [])
+        listen = f"tls:0:certificate={keys}/server.pem:trustRoots={keys}/ca"
+        given = self.make("--listen", listen, "--allow", "*.lab:/a", "--status", "7080")
+        self.assertTrue(given["settings"].tls)
+        self.assertEqual([rule.name for rule in given["access"].rules], ["*.lab"])
+        self.assertIsNotNone(given["status"])
