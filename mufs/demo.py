@@ -93,7 +93,7 @@ def read(path: Path) -> Reading:
 class Service:
     """One mUFS process, in a session of its own: on Ctrl-C the demo ends it."""
 
-    def __init__(self, name: str, command: list[str], directory: Path, status: int) -> None:
+    def __init__(self, name: str, command: list[str], *, directory: Path, status: int) -> None:
         """@param status: TCP port to serve the figures on."""
         self.name = name
         self._status = status
@@ -236,7 +236,7 @@ def finish(reads: "Collection[Future[Reading]]", services: list[Service]) -> lis
     return [each.result() for each in reads]
 
 
-def show(original: Reading, hosts: list[Reading], server: Any, clients: list[Any]) -> None:
+def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[Any]) -> None:
     """Print the results; the figures are those of the services' status."""
     row = "{:8}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}   {}"
     print()
@@ -286,7 +286,7 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     print(f"starting one server and {HOSTS} clients for {image.name}, {original.size / 1e6:.1f} MB")
     command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
     command += ["--interface", LOOPBACK, "--port", str(group_port), "--no-root-squash"]
-    server = Service("server", command, directory, statuses.pop())
+    server = Service("server", command, directory=directory, status=statuses.pop())
     stack.callback(server.end)
     server.wait_until(server.listens, "listen")
     clients, points = [], []
@@ -303,7 +303,7 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
             str(point),
         ]
         stack.callback(unmount, point)
-        client = Service(f"client{number}", command, directory, statuses.pop())
+        client = Service(f"client{number}", command, directory=directory, status=statuses.pop())
         stack.callback(client.end)
         clients.append(client)
         points.append(point)
@@ -313,7 +313,8 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     print(f"reading the whole image through {HOSTS} mounts at the same moment")
     reads = [pool.submit(read, point / image.name) for point in points]
     hosts = finish(reads, [server, *clients])
-    show(original, hosts, server.figures(), [client.figures() for client in clients])
+    figures = [client.figures() for client in clients]
+    show(original, hosts, server=server.figures(), clients=figures)
     if any(host.digest != original.digest for host in hosts):
         raise Failed("a host read other bytes than those of the image")
 

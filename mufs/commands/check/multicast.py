@@ -22,7 +22,7 @@ _RATE = "ethtool eth0", "twistd mufs-server --rate-max 100M ..."
 AS_ROOT = "run this as root to see it"
 
 
-def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | None) -> Finding:
+def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None) -> Finding:
     """
     Whether multicast works.
 
@@ -46,7 +46,7 @@ def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | N
             "mufs check --seconds 30 ...",
         )
     if not reading.segments:
-        return _silent(reading, welcome, seen, asked)
+        return _silent(reading, welcome, seen=seen, asked=asked)
     figure = f"{brought} ({reading.rate / 1e6:.1f} Mbit/s)"
     loss = reading.loss or 0.0
     if reading.loss is not None:
@@ -66,7 +66,9 @@ def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | N
     return ok("multicast", figure)
 
 
-def _silent(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | None) -> Finding:
+def _silent(
+    reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None
+) -> Finding:
     """Nothing arrives, though the server says that it was sent."""
     where = f"{welcome.group}:{welcome.port} from {welcome.source[0]}"
     figure = f"nothing arrives of {where}"

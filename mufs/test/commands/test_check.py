@@ -264,10 +264,10 @@ class MulticastTests(SynchronousTestCase):
 
     def judge(self, seen: bool | None = None, asked: bool | None = None, **changes: Any) -> Finding:
         """The finding of a reading that differs from a good one by these changes."""
-        return multicast.judge(attrs.evolve(READING, **changes), WELCOME, seen, asked)
+        return multicast.judge(attrs.evolve(READING, **changes), WELCOME, seen=seen, asked=asked)
 
     def silent(self, seen: bool | None, asked: bool | None = None) -> Finding:
-        return multicast.judge(SILENT, WELCOME, seen, asked)
+        return multicast.judge(SILENT, WELCOME, seen=seen, asked=asked)
 
     def test_loss(self) -> None:
         """A little loss is fine, some a warning, and what multicast is given up for a problem."""
