@@ -265,7 +265,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired(self) -> Deferred[None]:
         """A client whose certificate has expired is not let in."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         done = ensureDeferred(self.meet(None, self.certificate("late.lab")))
         return done.addCallback(lambda _: self.assert_refused("'late.lab' has expired", ""))
@@ -326,7 +326,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired_server(self) -> Deferred[None]:
         """A client does not speak to a server whose certificate has expired."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         (self.own / "server.pem").unlink()
         make_keys(self.own, [LOCAL], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
