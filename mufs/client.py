@@ -129,7 +129,7 @@ class ClientMount(MultiService):
         if not self._settings.tls:
             self._log.warn("no TLS: the server is not verified, and keys are received in the clear")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
-        self._writer = self._bridge.run(self._cache.work, "cache")
+        self._writer = self._bridge.run(self._cache.run_writer, "cache")
         self._writer.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
         super().startService()
 

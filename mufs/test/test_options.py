@@ -235,7 +235,7 @@ class ServerOptionsTests(OptionsTestCase):
         tls = ("--listen", f"tls:0:certificate={keys}/server.pem:trustRoots={keys}/ca")
         options = self.server(*tls, "--allow", "*.lab:/a", "--allow", "h:/b:ro")
         self.assertEqual([rule.path for rule in options["allow"]], [(b"a",), (b"b",)])
-        for rule, telling in (("nonsense", "NAME:/PATH"), ("h:/a:rw", "for reading alone")):
+        for rule, telling in (("nonsense", "NAME:/PATH"), ("h:/a:rw", "exported read-only")):
             arguments = ["--images", str(self.images), *tls, "--allow", rule]
             self.assert_refused(server_tap.Options(), arguments, "--allow", rule, telling)
         arguments = ["--images", str(self.images), "--allow", "h:/a"]

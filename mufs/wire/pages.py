@@ -11,6 +11,9 @@ PAGE = 4096
 BLOCK = 128 * 1024
 PAGES = BLOCK // PAGE
 
+ImageKey = tuple[int, int]
+"""Image and generation, each a number of 64 bits."""
+
 
 def mask_of(start: int, end: int) -> int:
     """The pages that bytes C{start} to C{end} (end excluded) of one block touch."""

@@ -14,17 +14,23 @@ from twisted.python import usage
 
 from mufs.commands.check import certificates, host, multicast, network, packets
 from mufs.commands.check.finding import Finding, Level, ok, problem, warning
-from mufs.commands.check.session import PATIENCE, Session, Unreachable, late, shown_certificate
+from mufs.commands.check.session import (
+    ANSWER_TIMEOUT,
+    Session,
+    Unreachable,
+    raise_timeout,
+    shown_certificate,
+)
 from mufs.communication.client.channel import Refused
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
 from mufs.status.markup import shown
 from mufs.wire.metadata import VERSION
 
-LEAVE_AFTER = 1.2
-"""Seconds in the spare group: by then it was told twice to switches (RFC 3376, 8.11)."""
+LEAVE_DELAY = 1.2
+"""Seconds in the test group: by then the join was reported twice (RFC 3376, 8.11)."""
 
-LISTEN = 1.0
-"""Seconds after leaving in which a querier asks who is left."""
+QUERY_TIMEOUT = 1.0
+"""Seconds after leaving within which a querier asks for other members."""
 
 _SERVERS_LOG = "see the log of the server, which says what it does not accept"
 _REFUSALS = {
@@ -102,9 +108,9 @@ def _server(text: str) -> tuple[str, int] | None:
 
 async def _find(reactor: Any, name: str, interface: str | None, tell: Tell) -> bool:
     """Look at the way to a server, that is called by a name or an IPv4 address, if there is one."""
-    looking: Deferred[str] = reactor.resolve(name, timeout=(int(PATIENCE),))
+    looking: Deferred[str] = reactor.resolve(name, timeout=(int(ANSWER_TIMEOUT),))
     try:
-        address = await looking.addTimeout(PATIENCE, reactor, late)
+        address = await looking.addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
     except Exception as error:  # what a resolver raises is up to it
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         figure = f"{shown(name)} is not found as one of IPv4: {reason}"
@@ -275,9 +281,9 @@ async def _read(
 
 
 async def _join_and_leave(reactor: Any, interface: str) -> None:
-    """Be in the spare group for a moment: a querier asks at once whether anybody is left in it."""
-    member = socket.inet_aton(packets.SPARE_GROUP) + socket.inet_aton(interface)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as spare:
-        spare.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        await deferLater(reactor, LEAVE_AFTER)
-    await deferLater(reactor, LISTEN)
+    """Join and leave the test group: a querier then asks at once for other members."""
+    member = socket.inet_aton(packets.TEST_GROUP) + socket.inet_aton(interface)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member_socket:
+        member_socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        await deferLater(reactor, LEAVE_DELAY)
+    await deferLater(reactor, QUERY_TIMEOUT)

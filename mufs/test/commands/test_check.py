@@ -19,7 +19,7 @@ from mufs.commands import keys
 from mufs.commands.check import certificates, host, multicast, network
 from mufs.commands.check.finding import WIDTH, Finding, Level, ok, problem, warning
 from mufs.commands.check.network import Interface
-from mufs.commands.check.packets import SPARE_GROUP, Query, parse_query
+from mufs.commands.check.packets import TEST_GROUP, Query, parse_query
 from mufs.commands.check.session import Reading
 from mufs.commands.keys import make_keys
 from mufs.communication.client.receiver import RECEIVE_BUFFER
@@ -169,13 +169,13 @@ class PacketTests(SynchronousTestCase):
 
     def test_versions(self) -> None:
         """Queries of all versions are told apart by length and time (RFC 3376, 7.1)."""
-        group = socket.inet_aton(SPARE_GROUP)
+        group = socket.inet_aton(TEST_GROUP)
         first = Query("192.0.2.254", "0.0.0.0", 1)
         self.assertEqual(parse_query(self.packet(b"\x11\0\0\0" + bytes(4))), first)
         second = parse_query(self.packet(b"\x11\x0a\0\0" + group, b"\x94\x04\0\0"))
-        self.assertEqual(second, Query("192.0.2.254", SPARE_GROUP, 2))
+        self.assertEqual(second, Query("192.0.2.254", TEST_GROUP, 2))
         third = parse_query(self.packet(b"\x11\x0a\0\0" + group + bytes(4), b"\x94\x04\0\0"))
-        self.assertEqual(third, Query("192.0.2.254", SPARE_GROUP, 3))
+        self.assertEqual(third, Query("192.0.2.254", TEST_GROUP, 3))
 
     def test_others(self) -> None:
         """Reports are no queries, and neither are short packets."""
@@ -320,7 +320,7 @@ class MulticastTests(SynchronousTestCase):
 
     def test_querier(self) -> None:
         """Whoever asks is named, but for a bridge that has no address."""
-        found = multicast.querier([Query("192.0.2.254", SPARE_GROUP, 2)], 5)
+        found = multicast.querier([Query("192.0.2.254", TEST_GROUP, 2)], 5)
         self.assertIs(found.level, Level.OK)
         self.assertEqual(found.figure, "192.0.2.254 asks, by IGMP version 2")
         self.assertIn("switch", multicast.querier([Query("0.0.0.0", "0.0.0.0", 3)], 5).figure)

@@ -591,7 +591,7 @@ class PullTests(HostileServerTestCase):
         large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
-        ended = Pulled(1, 0, 0, True, "the image has 0.5 MiB, the cache 0.5 MiB")
+        ended = Pulled(1, 0, 0, True, "the image has 512.0 KiB, the cache 512.0 KiB")
         self.assertEqual(self.pulled(), [ended])
 
     def test_given_up(self) -> None:

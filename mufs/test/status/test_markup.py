@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.status.history import HISTORY_SECONDS
 from mufs.status.markup import Markup, element, join, shown
 from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
-from mufs.status.widgets import MAX_NAME_LENGTH, bits, named, percent, seconds, size
+from mufs.status.widgets import MAX_NAME_LENGTH, bits, named, percent, seconds
 from mufs.test.support.properties import examples
+from mufs.units import format_bytes
 
 
 class Read(HTMLParser):
@@ -85,8 +86,8 @@ class NumberTests(SynchronousTestCase):
     def test_numbers(self) -> None:
         """Each number has a unit that fits its size."""
         self.assertEqual(
-            [size(n) for n in (0, 1023, 1536, 3 << 30, 5 << 40)],
-            ["0 B", "1023 B", "1.5 KiB", "3 GiB", "5.00 TiB"],
+            [format_bytes(n) for n in (0, 1023, 1536, 3 << 30, 5 << 40)],
+            ["0 B", "1023 B", "1.5 KiB", "3.0 GiB", "5.0 TiB"],
         )
         self.assertEqual(
             [bits(n) for n in (0, 999, 1.5e6, 1e10)],

@@ -134,8 +134,8 @@ class ClientPageTests(SynchronousTestCase):
         some = HeldImage(b"some", 2 * BLOCK, True, lambda block, pages: pages if block else 0)
         none = HeldImage(b"none", PAGE, False, lambda block, pages: pages)
         text = self.show([some, none]).text
-        self.assertIn("some 256 KiB, 50.0% held", text)
-        self.assertIn("none 4 KiB, 0.0% held; closed", text)
+        self.assertIn("some 256.0 KiB, 50.0% held", text)
+        self.assertIn("none 4.0 KiB, 0.0% held; closed", text)
         many = self.show([some] * 100)
         maps = [attributes for _, attributes in many.tags if attributes.get("class") == "map"]
         self.assertEqual(len(maps), client_page.MAX_MAPS)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands import keys
 from mufs.commands.check.finding import WIDTH
-from mufs.commands.check.session import RATE
+from mufs.commands.check.session import MAX_RATE
 from mufs.commands.keys import make_keys
 from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab, missing, write_image
 from mufs.test.support.netns import run
@@ -118,7 +118,7 @@ class HealthyTests(CheckTestCase):
         self.assertEqual(report.problems + report.warnings, [])
         self.assertIn("asks, by IGMP version 3", report.figure("querier"))
         self.assertIn(" 0.0% lost", report.figure("multicast"))
-        self.assertLess(sent, 1.15 * SECONDS * RATE / 8 + 200_000)
+        self.assertLess(sent, 1.15 * SECONDS * MAX_RATE / 8 + 200_000)
         self.assertGreater(sent, 200_000)
         done = self.run_check("--server", ENDPOINT, "--seconds", "1")
         self.assertEqual(done.returncode, 0)

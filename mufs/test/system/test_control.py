@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from mufs.commands.status import _tables, amount
 from mufs.control import Control, TaskResource, _ControlSite
 from mufs.sockets import (
     MAX_SOCKET_PATH,
@@ -218,20 +217,6 @@ class SocketTests(SiteTestCase):
         control = Control(Clock(), "client", status=self.site, tasks={})
         control.listen("mnt")
         self.successResultOf(control.stop())
-
-
-class TableTests(SynchronousTestCase):
-    """How figures are shown."""
-
-    def test_amounts(self) -> None:
-        """Bytes are shown in the largest unit of which there is at least one."""
-        shown = [amount(count) for count in (0, 1023, 1024, 1536 << 10, 5 << 40)]
-        self.assertEqual(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 TiB"])
-
-    def test_others(self) -> None:
-        """A service that is not mUFS is reported as such."""
-        found = {"service": "server", "at": "http://x", "clients": 7}
-        self.assertRaises(Unreachable, _tables, [found])
 
 
 class ProcessTestCase(SynchronousTestCase):

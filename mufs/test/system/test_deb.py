@@ -158,6 +158,7 @@ class DebianTests(SynchronousTestCase):
         self.run_there("id mufs-server")
         self.run_there("! ls /etc/systemd/system/*.wants/mufs-*")
         self.run_there("test -s /usr/share/doc/mufs/etc/prometheus-alerts.yml")
+        self.run_there("test -s /usr/share/doc/mufs/docs/operations/index.md")
         said = self.run_there(START + SERVE)
         self.assertNotIn("Traceback", said)
         self.assertNotIn("plugin cache", said)

@@ -12,7 +12,6 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
-from mufs.commands.mount import Failed, Wrong, client_options
 from mufs.test.support import loopback
 from mufs.test.support.loopback import own
 from mufs.test.support.processes import wait_until
@@ -31,70 +30,6 @@ touch "$0"
 exec sleep 600
 """
 """The first process of the namespace, which reaps whom nobody waits for."""
-
-
-class OptionTests(SynchronousTestCase):
-    """What mount(8) hands over, and what the client is told."""
-
-    def told(self, options: str, source: str = "images:/") -> list[str]:
-        """The client's options but those that it always has."""
-        arguments, _ = client_options(source, [options])
-        self.assertEqual(arguments.pop(), f"--source={source}")
-        return arguments
-
-    def test_defaults(self) -> None:
-        """What mount(8) says when nobody said anything is no option of the client."""
-        server = "--server=tcp:images:7040"
-        self.assertEqual(self.told("rw"), [server])
-        self.assertEqual(self.told("rw,nosuid,nodev,_netdev,nofail,user=joe,users"), [server])
-        self.assertEqual(self.told("defaults,ro,noatime,x-systemd.automount,x-gvfs-show"), [server])
-
-    def test_options(self) -> None:
-        """Options have the names of the command line, with either line between their words."""
-        self.assertEqual(
-            self.told("cache_size=1G,cache-dir=/var/cache/x,allow_other,noexec,timeout=5,port=7000"),
-            ["--cache-size=1G", "--cache-dir=/var/cache/x", "--allow-other", "--noexec",
-             "--timeout=5", "--server=tcp:images:7000"],
-        )  # fmt: skip
-
-    def test_tls(self) -> None:
-        """A certificate makes it TLS; colons in paths are no ends of words."""
-        self.assertEqual(
-            self.told("certificate=/etc/a:b.pem,trust_roots=/etc/ca,private-key=/k"),
-            [
-                "--server=tls:images:7040:certificate=/etc/a\\:b.pem:trustRoots=/etc/ca:privateKey=/k"
-            ],
-        )
-
-    def test_background(self) -> None:
-        """bg is for the helper."""
-        self.assertFalse(client_options("images:/", ["rw"])[1])
-        self.assertTrue(client_options("images:/", ["rw,bg"])[1])
-
-    def test_unknown(self) -> None:
-        """An option that is unknown, or has no value, or one too many, is named."""
-        for option in (
-            "size=1", "suid", "dev", "cache_size", "cache_size=", "allow_other=1", "port=http",
-            "server=tcp:evil:1", "mount=/", "context=x",
-        ):  # fmt: skip
-            with self.assertRaises(Wrong, msg=option) as caught:
-                self.told(f"rw,{option}")
-            self.assertIn(option, str(caught.exception))
-
-    def test_sloppy(self) -> None:
-        """With -s mount(8) wants unknown ones to be passed over."""
-        self.assertEqual(
-            client_options("images:/", ["vers=3"], True), client_options("images:/", [])
-        )
-
-    def test_remount(self) -> None:
-        """A remount is told that it is none."""
-        self.assertRaises(Failed, self.told, "rw,remount")
-
-    def test_source(self) -> None:
-        """What is no server, or a part of what one shares, is told so."""
-        for source in ("images", ":/", "/dev/sda", "images:", "images:disks", "images:/disks"):
-            self.assertRaises(Wrong, client_options, source, [])
 
 
 def missing() -> str | None:

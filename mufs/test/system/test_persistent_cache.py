@@ -16,7 +16,7 @@ from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
 MIB = 1 << 20
 
 
-class KeptTestCase(SynchronousTestCase):
+class PersistentCacheTestCase(SynchronousTestCase):
     """Has a server with one image, and a directory for its client."""
 
     skip = missing()
@@ -25,7 +25,7 @@ class KeptTestCase(SynchronousTestCase):
         """Start the server."""
         self.loopback = Loopback()
         self.addCleanup(self.loopback.close)
-        self.kept = self.loopback.directory / "kept"
+        self.cache_path = self.loopback.directory / "cache"
         self.image = self.loopback.images / "disk.img"
         self.size = 12 * MIB + 1237
         self.sha256 = write_image(self.image, self.size)
@@ -35,7 +35,7 @@ class KeptTestCase(SynchronousTestCase):
 
     def start(self, *options: str) -> Service:
         """Start the client."""
-        return self.loopback.start_client("here", "--cache-dir", str(self.kept), *options)
+        return self.loopback.start_client("here", "--cache-dir", str(self.cache_path), *options)
 
     def read(self) -> str:
         """The SHA-256 of the image as the client shows it, past the kernel's page cache."""
@@ -59,7 +59,7 @@ class KeptTestCase(SynchronousTestCase):
         )  # fmt: skip
 
 
-class ClientTests(KeptTestCase):
+class ClientTests(PersistentCacheTestCase):
     """Restarts, ordinary and others."""
 
     def test_restart(self) -> None:
@@ -85,21 +85,21 @@ class ClientTests(KeptTestCase):
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             enough = random.randrange(self.size // 2)
-            wait_until(lambda: self.taken() > enough, 20, "something kept")  # noqa: B023
+            wait_until(lambda: self.taken() > enough, 20, "something in the cache")  # noqa: B023
             client.kill()
             reader.wait(20)
             unmount(self.loopback.directory / "here")
-            for name in ("index", *(p.name for p in self.kept.iterdir() if "-" in p.name)):
-                self.damage(random, self.kept / name)
+            for name in ("index", *(p.name for p in self.cache_path.iterdir() if "-" in p.name)):
+                self.damage(random, self.cache_path / name)
         self.start()
         self.assertEqual(self.read(), self.sha256)
 
     def test_damaged(self) -> None:
-        """A page that is wrong on the disk is asked for anew, and its block is kept again."""
+        """A page that is damaged on disk is requested again, and its block is stored again."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
-        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        (data,) = [p for p in self.cache_path.iterdir() if "-" in p.name and p.suffix != ".path"]
         with open(data, "r+b") as file:
             file.seek(5 * MIB)
             file.write(b"wrong")
@@ -113,8 +113,8 @@ class ClientTests(KeptTestCase):
 
     def taken(self) -> int:
         """Bytes of the disk that the directory's files take."""
-        found = os.listdir(self.kept) if self.kept.exists() else []
-        return sum(os.lstat(self.kept / name).st_blocks * 512 for name in found)
+        found = os.listdir(self.cache_path) if self.cache_path.exists() else []
+        return sum(os.lstat(self.cache_path / name).st_blocks * 512 for name in found)
 
     def damage(self, random: Random, path: Path) -> None:
         """Change some bits of a file, and cut it now and then."""
@@ -150,17 +150,17 @@ class ClientTests(KeptTestCase):
     def test_second_client(self) -> None:
         """A second client at the same directory ends with one line; the first one goes on."""
         self.start()
-        second = self.loopback.launch_client("second", "--cache-dir", str(self.kept))
+        second = self.loopback.launch_client("second", "--cache-dir", str(self.cache_path))
         self.assertEqual(second.wait(20), 1)
         self.assertEqual(
-            second.output, f"mufs-client: --cache-dir: {self.kept}: a client uses it\n"
+            second.output, f"mufs-client: --cache-dir: {self.cache_path}: a client uses it\n"
         )
         self.assertEqual(self.read(), self.sha256)
 
     def test_removed(self) -> None:
         """A directory that is removed under the client costs it nothing but the keeping."""
         self.start()
-        shutil.rmtree(self.kept)
+        shutil.rmtree(self.cache_path)
         self.assertEqual(self.read(), self.sha256)
 
     def test_memory(self) -> None:
@@ -181,25 +181,26 @@ class ClientTests(KeptTestCase):
         return {e.name for e in os.scandir(self.loopback.directory) if e.name != "here"}
 
 
-class CommandTests(KeptTestCase):
+class CommandTests(PersistentCacheTestCase):
     """C{mufs cache}."""
 
     def setUp(self) -> None:
-        """Have an image kept."""
+        """Have an image in the cache."""
         super().setUp()
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
-        self.in_use = self.mufs("cache", "rm", str(self.kept), "--all")
-        self.listed = self.mufs("cache", "ls", str(self.kept))
+        self.in_use = self.mufs("cache", "rm", str(self.cache_path), "--all")
+        self.listed = self.mufs("cache", "ls", str(self.cache_path))
         client.stop()
 
     def test_ls(self) -> None:
         """The images are listed, also while a client runs."""
-        done = self.mufs("cache", "ls", str(self.kept))
+        done = self.mufs("cache", "ls", str(self.cache_path))
         head, line = done.stdout.splitlines()
         self.assertEqual(head.split(), ["held", "size", "last", "used", "image"])
         self.assertEqual(
-            (line.split()[:3], line.split()[-1]), (["12.0M", "12.0M", "100%"], "disk.img")
+            (line.split()[:5], line.split()[-1]),
+            (["12.0", "MiB", "12.0", "MiB", "100%"], "disk.img"),
         )
         self.assertEqual(self.listed.returncode, 0)
         self.assertIn("disk.img", self.listed.stdout)
@@ -207,35 +208,35 @@ class CommandTests(KeptTestCase):
     def test_rm(self) -> None:
         """Images are removed by name, by age, or all, but not under a client."""
         self.assertEqual(self.in_use.returncode, 1)
-        self.assertEqual(self.in_use.stderr, f"mufs cache: {self.kept}: a client uses it\n")
-        unknown = self.mufs("cache", "rm", str(self.kept), "other.img")
+        self.assertEqual(self.in_use.stderr, f"mufs cache: {self.cache_path}: a client uses it\n")
+        unknown = self.mufs("cache", "rm", str(self.cache_path), "other.img")
         self.assertIn("no image 'other.img'", unknown.stderr)
-        done = self.mufs("cache", "rm", str(self.kept), "--unused", "1")
+        done = self.mufs("cache", "rm", str(self.cache_path), "--unused", "1")
         self.assertEqual(done.stdout, "0 images removed, 0 bytes\n")
-        done = self.mufs("cache", "rm", str(self.kept), "disk.img")
-        self.assertEqual(done.stdout, "1 images removed, 12.0M bytes\n")
+        done = self.mufs("cache", "rm", str(self.cache_path), "disk.img")
+        self.assertEqual(done.stdout, "1 images removed, 12.0 MiB\n")
         self.start()
         self.assertEqual(self.read(), self.sha256)
         self.loopback.services["here"].stop()
-        self.assertEqual(self.mufs("cache", "rm", str(self.kept), "--all").returncode, 0)
-        self.assertEqual(os.listdir(self.kept), [])
-        refused = self.mufs("cache", "ls", str(self.kept))
-        self.assertEqual(refused.stderr, f"mufs cache: {self.kept}: holds no cache of mUFS\n")
+        self.assertEqual(self.mufs("cache", "rm", str(self.cache_path), "--all").returncode, 0)
+        self.assertEqual(os.listdir(self.cache_path), [])
+        refused = self.mufs("cache", "ls", str(self.cache_path))
+        self.assertEqual(refused.stderr, f"mufs cache: {self.cache_path}: holds no cache of mUFS\n")
 
     def test_verify(self) -> None:
         """Wrong pages are counted and removed, and then there are none."""
-        done = self.mufs("cache", "verify", str(self.kept))
+        done = self.mufs("cache", "verify", str(self.cache_path))
         pages = -(-self.size // 4096)
-        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them wrong and removed\n")
-        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them damaged and removed\n")
+        (data,) = [p for p in self.cache_path.iterdir() if "-" in p.name and p.suffix != ".path"]
         with open(data, "r+b") as file:
             for place in (0, 5000, self.size - 1):
                 file.seek(place)
                 file.write(b"wrong"[: self.size - place])
-        done = self.mufs("cache", "verify", str(self.kept))
-        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them wrong and removed\n")
+        done = self.mufs("cache", "verify", str(self.cache_path))
+        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them damaged and removed\n")
         self.assertEqual(done.returncode, 1)
-        done = self.mufs("cache", "verify", str(self.kept))
+        done = self.mufs("cache", "verify", str(self.cache_path))
         self.assertEqual((done.stdout.split()[0], done.returncode), (str(pages - 3), 0))
         self.start()
         self.assertEqual(self.read(), self.sha256)
