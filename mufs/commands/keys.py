@@ -29,22 +29,22 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-CA_VALID = timedelta(days=3650)
-VALID = timedelta(days=730)
-EARLIER = timedelta(days=1)
-"""Certificates are valid so long before they are made: clocks differ."""
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=730)
+CLOCK_SKEW = timedelta(days=1)
+"""Certificates are valid from this long before they are made, as clocks differ."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-"""A host's name, that is a file's name too; X.509 has no room for more than 64."""
+"""A host's name, used as a file name as well; at most 64 characters in X.509."""
 
 
 class UnusableKeys(Exception):
-    """It cannot be done as asked for; the text says why."""
+    """The keys cannot be made as requested; the text says why."""
 
 
 @frozen
 class Authority:
-    """Who signs the certificates."""
+    """The authority that signs the certificates."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -137,7 +137,7 @@ def _authority(directory: Path, made: list[str]) -> Authority:
     # Two authorities of one name could not be told apart by who has to find the right one.
     name = _name(f"mUFS authority {secrets.token_hex(4)}")
     certificate = (
-        _builder(name, name, key, key, CA_VALID)
+        _builder(name, name, key, key, CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, SHA256())
@@ -157,7 +157,7 @@ def _issue(
     made: list[str],
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    valid = min(VALID, authority.certificate.not_valid_after_utc - datetime.now(UTC))
+    valid = min(LIFETIME, authority.certificate.not_valid_after_utc - datetime.now(UTC))
     subject = _name(str(names[0].value))
     certificate = (
         _builder(subject, authority.certificate.subject, key, authority.key, valid)
@@ -187,7 +187,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - EARLIER)
+        .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + valid)
         .add_extension(identifier, critical=False)
         .add_extension(signed_by, critical=False)

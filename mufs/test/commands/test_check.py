@@ -211,13 +211,13 @@ class CertificateTests(SynchronousTestCase):
     def test_time(self) -> None:
         """It is fine, about to end, past, or not valid yet, and a clock years away is called so."""
         self.assertIs(self.judge(0).level, Level.OK)
-        self.assertIs(self.judge(keys.VALID.days - 31).level, Level.OK)
-        self.assertIs(self.judge(keys.VALID.days - 29).level, Level.WARNING)
-        past = self.judge(keys.VALID.days + 1)
+        self.assertIs(self.judge(keys.LIFETIME.days - 31).level, Level.OK)
+        self.assertIs(self.judge(keys.LIFETIME.days - 29).level, Level.WARNING)
+        past = self.judge(keys.LIFETIME.days + 1)
         self.assertIs(past.level, Level.PROBLEM)
         self.assertIn("expired", past.figure)
         self.assertNotIn("clock", past.remedy)
-        self.assertIn("clock", self.judge(keys.VALID.days + 3000).remedy)
+        self.assertIn("clock", self.judge(keys.LIFETIME.days + 3000).remedy)
         early = self.judge(-3)
         self.assertIs(early.level, Level.PROBLEM)
         self.assertIn("not valid yet", early.figure)
