@@ -93,7 +93,7 @@ test-pythons:
 	        $(MAKE) --no-print-directory PYTHON=$$python VENV=.venv-$$other lint test-fast || exit; \
 	done
 
-# Processes that tests start count, too, unless a signal ends them.
+# Processes that tests start count, too, unless they are killed.
 coverage: setup
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m twisted.trial -j$(JOBS) $(TESTS); status=$$?; \
