@@ -2,8 +2,8 @@
 The commands that the documentation shows.
 
 In Markdown, indented blocks and blocks of C{bash} hold commands alone; in manual pages, literal
-displays do, unless the comment C{not a command} precedes them. Code within a line counts, too, if it
-is a command of mUFS or make with its arguments.
+displays do, unless the comment C{not a command} precedes them. Code within a line counts, too, if
+it is a command of mUFS or make with its arguments.
 
 Commands of mUFS are parsed by their own parsers, which also convert the values; targets of make and
 scripts must exist; other programs must be in L{OTHERS}. Two documents have tests of their own:
