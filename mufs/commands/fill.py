@@ -108,7 +108,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, held: float, size: float, came: float, note: str, last: bool = False) -> None:
+    def show(self, held: float, size: float, came: float, *, note: str, last: bool = False) -> None:
         """
         Show that C{held} of C{size} bytes are there.
 
@@ -147,7 +147,7 @@ def _pull_one(path: str, quiet: bool) -> None:
 
         def show(said: Record, last: bool = False) -> None:
             came = said["asked"] + said["overheard"]
-            bar.show(said["held"], said["size"], came, _note(said), last)
+            bar.show(said["held"], said["size"], came, note=_note(said), last=last)
 
         last = _follow_to_end(socket_of_mount(mount), "/pull", {"path": rest}, show)
         if "error" not in last:
@@ -170,7 +170,7 @@ def _push(given: argparse.Namespace) -> None:
             first = held if first is None and not last else first
             note = f"{said['succeeded']}/{said['clients']} done"
             note += f", {failed} failed" if failed else ""
-            bar.show(held, said["size"], held - (first or 0), note, last)
+            bar.show(held, said["size"], held - (first or 0), note=note, last=last)
 
         where = _server(given.server)
         last = _follow_to_end(where, "/push", body, lambda said: show(said, said["failed"]))

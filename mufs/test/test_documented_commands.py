@@ -2,11 +2,13 @@
 The commands that the documentation shows.
 
 In Markdown, indented blocks and blocks of C{bash} hold commands alone; in manual pages, literal
-displays do, unless the comment C{not a command} precedes them. Commands of mUFS are parsed by their
-own parsers, which also convert the values; targets of make and scripts must exist; other programs
-must be in L{OTHERS}. Two documents have tests of their own: test_tutorial runs docs/tutorial.md,
-and test_protocol_document compares the bytes in docs/protocol.md. test_keys runs the commands of
-the README that use TLS.
+displays do, unless the comment C{not a command} precedes them. Code within a line counts, too, if
+it is a command of mUFS or make with its arguments.
+
+Commands of mUFS are parsed by their own parsers, which also convert the values; targets of make and
+scripts must exist; other programs must be in L{OTHERS}. Two documents have tests of their own:
+test_tutorial runs docs/tutorial.md, and test_protocol_document compares the bytes in
+docs/protocol.md. test_keys runs the commands of the README that use TLS.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ OTHERS = frozenset(
 )
 """Programs that are not of mUFS, of which nothing is checked."""
 
+CODE = re.compile(r"`([^`]+)`")
+INLINE = re.compile(r"(?:make|mufs-server|mufs-client|mount -t mufs) .+|mufs (?![a-z ]+$).+")
+"""Code within a line that is a command, and not only the name of one, as C{mufs cache ls} is."""
+
 TWISTD = ["twistd", "-n", "--pidfile="]
 SERVICES = {"mufs-server": server_tap.Options, "mufs-client": client_tap.Options}
 
@@ -69,6 +75,10 @@ def documents() -> list[str]:
     return sorted({str(path.relative_to(CHECKOUT)) for path in pages} - ELSEWHERE)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _lines(blocks: list[str]) -> list[str]:
     lines = "\n".join(blocks).replace("\\\n", "").splitlines()
     return [line.strip() for line in lines if line.strip()]
@@ -79,7 +89,7 @@ def markdown_commands(page: str) -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
     blocks += re.findall(r"(?:(?<=\n\n)|\A)((?: {4,}.*\n|\n(?= {4}))+)", prose)
-    return _lines(blocks)
+    return [*_lines(blocks), *filter(INLINE.fullmatch, map(_one_line, CODE.findall(prose)))]
 
 
 def manual_commands(page: str) -> list[str]:
@@ -177,11 +187,16 @@ class DocumentedCommandTests(SynchronousTestCase):
             self.assertRaises(usage.UsageError, check, command)
 
     def test_markdown(self) -> None:
-        """Commands are found in indented blocks and those of bash, and joined at backslashes."""
+        """
+        Commands are found in indented blocks, where backslashes join lines, in blocks of bash, and
+        as code within a line.
+        """
         page = (
-            "A:\n\n    one \\\n      two\n\n    three\n\n```bash\nfour\n```\n\n```text\nno\n```\n"
+            "A:\n\n    one \\\n      two\n\n    three\n\n```bash\nfour\n```\n\n```text\nno\n```\n\n"
+            "`no`, `mufs status`, `make\ndemo`, `mufs status 7080`\n"
         )
-        self.assertEqual(markdown_commands(page), ["four", "one       two", "three"])
+        expected = ["four", "one       two", "three", "make demo", "mufs status 7080"]
+        self.assertEqual(markdown_commands(page), expected)
 
     def test_manual(self) -> None:
         """Commands are found in literal displays, but for those that a comment exempts."""

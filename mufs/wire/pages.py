@@ -23,7 +23,7 @@ def mask_of(start: int, end: int) -> int:
 
 def split_into_blocks(offset: int, length: int) -> Iterator[tuple[int, int]]:
     """
-    Cut a byte range of an image at the borders of its blocks.
+    Split a byte range of an image at block boundaries.
 
     @return: pairs of block number and the pages of it that the range touches.
     """

@@ -218,7 +218,8 @@ class CacheDirectory:
         with self.files.open(place.image, os.O_WRONLY | os.O_CREAT) as fd:
             pwrite(fd, data, place.number * BLOCK + start)
         first = start // PAGE
-        self.index.record(place, first, checksums(place, first, data), int(self._clock()))
+        sums = checksums(place, first, data)
+        self.index.record(place, first, sums=sums, now=int(self._clock()))
         with suppress(ValueError):
             place.unwritten.remove(pending)
 

@@ -184,7 +184,7 @@ class CacheIndex:
         image, generation, number, _ = HEAD.unpack(head)
         return (image, generation), number
 
-    def record(self, place: Place, first: int, sums: tuple[int, ...], now: int) -> None:
+    def record(self, place: Place, first: int, *, sums: tuple[int, ...], now: int) -> None:
         """
         Write the checksums of a block's pages from page C{first} on.
 

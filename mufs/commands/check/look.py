@@ -253,7 +253,9 @@ async def _read(
     counter = listener = None
     if not interface.is_loopback:
         try:
-            counter = packets.counter(interface.name, welcome.group, welcome.port, source)
+            counter = packets.counter(
+                interface.name, group=welcome.group, port=welcome.port, source=source
+            )
             listener = packets.igmp_listener(interface.name)
         except PermissionError:
             pass
@@ -273,7 +275,7 @@ async def _read(
         tell(warning("querier", "not looked at: that needs root", multicast.AS_ROOT))
     # What this host sends itself does not come to its interface, but no network can drop it.
     seen = True if is_here else None if counter is None else packets.count(counter) > 0
-    tell(multicast.judge(reading, welcome, seen, asked))
+    tell(multicast.judge(reading, welcome, seen=seen, asked=asked))
     tell(multicast.others(reading))
     over_tcp = multicast.over_tcp(reading)
     if over_tcp is not None:

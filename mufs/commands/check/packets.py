@@ -33,7 +33,7 @@ class Query:
     version: int
 
 
-def counter(interface: str, group: str, port: int, source: str) -> socket.socket:
+def counter(interface: str, *, group: str, port: int, source: str) -> socket.socket:
     """
     Count the datagrams to a group without receiving them; see L{count}.
 
@@ -44,7 +44,7 @@ def counter(interface: str, group: str, port: int, source: str) -> socket.socket
         interface,
         [(_PACKET_TYPE, 2), (_IP_PROTOCOL, socket.IPPROTO_UDP)],
         list(zip((_IP_SOURCE, _IP_TARGET), addresses, strict=True)),
-        port,
+        port=port,
     )
 
 
@@ -101,6 +101,7 @@ def _listen(
     interface: str,
     bytes_wanted: list[tuple[int, int]],
     words_wanted: list[tuple[int, int]],
+    *,
     port: int | None = None,
 ) -> socket.socket:
     """A socket for the IP packets of an interface that have these values at these offsets."""

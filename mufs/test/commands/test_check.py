@@ -211,13 +211,13 @@ class CertificateTests(SynchronousTestCase):
     def test_time(self) -> None:
         """It is fine, about to end, past, or not valid yet, and a clock years away is called so."""
         self.assertIs(self.judge(0).level, Level.OK)
-        self.assertIs(self.judge(keys.VALID.days - 31).level, Level.OK)
-        self.assertIs(self.judge(keys.VALID.days - 29).level, Level.WARNING)
-        past = self.judge(keys.VALID.days + 1)
+        self.assertIs(self.judge(keys.LIFETIME.days - 31).level, Level.OK)
+        self.assertIs(self.judge(keys.LIFETIME.days - 29).level, Level.WARNING)
+        past = self.judge(keys.LIFETIME.days + 1)
         self.assertIs(past.level, Level.PROBLEM)
         self.assertIn("expired", past.figure)
         self.assertNotIn("clock", past.remedy)
-        self.assertIn("clock", self.judge(keys.VALID.days + 3000).remedy)
+        self.assertIn("clock", self.judge(keys.LIFETIME.days + 3000).remedy)
         early = self.judge(-3)
         self.assertIs(early.level, Level.PROBLEM)
         self.assertIn("not valid yet", early.figure)
@@ -264,10 +264,10 @@ class MulticastTests(SynchronousTestCase):
 
     def judge(self, seen: bool | None = None, asked: bool | None = None, **changes: Any) -> Finding:
         """The finding of a reading that differs from a good one by these changes."""
-        return multicast.judge(attrs.evolve(READING, **changes), WELCOME, seen, asked)
+        return multicast.judge(attrs.evolve(READING, **changes), WELCOME, seen=seen, asked=asked)
 
     def silent(self, seen: bool | None, asked: bool | None = None) -> Finding:
-        return multicast.judge(SILENT, WELCOME, seen, asked)
+        return multicast.judge(SILENT, WELCOME, seen=seen, asked=asked)
 
     def test_loss(self) -> None:
         """A little loss is fine, some a warning, and what multicast is given up for a problem."""

@@ -139,6 +139,6 @@ class BarTests(FillTestCase):
         with _Bar("disk.img", quiet=False) as bar:
             for _ in range(4):
                 now[0] += fill.REPORT_INTERVAL / 2
-                bar.show(1 << 20, 4 << 20, (now[0] - 100) * 1024, "")
+                bar.show(1 << 20, 4 << 20, (now[0] - 100) * 1024, note="")
         line = "disk.img: 1.0 MiB of 4.0 MiB (25 %), 1.0 KiB/s"
         self.assertEqual(self.out.getvalue().splitlines(), [line, line])

@@ -25,7 +25,7 @@ from mufs.test.support.processes import Service, mounted
 TIMEOUT = 8
 """Seconds that an operation on a mount may take, however long the server is silent."""
 
-PATIENCE = 60.0
+GUARD_TIMEOUT = 300.0
 """Seconds after which `Loopback.guard` ends clients that keep somebody waiting."""
 
 
@@ -127,7 +127,7 @@ class Loopback:
 
     def guard(self) -> Timer:
         """End all processes in a while, so that nobody waits for a mount for ever; starts now."""
-        timer = Timer(PATIENCE, self._kill)
+        timer = Timer(GUARD_TIMEOUT, self._kill)
         timer.daemon = True
         timer.start()
         return timer

@@ -373,7 +373,7 @@ class TLSTests(CheckTestCase):
         directory = of or self.own
         if names is not None:
             (directory / "server.pem").unlink()
-            self.patch(keys, "VALID", timedelta(days=days))
+            self.patch(keys, "LIFETIME", timedelta(days=days))
             make_keys(directory, [names], [])
         listen = f"tls:{SERVER_PORT}:certificate={directory}/server.pem:trustRoots={self.own}/ca"
         self.start_server("--listen", listen)
@@ -384,7 +384,7 @@ class TLSTests(CheckTestCase):
 
     def test_accepted(self) -> None:
         """Where both are right, all is well; one that ends soon is a warning."""
-        self.patch(keys, "VALID", timedelta(days=12))
+        self.patch(keys, "LIFETIME", timedelta(days=12))
         make_keys(self.own, [], ["soon.lab"])
         self.serve()
         report = self.connect()
@@ -397,7 +397,7 @@ class TLSTests(CheckTestCase):
 
     def test_own(self) -> None:
         """A host whose certificate has expired, or is of another authority, is told so."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         self.serve()
         report = self.connect("late.lab")

@@ -170,8 +170,8 @@ class DemoTests(SynchronousTestCase):
         """A name that leads to no image is told in one line."""
         for name, reason in [
             ("/nonexistent/disk.img", "No such file or directory"),
-            (os.path.dirname(self.make_image(1)), "not a file with anything in it"),
-            (self.make_image(0), "not a file with anything in it"),
+            (os.path.dirname(self.make_image(1)), "not a file, or empty"),
+            (self.make_image(0), "not a file, or empty"),
         ]:
             self.assert_ends(self.start(name), 1)
             self.assertEqual(self.said(), f"mufs.demo: {name}: {reason}\n")

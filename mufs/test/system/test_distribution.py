@@ -104,7 +104,7 @@ class DistributionTests(SynchronousTestCase):
         modules = {
             str(path.relative_to(CHECKOUT))
             for path in (CHECKOUT / "mufs").rglob("*")
-            if path.suffix in (".py", ".css", ".js")
+            if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
         }
         self.assertEqual(modules - files, set())
         self.assertIn("twisted/plugins/mufs_plugins.py", files)

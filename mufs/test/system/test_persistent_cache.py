@@ -212,7 +212,7 @@ class CommandTests(PersistentCacheTestCase):
         unknown = self.mufs("cache", "rm", str(self.cache_path), "other.img")
         self.assertIn("no image 'other.img'", unknown.stderr)
         done = self.mufs("cache", "rm", str(self.cache_path), "--unused", "1")
-        self.assertEqual(done.stdout, "0 images removed, 0 bytes\n")
+        self.assertEqual(done.stdout, "0 images removed, 0 B\n")
         done = self.mufs("cache", "rm", str(self.cache_path), "disk.img")
         self.assertEqual(done.stdout, "1 images removed, 12.0 MiB\n")
         self.start()

@@ -265,7 +265,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired(self) -> Deferred[None]:
         """A client whose certificate has expired is not let in."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         done = ensureDeferred(self.meet(None, self.certificate("late.lab")))
         return done.addCallback(lambda _: self.assert_refused("'late.lab' has expired", ""))
@@ -291,7 +291,7 @@ class AcceptanceTests(TLSTestCase):
         name, authority = x509.DNSName("a\nb" * 50), keys._authority(self.other, [])
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         self.patch(keys, "_name", lambda _: x509.Name([]))
-        keys._issue(authority, self.other / "wild.pem", [name], use, [])
+        keys._issue(authority, self.other / "wild.pem", names=[name], use=use)
         done = ensureDeferred(self.meet(None, self.certificate("wild", self.other)))
         done.addCallback(lambda _: self.assert_refused(r"of 'a\nba\nb", ""))
         return done.addCallback(lambda _: self.assertNotIn("\n", self.said("server")[0]))
@@ -301,7 +301,7 @@ class AcceptanceTests(TLSTestCase):
         self.patch(keys, "_name", lambda _: x509.Name([]))
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         names: list[x509.GeneralName] = [x509.IPAddress(ip_address(LOCAL))]
-        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names, use, [])
+        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names=names, use=use)
         done = ensureDeferred(self.meet(None, self.certificate("none")))
         return done.addCallback(lambda _: self.assert_refused("has no name", "at once"))
 
@@ -326,7 +326,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired_server(self) -> Deferred[None]:
         """A client does not speak to a server whose certificate has expired."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         (self.own / "server.pem").unlink()
         make_keys(self.own, [LOCAL], [])
         done = ensureDeferred(self.meet(None, self.certificate()))

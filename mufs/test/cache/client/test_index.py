@@ -41,7 +41,7 @@ class IndexTests(SynchronousTestCase):
     def record(self, number: int, now: int, first: int = 0, count: int = PAGES) -> Place:
         """Give a block a slot, and record some of its pages."""
         place = self.index.place(KEY, number)
-        self.index.record(place, first, SUMS[:count], now)
+        self.index.record(place, first, sums=SUMS[:count], now=now)
         return place
 
     def loaded(self, max_blocks: int = 10) -> tuple[list[tuple[int, int, int]], list[int]]:
@@ -69,7 +69,7 @@ class IndexTests(SynchronousTestCase):
     def test_foreign(self) -> None:
         """Records of unknown images, and of blocks past the end of a file, are ignored."""
         self.record(4, now=10)
-        self.index.record(self.index.place((7, 7), 0), 0, SUMS, 10)
+        self.index.record(self.index.place((7, 7), 0), 0, sums=SUMS, now=10)
         self.assertEqual(self.loaded(), ([], []))
 
     def test_duplicate(self) -> None:
@@ -92,7 +92,7 @@ class IndexTests(SynchronousTestCase):
     def test_sums(self) -> None:
         """The checksums written are read; erased ones are 0."""
         place = self.record(0, now=10, first=2, count=3)
-        self.index.record(place, 10, (99,), 20)
+        self.index.record(place, 10, sums=(99,), now=20)
         self.index.erase_page(place, 3)
         sums = self.index.sums(place)
         written = {page: each for page, each in enumerate(sums) if each}
