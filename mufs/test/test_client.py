@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,11 +20,13 @@ from mufs.filesystem.client.mounting import MountFailed, MountSettings
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
 from mufs.test.support.doubles import FakeTransport, make_attributes
+from mufs.test.test_listening import RecordingEndpoint
 from mufs.wire.channel import Type, pack_tagged
 from mufs.wire.metadata import VERSION, Caller, Failure, Hello, Welcome, decode, encode
+from mufs.wire.pages import BLOCK
 
 SERVER = "tcp:images.example.org:7040"
-MIB = 1 << 20
+CACHE_SIZE = 16 * BLOCK
 REFUSED = ConnectionRefusedError("nobody there")
 
 
@@ -103,11 +106,38 @@ class StandInMounting:
         return succeed(None)
 
 
+class MulticastPort:
+    """A port for multicast, without a socket."""
+
+    def joinGroup(self, group: str, interface: str) -> Deferred[None]:
+        """See L{IMulticastTransport.joinGroup}."""
+        return succeed(None)
+
+    def stopListening(self) -> None:
+        """See L{IListeningPort.stopListening}."""
+
+
+class Reactor(MemoryReactorClock):
+    """
+    A reactor in memory that receives multicast.
+
+    @ivar buffer: bytes of the receive buffer that the system grants.
+    """
+
+    buffer = 0
+
+    def listenMulticast(self, port: int, receiver: Any, group: str, **how: Any) -> MulticastPort:
+        """See L{IReactorMulticast.listenMulticast}."""
+        receiver.transport = MulticastPort()
+        receiver.buffer = self.buffer
+        return receiver.transport  # type: ignore[no-any-return]
+
+
 class ClientMountTests(SynchronousTestCase):
     """A client from its start to its end."""
 
     def setUp(self) -> None:
-        """Start a client."""
+        """Have a client that is not started yet."""
         self.patch(os, "environ", {**os.environ, VARIABLE: self.mktemp()})
         self.failures: list[str] = []
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
@@ -117,24 +147,27 @@ class ClientMountTests(SynchronousTestCase):
         observer: Any = self.events.append
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
-        self.reactor: Any = MemoryReactorClock()
+        self.reactor: Any = Reactor()
         self.server = ServerEndpoint()
+        self.client = self.make()
+
+    def make(self, status: IStreamServerEndpoint | None = None) -> ClientMount:
+        """A client that is not started yet."""
         settings = ClientSettings(
             server=SERVER,
             mount=MountSettings("/mnt/images", SERVER, allow_other=False, noexec=False),
             interface=None,
-            cache_size=MIB,
+            cache_size=CACHE_SIZE,
             timeout=30.0,
             host="host1",
         )
-        self.cache = BlockCache(MIB)
-        self.client = ClientMount(
-            self.reactor, settings, cache=self.cache, server=self.server, status=None
-        )
-        bridge: Any = self.client._bridge
-        mounting: Any = self.client._mounting
+        cache = BlockCache(CACHE_SIZE)
+        made = ClientMount(self.reactor, settings, cache=cache, server=self.server, status=status)
+        bridge: Any = made._bridge
+        mounting: Any = made._mounting
         self.bridge: StandInBridge = bridge
         self.mounting: StandInMounting = mounting
+        return made
 
     def logged(self, text: str) -> int:
         """How many lines of the log contain a text."""
@@ -146,9 +179,9 @@ class ClientMountTests(SynchronousTestCase):
         (_, tag, _) = transport.tagged()[-1]
         transport.protocol.dataReceived(pack_tagged(kind, tag, encode(body)))
 
-    def welcome(self) -> None:
-        """The server serves the client, by TCP alone."""
-        self.answer(Type.WELCOME, Welcome(VERSION, "", 7041, ("", 0), 1400))
+    def welcome(self, group: str = "") -> None:
+        """The server serves the client, by TCP alone unless it has a group."""
+        self.answer(Type.WELCOME, Welcome(VERSION, group, 7041, ("192.0.2.1", 40000), 1400))
 
     def start_and_mount(self) -> None:
         """Start the client, and have it mount."""
@@ -217,7 +250,7 @@ class ClientMountTests(SynchronousTestCase):
         self.assertIsNone(self.mounting.served)
 
     def test_refused(self) -> None:
-        """A server that will not serve this client ends it, and the reason is told."""
+        """A client that the server refuses ends, and says why."""
         self.client.startService()
         self.answer(Type.ERROR, Failure("EPROTO", "too old"))
         self.assertEqual(self.failures, [f"the server at {SERVER} refused: too old"])
@@ -235,6 +268,26 @@ class ClientMountTests(SynchronousTestCase):
         self.reactor.advance(5)
         self.welcome()
         self.assertEqual(self.client.state(), f"connected to {SERVER}")
+
+    def test_window(self) -> None:
+        """No more is read ahead than fits in part of the receive buffer and of the cache."""
+        self.client.startService()
+        for self.reactor.buffer, bound in (
+            (7 * BLOCK, 7 * BLOCK // 3),
+            (100 * BLOCK, CACHE_SIZE // 4),
+            (BLOCK, BLOCK),
+        ):
+            self.welcome(f"239.5.5.{self.reactor.buffer // BLOCK}")
+            self.assertEqual(self.client._remote.window.bound, bound)
+            self.lose_connection()
+
+    def test_no_status(self) -> None:
+        """A status endpoint that cannot be listened at ends the client."""
+        taken = CannotListenError("127.0.0.1", 7080, OSError(98, "in use"))
+        self.client = self.make(RecordingEndpoint(fail(taken)))
+        self.client.startService()
+        reason = "cannot serve the status: 127.0.0.1:7080: [Errno 98] in use"
+        self.assertEqual(self.failures, [reason])
 
     def test_unmounted(self) -> None:
         """When somebody unmounts, the client ends, without an error."""
@@ -259,7 +312,7 @@ class ClientMountTests(SynchronousTestCase):
         self.assertEqual(self.failures, [])
 
     def test_stop(self) -> None:
-        """In the end readers get errors, the mount is taken away, and no timer is left."""
+        """A client that ends fails its readers, unmounts, and leaves no timer."""
         self.start_and_mount()
         stopped = self.stop()
         self.assertTrue(self.bridge.stopped)
@@ -273,7 +326,7 @@ class ClientMountTests(SynchronousTestCase):
         self.assertEqual(self.failures, [])
 
     def test_slow_cache(self) -> None:
-        """What the cache has not written in time is not waited for."""
+        """A client that ends waits only so long for the cache to be written."""
         self.start_and_mount()
         stopped = self.stop()
         self.reactor.advance(WRITER_TIMEOUT - 0.01)
@@ -295,14 +348,14 @@ class ClientMountTests(SynchronousTestCase):
         """The figures say what is mounted from where, and how."""
         figures = self.client.figures()
         self.assertEqual((figures["mount"], figures["server"]), ("/mnt/images", SERVER))
-        self.assertEqual((figures["tls"], figures["cache_size"]), (False, MIB))
+        self.assertEqual((figures["tls"], figures["cache_size"]), (False, CACHE_SIZE))
 
 
 class PullTests(SynchronousTestCase):
     """Pulls that are asked for at the control socket."""
 
     def test_pull(self) -> None:
-        """An image is pulled as the user of this process; its progress and its end are told."""
+        """An image is pulled as the user of this process; progress and end are reported."""
         pulling: Deferred[Progress] = Deferred()
         asked: list[Any] = []
 

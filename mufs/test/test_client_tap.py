@@ -137,15 +137,15 @@ class MakeServiceTests(OptionsTestCase):
         self.assertIsNone(given["status"])
 
     def test_source(self) -> None:
-        """The device that mount(8) shows may have another name than the server."""
+        """The device name that mount(8) shows can be set."""
         self.assertEqual(self.make("--source", "images")["settings"].mount.source, "images")
 
     def test_tls(self) -> None:
-        """A server of TLS is one, whatever its certificates."""
+        """A client whose server has a TLS endpoint knows that it uses TLS."""
         self.assertTrue(self.make("--server", "tls:192.0.2.1:7040")["settings"].tls)
 
     def test_cache_directory(self) -> None:
-        """The cache may be in a directory, which is made, and belongs to one client."""
+        """A cache directory is created; if that is impossible, one line says so."""
         directory = self.mktemp()
         self.make("--cache-dir", directory)
         self.assertTrue(Path(directory).is_dir())

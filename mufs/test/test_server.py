@@ -127,7 +127,7 @@ class ServerServiceTests(SynchronousTestCase):
         self.assertIn("cannot listen for status requests: ", message)
 
     def test_unusable_interface(self) -> None:
-        """So does an interface that was set and cannot be sent on."""
+        """An interface that was set and cannot be used ends the server."""
         self.start(succeed(Port(LOOPBACK)), interface="192.0.2.1")
         (message,) = self.failures
         self.assertIn("cannot send multicast on interface 192.0.2.1", message)
@@ -153,7 +153,7 @@ class ServerServiceTests(SynchronousTestCase):
         self.assertIsNotNone(service.core.factory.view("host1.lab"))
 
     def test_stop(self) -> None:
-        """In the end its connections are aborted, its ports closed, and no timer is left."""
+        """A server that ends aborts its connections, closes its ports, and leaves no timer."""
         ports = [Port(LOOPBACK), Port(STATUS)]
         service = self.start(succeed(ports[0]), succeed(ports[1]))
         protocol: Any = service.core.factory.buildProtocol(None)

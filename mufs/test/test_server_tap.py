@@ -174,12 +174,12 @@ class MakeServiceTests(OptionsTestCase):
             self.assertEqual([access.squash(each) != each for each in (root, user)], squashed)
 
     def test_secret(self) -> None:
-        """Each run has a secret of its own."""
+        """Each run has its own secret of 32 bytes."""
         secrets = {self.make()["secret"] for _ in range(2)}
         self.assertEqual([len(secret) for secret in secrets], [32, 32])
 
     def test_tls(self) -> None:
-        """With TLS the rules apply, and the status has an endpoint of its own."""
+        """TLS, the access rules and the status endpoint are passed on."""
         keys = self.images / "keys"
         make_keys(keys, ["host"], [])
         listen = f"tls:0:certificate={keys}/server.pem:trustRoots={keys}/ca"

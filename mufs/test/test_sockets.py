@@ -84,7 +84,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(new_socket("client", "a"), f"{self.second}/client/a.sock")
 
     def test_not_writable(self) -> None:
-        """One that cannot be written to is none."""
+        """A directory that cannot be written to is not used."""
         self.patch(os, "access", lambda path, mode: not path.startswith(str(self.first)))
         self.assertEqual(new_socket("client", "a"), f"{self.second}/client/a.sock")
         self.patch(os, "access", lambda path, mode: False)
@@ -132,7 +132,7 @@ class LocateTests(SynchronousTestCase):
         self.patch(sockets, "mounts", lambda: listed)
 
     def test_beneath(self) -> None:
-        """A path on a mount is split, also one that does not exist, and the mount itself."""
+        """A path is split into mount and rest, even if it does not exist or is the mount."""
         mount = f"{self.directory}/a b"
         for path, rest in (
             (mount, ""), (f"{mount}/", ""), (f"{mount}/x/y", "x/y"), (f"{mount}/./x/../y", "y"),
@@ -140,7 +140,7 @@ class LocateTests(SynchronousTestCase):
             self.assertEqual(locate(path), (mount, rest))
 
     def test_link(self) -> None:
-        """Links to a mount are followed, those on it are not looked at."""
+        """Links to a mount are followed."""
         link = f"{self.directory}/link"
         os.symlink(f"{self.directory}/a b", link)
         self.assertEqual(locate(f"{link}/x"), (f"{self.directory}/a b", "x"))
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class AskTests(SynchronousTestCase):
-    """What is asked of a service, and what comes of its answers."""
+    """Requests to a service, and its answers."""
 
     def setUp(self) -> None:
         """Have a service."""
@@ -217,20 +217,20 @@ class AskTests(SynchronousTestCase):
         self.assertEqual(self.service.asked, [("GET", "/status.json", b"")] * 2)
 
     def test_not_found(self) -> None:
-        """A response with an error says so, and is no figures."""
+        """An error response is reported with its status, whatever its body."""
         self.respond(404, b'{"reads": 1}')
         error = self.assertRaises(Unreachable, ask, self.path)
         self.assertEqual(str(error), f"{self.path}: 404 Not Found")
 
     def test_not_ours(self) -> None:
-        """Whatever else answers is recognised as not being mUFS."""
+        """An answer that is not a JSON object does not come from mUFS."""
         for text in (b"", b"<html>", b"[]", b"1", b'{"reads":', b"\xff"):
             self.respond(200, text)
             error = self.assertRaises(Unreachable, ask, self.path)
             self.assertIn("what answers is not mUFS", str(error))
 
     def test_not_http(self) -> None:
-        """What does not even speak HTTP is an error, and so is a connection that is closed."""
+        """An answer that is not HTTP is an error, and so is a connection that is closed."""
         self.service.answer = lambda handler: handler.wfile.write(self.raw)
         for self.raw in (b"SSH-2.0-x\r\n", b""):
             error = self.assertRaises(Unreachable, ask, self.path)
@@ -256,7 +256,7 @@ class AskTests(SynchronousTestCase):
         self.assertEqual((method, path, json.loads(body)), ("POST", "/pull", {"path": "/a"}))
 
     def test_cancelled(self) -> None:
-        """Closing the reports closes the connection, by which the service knows."""
+        """Closing the iterator closes the connection, which cancels the task."""
         ended = Event()
 
         def answer(handler: Any) -> None:

@@ -78,7 +78,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(handle.options, {(socket.SOL_UDP, 104): 1})
 
     def test_privileged(self) -> None:
-        """With the privilege for it a buffer exceeds the limit of the system."""
+        """With the privilege to do so, a buffer exceeds the limit of the system."""
         handle, protocol = self.make()
         self.assertEqual(protocol.grow_send_buffer(3 * LIMIT), 3 * LIMIT)
         self.assertEqual(protocol.grow_receive_buffer(2 * LIMIT), 2 * LIMIT)
@@ -91,12 +91,12 @@ class OptionTests(SynchronousTestCase):
         )
 
     def test_unprivileged(self) -> None:
-        """Without it a buffer is as large as the system allows, and the size granted is told."""
+        """Without it a buffer is as large as the system allows; the size granted is returned."""
         _, protocol = self.make(*FORCED)
         self.assertEqual(protocol.grow_send_buffer(3 * LIMIT), LIMIT)
         self.assertEqual(protocol.grow_receive_buffer(LIMIT // 2), LIMIT // 2)
 
     def test_kernel(self) -> None:
-        """The kernel grants a small buffer in full, counted as it is requested."""
+        """A real socket gets a small buffer in full."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
             self.assertEqual(grow_receive_buffer(handle, 65536), 65536)

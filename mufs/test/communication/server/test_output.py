@@ -71,7 +71,7 @@ class RecordingTransport:
 
 
 class WritableReactor:
-    """Watches descriptors for room; the test says when there is some."""
+    """Remembers which descriptors are watched for room; the test calls them."""
 
     def __init__(self) -> None:
         self.writers: list[Any] = []
@@ -120,7 +120,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.handle.options[OFFLOAD], STRIDE)
 
     def test_full(self) -> None:
-        """Of a train for which the send buffer has no room nothing was taken."""
+        """If the send buffer has no room for a train, nothing of it is taken."""
         output = self.make()
         self.transport.failures = [BlockingIOError(errno.EAGAIN, "")]
         self.assertEqual(output.write(train(3)), 0)
@@ -128,7 +128,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.handle.options[OFFLOAD], STRIDE)
 
     def test_cut(self) -> None:
-        """Where the kernel has no UDP_SEGMENT a train is cut, its last datagram may be short."""
+        """Without UDP_SEGMENT a train is cut into datagrams, the last of which may be short."""
         output = self.make(UDP_SEGMENT)
         packets = train(3, 500)
         self.assertEqual(output.write(packets), len(packets))
@@ -137,7 +137,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(b"".join(self.transport.written), packets)
 
     def test_cut_full(self) -> None:
-        """When the buffer fills up in the middle, whole datagrams before that were taken."""
+        """If the buffer fills up within a train, the datagrams before that were taken."""
         output = self.make(UDP_SEGMENT)
         self.transport.failures = [None, None, BlockingIOError(errno.EAGAIN, "")]
         packets = train(4)
@@ -171,7 +171,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(sum("UDP_SEGMENT is refused" in line for line in logged), 1)
 
     def test_other_errors(self) -> None:
-        """What cannot be sent for another reason counts as sent: repairs bring it."""
+        """What fails for another reason, such as ENOBUFS, counts as sent; repairs follow."""
         failures = [error(errno.ENOBUFS), error(errno.ENETDOWN), error(errno.EPERM)]
         for refused in ((), (UDP_SEGMENT,)):
             for failure in failures:
@@ -181,14 +181,14 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(len(self.transport.written), 2)
 
     def test_too_long(self) -> None:
-        """A datagram that is too long even by itself is left out, and the others are sent."""
+        """A single datagram that is too long is left out, and the others are sent."""
         output = self.make(UDP_SEGMENT)
         self.transport.failures = [MessageLengthError("message too long")]
         self.assertEqual(output.write(train(2)), 2 * STRIDE)
         self.assertEqual(self.transport.written, [train(2)[STRIDE:]])
 
     def test_writable(self) -> None:
-        """All who wait for room are told once there is some, and the socket is not watched then."""
+        """When there is room, everything that waits goes on, and the socket is not watched."""
         output = self.make()
         self.assertEqual(self.reactor.writers, [])
         first, second = output.writable(), output.writable()
@@ -200,7 +200,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.reactor.writers, [])
 
     def test_full_again(self) -> None:
-        """One who finds the buffer full again may wait again at once."""
+        """A sender that finds the buffer full again may wait again at once."""
         output = self.make()
         again = output.writable().addCallback(lambda _: output.writable())
         self.reactor.writers[0].doWrite()
@@ -209,7 +209,7 @@ class OutputTests(SynchronousTestCase):
         self.successResultOf(again)
 
     def test_stopped(self) -> None:
-        """In the end the socket is not watched any more, and nothing of it stays open."""
+        """A stopped output does not watch its socket, and leaves no descriptor open."""
         output = self.make()
         output.writable()
         output.stopProtocol()
@@ -234,13 +234,13 @@ class SocketTests(TestCase):
         self.addCleanup(reactor.listenMulticast(0, self.output, interface=HERE).stopListening)
 
     def assert_received(self, packets: bytes) -> None:
-        """Each datagram of a train comes by itself."""
+        """Each segment of a train arrives as a datagram of its own."""
         self.assertEqual(self.output.write(packets), len(packets))
         expected = [packets[at : at + STRIDE] for at in range(0, len(packets), STRIDE)]
         self.assertEqual([self.receiver.recv(65535) for _ in expected], expected)
 
     def test_train(self) -> None:
-        """A train comes in datagrams, whoever cuts it."""
+        """A train arrives as the same datagrams whether the kernel or the output cuts it."""
         self.assert_received(train(5, 500))
         self.output._set(*OFFLOAD, 0)
         self.output._offload = False
@@ -253,5 +253,5 @@ class SocketTests(TestCase):
         self.assert_received(packets)
 
     def test_writable(self) -> Any:
-        """The reactor tells of room in the buffer."""
+        """The reactor reports room in the buffer."""
         return self.output.writable()

@@ -100,7 +100,7 @@ class OperationsTestCase(SynchronousTestCase):
         """The kernel has the mount."""
 
     def info(self, flags: int = os.O_RDONLY, handle: int = 0) -> Any:
-        """What libfuse tells of an open file."""
+        """What libfuse passes for an open file."""
         return SimpleNamespace(flags=flags, fh=handle, keep_cache=False, direct_io=False)
 
     def assert_error(self, number: int, *call: Any) -> OSError:
@@ -139,7 +139,7 @@ class OperationsTests(OperationsTestCase):
         self.assertEqual(offset, 0)
 
     def test_attributes(self) -> None:
-        """A file is looked up by its path, an open one by its handle too, even if that is 0."""
+        """A file is looked up by its path, an open one also by its handle, even if that is 0."""
         found = self.operations("getattr", "/a")
         self.assertEqual((found["st_size"], found["st_ino"], found["st_nlink"]), (5, 7, 1))
         self.operations("getattr", "/a", self.info(handle=3))
@@ -155,7 +155,7 @@ class OperationsTests(OperationsTestCase):
             self.assert_error(errno.ENOENT, "access", "/a", mode)
 
     def test_open(self) -> None:
-        """An image is opened as the caller; the kernel is told what becomes of its pages."""
+        """An image is opened as the caller; the kernel learns what to do with its pages."""
         for pages, keep, bypass in (
             (PageCache.KEEP, True, False),
             (PageCache.RENEW, False, False),
@@ -185,7 +185,7 @@ class OperationsTests(OperationsTestCase):
         self.assertEqual(found, {name: getattr(expected, name) for name in found})
 
     def test_mounted(self) -> None:
-        """Once the kernel has the mount, that is told in the reactor's thread."""
+        """When the kernel has accepted the mount, the callback runs in the reactor's thread."""
         self.operations("init", "/")
         self.assertEqual(self.bridge.asked, [("call_in_reactor", self.note_mounted)])
 
@@ -208,7 +208,7 @@ class CallerTests(OperationsTestCase):
         self.assertEqual(self.caller_of(), self.caller)
 
     def test_many_groups(self) -> None:
-        """Of a process with very many groups the first 256 are told."""
+        """Of a process with very many groups the first 256 are sent."""
         process = self.mktemp()
         os.mkdir(process)
         groups = " ".join(str(number) for number in range(300))

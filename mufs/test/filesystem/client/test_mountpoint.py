@@ -62,7 +62,7 @@ class MountsTests(MountTableTestCase):
         self.assertEqual(found, [Mounted(number, "ext4") for number in range(3)])
 
     def test_uppermost(self) -> None:
-        """Of several mounts at a path the one made last counts, and mounts beneath it do not."""
+        """Of several mounts at a path the last one counts; mounts beneath the path do not."""
         self.add(9, b"/mnt", AUTOMOUNT)
         self.assertEqual(uppermost("/mnt"), Mounted(9, AUTOMOUNT))
         self.add(3, b"/mnt", TYPE)
@@ -71,17 +71,17 @@ class MountsTests(MountTableTestCase):
         self.assertEqual(uppermost("/mnt"), Mounted(3, TYPE))
 
     def test_not_mounted(self) -> None:
-        """Where nothing is mounted there is none."""
+        """A path where nothing is mounted has no mount, even if there is one beneath it."""
         self.add(1, b"/mnt/below", TYPE)
         self.assertIsNone(uppermost("/mnt"))
 
     def test_any_name(self) -> None:
-        """A path that is not valid text is found by its name of surrogates."""
+        """A path that is not valid UTF-8 is found by its name with surrogate escapes."""
         self.add(1, b"/\xffa\\040b", TYPE)
         self.assertEqual(uppermost("/\udcffa b"), Mounted(1, TYPE))
 
     def test_kernel(self) -> None:
-        """The list of this machine is read, where something is mounted at the root or not."""
+        """The kernel's own list can be read."""
         self.patch(mountpoint, "MOUNT_TABLE", "/proc/self/mountinfo")
         self.assertTrue(all(path.startswith(b"/") for path, _ in mounts()))
 
@@ -104,7 +104,7 @@ class MakeReadyTests(MountTableTestCase):
         self.dead -= 1
 
     def leave(self, kind: str, dead: int) -> None:
-        """A mount is left at the directory, C{dead} of whose mounts are dead."""
+        """Leave mounts at the directory, the topmost C{dead} of which are dead."""
         self.add(1, os.fsencode(self.point), kind)
         self.dead = dead
         stat: Any = os.stat
@@ -122,7 +122,7 @@ class MakeReadyTests(MountTableTestCase):
         self.assertEqual(str(error), reason)
 
     def test_fit(self) -> None:
-        """An empty directory will do; its path is told from the root, without links."""
+        """An empty directory is accepted; the path returned is absolute and without links."""
         link = self.point.parent / f"{self.point.name}.link"
         link.symlink_to(self.point)
         for path in (self.point, link, os.path.relpath(link)):
@@ -150,13 +150,13 @@ class MakeReadyTests(MountTableTestCase):
         self.assertEqual(self.ran, [])
 
     def test_dead(self) -> None:
-        """The dead mount of a client that was killed is taken away."""
+        """The dead mount of a client that was killed is unmounted."""
         self.leave(TYPE, dead=1)
         self.assertEqual(make_ready(str(self.point)), str(self.point))
         self.assertEqual(self.ran, [["fusermount", "-u", "-z", "-q", "--", str(self.point)]])
 
     def test_dead_beneath(self) -> None:
-        """When the mount is still dead after that, the directory is refused."""
+        """If the directory is still dead after that, it is refused."""
         self.leave(TYPE, dead=2)
         self.assert_refused(self.point, "a dead mount is left there, and cannot be unmounted")
         self.assertEqual(len(self.ran), 1)
@@ -168,7 +168,7 @@ class MakeReadyTests(MountTableTestCase):
         self.assertEqual(self.ran, [])
 
     def test_no_fusermount(self) -> None:
-        """Without fusermount a dead mount is refused, and the reason told."""
+        """Without fusermount a dead mount is refused, and the error says why."""
 
         def run(arguments: list[str], check: bool) -> None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "fusermount")
