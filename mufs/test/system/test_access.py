@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.communication.client.channel import ClientChannel
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import wait_until
 from mufs.test.system.test_tls import LOCAL, TLSTestCase
 from mufs.wire.channel import Type
@@ -72,11 +72,11 @@ class OverTLSTests(TLSTestCase):
 class MountTests(SynchronousTestCase):
     """Mounts of clients that are shown something else each."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have keys, and images for everybody, for a user, and for a group."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, [LOCAL], ["one", "two"])
         self.content = os.urandom(3 << 20)

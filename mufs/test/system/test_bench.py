@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import LabError
 
 NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
@@ -109,7 +109,7 @@ def failing(row: Row, system: System) -> Iterator[Row]:
 class RunTests(SynchronousTestCase):
     """What the bench measures."""
 
-    skip = NO_BENCH or missing()
+    skip = NO_BENCH or why_unavailable()
 
     def test_share(self) -> None:
         """Two hosts that share an image by mUFS get the right bytes, sent about once."""

@@ -19,13 +19,13 @@ from mufs.commands import keys
 from mufs.commands.check.finding import WIDTH
 from mufs.commands.check.session import MAX_RATE
 from mufs.commands.keys import make_keys
-from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab, why_unavailable, write_image
 from mufs.test.support.netns import run
 from mufs.test.support.processes import MUFS, SERVER_PORT
 
 COMMAND = [*MUFS, "check"]
 ENDPOINT = f"tcp:{SERVER_ADDRESS}:{SERVER_PORT}"
-SECONDS = 2
+READ_SECONDS = 2
 """For which images are read."""
 
 MIB = 1 << 20
@@ -55,7 +55,7 @@ class Report:
 class CheckTestCase(SynchronousTestCase):
     """A server, with one image, and a host that is checked."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Make the network; a switch that snoops, and asks, is one that nothing is wrong with."""
@@ -86,7 +86,7 @@ class CheckTestCase(SynchronousTestCase):
         self, *options: str, server: str = ENDPOINT, before: list[str] | None = None
     ) -> Report:
         """Run it against the server, and take its findings from the JSON."""
-        given = ["--server", server, "--seconds", str(SECONDS), "--json", *options]
+        given = ["--server", server, "--seconds", str(READ_SECONDS), "--json", *options]
         done = self.run_check(*given, before=before)
         self.assertEqual(done.stderr, "")
         findings = json.loads(done.stdout)["findings"]
@@ -118,7 +118,7 @@ class HealthyTests(CheckTestCase):
         self.assertEqual(report.problems + report.warnings, [])
         self.assertIn("asks, by IGMP version 3", report.figure("querier"))
         self.assertIn(" 0.0% lost", report.figure("multicast"))
-        self.assertLess(sent, 1.15 * SECONDS * MAX_RATE / 8 + 200_000)
+        self.assertLess(sent, 1.15 * READ_SECONDS * MAX_RATE / 8 + 200_000)
         self.assertGreater(sent, 200_000)
         done = self.run_check("--server", ENDPOINT, "--seconds", "1")
         self.assertEqual(done.returncode, 0)

@@ -357,7 +357,7 @@ class OtherFileSystemTests(SynchronousTestCase):
         self.assertRaises(OSError, library.getattr, b"dead")
         self.assertEqual([name for name, _ in library.readdir(b"")], [b"file"])
 
-    test_dead.skip = loopback.missing()  # type: ignore[attr-defined]
+    test_dead.skip = loopback.why_unavailable()  # type: ignore[attr-defined]
 
     def test_mounted(self) -> None:
         """What is mounted beneath the root is shared, and has inodes of its own."""
@@ -375,4 +375,4 @@ class OtherFileSystemTests(SynchronousTestCase):
         error = self.assertRaises(OSError, library.getattr, b"mnt/..")
         self.assertEqual(error.errno, errno.EACCES)
 
-    test_mounted.skip = loopback.missing()  # type: ignore[attr-defined]
+    test_mounted.skip = loopback.why_unavailable()  # type: ignore[attr-defined]

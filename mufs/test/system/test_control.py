@@ -31,7 +31,7 @@ from mufs.sockets import (
 )
 from mufs.status.history import SAMPLE_INTERVAL
 from mufs.test.status.test_site import SiteTestCase
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import CHECKOUT, MUFS, Service
 
 
@@ -222,11 +222,11 @@ class SocketTests(SiteTestCase):
 class ProcessTestCase(SynchronousTestCase):
     """Has a server and one image."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         (self.loopback.images / "disk.img").write_bytes(os.urandom(1_000_000))
         self.run_directory = self.loopback.directory / "run"
         self.server = self.loopback.start_server()

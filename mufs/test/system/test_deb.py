@@ -67,14 +67,14 @@ rm -r /tmp/*.log /srv/images /mnt/images
 """
 
 
-def lacking() -> str | None:
+def why_unavailable() -> str | None:
     """Say what is not there to make a Debian with, or None."""
     tools = [tool for tool in TOOLS if shutil.which(tool) is None]
     if tools:
         return f"needs {', '.join(tools)}"
     if "overlay" not in Path("/proc/filesystems").read_text():
         return "needs overlayfs"
-    return loopback.missing() or test_distribution.lacking()
+    return loopback.why_unavailable() or test_distribution.why_unavailable()
 
 
 def make_base(depends: str) -> Path:
@@ -102,7 +102,7 @@ def make_base(depends: str) -> Path:
 class DebianTests(SynchronousTestCase):
     """The life of the package on a machine."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have the package, and a Debian that may be changed."""

@@ -20,7 +20,7 @@ from mufs.test.support.processes import wait_until
 MIB = 1 << 20
 
 
-def lacking() -> str | None:
+def why_unavailable() -> str | None:
     """Say what this machine lacks to run the demo, or None."""
     try:
         check_machine()
@@ -32,7 +32,7 @@ def lacking() -> str | None:
 class DemoTests(SynchronousTestCase):
     """Each runs the demo with a directory of its own for temporary files."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         self.temporary = Path(self.mktemp()).absolute()

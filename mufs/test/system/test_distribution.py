@@ -23,7 +23,7 @@ from mufs.test.support.processes import CHECKOUT, Program, mounted
 RELEASE = f"mufs-{mufs.__version__}"
 
 
-def lacking() -> str | None:
+def why_unavailable() -> str | None:
     """Say what is not there to build from, or None."""
     if not (CHECKOUT / "setup.cfg").exists():
         return "needs the checkout"
@@ -83,7 +83,7 @@ def installed() -> Path:
 class DistributionTests(SynchronousTestCase):
     """What the files of a release hold."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def test_source(self) -> None:
         """The source distribution has each file of the repository, so that its Makefile works."""
@@ -115,7 +115,7 @@ class DistributionTests(SynchronousTestCase):
 class InstallationTests(SynchronousTestCase):
     """What is installed, outside of the checkout."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have a directory that is no checkout."""
@@ -149,7 +149,7 @@ class InstallationTests(SynchronousTestCase):
 
     def test_mount(self) -> None:
         """Server and client serve, mount and read."""
-        if reason := loopback.missing():
+        if reason := loopback.why_unavailable():
             raise SkipTest(reason)
         content = os.urandom(3 << 20)
         images, mount = self.directory / "images", self.directory / "mount"

@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 
 NO_BENCH = None if find_spec("bench") else "the experiment is part of the sources alone"
-CANNOT = NO_BENCH or missing()
+CANNOT = NO_BENCH or why_unavailable()
 if NO_BENCH is None:
     from bench.experiment.replay import Plan, replay
     from bench.experiment.results import Host, Outcome, Sample
@@ -42,7 +42,7 @@ if NO_BENCH is None:
     )
 
 
-MOST_SENT = 1.5
+MAX_SENT_RATIO = 1.5
 """Times the bytes of one boot; so short a boot has more of read-ahead in vain than a long one."""
 
 
@@ -153,7 +153,7 @@ class ReplayTests(SynchronousTestCase):
         outcome = self.run_tiny(Mufs)
         for host in outcome.hosts:
             self.assertEqual(host.hits + host.joined + host.misses, host.reads)
-        self.assertLess(outcome.server_bytes_sent, MOST_SENT * outcome.unique_bytes)
+        self.assertLess(outcome.server_bytes_sent, MAX_SENT_RATIO * outcome.unique_bytes)
 
     def test_nfs(self) -> None:
         """Over NFS each host's reads are reads at the server, and sent to it alone."""

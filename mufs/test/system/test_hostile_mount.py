@@ -14,7 +14,7 @@ from attrs import asdict, evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.doubles import make_attributes
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.wire.channel import Data, Framer, Read, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import VERSION, At, Attributes, Failure, Opened, Welcome, decode, encode
 
@@ -117,11 +117,11 @@ def mounts() -> list[str]:
 class HostileMountTests(SynchronousTestCase):
     """The mount of a client whose server is hostile."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Mount."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         server = Hostile(self.loopback.port)
         self.addCleanup(server.close)
         self.client = self.loopback.start_client("here", "--timeout", "1")

@@ -82,7 +82,7 @@ cmp /srv/images/disk.img /mnt/images/disk.img
 class ReadmeTests(SynchronousTestCase):
     """README.md."""
 
-    skip = loopback.missing() or (None if shutil.which("unshare") else "needs unshare")
+    skip = loopback.why_unavailable() or (None if shutil.which("unshare") else "needs unshare")
 
     def test_three_commands(self) -> None:
         """The three commands in it make a mount over TLS, as they stand there."""

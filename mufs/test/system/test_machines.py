@@ -9,7 +9,7 @@ from time import monotonic
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import Lab, missing
+from mufs.test.support.lab import Lab, why_unavailable
 from mufs.test.support.netns import LabError
 
 NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
@@ -109,7 +109,7 @@ class CommandTests(SynchronousTestCase):
 class MachineTests(SynchronousTestCase):
     """Machines that boot, from a disk which says on the console what it is told to."""
 
-    skip = NO_MACHINE or missing()
+    skip = NO_MACHINE or why_unavailable()
 
     def boot(self, text: str, timeout: float = 60.0) -> float:
         """Boot from a disk on a mount of mUFS; return how long it took."""
@@ -151,7 +151,7 @@ class MachineTests(SynchronousTestCase):
 class LiveTests(SynchronousTestCase):
     """The whole of a run, with a disk of one sector that says what a guest says."""
 
-    skip = NO_MACHINE or NO_TRACER or missing()
+    skip = NO_MACHINE or NO_TRACER or why_unavailable()
 
     def test_all(self) -> None:
         """Machines boot on all hosts; each host's reads are told, and what the server did."""

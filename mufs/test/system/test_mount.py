@@ -16,7 +16,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import Loopback, missing, shared
+from mufs.test.support.loopback import Loopback, shared_loopback, why_unavailable
 from mufs.test.support.trees import (
     DEPTH,
     EXTENTS,
@@ -36,8 +36,8 @@ NOBODY = 65534
 
 @cache
 def tree() -> Path:
-    """The tree that the server of `shared` exports, beside what other tests put there."""
-    path = shared().images / "tree"
+    """The tree that the server of `shared_loopback` exports, beside what other tests put there."""
+    path = shared_loopback().images / "tree"
     path.mkdir()
     build(path)
     return path
@@ -46,11 +46,11 @@ def tree() -> Path:
 class MountTestCase(SynchronousTestCase):
     """Has a tree, in `source` as the server has it and in `mount` as the client shows it."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Share the server, the client and the tree with all tests that only look."""
-        self.loopback: Loopback = shared()
+        self.loopback: Loopback = shared_loopback()
         self.addCleanup(self.loopback.guard().cancel)
         self.source = tree()
         self.mount = self.loopback.mount_point("here") / "tree"

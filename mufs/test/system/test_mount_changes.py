@@ -13,21 +13,21 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import missing, shared
+from mufs.test.support.loopback import shared_loopback, why_unavailable
 from mufs.test.support.trees import MIB
 
-SOON = 2.0
+CHANGE_TIMEOUT = 2.0
 """Seconds after which every change must show: names and attributes are kept for one."""
 
 
 class ChangeTestCase(SynchronousTestCase):
     """Has a directory of its own, in `source` and in `mount`."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Share server and client with the tests that only look."""
-        loopback = shared()
+        loopback = shared_loopback()
         self.addCleanup(loopback.guard().cancel)
         self.source = loopback.images / self.id().rpartition(".")[2]
         self.source.mkdir()
@@ -64,7 +64,7 @@ class ChangeTestCase(SynchronousTestCase):
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds, as long as a change may take to show."""
-        deadline = time.monotonic() + SOON
+        deadline = time.monotonic() + CHANGE_TIMEOUT
         while not condition():
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
@@ -258,7 +258,7 @@ class PageCacheTests(ChangeTestCase):
     def setUp(self) -> None:
         """Have the figures of the client."""
         super().setUp()
-        self.client = shared().services["here"]
+        self.client = shared_loopback().services["here"]
 
     def read(self, letter: bytes) -> int:
         """Open the file, read it, find one letter in it, and close it; the reads of the mount."""

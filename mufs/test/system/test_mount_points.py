@@ -13,10 +13,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import missing, own, unmount
+from mufs.test.support.loopback import make_loopback, unmount, why_unavailable
 from mufs.test.support.processes import Service, mounted, wait_until
 
-AT_ONCE = 10.0
+END_TIMEOUT = 10.0
 """Seconds that ending may take on a busy machine."""
 
 ENDED = (0, -signal.SIGTERM)
@@ -50,11 +50,11 @@ def close(descriptor: int) -> None:
 class MountPointTestCase(SynchronousTestCase):
     """Has a server with one image, and nothing mounted yet."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         (self.loopback.images / "image").write_bytes(b"i" * 1_000_000)
         self.server = self.loopback.start_server()
         self.point = self.loopback.mount_point("point")
@@ -67,12 +67,12 @@ class MountPointTestCase(SynchronousTestCase):
         """The image can be read at the mount point."""
         self.assertEqual((self.point / "image").read_bytes() == b"i" * 1_000_000, True)
 
-    def assert_refused(self, service: Service, *told: str) -> None:
+    def assert_refused(self, service: Service, *expected: str) -> None:
         """It ends with status 1, and one line on standard error that says why."""
         self.assertEqual(service.wait(20), 1)
         lines = [line for line in service.output.splitlines() if not line.startswith("20")]
         self.assertEqual(len(lines), 1, service.output)
-        for each in told:
+        for each in expected:
             self.assertIn(each, lines[0])
 
 
@@ -135,7 +135,7 @@ class EndTests(MountPointTestCase):
         client = self.start_client()
         self.assert_serves()
         subprocess.run(["fusermount", "-u", self.point], check=True, timeout=10)
-        self.assertEqual(client.wait(AT_ONCE), 0)
+        self.assertEqual(client.wait(END_TIMEOUT), 0)
         self.assertNotIn("Traceback", client.output)
 
     def test_busy(self) -> None:
@@ -143,7 +143,7 @@ class EndTests(MountPointTestCase):
         client = self.start_client()
         file = os.open(self.point / "image", os.O_RDONLY)
         self.addCleanup(close, file)
-        self.assertLess(client.stop(), AT_ONCE)
+        self.assertLess(client.stop(), END_TIMEOUT)
         self.assertIn(client.wait(), ENDED)
         self.assertFalse(mounted(self.point))
         self.assertRaises(OSError, os.pread, file, 10, 0)
@@ -158,7 +158,7 @@ class EndTests(MountPointTestCase):
                 pass
             for each in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
                 client.signal(each)
-            self.assertIn(client.wait(AT_ONCE), ENDED)
+            self.assertIn(client.wait(END_TIMEOUT), ENDED)
             self.assertFalse(mounted(self.point))
 
     def test_odd_names(self) -> None:
@@ -168,7 +168,7 @@ class EndTests(MountPointTestCase):
             client = self.loopback.launch_client(f"client{number}", point=self.point)
             wait_until(lambda: os.path.ismount(self.point), 20, f"mounted at {name}")
             self.assert_serves()
-            self.assertLess(client.stop(), AT_ONCE)
+            self.assertLess(client.stop(), END_TIMEOUT)
             self.assertFalse(os.path.ismount(self.point), name)
 
     def test_successor(self) -> None:
@@ -178,7 +178,7 @@ class EndTests(MountPointTestCase):
         subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
         second = self.start_client("second")
         os.close(file)
-        self.assertEqual(first.wait(AT_ONCE), 0, first.output)
+        self.assertEqual(first.wait(END_TIMEOUT), 0, first.output)
         time.sleep(0.5)
         self.assertTrue(second.running)
         self.assertTrue(mounted(self.point))
@@ -208,9 +208,9 @@ class SilentServerTests(MountPointTestCase):
         """fusermount -u takes the mount away at once, and the client with it."""
         self.freeze(60)
         begin = time.monotonic()
-        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=AT_ONCE)
-        self.client.wait(AT_ONCE)
-        self.assertLess(time.monotonic() - begin, AT_ONCE)
+        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=END_TIMEOUT)
+        self.client.wait(END_TIMEOUT)
+        self.assertLess(time.monotonic() - begin, END_TIMEOUT)
 
     def test_waiting(self) -> None:
         """SIGTERM ends a client whose reader waits, and the reader with an error."""
@@ -218,8 +218,8 @@ class SilentServerTests(MountPointTestCase):
         with subprocess.Popen(["ls", "-l", self.point], stderr=subprocess.PIPE) as reader:
             time.sleep(0.5)
             self.assertIsNone(reader.poll())
-            self.assertLess(self.client.stop(), AT_ONCE)
-            self.assertNotEqual(reader.wait(AT_ONCE), 0)
+            self.assertLess(self.client.stop(), END_TIMEOUT)
+            self.assertNotEqual(reader.wait(END_TIMEOUT), 0)
         self.assertFalse(mounted(self.point))
 
 
@@ -265,7 +265,7 @@ class OtherFileSystemTests(MountPointTestCase):
         subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
         self.mount_other()
         os.close(file)
-        client.wait(AT_ONCE)
+        client.wait(END_TIMEOUT)
         time.sleep(0.5)
         self.assertEqual(file_system(self.point), "tmpfs")
 
@@ -283,11 +283,11 @@ class OtherFileSystemTests(MountPointTestCase):
 class LimitTests(SynchronousTestCase):
     """The server runs with the limits that a system gives its services."""
 
-    skip = missing() or (None if shutil.which("prlimit") else "needs prlimit")
+    skip = why_unavailable() or (None if shutil.which("prlimit") else "needs prlimit")
 
     def test_open_files(self) -> None:
         """A server whose soft limit of open files is low has more images open than that."""
-        loopback = own(self)
+        loopback = make_loopback(self)
         for number in range(120):
             (loopback.images / str(number)).write_text(str(number))
         loopback.start_server(enter=("prlimit", "--nofile=64:4096"))

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.test.support import loopback
-from mufs.test.support.loopback import own
+from mufs.test.support.loopback import make_loopback
 from mufs.test.support.processes import wait_until
 
 HELPER = os.path.join(os.path.dirname(sys.executable), "mount.mufs")
@@ -32,22 +32,22 @@ exec sleep 600
 """The first process of the namespace, which reaps whom nobody waits for."""
 
 
-def missing() -> str | None:
+def why_unavailable() -> str | None:
     """Say what this machine lacks, or None."""
     if not os.path.exists(HELPER):
         return "needs mount.mufs beside the interpreter"
-    lacking = [name for name in ("unshare", "nsenter", "findmnt") if not shutil.which(name)]
-    return loopback.missing() or (f"needs {', '.join(lacking)}" if lacking else None)
+    missing = [name for name in ("unshare", "nsenter", "findmnt") if not shutil.which(name)]
+    return loopback.why_unavailable() or (f"needs {', '.join(missing)}" if missing else None)
 
 
 class MountTests(SynchronousTestCase):
     """mount(8), umount(8), fstab."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have a server, and a namespace with the helper in /sbin."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         self.content = os.urandom(1 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.point = self.loopback.mount_point("mnt")

@@ -8,7 +8,7 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import Network
 
 GROUP, PORT = "239.5.5.0", 7041
@@ -46,7 +46,7 @@ for _ in range(100):
 class NetworkTests(SynchronousTestCase):
     """What `Network` promises."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         self.addresses = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3"}

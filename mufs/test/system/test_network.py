@@ -13,19 +13,19 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, Lab, why_unavailable, write_image
 from mufs.test.support.netns import run
 from mufs.test.support.processes import Reader, Reading, wait_until
 
 MIB = 1 << 20
-SMALL_TALK = 300_000
+MAX_OVERHEAD = 300_000
 """Bytes that mounting, opening and asking may cost the server in a test, besides the data."""
 
 
 class LabTestCase(SynchronousTestCase):
     """Has a lab that is taken down after the test, and one image in it."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def make_lab(
         self, hosts: int, size: int, rate: float | None = 100, snooping: bool = False
@@ -64,14 +64,14 @@ class DeliveryTests(LabTestCase):
         lab = self.make_lab(4, 16 * MIB + 1237)
         server = lab.start_server()
         clients = lab.start_clients()
-        self.assertLess(self.read_all(lab), 1.10 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab), 1.10 * self.size + MAX_OVERHEAD)
         for client in clients:
             figures = client.status()
             ways = figures["hits"] + figures["joined"] + figures["misses"]
             self.assertEqual(figures["reads"], ways)
             self.assertGreater(figures["reads"], 0)
             self.assertEqual(figures["multicast"], "working")
-        self.assertLess(server.status()["image_read_bytes"], 1.10 * self.size + SMALL_TALK)
+        self.assertLess(server.status()["image_read_bytes"], 1.10 * self.size + MAX_OVERHEAD)
         self.assertEqual(len(server.status()["clients"]), 4)
 
     def test_staggered(self) -> None:
@@ -79,7 +79,7 @@ class DeliveryTests(LabTestCase):
         lab = self.make_lab(4, 24 * MIB + 91, rate=50)
         lab.start_server()
         lab.start_clients()
-        self.assertLess(self.read_all(lab, apart=0.2), 1.6 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab, apart=0.2), 1.6 * self.size + MAX_OVERHEAD)
 
     def test_second_read(self) -> None:
         """A host that reads an image again asks the server for none of its bytes."""
@@ -87,7 +87,7 @@ class DeliveryTests(LabTestCase):
         lab.start_server()
         lab.start_clients()
         self.read_all(lab)
-        self.assertLess(self.read_all(lab), SMALL_TALK)
+        self.assertLess(self.read_all(lab), MAX_OVERHEAD)
 
     def test_small_cache(self) -> None:
         """Hosts whose cache is smaller than the image read it right, in bounded memory."""
@@ -140,7 +140,7 @@ class LossTests(LabTestCase):
         lab.start_server()
         clients = lab.start_clients()
         lab.network.set_loss("host1", 1000)
-        self.assertLess(self.read_all(lab), 2.2 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab), 2.2 * self.size + MAX_OVERHEAD)
         multicast = [client.status()["multicast"] for client in clients]
         self.assertEqual([state == "working" for state in multicast], [False, True, True])
 

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs import notify
 from mufs.commands.keys import make_keys
 from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Notifier, Supervision
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import Service, wait_until
 
 
@@ -209,11 +209,11 @@ class SupervisionTests(SynchronousTestCase):
 class ServiceTests(SynchronousTestCase):
     """Server and client as processes."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have systemd listen, and certificates."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, ["127.0.0.1"], ["host"])
         self.addresses = {

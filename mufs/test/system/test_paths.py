@@ -13,7 +13,7 @@ from mufs.test.support.netns import run
 from mufs.test.support.processes import wait_until
 from mufs.test.system.test_network import MIB, LabTestCase
 
-PAUSE = float(os.environ.get("MUFS_TEST_PAUSE", "2"))
+PAUSE_SECONDS = float(os.environ.get("MUFS_TEST_PAUSE", "2"))
 """Seconds that something is away; with 10 and more the tests take as long as they say."""
 
 RELAY = """
@@ -165,7 +165,7 @@ class PauseTests(LabTestCase):
         """A server that does nothing for a while."""
         self.start()
         self.server.signal(signal.SIGSTOP)
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_SECONDS)
         self.server.signal(signal.SIGCONT)
         self.assert_all_right()
 
@@ -174,7 +174,7 @@ class PauseTests(LabTestCase):
         self.start()
         self.clients[0].signal(signal.SIGSTOP)
         self.assert_right([self.readers.pop().result(60)])
-        time.sleep(PAUSE / 2)
+        time.sleep(PAUSE_SECONDS / 2)
         self.clients[0].signal(signal.SIGCONT)
         self.assert_all_right()
 
@@ -183,7 +183,7 @@ class PauseTests(LabTestCase):
         lab = self.start()
         link = ["ip", "-n", lab.network.namespace(SERVER), "link", "set", "eth0"]
         run(*link, "down")
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_SECONDS)
         run(*link, "up")
         self.assert_all_right()
 

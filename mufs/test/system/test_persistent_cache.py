@@ -10,7 +10,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.lab import write_image
-from mufs.test.support.loopback import Loopback, missing, unmount
+from mufs.test.support.loopback import Loopback, unmount, why_unavailable
 from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ MIB = 1 << 20
 class PersistentCacheTestCase(SynchronousTestCase):
     """Has a server with one image, and a directory for its client."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""

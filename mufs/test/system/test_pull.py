@@ -112,7 +112,7 @@ class CommandTests(ProcessTestCase):
 class LabTests(SynchronousTestCase):
     """Real hosts that pull."""
 
-    skip = lab.missing()
+    skip = lab.why_unavailable()
 
     def has_begun(self, client: Service) -> bool:
         """Whether the cache of a client has something."""

@@ -19,7 +19,7 @@ from mufs.test.system.test_pull import start
 class LabTests(SynchronousTestCase):
     """Real hosts, and the command on the server's."""
 
-    skip = lab.missing()
+    skip = lab.why_unavailable()
     size = 64 * MIB
 
     def make(self, hosts: int, *options: str, **how: Any) -> list[Service]:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.soak import GROWTH, IMAGES, MIB, SETTLED, HostReader, Sample, growth
-from mufs.test.support.lab import missing
+from mufs.test.soak import IMAGES, MAX_GROWTH, MIB, SETTLING_SECONDS, HostReader, Sample, growth
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.processes import wait_until
 
 
 class SoakTests(SynchronousTestCase):
     """All of it together."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def test_short(self) -> None:
         """Two hosts read through some faults, and it ends well."""
@@ -106,11 +106,11 @@ class GrowthTests(SynchronousTestCase):
 
     def test_leaks(self) -> None:
         """One that holds more and more does: bytes, files or threads."""
-        self.assertGreater(self.held(memory=GROWTH / 300), GROWTH)
+        self.assertGreater(self.held(memory=MAX_GROWTH / 300), MAX_GROWTH)
         self.assertEqual(self.held(files=0.05), float("inf"))
         self.assertEqual(self.held(threads=0.05), float("inf"))
 
     def test_young(self) -> None:
         """What it fills at its beginning does not count."""
-        young = [Sample(second, second * MIB, 1, 1) for second in range(int(SETTLED))]
+        young = [Sample(second, second * MIB, 1, 1) for second in range(int(SETTLING_SECONDS))]
         self.assertEqual(growth(young)[0], 0)

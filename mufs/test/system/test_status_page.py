@@ -15,7 +15,7 @@ import mufs
 from mufs.status.figures import CLIENT, SERVER
 from mufs.test.support import browser
 from mufs.test.support.browser import Browser
-from mufs.test.support.loopback import Loopback, free_port, missing
+from mufs.test.support.loopback import Loopback, free_port, why_unavailable
 from mufs.test.support.processes import Service, listening, wait_until
 
 MIB = 1 << 20
@@ -67,7 +67,7 @@ class Scene:
 
 
 @cache
-def shared() -> Scene:
+def shared_scene() -> Scene:
     """The scene of all tests that only look; its loopback is closed at the end of the process."""
     return Scene()
 
@@ -75,7 +75,7 @@ def shared() -> Scene:
 class StatusTestCase(SynchronousTestCase):
     """Has a server and a client."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def use(self, scene: Scene) -> None:
         """Look at this one."""
@@ -90,7 +90,7 @@ class StatusTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Look at that of all."""
         super().setUp()
-        self.use(shared())
+        self.use(shared_scene())
 
     def wait_reported(self) -> dict[str, Any]:
         """The server's row of the client, once the client has reported."""
@@ -194,7 +194,7 @@ class ProcessTests(StatusTestCase):
 class BrowserTests(StatusTestCase):
     """The pages as Chromium shows them."""
 
-    skip = missing() or (None if browser.find() else "needs chromium")
+    skip = why_unavailable() or (None if browser.find() else "needs chromium")
     both: ClassVar[list[bool]] = [False, True]
 
     def setUp(self) -> None:
@@ -214,7 +214,7 @@ class BrowserTests(StatusTestCase):
             grounds = set()
             for width in (390, 1280):
                 for dark in self.both:
-                    self.browser.look(width, dark)
+                    self.browser.set_screen(width, dark)
                     self.browser.open(self.url(service))
                     wide = self.browser.evaluate("document.documentElement.scrollWidth")
                     self.assertLessEqual(wide, width)

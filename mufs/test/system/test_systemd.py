@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.test.support.processes import wait_until
-from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, missing
+from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, why_unavailable
 
 SERVER, CLIENT = "mufs-server", "mufs-client@mnt-images"
 POINT = "/mnt/images"
@@ -23,7 +23,7 @@ POINT = "/mnt/images"
 class SystemdTests(SynchronousTestCase):
     """Server and client on one machine, by 127.0.0.1."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Boot a machine with the units, installed as the README says."""

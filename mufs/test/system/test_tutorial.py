@@ -114,7 +114,7 @@ class RuleTests(SynchronousTestCase):
 class TutorialTests(SynchronousTestCase):
     """The whole way."""
 
-    skip = lab.missing() or (None if shutil.which("curl") else "needs curl")
+    skip = lab.why_unavailable() or (None if shutil.which("curl") else "needs curl")
 
     def setUp(self) -> None:
         """Have a directory for it."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.test.support import loopback
-from mufs.test.support.loopback import own
+from mufs.test.support.loopback import make_loopback
 from mufs.test.support.processes import CHECKOUT, Service, mounted, wait_until
 
 ETC = Path(__file__).resolve().parents[3] / "etc"
@@ -126,10 +126,10 @@ def system_calls(unit: str) -> set[str]:
     return allowed
 
 
-def missing() -> str | None:
+def why_unavailable() -> str | None:
     """Say what this machine lacks to run services as the units do, or None."""
-    lacking = [name for name in ("strace", "setpriv", "unshare", "mount") if not shutil.which(name)]
-    return loopback.missing() or (f"needs {', '.join(lacking)}" if lacking else None)
+    missing = [name for name in ("strace", "setpriv", "unshare", "mount") if not shutil.which(name)]
+    return loopback.why_unavailable() or (f"needs {', '.join(missing)}" if missing else None)
 
 
 class RestrictionTests(SynchronousTestCase):
@@ -138,11 +138,11 @@ class RestrictionTests(SynchronousTestCase):
     capabilities, what can be written; and a look at their system calls.
     """
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Have an image."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         self.content = os.urandom(3 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.trace = self.loopback.directory / "trace"
