@@ -32,7 +32,7 @@ class CommandTests(ProcessTestCase):
     """C{mufs pull} at a real mount."""
 
     def test_pull(self) -> None:
-        """Images are pulled one after the other, also by a link; each that cannot be is a line."""
+        """Images are pulled one after the other, also by a link; each failure is one line."""
         images = self.loopback.images
         sha256 = write_image(images / "other.img", 3 * MIB + 5)
         write_image(images / "large.img", 70 * MIB)
@@ -64,7 +64,7 @@ class CommandTests(ProcessTestCase):
         self.assertEqual((quiet.returncode, quiet.stdout, quiet.stderr), (0, "", ""))
 
     def test_interrupted(self) -> None:
-        """Ctrl-C ends the pull at the client, too; the next one goes on where that was."""
+        """Ctrl-C ends the pull at the client, and the next pull resumes it."""
         size = 64 * MIB
         write_image(self.loopback.images / "large.img", size)
         self.server.stop()
@@ -79,15 +79,19 @@ class CommandTests(ProcessTestCase):
         self.assertEqual(pulling.wait(10), 130)
         assert pulling.stderr is not None
         self.assertEqual(pulling.stderr.read(), "")
-        # What was asked for comes still.
-        asked = client.status()["bytes_requested"]
-        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
-        self.assertLess(asked, size)
+        # Outstanding requests are still answered.
+        requested = client.status()["bytes_requested"]
+        wait_until(
+            lambda: client.status()["cache_bytes"] == requested,
+            20,
+            "all that was requested arrived",
+        )
+        self.assertLess(requested, size)
         self.assertEqual(self.mufs("pull", "--quiet", f"{point}/large.img").returncode, 0)
         self.assertEqual(client.status()["bytes_requested"], size)
 
     def test_server_away(self) -> None:
-        """While the server is away lines say so; the pull goes on when it is back."""
+        """While the server is away the output reports it, and the pull resumes when it returns."""
         size = 32 * MIB
         write_image(self.loopback.images / "large.img", size)
         self.server.stop()
@@ -115,12 +119,12 @@ class LabTests(SynchronousTestCase):
     skip = lab.why_unavailable()
 
     def has_begun(self, client: Service) -> bool:
-        """Whether the cache of a client has something."""
+        """Return whether the cache of a client has any data."""
         held: int = client.status()["cache_bytes"]
         return held > MIB
 
     def test_apart(self) -> None:
-        """A second host that begins later costs what went out before, and no more."""
+        """For a second host that starts later, only what was already sent is sent again."""
         self.lab = Lab(2, rate=100)
         self.addCleanup(self.lab.close)
         size = 32 * MIB
