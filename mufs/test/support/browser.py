@@ -49,9 +49,13 @@ class Browser:
         command += [f"--user-data-dir={self._directory}", "--remote-debugging-pipe", "about:blank"]
         enter = [sys.executable, "-I", "-S", "-c", ENTER, str(theirs), str(ours)]
         self._process = subprocess.Popen(
-            [*enter, *command], pass_fds=(theirs, ours), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [*enter, *command],
+            pass_fds=(theirs, ours),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         os.close(theirs)
         os.close(ours)
         self._buffer = b""
@@ -79,9 +83,12 @@ class Browser:
     def set_screen(self, width: int, dark: bool) -> None:
         """Set the width of the screen in pixels, and the preferred colour scheme."""
         self._ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
             mobile=width < 600,
-        )  # fmt: skip
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
 

@@ -43,8 +43,10 @@ class OverTLSTests(TLSTestCase):
         found = await other.ask(Type.STATFS, At(b""), Statistics)
         self.assertEqual(found.blocks, 0)
         answers: dict[Type, Any] = {
-            Type.OPEN: Opened, Type.GETATTR: Attributes, Type.READDIR: Names
-        }  # fmt: skip
+            Type.OPEN: Opened,
+            Type.GETATTR: Attributes,
+            Type.READDIR: Names,
+        }
         for kind, answer in answers.items():
             request: Deferred[Any] = other.ask(kind, At(b"secret-name.img"), answer)
             try:
@@ -81,9 +83,12 @@ class MountTests(SynchronousTestCase):
         make_keys(self.keys, [LOCAL], ["one", "two"])
         self.content = os.urandom(3 << 20)
         for name, mode, uid, gid in (
-            ("all.img", 0o644, 0, 0), ("root.img", 0o600, 0, 0), ("user.img", 0o600, 1234, 0),
-            ("group.img", 0o640, 0, 4321), ("free/small.img", 0o644, 0, 0),
-        ):  # fmt: skip
+            ("all.img", 0o644, 0, 0),
+            ("root.img", 0o600, 0, 0),
+            ("user.img", 0o600, 1234, 0),
+            ("group.img", 0o640, 0, 4321),
+            ("free/small.img", 0o644, 0, 0),
+        ):
             file = self.loopback.images / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(self.content)
@@ -106,9 +111,14 @@ class MountTests(SynchronousTestCase):
     def read_as(self, path: Path, uid: int, *groups: int) -> str:
         """Read a file as a user with these groups, and return "fine" or the errno's name."""
         done = subprocess.run(
-            ["cat", str(path)], user=uid, group=uid, extra_groups=groups, cwd="/",
-            capture_output=True, timeout=60,
-        )  # fmt: skip
+            ["cat", str(path)],
+            user=uid,
+            group=uid,
+            extra_groups=groups,
+            cwd="/",
+            capture_output=True,
+            timeout=60,
+        )
         if b"Permission denied" in done.stderr:
             return "EACCES"
         return "fine" if done.stdout == self.content else f"{done}"[-500:]
@@ -127,8 +137,9 @@ class MountTests(SynchronousTestCase):
         self.assertEqual((one / "all.img").read_bytes(), self.content)
         wait_until(
             lambda: service.status()["segments_received"] > before["segments_received"] + 500,
-            20, "two receives what one reads",
-        )  # fmt: skip
+            20,
+            "two receives what one reads",
+        )
         after = service.status()
         self.assertEqual(after["bytes_overheard"], before["bytes_overheard"])
         self.assertEqual(after["cache_bytes"], before["cache_bytes"])
@@ -145,11 +156,14 @@ class MountTests(SynchronousTestCase):
         self.start_server()
         mount = self.start_client("one")
         for name, uid, groups, expected in (
-            ("all.img", 0, (), "fine"), ("root.img", 0, (), "EACCES"),
+            ("all.img", 0, (), "fine"),
+            ("root.img", 0, (), "EACCES"),
             ("user.img", 0, (), "EACCES"),
-            ("user.img", 1234, (), "fine"), ("user.img", 1235, (), "EACCES"),
-            ("group.img", 1235, (4321,), "fine"), ("group.img", 1235, (), "EACCES"),
-        ):  # fmt: skip
+            ("user.img", 1234, (), "fine"),
+            ("user.img", 1235, (), "EACCES"),
+            ("group.img", 1235, (4321,), "fine"),
+            ("group.img", 1235, (), "EACCES"),
+        ):
             self.assertEqual(self.read_as(mount / name, uid, *groups), expected, (name, uid))
 
     def test_no_root_squash(self) -> None:

@@ -79,8 +79,11 @@ class CheckTestCase(SynchronousTestCase):
         """Run C{mufs check} on the host, after the words C{before}."""
         return subprocess.run(
             [*self.network.enter("host1"), *(before or []), *COMMAND, *options],
-            capture_output=True, text=True, timeout=60, cwd=self.lab.directory,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.lab.directory,
+        )
 
     def check(
         self, *options: str, server: str = ENDPOINT, before: list[str] | None = None

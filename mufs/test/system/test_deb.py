@@ -90,10 +90,19 @@ def make_base(depends: str) -> Path:
     shutil.rmtree(made, ignore_errors=True)
     BASES.mkdir(exist_ok=True)
     done = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", "--format=directory", f"--include={include}",
-         release["VERSION_CODENAME"], str(made)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--format=directory",
+            f"--include={include}",
+            release["VERSION_CODENAME"],
+            str(made),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode != 0:
         raise SkipTest(f"needs packages of Debian: {done.stdout[-500:]}")
     return made.rename(base)
@@ -114,8 +123,11 @@ class DebianTests(SynchronousTestCase):
         made = subprocess.run(
             [CHECKOUT / "packaging" / "deb", wheel, self.directory],
             env={**os.environ, "PIP": str(Path(sys.executable).parent / "pip")},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.assertEqual(made.returncode, 0, made.stdout)
         (self.package,) = self.directory.glob("*.deb")
         self.base = make_base(
@@ -130,9 +142,12 @@ class DebianTests(SynchronousTestCase):
         own = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
         done = subprocess.run(
             [*own, "sh", "-c", ENTER, "sh", str(self.base), str(self.directory), script],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             timeout=300,
-        )  # fmt: skip
+        )
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
 

@@ -34,9 +34,15 @@ def why_unavailable() -> str | None:
 def run(*command: object, cwd: Path) -> str:
     """Run a command that cannot see the checkout, and return its output."""
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env={**os.environ, "PYTHONPATH": ""}, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
-    )  # fmt: skip
+        [*map(str, command)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": ""},
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
     if done.returncode != 0:
         raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}")
     return done.stdout
@@ -159,9 +165,14 @@ class InstallationTests(SynchronousTestCase):
         tcp = loopback.free_port(socket.SOCK_STREAM)
         udp = loopback.free_port(socket.SOCK_DGRAM)
         server = self.start(
-            "mufs-server", "--images", images, "--listen", f"tcp:{tcp}:interface=127.0.0.1",
-            "--port", udp,
-        )  # fmt: skip
+            "mufs-server",
+            "--images",
+            images,
+            "--listen",
+            f"tcp:{tcp}:interface=127.0.0.1",
+            "--port",
+            udp,
+        )
         server.wait_until(lambda: "listening for clients" in server.output, 20, "listens")
         self.addCleanup(loopback.unmount, mount)
         client = self.start("mufs-client", "--server", f"tcp:127.0.0.1:{tcp}", "--mount", mount)

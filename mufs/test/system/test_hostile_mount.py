@@ -33,13 +33,14 @@ LISTINGS: dict[bytes, list[tuple[bytes, Attributes]]] = {
     b"twice": [(b"right", FILE), (b"other", FILE), (b"right", FILE)],
     b"long": [(LONG, FILE), (b"\xff\n", FILE), (b"...", FILE)],
     b"strange": [
-        (b"right", FILE), (b"type", evolve(FILE, mode=0o777)),
+        (b"right", FILE),
+        (b"type", evolve(FILE, mode=0o777)),
         (b"device", evolve(FILE, mode=stat.S_IFBLK | 0o666, rdev=1 << 63)),
         (b"set", evolve(FILE, mode=stat.S_IFREG | 0o6777)),
         (b"large", evolve(FILE, size=(1 << 63) - 1, blocks=(1 << 64) - 1)),
         (b"time", evolve(FILE, mtime=-(1 << 63), ctime=(1 << 64) - 1, nlink=(1 << 64) - 1)),
     ],
-}  # fmt: skip
+}
 """The listings that the server sends, by directory."""
 
 LINKS = {b"zero": b"a\0b", b"none": b"", b"overlong": b"x" * 4096, b"right": b"there"}

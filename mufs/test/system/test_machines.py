@@ -102,8 +102,10 @@ class CommandTests(SynchronousTestCase):
         """With KVM only the accelerator differs."""
         kvm = machines.command("kvm", 256, drive="file=x", console=Path("/c"), cache="writeback")
         tcg = machines.command("tcg", 256, drive="file=x", console=Path("/c"), cache="writeback")
-        self.assertEqual([pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
-                         [("kvm", "tcg,thread=multi")])  # fmt: skip
+        self.assertEqual(
+            [pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
+            [("kvm", "tcg,thread=multi")],
+        )
 
 
 class MachineTests(SynchronousTestCase):

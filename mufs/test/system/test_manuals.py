@@ -98,8 +98,10 @@ class ManualTests(SynchronousTestCase):
         page("mufs.1")
         done = subprocess.run(
             ["mandoc", "-Tlint", "-Wwarning", *sorted(PAGES.iterdir())],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         self.assertEqual((done.stdout, done.returncode), ("", 0))
 
 

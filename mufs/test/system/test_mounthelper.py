@@ -56,10 +56,18 @@ class OptionTests(SynchronousTestCase):
     def test_options(self) -> None:
         """Options have the client's names, with hyphens or underscores."""
         self.assertEqual(
-            self.options_for("cache_size=1G,cache-dir=/var/cache/x,allow_other,noexec,timeout=5,port=7000"),
-            ["--cache-size=1G", "--cache-dir=/var/cache/x", "--allow-other", "--noexec",
-             "--timeout=5", "--server=tcp:images:7000"],
-        )  # fmt: skip
+            self.options_for(
+                "cache_size=1G,cache-dir=/var/cache/x,allow_other,noexec,timeout=5,port=7000"
+            ),
+            [
+                "--cache-size=1G",
+                "--cache-dir=/var/cache/x",
+                "--allow-other",
+                "--noexec",
+                "--timeout=5",
+                "--server=tcp:images:7000",
+            ],
+        )
 
     def test_tls(self) -> None:
         """A certificate selects TLS, and colons in paths are escaped."""
@@ -137,9 +145,13 @@ class MountTests(SynchronousTestCase):
         """Run a command in the namespace."""
         enter = ["nsenter", "--mount", "--pid", f"--target={self.init}"]
         return subprocess.run(
-            [*enter, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=timeout,
-        )  # fmt: skip
+            [*enter, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
 
     def mount(
         self, *options: str, type: str = "mufs", status: int = 0, arguments: tuple[str, ...] = ()

@@ -247,8 +247,9 @@ class ServiceTests(SynchronousTestCase):
         waiting = f"STATUS=waiting for the server at tls:127.0.0.1:{self.loopback.port}: "
         client.wait_until(
             lambda: any(each.startswith(waiting) for each in self.client_told.listen()),
-            30, "reports that it waits",
-        )  # fmt: skip
+            30,
+            "reports that it waits",
+        )
         self.assertFalse(self.client_told.was_told("READY=1"))
         server = self.start_server()
         server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
@@ -256,8 +257,9 @@ class ServiceTests(SynchronousTestCase):
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))
         server.wait_until(
             lambda: any("STATUS=clients: 1," in each for each in self.server_told.listen()),
-            30, "reports its client",
-        )  # fmt: skip
+            30,
+            "reports its client",
+        )
         self.assertTrue(self.client_told.was_told("WATCHDOG=1"))
         client.stop()
         server.stop()

@@ -24,8 +24,11 @@ def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*MUFS, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 class CommandTests(ProcessTestCase):
@@ -45,13 +48,16 @@ class CommandTests(ProcessTestCase):
         names = ["disk.img", "link", "none", "dir", "secret", "large.img"]
         done = self.mufs("pull", *(f"{point}/{name}" for name in names), "/proc/none")
         self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stderr.splitlines(), [
-            f"mufs: {point}/none: No such file or directory",
-            f"mufs: {point}/dir: is a directory",
-            f"mufs: {point}/secret: permission denied",
-            f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
-            "mufs: /proc/none: not on a mount of mUFS",
-        ])  # fmt: skip
+        self.assertEqual(
+            done.stderr.splitlines(),
+            [
+                f"mufs: {point}/none: No such file or directory",
+                f"mufs: {point}/dir: is a directory",
+                f"mufs: {point}/secret: permission denied",
+                f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
+                "mufs: /proc/none: not on a mount of mUFS",
+            ],
+        )
         first, second = done.stdout.splitlines()
         self.assertTrue(first.startswith("disk.img: 976.6 KiB of 976.6 KiB (100 %), "), first)
         self.assertTrue(second.startswith("other.img: 3.0 MiB of 3.0 MiB (100 %), "), second)

@@ -51,8 +51,9 @@ class LabTests(SynchronousTestCase):
         """Assert that all hosts read the image right, without bytes from the server."""
         before = self.server.status()
         readers = self.lab.start_readers("disk.img")
-        self.assertEqual([reader.result().sha256 for reader in readers],
-                         [self.sha256] * len(readers))  # fmt: skip
+        self.assertEqual(
+            [reader.result().sha256 for reader in readers], [self.sha256] * len(readers)
+        )
         after = self.server.status()
         for figure in ("bytes_multicast", "bytes_over_tcp", "requests"):
             self.assertEqual(after[figure], before[figure])
@@ -162,6 +163,7 @@ class LabTests(SynchronousTestCase):
         why = "the image has 9.0 MiB, the cache 8.0 MiB"
         self.assertEqual(errors, [f"mufs: {name} {where}: {why}"])
         status, _, errors = self.pushed("secret", "--to", name, "other")
-        self.assertEqual(sorted(errors), sorted(
-            [f"mufs: {name} {where}: permission denied", "mufs: other: is not connected"]
-        ))  # fmt: skip
+        self.assertEqual(
+            sorted(errors),
+            sorted([f"mufs: {name} {where}: permission denied", "mufs: other: is not connected"]),
+        )

@@ -72,8 +72,9 @@ class CaptureTests(SpoofedTestCase):
             lambda: all(
                 sum(map(len, payloads(file, protocol))) >= len(content) for protocol in (UDP, TCP)
             ),
-            20, "all was captured",
-        )  # fmt: skip
+            20,
+            "all was captured",
+        )
         spy.stop()
         return file
 

@@ -132,8 +132,9 @@ class ProcessTests(StatusTestCase):
         self.scene.close_files()
         wait_until(
             lambda: not any(image["opens"] for image in self.server.status()["images"]),
-            10, "the handles are closed",
-        )  # fmt: skip
+            10,
+            "the handles are closed",
+        )
 
     def test_figures_documented(self) -> None:
         """Each figure is described in docs/operations/monitoring.md."""

@@ -89,18 +89,25 @@ class RuleTests(SynchronousTestCase):
     def test_matches(self) -> None:
         """Output with equal text, with ellipses or with similar numbers matches."""
         for shown, printed, within in [
-            ("a 1.5\n", "a 1.5\n", 0), ("a ... c\n", "a b b c\n", 0),
-            ("a\n...\nc\n", "a\nb\nb\nc\n", 0), ("a 1.00 b 2\n", "a 1.09 b 1.9\n", 0.1),
-            ("6.0e+07\n", "6.3e+07\n", 0.1), ("a 0.0\n", "a 1e+3\n", math.inf),
-        ]:  # fmt: skip
+            ("a 1.5\n", "a 1.5\n", 0),
+            ("a ... c\n", "a b b c\n", 0),
+            ("a\n...\nc\n", "a\nb\nb\nc\n", 0),
+            ("a 1.00 b 2\n", "a 1.09 b 1.9\n", 0.1),
+            ("6.0e+07\n", "6.3e+07\n", 0.1),
+            ("a 0.0\n", "a 1e+3\n", math.inf),
+        ]:
             self.assertTrue(matches(shown, printed, within), shown)
 
     def test_differs(self) -> None:
         """Output with different text, lines or numbers does not match."""
         for shown, printed, within in [
-            ("a 1.5\n", "a 1.6\n", 0), ("a ... c\n", "a b\nb c\n", 0), ("a\n", "a\nb\n", 0),
-            ("a 1.00\n", "a 1.12\n", 0.1), ("1 a\n", "a\n", 0.1), ("a.b\n", "acb\n", 0),
-        ]:  # fmt: skip
+            ("a 1.5\n", "a 1.6\n", 0),
+            ("a ... c\n", "a b\nb c\n", 0),
+            ("a\n", "a\nb\n", 0),
+            ("a 1.00\n", "a 1.12\n", 0.1),
+            ("1 a\n", "a\n", 0.1),
+            ("a.b\n", "acb\n", 0),
+        ]:
             self.assertFalse(matches(shown, printed, within), shown)
 
     def test_steps(self) -> None:
@@ -157,10 +164,14 @@ class TutorialTests(SynchronousTestCase):
             script += f"exec >{outputs}/{number} 2>&1\n{step.commands}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         shell = subprocess.Popen(
-            ["bash", "-c", f"umask 022\n{script}"], cwd=self.directory, start_new_session=True,
+            ["bash", "-c", f"umask 022\n{script}"],
+            cwd=self.directory,
+            start_new_session=True,
             env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             status = shell.wait(TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -200,9 +200,12 @@ class RestrictionTests(SynchronousTestCase):
         (self.loopback.images / "disk.img").chmod(0o644)
         here.chmod(0o777)  # for the status socket, which the unit does not have
         commands = [
-            *self.reachable(), f"mount --bind {here} {here}", "mount -o remount,bind,ro /",
-            "mount -t proc -o subset=pid,hidepid=invisible none /proc", 'exec "$@"',
-        ]  # fmt: skip
+            *self.reachable(),
+            f"mount --bind {here} {here}",
+            "mount -o remount,bind,ro /",
+            "mount -t proc -o subset=pid,hidepid=invisible none /proc",
+            'exec "$@"',
+        ]
         nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
         enter = [
             *("unshare", "--mount", "sh", "-e", "-c", "\n".join(commands), "sh"),
