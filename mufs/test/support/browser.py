@@ -18,7 +18,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-TIMEOUT = 30.0
+REQUEST_TIMEOUT = 30.0
 """Seconds that the browser has for each request."""
 
 # Chromium expects its pipe at descriptors 3 and 4.
@@ -100,7 +100,7 @@ class Browser:
         """Go to a page, and wait until it is loaded."""
         self.events.clear()
         self._ask("Page.navigate", url=url)
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while "Page.loadEventFired" not in self.events:
             self._take(deadline)
 
@@ -111,7 +111,7 @@ class Browser:
 
     def wait_until(self, expression: str) -> None:
         """Wait until a JavaScript expression is true in the page."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while not self.evaluate(expression):
             if time.monotonic() > deadline:
                 raise TimeoutError(expression)
@@ -131,7 +131,7 @@ class Browser:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while True:
             answer = self._take(deadline)
             if answer.get("id") == self._last:

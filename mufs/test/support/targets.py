@@ -399,8 +399,8 @@ def _server(data: bytes) -> None:
         other.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
         other.dataReceived(Read(2, 1, 3 * BLOCK, 1000, Priority.BLOCKED).encode())
         server.clock.advance(1)
-        told = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
-        assert [(sent.tag, sent.offset + sent.length) for sent in told] == [(2, SIZE)]
+        sent = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
+        assert [(each.tag, each.offset + each.length) for each in sent] == [(2, SIZE)]
         assert server.factory.channels == {other}
         assert not server.factory.pushes._running
         assert len(server.queue) == 0

@@ -33,7 +33,9 @@ class ServerFailureTests(LabTestCase):
         """A client started before its server logs that it waits, and then mounts."""
         lab = self.make_lab(1, MIB + 1)
         client = lab.start_client("host1", wait=False)
-        client.wait_until(lambda: "waiting for the server" in client.output, 60, "says so")
+        client.wait_until(
+            lambda: "waiting for the server" in client.output, 60, "logs that it waits"
+        )
         self.assertFalse(client.holds_mount())
         lab.start_server()
         lab.wait_mounted(client)

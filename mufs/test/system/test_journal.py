@@ -151,7 +151,7 @@ class SyslogTests(SynchronousTestCase):
     def test_syslog(self) -> None:
         """Each line, including those of a traceback, has a priority and the service's name."""
         if os.geteuid() != 0 or shutil.which("unshare") is None:
-            raise SkipTest("needs root and unshare, for a /dev/log of its own")
+            raise SkipTest("needs root and unshare, for a private /dev/log")
         directory = Path(tempfile.mkdtemp(prefix="mufs-syslog-"))
         self.addCleanup(shutil.rmtree, directory)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:

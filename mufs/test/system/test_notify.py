@@ -45,7 +45,7 @@ class Systemd:
                 self.received += assignments
                 return assignments
 
-    def was_told(self, assignment: str) -> bool:
+    def has_received(self, assignment: str) -> bool:
         """Return whether this assignment was ever received."""
         self.listen()
         return assignment in self.received
@@ -219,9 +219,9 @@ class ServiceTests(SynchronousTestCase):
         self.addresses = {
             name: str(self.loopback.directory / f"{name}.notify") for name in ("server", "client")
         }
-        self.server_told, self.client_told = map(Systemd, self.addresses.values())
-        self.addCleanup(self.server_told.close)
-        self.addCleanup(self.client_told.close)
+        self.server_systemd, self.client_systemd = map(Systemd, self.addresses.values())
+        self.addCleanup(self.server_systemd.close)
+        self.addCleanup(self.client_systemd.close)
 
     def enter(self, name: str) -> tuple[str, ...]:
         """Return the head of a command that sets the environment of a unit."""
@@ -246,25 +246,25 @@ class ServiceTests(SynchronousTestCase):
         )
         waiting = f"STATUS=waiting for the server at tls:127.0.0.1:{self.loopback.port}: "
         client.wait_until(
-            lambda: any(each.startswith(waiting) for each in self.client_told.listen()),
+            lambda: any(each.startswith(waiting) for each in self.client_systemd.listen()),
             30,
             "reports that it waits",
         )
-        self.assertFalse(self.client_told.was_told("READY=1"))
+        self.assertFalse(self.client_systemd.has_received("READY=1"))
         server = self.start_server()
-        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
-        client.wait_until(lambda: self.client_told.was_told("READY=1"), 30, "is ready")
+        server.wait_until(lambda: self.server_systemd.has_received("READY=1"), 30, "is ready")
+        client.wait_until(lambda: self.client_systemd.has_received("READY=1"), 30, "is ready")
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))
         server.wait_until(
-            lambda: any("STATUS=clients: 1," in each for each in self.server_told.listen()),
+            lambda: any("STATUS=clients: 1," in each for each in self.server_systemd.listen()),
             30,
             "reports its client",
         )
-        self.assertTrue(self.client_told.was_told("WATCHDOG=1"))
+        self.assertTrue(self.client_systemd.has_received("WATCHDOG=1"))
         client.stop()
         server.stop()
-        self.assertTrue(self.client_told.was_told("STOPPING=1"))
-        self.assertTrue(self.server_told.was_told("STOPPING=1"))
+        self.assertTrue(self.client_systemd.has_received("STOPPING=1"))
+        self.assertTrue(self.server_systemd.has_received("STOPPING=1"))
 
     def serial(self) -> int:
         """Return the serial number of the server's certificate."""
@@ -298,7 +298,7 @@ class ServiceTests(SynchronousTestCase):
     def test_certificates(self) -> None:
         """SIGHUP reloads certificates for new connections; invalid ones are not used."""
         server = self.start_server()
-        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
+        server.wait_until(lambda: self.server_systemd.has_received("READY=1"), 30, "is ready")
         first = self.serial()
         self.replace("server")
         self.assertEqual(self.serial(), first)
@@ -327,6 +327,6 @@ class ServiceTests(SynchronousTestCase):
         self.reload(client, "certificates not reloaded")
         (self.keys / "host.pem").write_bytes(good)
         self.reload(client, "certificates reloaded")
-        wait_until(lambda: self.client_told.was_told("READY=1"), 30, "it is mounted")
+        wait_until(lambda: self.client_systemd.has_received("READY=1"), 30, "it is mounted")
         self.reload(client, "certificates reloaded")
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))

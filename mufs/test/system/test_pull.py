@@ -80,7 +80,7 @@ class CommandTests(ProcessTestCase):
         pulling = start(self.run_directory, "pull", point / "large.img")
         self.addCleanup(pulling.communicate)
         self.addCleanup(pulling.kill)
-        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are there")
+        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are in the cache")
         pulling.send_signal(signal.SIGINT)
         self.assertEqual(pulling.wait(10), 130)
         assert pulling.stderr is not None

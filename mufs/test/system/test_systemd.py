@@ -108,14 +108,20 @@ class SystemdTests(SynchronousTestCase):
         machine = self.machine
         machine.run("systemctl", "start", "--no-block", CLIENT)
         waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
-        wait_until(lambda: waiting in machine.show(CLIENT, "StatusText"), 30, "it says so")
+        wait_until(
+            lambda: waiting in machine.show(CLIENT, "StatusText"),
+            30,
+            "the status says that it waits",
+        )
         self.assertEqual(machine.show(CLIENT, "ActiveState"), "activating")
         machine.run("systemctl", "start", SERVER)
         self.assertEqual(machine.show(SERVER, "ActiveState"), "active")
         machine.run("systemctl", "start", CLIENT)
         self.assert_read(POINT)
         wait_until(
-            lambda: "clients: 1," in machine.show(SERVER, "StatusText"), 30, "the server says so"
+            lambda: "clients: 1," in machine.show(SERVER, "StatusText"),
+            30,
+            "the server has a client",
         )
         self.assertIn(f"mounted at {POINT}; connected", machine.show(CLIENT, "StatusText"))
         machine.run("test", "-d", "/run/mufs/server", "-a", "-d", "/run/mufs/client")

@@ -27,7 +27,7 @@ from mufs.test.support import lab
 from mufs.test.support.netns import LabError, run
 from mufs.test.support.processes import CHECKOUT, mount_points
 
-TIMEOUT = 150
+TUTORIAL_TIMEOUT = 150
 """Seconds for the whole tutorial, which takes about 10."""
 
 BLOCK = re.compile(
@@ -173,7 +173,7 @@ class TutorialTests(SynchronousTestCase):
             stderr=subprocess.DEVNULL,
         )
         try:
-            status = shell.wait(TIMEOUT)
+            status = shell.wait(TUTORIAL_TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             status = shell.wait()
