@@ -149,7 +149,7 @@ class TimeoutTests(LabTestCase):
     """The server is gone for longer than the timeout of reads."""
 
     def test_read_fails(self) -> None:
-        """A read fails with EIO after the timeout, and so does `ls`."""
+        """A read fails with EIO after the timeout, and opening another file fails, too."""
         lab = self.make_lab(1, 24 * MIB + 9, rate=50)
         server = lab.start_server()
         lab.start_client("host1", "--timeout", "3")

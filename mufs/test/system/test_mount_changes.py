@@ -300,7 +300,7 @@ class PageCacheTests(ChangeTestCase):
         self.read(b"A")
 
     def test_open_meanwhile(self) -> None:
-        """A new file bypasses the page cache while the old one is open, and is cached then."""
+        """A new file is not kept in the page cache until the old one is closed."""
         self.write("image", b"A")
         self.read(b"A")
         old = os.open(self.mount / "image", os.O_RDONLY)

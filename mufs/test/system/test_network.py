@@ -146,7 +146,7 @@ class LossTests(LabTestCase):
 
 
 class SlowHostTests(LabTestCase):
-    """One host with a link that is too slow for the group."""
+    """One host that loses most of what is sent to the group."""
 
     def test_leaves(self) -> None:
         """It leaves the group, so that the switch stops forwarding, and all hosts read right."""

@@ -14,7 +14,7 @@ from mufs.test.support.processes import wait_until
 from mufs.test.system.test_network import MIB, LabTestCase
 
 PAUSE_SECONDS = float(os.environ.get("MUFS_TEST_PAUSE", "2"))
-"""Seconds that a process or link pauses."""
+"""Seconds that a process or link pauses; C{MUFS_TEST_PAUSE} sets another value."""
 
 RELAY = """
 import random, socket, sys

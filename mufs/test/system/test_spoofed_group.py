@@ -130,7 +130,7 @@ class SpoofTests(SpoofedTestCase):
         return self.clients
 
     def test_control_packets(self) -> None:
-        """Forged, altered and spliced control packets are dropped."""
+        """Forged, altered and spliced control packets are dropped, and spoil no transfer."""
         for client in self.attack("control"):
             figures = client.status()
             self.assertGreater(figures["datagrams_dropped"], 100)
@@ -138,14 +138,14 @@ class SpoofTests(SpoofedTestCase):
             self.assertEqual(figures["multicast"], "working")
 
     def test_replays(self) -> None:
-        """Replayed datagrams are not accepted again."""
+        """Replayed datagrams spoil no transfer, and reads are right."""
         for client in self.attack("replay"):
             figures = client.status()
             self.assertEqual(figures["transfers_rejected"], 0)
             self.assertEqual(figures["multicast"], "working")
 
     def test_noise(self) -> None:
-        """Forged segments with any numbers do not disturb reads."""
+        """With forged segments of any numbers, reads are right, and multicast remains in use."""
         for client in self.attack("noise"):
             self.assertEqual(client.status()["multicast"], "working")
 
@@ -159,7 +159,7 @@ class SpoofTests(SpoofedTestCase):
         self.attack("replay", "control", "noise", "spoil")
 
     def test_restarted_server(self) -> None:
-        """A recording of the server's previous run has little effect after its restart."""
+        """After a restart of the server, replays of its previous run leave reads right."""
         lab = self.make()
         spoofer = self.spoof(lab, "replay")
         self.read(lab)
