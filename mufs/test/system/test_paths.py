@@ -36,7 +36,7 @@ while True:
     else:
         if where[2] == 4 or frame[23] != 17 or frame[0] & 1 == 0:
             continue
-        # Its checksum was left to a card that is not there: none is as good.
+        # The checksum was offloaded, so it is wrong here; 0 means none.
         frame = frame[:40] + bytes(2) + frame[42:]
         held.append(frame)
         if chance.random() < 0.1:
