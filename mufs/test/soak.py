@@ -80,7 +80,7 @@ def growth(samples: list[Sample]) -> tuple[float, str]:
     settled = [each for each in samples if each.age > SETTLING_SECONDS]
     third = len(settled) // 3
     if third < 10:
-        return 0.0, "too young to tell"
+        return 0.0, "ran too briefly to measure"
     first, last = settled[:third], settled[-third:]
     early, late = (statistics.median(each.memory for each in part) for part in (first, last))
     minutes = (last[len(last) // 2].age - first[len(first) // 2].age) / 60

@@ -71,9 +71,12 @@ class FoundTests(SynchronousTestCase):
         # A read was not requested over TCP while another read of its block was.
         ("group", "0101dd2bba1537436e5c2441e3d54410492b788768bcff2218cf8f7373abe8e394da"),
         # The text of an error put extra lines into the log.
-        ("client", "0101f807e24e58c367402e281f9bddf89b74e4250950c9c367402e281f9bddf89b74e4250950c9"
-                   "c994752666ae81c74228358bedff935d406e8fdb72a34980be64d347bdcdda5117b919f538dc"),
-    ]  # fmt: skip
+        (
+            "client",
+            "0101f807e24e58c367402e281f9bddf89b74e4250950c9c367402e281f9bddf89b74e4250950c9"
+            "c994752666ae81c74228358bedff935d406e8fdb72a34980be64d347bdcdda5117b919f538dc",
+        ),
+    ]
 
     def test_cases(self) -> None:
         """Inputs that once failed pass."""
@@ -138,13 +141,14 @@ class MemoryTests(SynchronousTestCase):
                 "channels": len(server.factory.channels),
                 "framed": len(self.channel._framer._buffer) // 1000,
                 "queue": len(server.queue),
-                "lines": sum(len(line) for each in server.queue._classes.values()
-                             for line in each.values()),
+                "lines": sum(
+                    len(line) for each in server.queue._classes.values() for line in each.values()
+                ),
                 "limits": len(server.factory.limits._hosts),
                 "ready": server.controller._reads.ready,
                 "window": len(server.queue._window._transfers),
                 "timers": len(server.clock.getDelayedCalls()),
-            }  # fmt: skip
+            }
 
         connect()
         self.assert_bounded(feed, held, 300)

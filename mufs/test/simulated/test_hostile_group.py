@@ -119,11 +119,13 @@ def held(client: SimulatedClient) -> dict[str, int]:
         "expected": len(reassembly._expected),
         "orphans": sum(len(rows) for _, _, rows in reassembly._orphans),
         "orphan bytes": sum(rows.nbytes for _, _, rows in reassembly._orphans),
-        "kept views": sum(rows.base is not None and rows.base.nbytes > rows.nbytes
-                          for _, _, rows in reassembly._orphans),
+        "kept views": sum(
+            rows.base is not None and rows.base.nbytes > rows.nbytes
+            for _, _, rows in reassembly._orphans
+        ),
         "aside": len(client.remote.receiver._batch),
         "looks": len(client.remote.repairs._overheard),
-    }  # fmt: skip
+    }
 
 
 class HostileGroupTestCase(SimulationTestCase):

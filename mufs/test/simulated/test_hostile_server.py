@@ -521,8 +521,11 @@ class PullTests(HostileServerTestCase):
 
     def pulled(self) -> list[Pulled]:
         """Return the reports on pulls since the last call."""
-        return [decode(Pulled, body) for kind, _, body in self.client.wire.packets()
-                if kind == Type.PULLED]  # fmt: skip
+        return [
+            decode(Pulled, body)
+            for kind, _, body in self.client.wire.packets()
+            if kind == Type.PULLED
+        ]
 
     def test_pull(self) -> None:
         """The image is opened, then requested in the background, and reported."""
@@ -540,10 +543,13 @@ class PullTests(HostileServerTestCase):
                 for start in range(read.offset, read.offset + read.length, BLOCK // 2):
                     data = IMAGE.content[start : start + BLOCK // 2]
                     self.client.channel.dataReceived(Data(5, 6, start, data).encode())
-        self.assertEqual(reads, [
-            (start, min(BLOCK, size - start), Priority.BACKGROUND)
-            for start in range(0, size, BLOCK)
-        ])  # fmt: skip
+        self.assertEqual(
+            reads,
+            [
+                (start, min(BLOCK, size - start), Priority.BACKGROUND)
+                for start in range(0, size, BLOCK)
+            ],
+        )
         self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
 

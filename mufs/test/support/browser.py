@@ -18,7 +18,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-TIMEOUT = 30.0
+REQUEST_TIMEOUT = 30.0
 """Seconds that the browser has for each request."""
 
 # Chromium expects its pipe at descriptors 3 and 4.
@@ -49,9 +49,13 @@ class Browser:
         command += [f"--user-data-dir={self._directory}", "--remote-debugging-pipe", "about:blank"]
         enter = [sys.executable, "-I", "-S", "-c", ENTER, str(theirs), str(ours)]
         self._process = subprocess.Popen(
-            [*enter, *command], pass_fds=(theirs, ours), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [*enter, *command],
+            pass_fds=(theirs, ours),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         os.close(theirs)
         os.close(ours)
         self._buffer = b""
@@ -79,9 +83,12 @@ class Browser:
     def set_screen(self, width: int, dark: bool) -> None:
         """Set the width of the screen in pixels, and the preferred colour scheme."""
         self._ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
             mobile=width < 600,
-        )  # fmt: skip
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -93,7 +100,7 @@ class Browser:
         """Go to a page, and wait until it is loaded."""
         self.events.clear()
         self._ask("Page.navigate", url=url)
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while "Page.loadEventFired" not in self.events:
             self._take(deadline)
 
@@ -104,7 +111,7 @@ class Browser:
 
     def wait_until(self, expression: str) -> None:
         """Wait until a JavaScript expression is true in the page."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while not self.evaluate(expression):
             if time.monotonic() > deadline:
                 raise TimeoutError(expression)
@@ -124,7 +131,7 @@ class Browser:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while True:
             answer = self._take(deadline)
             if answer.get("id") == self._last:

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.processes import Service, mounted
 
-TIMEOUT = 8
+OPERATION_TIMEOUT = 8
 """Seconds after which an operation on a mount fails when the server does not answer."""
 
 GUARD_TIMEOUT = 300.0
@@ -122,7 +122,7 @@ class Loopback:
         """Start `mufs-client` without waiting; the default mount point has the client's name."""
         arguments = ["mufs-client", "--server", f"tcp:127.0.0.1:{self.port}"]
         arguments += ["--mount", str(point or self.mount_point(name))]
-        arguments += ["--timeout", str(TIMEOUT), *options]
+        arguments += ["--timeout", str(OPERATION_TIMEOUT), *options]
         return self._start(name, arguments, enter, status_port)
 
     def guard(self) -> Timer:

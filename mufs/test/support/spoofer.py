@@ -164,7 +164,7 @@ class Spoofer:
 
     def run(self, rate: float) -> None:
         """Send C{rate} packets a second for L{RUN_SECONDS}."""
-        begun = told = time.monotonic()
+        begun = reported = time.monotonic()
         due = 0.0
         while (now := time.monotonic()) < begun + RUN_SECONDS:
             announcements = self.listen()
@@ -175,8 +175,8 @@ class Spoofer:
                     if due <= now:
                         due = max(due, now - 0.01) + 1 / rate
                         self.send(self.forge())
-            if now > told + 1:
-                told = now
+            if now > reported + 1:
+                reported = now
                 print(f"sent {self.sent}", flush=True)
             time.sleep(0 if rate > 10_000 else 0.0005)
 

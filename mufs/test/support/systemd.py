@@ -30,9 +30,11 @@ SHARED = [sys.base_prefix, sys.prefix, str(CHECKOUT)]
 UNITS = Path("/usr/lib/systemd/system")
 GENERATORS = Path("/usr/lib/systemd/system-generators")
 STARTED = {
-    "systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket",
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
     "systemd-fstab-generator",
-}  # fmt: skip
+}
 ETC = CHECKOUT / "etc"
 
 # $1: directory of the machine, which contains its root; $4 and on: directories to share.
@@ -166,9 +168,12 @@ class Machine:
         """Run a command on the machine; its stderr is merged into stdout."""
         done = subprocess.run(
             ["nsenter", "--all", f"--target={self._init()}", *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=timeout,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
         if check and done.returncode != 0:
             raise LabError(f"{' '.join(command)}: status {done.returncode}: {done.stdout}")
         return done

@@ -399,8 +399,8 @@ def _server(data: bytes) -> None:
         other.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
         other.dataReceived(Read(2, 1, 3 * BLOCK, 1000, Priority.BLOCKED).encode())
         server.clock.advance(1)
-        told = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
-        assert [(sent.tag, sent.offset + sent.length) for sent in told] == [(2, SIZE)]
+        sent = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
+        assert [(each.tag, each.offset + each.length) for each in sent] == [(2, SIZE)]
         assert server.factory.channels == {other}
         assert not server.factory.pushes._running
         assert len(server.queue) == 0
@@ -950,9 +950,9 @@ def _client_seeds() -> list[bytes]:
     """Reads answered by DATA with whole pages, a part of a page, or a wrong end."""
     read = bytes([1, 1, 0, 2, 1, 0, 2])
     answers = [bytes([7, 0, offset, how, 0, 255]) for offset in (0, 32) for how in range(5)]
-    attributes, opening, second = (bytes(each) for each in (
-        [8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50]
-    ))  # fmt: skip
+    attributes, opening, second = (
+        bytes(each) for each in ([8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50])
+    )
     pull = bytes([1, 1, 0, 11, 0, 2, 0, 1, 255]) + attributes + opening + second
     pages = [bytes([7, 0, page, 0, 0, 255]) for page in range(36)]
     pulls = [pull, pull + b"".join(pages[:9]), pull + b"".join(pages) + second]

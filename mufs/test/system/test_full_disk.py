@@ -1,4 +1,4 @@
-"""A cache in a directory whose disk is full."""
+"""A persistent cache on a full disk."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ from mufs.wire.pages import PAGES
 
 
 class FullDiskTests(DirectoryTestCase):
-    """The disk is a small tmpfs."""
+    """A cache directory on a small tmpfs."""
 
     def test_no_space(self) -> None:
-        """On a full disk the client serves what waits in memory, and writes when there is room."""
+        """On a full disk the cache logs the error once, loses nothing, and later writes again."""
         if os.geteuid() != 0:
             raise self.skipTest("needs root")
         self.path.mkdir()

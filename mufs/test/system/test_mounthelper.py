@@ -1,4 +1,4 @@
-"""Mounting as people mount: options, and mount(8) itself with the helper in a /sbin of its own."""
+"""The mount helper: its options, and mount(8) with the helper installed in /sbin."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ln -s {HELPER} /sbin/mount.fuse.mufs
 touch "$0"
 exec sleep 600
 """
-"""The first process of the namespace, which reaps whom nobody waits for."""
+"""The first process of the namespace, which reaps orphaned processes."""
 
 
 def why_unavailable() -> str | None:
-    """Say what this machine lacks, or None."""
+    """Return why mount(8) cannot be tested on this machine, or None if it can."""
     if not os.path.exists(HELPER):
         return "needs mount.mufs beside the interpreter"
     missing = [name for name in ("unshare", "nsenter", "findmnt") if not shutil.which(name)]
@@ -41,12 +41,12 @@ def why_unavailable() -> str | None:
 
 
 class MountTests(SynchronousTestCase):
-    """mount(8), umount(8), fstab."""
+    """The helper with mount(8), umount(8) and fstab."""
 
     skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have a server, and a namespace with the helper in /sbin."""
+        """Start a server, and make a mount namespace with the helper in /sbin."""
         self.loopback = make_loopback(self)
         self.content = os.urandom(1 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
@@ -68,14 +68,18 @@ class MountTests(SynchronousTestCase):
         """Run a command in the namespace."""
         enter = ["nsenter", "--mount", "--pid", f"--target={self.init}"]
         return subprocess.run(
-            [*enter, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=timeout,
-        )  # fmt: skip
+            [*enter, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
 
     def mount(
         self, *options: str, type: str = "mufs", status: int = 0, arguments: tuple[str, ...] = ()
     ) -> str:
-        """Run mount(8), see with which status it ends, and return what it says."""
+        """Run mount(8), check its exit status, and return its output."""
         given = ",".join([self.options, *options])
         point = str(self.point)
         done = self.run_inside("mount", *arguments, "-t", type, "-o", given, self.source, point)
@@ -83,17 +87,17 @@ class MountTests(SynchronousTestCase):
         return done.stdout
 
     def shown(self) -> str:
-        """What findmnt shows at the mount point."""
+        """Return the output of findmnt for the mount point."""
         fields = "SOURCE,FSTYPE,VFS-OPTIONS"
         return self.run_inside("findmnt", "-no", fields, str(self.point)).stdout
 
     def clients(self) -> int:
-        """How many clients run in the namespace."""
+        """Return the number of clients in the namespace."""
         done = self.run_inside("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
         return done.stdout.split("\n").count("mufs-client")
 
     def assert_mounted(self) -> None:
-        """It is mounted, as the source that was named, and read-only, and can be read."""
+        """Assert that the source is mounted read-only, and can be read."""
         source, kind, *options = self.shown().split()
         self.assertEqual((source, kind), (self.source, "fuse.mufs"))
         self.assertLessEqual({"ro", "nosuid", "nodev"}, set(options[0].split(",")))
@@ -101,7 +105,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(self.run_inside(*same).returncode, 0)
 
     def unmount(self) -> None:
-        """Unmount by umount(8); the client ends."""
+        """Unmount by umount(8), and assert that the client ends."""
         self.assertEqual(self.run_inside("umount", str(self.point)).returncode, 0)
         wait_until(lambda: self.clients() == 0, 20, "the client ends")
 
@@ -109,15 +113,15 @@ class MountTests(SynchronousTestCase):
         """mount -t mufs and -t fuse.mufs are the same, and umount ends the client."""
         self.loopback.start_server()
         for kind in ("mufs", "fuse.mufs"):
-            said = self.mount(type=kind)
-            self.assertEqual(said, "")
+            output = self.mount(type=kind)
+            self.assertEqual(output, "")
             self.assert_mounted()
             self.assertEqual(self.clients(), 1)
             self.unmount()
         self.assertEqual(self.shown(), "")
 
     def test_noexec(self) -> None:
-        """noexec is kept."""
+        """The option noexec has its effect."""
         self.loopback.start_server()
         self.mount("noexec")
         self.assertIn("noexec", self.shown())
@@ -139,14 +143,14 @@ class MountTests(SynchronousTestCase):
             wait_until(lambda: self.clients() == 0, 20, "the client ends")
 
     def test_server_away(self) -> None:
-        """Without a server the mount fails with the reason, and leaves nothing behind."""
+        """Without a server, mounting fails with the reason, and leaves nothing behind."""
         self.options = f"port={self.loopback.port},timeout=4"
-        said = self.mount(status=32)
-        self.assertRegex(said, r"^mount.mufs: 127.0.0.1:/: not within 4 s: waiting .* refused")
+        output = self.mount(status=32)
+        self.assertRegex(output, r"^mount.mufs: 127.0.0.1:/: not within 4 s: waiting .* refused")
         self.assertEqual((self.shown(), self.clients()), ("", 0))
 
     def test_background(self) -> None:
-        """With bg the mount comes when the server does."""
+        """With bg, the mount appears when the server starts."""
         self.mount("bg")
         self.assertEqual(self.shown(), "")
         self.loopback.start_server()
@@ -154,7 +158,7 @@ class MountTests(SynchronousTestCase):
         self.assert_mounted()
 
     def test_wrong(self) -> None:
-        """What is wrong is said in a line, with the status of mount(8) for it."""
+        """Errors are one line, with the exit status that mount(8) defines for them."""
         self.assertEqual(
             self.mount("sise=1", status=1),
             "mount.mufs: option sise=1: is unknown, or cannot be had of a mount of mUFS\n",
@@ -167,7 +171,7 @@ class MountTests(SynchronousTestCase):
         )
 
     def test_again(self) -> None:
-        """A second mount, or a remount, does no harm to the first."""
+        """A second mount or a remount does not affect the first one."""
         self.loopback.start_server()
         self.mount()
         self.assertIn("mounted there already", self.mount(status=32))
@@ -180,7 +184,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual((self.shown(), self.clients()), ("", 0))
 
     def test_tls(self) -> None:
-        """With a certificate it is TLS."""
+        """With a certificate, the mount uses TLS."""
         keys = self.loopback.directory / "keys"
         make_keys(keys, ["127.0.0.1"], ["host"])
         listen = f"tls:{self.loopback.port}:interface=127.0.0.1:certificate={keys}/server.pem"
@@ -189,13 +193,13 @@ class MountTests(SynchronousTestCase):
         self.assert_mounted()
 
     def test_log(self) -> None:
-        """The log goes to the journal, and says nothing of who had waited for the mount."""
-        said = self.loopback.directory / "log"
+        """The client logs to the journal, without errors about the helper that waited."""
+        journal = self.loopback.directory / "log"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-            log.bind(str(said))
+            log.bind(str(journal))
             log.settimeout(30)
             there = "/run/systemd/journal"
-            inside = f"mount -t tmpfs none /run; mkdir -p {there}; ln -s {said} {there}/socket"
+            inside = f"mount -t tmpfs none /run; mkdir -p {there}; ln -s {journal} {there}/socket"
             self.run_inside("sh", "-ec", inside)
             self.loopback.start_server()
             self.mount()

@@ -1,4 +1,4 @@
-"""Clients that keep what they read in a directory, in earnest: processes, mounts, kill -9."""
+"""Clients with a persistent cache: real processes, mounts and SIGKILL."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class PersistentCacheTestCase(SynchronousTestCase):
-    """Has a server with one image, and a directory for its client."""
+    """Has a server with one image, and a cache directory for its client."""
 
     skip = why_unavailable()
 
@@ -38,14 +38,14 @@ class PersistentCacheTestCase(SynchronousTestCase):
         return self.loopback.start_client("here", "--cache-dir", str(self.cache_path), *options)
 
     def read(self) -> str:
-        """The SHA-256 of the image as the client shows it, past the kernel's page cache."""
+        """Return the SHA-256 of the image on the mount, read past the kernel's page cache."""
         path = self.loopback.mount_point("here") / "disk.img"
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def sent(self) -> int:
-        """Bytes of file data that the server has sent."""
+        """Return the bytes of file data that the server has sent."""
         figures = self.server.status()
         sent: int = figures["bytes_multicast"] + figures["bytes_over_tcp"]
         return sent
@@ -60,10 +60,10 @@ class PersistentCacheTestCase(SynchronousTestCase):
 
 
 class ClientTests(PersistentCacheTestCase):
-    """Restarts, ordinary and others."""
+    """Clients that are restarted or killed."""
 
     def test_restart(self) -> None:
-        """A client that was started anew reads all again without a byte from the server."""
+        """A restarted client reads everything from its cache, and nothing from the server."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
@@ -76,7 +76,7 @@ class ClientTests(PersistentCacheTestCase):
         self.assertEqual((figures["bytes_requested"], figures["blocks_damaged"]), (0, 0))
 
     def test_killed(self) -> None:
-        """Whenever a client is killed, and whatever is damaged then, the next one reads right."""
+        """After kills and damage of the cache directory, the next client reads right."""
         random = Random(7)
         for _ in range(3):
             client = self.start()
@@ -95,7 +95,7 @@ class ClientTests(PersistentCacheTestCase):
         self.assertEqual(self.read(), self.sha256)
 
     def test_damaged(self) -> None:
-        """A page that is damaged on disk is requested again, and its block is stored again."""
+        """A damaged page on the disk is requested again, and its block is stored again."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
@@ -112,12 +112,12 @@ class ClientTests(PersistentCacheTestCase):
             client.stop()
 
     def taken(self) -> int:
-        """Bytes of the disk that the directory's files take."""
+        """Return the disk space of the directory's files, in bytes."""
         found = os.listdir(self.cache_path) if self.cache_path.exists() else []
         return sum(os.lstat(self.cache_path / name).st_blocks * 512 for name in found)
 
     def damage(self, random: Random, path: Path) -> None:
-        """Change some bits of a file, and cut it now and then."""
+        """Change some bits of a file, and sometimes truncate it."""
         with open(path, "r+b") as file:
             size = file.seek(0, os.SEEK_END)
             for _ in range(5):
@@ -130,14 +130,14 @@ class ClientTests(PersistentCacheTestCase):
                 file.truncate(random.randrange(size))
 
     def test_small(self) -> None:
-        """A directory smaller than the image is never larger than it may be; reads are right."""
+        """A cache smaller than the image never exceeds its limit, and reads are right."""
         self.start("--cache-size", "4M")
         for _ in range(2):
             self.assertEqual(self.read(), self.sha256)
             self.assertLessEqual(self.taken(), 4 * MIB + 16384)
 
     def test_replaced(self) -> None:
-        """An image that was replaced while no client ran is read anew, and the old one dropped."""
+        """An image replaced while no client ran is read again, and the old one is dropped."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
@@ -148,7 +148,7 @@ class ClientTests(PersistentCacheTestCase):
         wait_until(lambda: self.taken() < self.size * 3 // 2, 10, "the old image is dropped")
 
     def test_second_client(self) -> None:
-        """A second client at the same directory ends with one line; the first one goes on."""
+        """A second client with the same directory ends with one line; the first one continues."""
         self.start()
         second = self.loopback.launch_client("second", "--cache-dir", str(self.cache_path))
         self.assertEqual(second.wait(20), 1)
@@ -158,13 +158,13 @@ class ClientTests(PersistentCacheTestCase):
         self.assertEqual(self.read(), self.sha256)
 
     def test_removed(self) -> None:
-        """A directory that is removed under the client costs it nothing but the keeping."""
+        """A client whose cache directory is removed goes on reading."""
         self.start()
         shutil.rmtree(self.cache_path)
         self.assertEqual(self.read(), self.sha256)
 
     def test_memory(self) -> None:
-        """Without a directory the client has no file open, and makes none, but log and socket."""
+        """Without a cache directory, the client opens and makes no files except log and socket."""
         before = self.files()
         client = self.loopback.start_client("here")
         self.assertEqual(self.read(), self.sha256)
@@ -177,12 +177,12 @@ class ClientTests(PersistentCacheTestCase):
         )
 
     def files(self) -> set[str]:
-        """What is in the directory that the client runs in, but mounts."""
+        """Return the files in the client's working directory, except mounts."""
         return {e.name for e in os.scandir(self.loopback.directory) if e.name != "here"}
 
 
 class CommandTests(PersistentCacheTestCase):
-    """C{mufs cache}."""
+    """The command C{mufs cache}."""
 
     def setUp(self) -> None:
         """Have an image in the cache."""
@@ -194,7 +194,7 @@ class CommandTests(PersistentCacheTestCase):
         client.stop()
 
     def test_ls(self) -> None:
-        """The images are listed, also while a client runs."""
+        """The images are listed, even while a client runs."""
         done = self.mufs("cache", "ls", str(self.cache_path))
         head, line = done.stdout.splitlines()
         self.assertEqual(head.split(), ["held", "size", "last", "used", "image"])
@@ -206,7 +206,7 @@ class CommandTests(PersistentCacheTestCase):
         self.assertIn("disk.img", self.listed.stdout)
 
     def test_rm(self) -> None:
-        """Images are removed by name, by age, or all, but not under a client."""
+        """Images are removed by name, by age, or all, but not while a client runs."""
         self.assertEqual(self.in_use.returncode, 1)
         self.assertEqual(self.in_use.stderr, f"mufs cache: {self.cache_path}: a client uses it\n")
         unknown = self.mufs("cache", "rm", str(self.cache_path), "other.img")
@@ -224,7 +224,7 @@ class CommandTests(PersistentCacheTestCase):
         self.assertEqual(refused.stderr, f"mufs cache: {self.cache_path}: holds no cache of mUFS\n")
 
     def test_verify(self) -> None:
-        """Wrong pages are counted and removed, and then there are none."""
+        """Damaged pages are counted and removed."""
         done = self.mufs("cache", "verify", str(self.cache_path))
         pages = -(-self.size // 4096)
         self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them damaged and removed\n")
