@@ -149,7 +149,7 @@ def _pull_one(path: str, quiet: bool) -> None:
             came = said["asked"] + said["overheard"]
             bar.show(said["held"], said["size"], came, note=_note(said), last=last)
 
-        last = _follow_to_end(socket_of_mount(mount), "/pull", {"path": rest}, show)
+        last = _follow_to_end(socket_of_mount(mount), "/pull", body={"path": rest}, show=show)
         if "error" not in last:
             show(last, last=True)
     if last.get("errno") == errno.ELOOP and os.path.realpath(path) != os.path.abspath(path):
@@ -173,7 +173,9 @@ def _push(given: argparse.Namespace) -> None:
             bar.show(held, said["size"], held - (first or 0), note=note, last=last)
 
         where = _server(given.server)
-        last = _follow_to_end(where, "/push", body, lambda said: show(said, said["failed"]))
+        last = _follow_to_end(
+            where, "/push", body=body, show=lambda said: show(said, said["failed"])
+        )
         if "error" in last:
             raise Unreachable(f"{given.image}: {last['error']}")
         show(last, len(last["failed"]), last=True)
@@ -206,7 +208,9 @@ def _note(said: Record) -> str:
     return f"{100 * said['overheard'] / came:.0f} % overheard" if came else ""
 
 
-def _follow_to_end(where: str, path: str, body: Record, show: Callable[[Record], None]) -> Record:
+def _follow_to_end(
+    where: str, path: str, *, body: Record, show: Callable[[Record], None]
+) -> Record:
     """Request something, show its progress, and return the last record."""
     # Closing the connection, as Ctrl-C does, interrupts it.
     with closing(follow(where, path, body)) as records:

@@ -85,15 +85,15 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
         # By IPv6 or without a network: there is no way to a group of IPv4 to be looked at.
         if given.interface is not None:
             _look_at_interface(given.interface, tell)
-    elif not await _find(reactor, server[0], given.interface, tell):
+    elif not await _find(reactor, server[0], interface=given.interface, tell=tell):
         return
     session = Session(reactor, given.interface, socket.gethostname())
     try:
         await session.connect(endpoint)
     except (Unreachable, Refused) as error:
-        await _not_connected(reactor, given, session, error, tell)
+        await _not_connected(reactor, given, session=session, error=error, tell=tell)
     else:
-        await _connected(reactor, given, session, tell)
+        await _connected(reactor, given, session=session, tell=tell)
     finally:
         await session.stop()
 
@@ -106,7 +106,7 @@ def _server(text: str) -> tuple[str, int] | None:
     return None
 
 
-async def _find(reactor: Any, name: str, interface: str | None, tell: Tell) -> bool:
+async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -> bool:
     """Look at the way to a server, that is called by a name or an IPv4 address, if there is one."""
     looking: Deferred[str] = reactor.resolve(name, timeout=(int(ANSWER_TIMEOUT),))
     try:
@@ -140,6 +140,7 @@ def _look_at_interface(address: str, tell: Tell) -> None:
 async def _not_connected(
     reactor: Any,
     given: argparse.Namespace,
+    *,
     session: Session,
     error: Exception,
     tell: Tell,
@@ -179,7 +180,9 @@ def _connection(session: Session) -> Finding:
     return ok("connection", f"made in {(session.connect_time or 0) * 1000:.1f} ms")
 
 
-async def _connected(reactor: Any, given: argparse.Namespace, session: Session, tell: Tell) -> None:
+async def _connected(
+    reactor: Any, given: argparse.Namespace, *, session: Session, tell: Tell
+) -> None:
     """What there is to know of a server that serves this host."""
     welcome = session.welcome
     tell(_connection(session))
@@ -220,12 +223,13 @@ async def _connected(reactor: Any, given: argparse.Namespace, session: Session, 
         state = session.remote.multicast_health.state.removeprefix("not working: ")
         tell(problem("multicast", state, "set --interface to another address of this host"))
         return
-    await _read(reactor, given, session, interface, tell)
+    await _read(reactor, given, session=session, interface=interface, tell=tell)
 
 
 async def _read(
     reactor: Any,
     given: argparse.Namespace,
+    *,
     session: Session,
     interface: network.Interface,
     tell: Tell,
