@@ -2,8 +2,8 @@
 C{python -m mufs.demo [IMAGE]}: two hosts on this machine read an image that is sent once.
 
 Server and clients are separate processes, with real mounts and sockets. All files are in one
-temporary directory. It is removed, and all processes end, when the demo ends, also by Ctrl-C or
-SIGTERM.
+temporary directory. When the demo ends, also by Ctrl-C or SIGTERM, it ends all processes and
+removes the directory.
 """
 
 import http.client
@@ -121,7 +121,11 @@ class Service:
         return "".join(self._log.read_text(errors="replace").splitlines(keepends=True)[-20:])
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something that the process does soon after its start."""
+        """
+        Wait for a condition that holds soon after the start.
+
+        @raise Failed: when it does not hold within L{START_TIMEOUT}, or the process ends.
+        """
         deadline = time.monotonic() + START_TIMEOUT
         while not condition():
             check_signals()
@@ -156,7 +160,7 @@ class Service:
 
 
 def unmount(point: Path) -> None:
-    """Unmount what a client that was killed left mounted."""
+    """Remove the mount that a killed client left behind."""
     subprocess.run(
         ["fusermount", "-u", "-z", "-q", "--", point],
         stderr=subprocess.DEVNULL,
@@ -226,7 +230,7 @@ def free_ports(*kinds: socket.SocketKind) -> list[int]:
 
 
 def finish(reads: "Collection[Future[Reading]]", services: list[Service]) -> list[Reading]:
-    """Wait until all these reads have ended."""
+    """Wait for all reads, and return their results."""
     running: set[Future[Reading]] = set(reads)
     while running:
         check_signals()

@@ -1,4 +1,4 @@
-"""C{mufs pull} and C{mufs push}: fill caches before anybody reads."""
+"""C{mufs pull} and C{mufs push}: fill caches before images are read."""
 
 import argparse
 import errno
@@ -110,10 +110,10 @@ class _Bar:
 
     def show(self, held: float, size: float, came: float, *, note: str, last: bool = False) -> None:
         """
-        Show that C{held} of C{size} bytes are there.
+        Show that C{held} of C{size} bytes are cached.
 
-        @param came: bytes of them that came since it began.
-        @param last: print a line that stays.
+        @param came: bytes received since the start.
+        @param last: print a final line.
         """
         self._progress.update(self._task, completed=held, total=size or None, note=note)
         late = time.monotonic() - self._reported >= REPORT_INTERVAL

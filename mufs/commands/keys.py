@@ -1,10 +1,10 @@
 """
-C{mufs keys}: an authority of the operator's own, and certificates for a server and its clients.
+C{mufs keys}: make a private authority, and certificates for a server and its clients.
 
-What it makes in its directory, laid out for the endpoint strings of C{--listen} and C{--server}::
+The files it makes, laid out for the endpoint strings of C{--listen} and C{--server}::
 
     ca.key       the authority's private key: it stays here
-    ca/ca.pem    its certificate, which everybody gets: C{trustRoots=ca}
+    ca/ca.pem    its certificate, for all hosts: C{trustRoots=ca}
     server.pem   certificate and private key of the server: C{certificate=server.pem}
     NAME.pem     the same for the client of that name
 """
@@ -84,7 +84,7 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
     @param servers: names and addresses of the server, for one certificate; or none.
     @param clients: a name for each certificate of a client.
     @return: a line for each file that was made.
-    @raise UnusableKeys: before anything was made, if a name is none, or a file exists.
+    @raise UnusableKeys: if a name is invalid, or a file exists; then nothing was made.
     @raise OSError: when a file cannot be written.
     """
     for name in clients:
@@ -220,7 +220,7 @@ def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(file: Path, mode: int, content: bytes) -> None:
-    # O_EXCL: neither what exists is overwritten nor a link followed.
+    # O_EXCL: never overwrite a file or follow a link.
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with open(fd, "wb") as written:
         written.write(content)

@@ -1,8 +1,8 @@
 """
-The command C{mount.mufs}, that mount(8) runs for C{mount -t mufs HOST:/ DIR -o OPTIONS}: starts a
-client, and ends when it has mounted, or cannot.
+C{mount.mufs}, which mount(8) runs for C{mount -t mufs HOST:/ DIR -o OPTIONS}: starts a client, and
+exits once it has mounted or failed.
 
-mount(8) looks for helpers in /sbin alone, by the name of the type: C{mount.mufs} and
+mount(8) looks for helpers only in /sbin, by file system type: C{mount.mufs} and
 C{mount.fuse.mufs}.
 """
 
@@ -22,13 +22,13 @@ from mufs.filesystem.client.mountpoint import AUTOMOUNT, uppermost
 from mufs.options import parse_seconds
 
 WRONG, FAILED = 1, 32
-"""Exit statuses, of mount(8): wrong options; no mount."""
+"""Exit statuses of mount(8): wrong usage; mount failed."""
 
 BACKGROUND_TIMEOUT = 5.0
-"""Seconds to wait for the mount with C{bg}; then the client goes on by itself."""
+"""Seconds to wait for the mount with C{bg}; the client then goes on in the background."""
 
 START_TIMEOUT = 60.0
-"""Seconds to wait for the client's first status; the time for the server counts from then on."""
+"""Seconds to wait for the client's first status; the time to reach the server counts from then."""
 
 STOP_TIMEOUT = 10.0
 """Seconds to wait for the client to exit before it is killed."""
@@ -39,16 +39,16 @@ IGNORED = {
     "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
     "nolazytime", "mand", "nomand", "silent", "loud", "comment", "fg",
 }  # fmt: skip
-"""Options for mount(8), or true of any read-only mount. mount(8) adds rw by itself."""
+"""Ignored options: for mount(8) itself, or without effect here. mount(8) adds rw by itself."""
 
 TLS = {"certificate": "certificate", "private_key": "privateKey", "trust_roots": "trustRoots"}
-"""Options that are parts of the endpoint of the server."""
+"""Options that become parts of the server's endpoint string."""
 
 CLIENT = [
     sys.executable, "-I", "-c", "from twisted.scripts.twistd import run; run()",
     "--nodaemon", "--pidfile=", "--logger", "mufs.journal.client", Options.name,
 ]  # fmt: skip
-"""twistd, wherever it is installed; with nothing from the directory that root is in."""
+"""twistd by this interpreter; -I keeps modules in the current directory from being imported."""
 
 
 class Wrong(Exception):
@@ -56,7 +56,7 @@ class Wrong(Exception):
 
 
 class Failed(Exception):
-    """There is no mount; the text says why."""
+    """The mount failed; the text says why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple[list[str], bool]:
     """
-    What C{mufs-client} is told.
+    Translate mount options into options of C{mufs-client}.
 
-    @param texts: options, joined by commas; C{-} and C{_} in their names are the same.
-    @return: its options but the mount point, and whether C{bg} was given.
+    @param texts: options, joined by commas; C{-} and C{_} in their names are equivalent.
+    @return: the options, without the mount point, and whether C{bg} was given.
     @raise Wrong: when something is unknown or malformed.
     @raise Failed: for a remount.
     """
@@ -124,7 +124,7 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
 
 
 def _timeout(arguments: list[str]) -> float:
-    """Seconds to wait for a server: as long as an operation may take."""
+    """Seconds to wait for the server: the client's C{--timeout}."""
     given = [each.partition("=")[2] for each in arguments if each.startswith("--timeout=")]
     text = given[-1] if given else Options()["timeout"]
     try:
@@ -134,7 +134,7 @@ def _timeout(arguments: list[str]) -> float:
 
 
 def _said(stream: IO[bytes]) -> str:
-    """What a client that ended has written, in one line."""
+    """The output of a client that exited, in one line."""
     stream.seek(0)
     lines = stream.read().decode(errors="replace").splitlines()
     return "; ".join(line.removeprefix(f"{Options.name}: ") for line in lines if line.strip())
@@ -142,22 +142,22 @@ def _said(stream: IO[bytes]) -> str:
 
 def mount(directory: str, arguments: list[str], background: bool) -> None:
     """
-    Start a client, and wait until it has mounted: it says so as to systemd.
+    Start a client, and wait until it has mounted, which it reports as it does to systemd.
 
     @param directory: absolute path to mount at.
-    @raise Failed: when it cannot, or the server did not answer.
+    @raise Failed: when the mount fails, or the server does not answer in time.
     """
     timeout = BACKGROUND_TIMEOUT if background else _timeout(arguments)
     there = uppermost(directory)
     awaited = there is not None and there.type == AUTOMOUNT
-    # An open pipe of the caller would have it wait for the end of the client.
+    # A pipe inherited from the caller would make the caller wait until the client exits.
     with (
         TemporaryDirectory(prefix="mufs-mount-") as place,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
         TemporaryFile() as said,
     ):
         told.bind(f"{place}/notify")
-        # Where others wait for this mount, they wait for all who are not of this process group.
+        # autofs blocks all processes outside this process group until the mount is there.
         client = subprocess.Popen(
             [*CLIENT, *arguments, f"--mount={directory}"],
             cwd="/", env={**os.environ, "NOTIFY_SOCKET": f"{place}/notify"},
@@ -178,10 +178,10 @@ def mount(directory: str, arguments: list[str], background: bool) -> None:
 
 def _wait(client: "subprocess.Popen[bytes]", told: socket.socket, timeout: float) -> str | None:
     """
-    Wait for the mount, the end of the client, or the end of the time.
+    Wait until the client has mounted or exited, or the time is up.
 
-    @param timeout: seconds from its first word on.
-    @return: what the client was doing last; C{None} once it has mounted.
+    @param timeout: seconds, from the client's first status on.
+    @return: the client's last status; C{None} once it has mounted.
     """
     state = ""
     deadline = monotonic() + START_TIMEOUT
@@ -213,7 +213,7 @@ def _end(client: "subprocess.Popen[bytes]") -> None:
 
 
 def main() -> None:
-    """Mount; end with a status of mount(8), and one line if there is something wrong."""
+    """Mount, and exit with a status of mount(8); print one line if it fails."""
     try:
         given = _parser().parse_args()
         arguments, background = client_options(given.source, given.options, given.sloppy)

@@ -22,7 +22,7 @@ UNLIMITED_WIDTH = 10_000
 """Columns when standard output is not a terminal, so that nothing is cut."""
 
 Found = dict[str, Any]
-"""The figures of a service, or an error; C{service} and C{at} say whose they are."""
+"""The figures of a service, or an error; C{service} and C{at} name the service."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -89,7 +89,7 @@ def _print(out: Console, found: list[Found], given: argparse.Namespace) -> None:
 
 
 def _found(where: str | None) -> list[Found]:
-    """@raise Unreachable: when nothing is there."""
+    """@raise Unreachable: when no service answers."""
     if where is not None:
         return [_figures(_at(where))]
     found = []

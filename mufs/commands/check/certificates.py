@@ -1,4 +1,4 @@
-"""The certificates of both ends: whose they are, and whether this host's clock finds them valid."""
+"""Check the certificates of both hosts: their names, their signers and their validity."""
 
 import shlex
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ CLOCK_ERROR = timedelta(days=365)
 """If the clock is off a certificate's validity by more, the clock is probably wrong."""
 
 OWN, AUTHORITY, SERVER = "own certificate", "authority", "server's cert"
-"""Whose they are."""
+"""Names of the findings."""
 
 
 def own(given: dict[str, str]) -> list[Finding]:
     """
-    Of the certificates that an endpoint string names: this host's and those of its authorities.
+    Check the certificates that an endpoint string names: this host's and its authorities'.
 
     @param given: the named parts of the string.
     """
@@ -35,7 +35,7 @@ def own(given: dict[str, str]) -> list[Finding]:
         found.append(
             warning(
                 OWN,
-                "none is given, and an mUFS server lets nobody in without one",
+                "none given, but an mUFS server requires one",
                 "give --server tls:HOST:PORT:certificate=FILE:trustRoots=DIR",
             )
         )
@@ -44,7 +44,7 @@ def own(given: dict[str, str]) -> list[Finding]:
         found += [_of_file(AUTHORITY, file) for file in files]
         if not files:
             figure = f"no *.pem in {given['trustRoots']}"
-            found.append(problem(AUTHORITY, figure, "put that of the server there: ca/ca.pem"))
+            found.append(problem(AUTHORITY, figure, "copy the server's ca/ca.pem there"))
     return found
 
 
@@ -56,8 +56,8 @@ def _of_file(what: str, file: Path) -> Finding:
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "holds no certificate in PEM"
-        return problem(what, f"{file}: {reason}", "give the file that `mufs keys` made")
+        reason = getattr(error, "strerror", None) or "contains no PEM certificate"
+        return problem(what, f"{file}: {reason}", "use the file that `mufs keys` made")
     return judge(what, certificate, datetime.now(UTC))
 
 
@@ -67,24 +67,25 @@ def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
     known = names(certificate)
     figure = f"{', '.join(known) or 'no name'}; {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
     clock = f"this host's clock says {now:%Y-%m-%d %H:%M} UTC"
-    renew = "make a new one where ca.key is, and move the old one away before"
+    renew = "move the old one away, and make a new one where ca.key is"
     make = f"mufs keys --client {shlex.quote(known[0] if known else 'NAME')}"
     if what == SERVER:
         make = f"mufs keys --server {shlex.quote(','.join(known) or 'NAME')}"
     elif what == AUTHORITY:
-        renew = "make another authority, and certificates of it for all"
+        renew = "make a new authority, and new certificates for all hosts"
         make = "mufs keys --dir new-keys --server NAME --client NAME"
     if now < begin:
         slow = "slow by years" if begin - now > CLOCK_ERROR else "slow"
         return problem(
             what,
             f"{figure}: not valid yet, {clock}",
-            f"the clock of this host is {slow}, or that of who made it was fast: set it right",
+            f"this host's clock is {slow}, or the clock of the host that made the certificate was "
+            "fast: set the clock",
             "timedatectl set-ntp true",
         )
     if now > end:
         if now - end > CLOCK_ERROR:
-            renew += f"; but look first whether the clock is right: {clock}"
+            renew += f"; but first check the clock: {clock}"
         return problem(what, f"{figure}: expired", renew, make)
     days = (end - now).days
     if end - now < MIN_REMAINING_LIFETIME:
@@ -94,8 +95,8 @@ def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
 
 def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -> list[Finding]:
     """
-    What the server shows, who signed it, and whether it is for the name or address it was called
-    by.
+    Check the server's certificate: its validity, its signer, and whether it is for this host name
+    or address.
 
     @param given: as of L{own}.
     """
@@ -105,9 +106,9 @@ def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -
         found.append(
             problem(
                 "server's signer",
-                f"{signer}, which is not among those in {given['trustRoots']}",
-                "if this is your server, copy the certificate of its authority there (here from "
-                "its directory keys)",
+                f"{signer} is not among the authorities in {given['trustRoots']}",
+                "if this is your server, copy its authority's certificate there (here from its "
+                "directory keys)",
                 shlex.join(["scp", f"{host}:keys/ca/ca.pem", f"{given['trustRoots']}/{host}.pem"]),
             )
         )
@@ -117,7 +118,7 @@ def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -
             problem(
                 "server's name",
                 f"the certificate is for {', '.join(known) or 'no name'}, not for {host}",
-                "call the server by one of these names, or make it a certificate with this one",
+                "use one of these names, or make the server a certificate that includes this one",
                 f"mufs keys --server {shlex.quote(','.join([*known, host]))}",
             )
         )
@@ -126,7 +127,7 @@ def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -
 
 def _is_signed(certificate: x509.Certificate, authorities: list[Path]) -> bool:
     for file in authorities:
-        # What a bad file or signature raises is up to the library: it is not this one's.
+        # The library may raise anything for a bad file or signature.
         with suppress(Exception):
             signer = x509.load_pem_x509_certificate(file.read_bytes())
             certificate.verify_directly_issued_by(signer)
@@ -135,9 +136,9 @@ def _is_signed(certificate: x509.Certificate, authorities: list[Path]) -> bool:
 
 
 def names(certificate: x509.Certificate) -> list[str]:
-    """The names and addresses that a certificate is for, as they can be shown."""
+    """The names and addresses that a certificate is for, in printable form."""
     found: Iterable[object] = ()
-    # What a malformed one raises is up to its parser: it has no names then.
+    # A malformed certificate counts as one without names.
     with suppress(x509.ExtensionNotFound, ValueError):
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         found = [

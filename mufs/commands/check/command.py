@@ -101,5 +101,5 @@ def _ended(found: list[Finding], given: argparse.Namespace) -> int:
     else:
         print(f"problems: {problems}, warnings: {warnings}")
         if given.server is None:
-            print("this host alone was looked at: --server ENDPOINT looks at the way to a server")
+            print("only this host was checked: --server ENDPOINT checks the route to a server")
     return 1 if problems else 0

@@ -1,4 +1,4 @@
-"""What this host needs for any server: FUSE, and receive buffers."""
+"""Check what this host needs for any server: FUSE and receive buffers."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from mufs.communication.multicast import UDP_GRO, grow_receive_buffer, set_optio
 
 
 def findings() -> list[Finding]:
-    """The findings about this host."""
+    """Run all checks of this host."""
     found = [fuse_device("/dev/fuse"), fuse_library(), fusermount()]
     if os.geteuid() != 0:
         found.append(allow_other(Path("/etc/fuse.conf")))
@@ -34,14 +34,14 @@ def number(path: str) -> int | None:
 
 
 def fuse_device(path: str) -> Finding:
-    """Whether the kernel has FUSE, and this user may use it."""
+    """Whether the kernel has FUSE and this user may open the device."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return problem(
             "FUSE device",
-            f"{path} is not there",
-            "load the module; a container has to be given the device",
+            f"{path} does not exist",
+            "load the fuse module; in a container, pass the device in",
             "modprobe fuse",
             f"docker run --device {path} --cap-add SYS_ADMIN ...",
         )
@@ -49,7 +49,7 @@ def fuse_device(path: str) -> Finding:
         return problem(
             "FUSE device",
             f"{path} cannot be opened: {error.strerror}",
-            "let users open it; a container has to be given the device",
+            "let users open it; in a container, pass the device in",
             f"chmod 666 {path}",
             f"docker run --device {path} --cap-add SYS_ADMIN ...",
         )
@@ -60,29 +60,27 @@ def fuse_library() -> Finding:
     """Whether libfuse 2 is where fusepy looks for it."""
     found = os.environ.get("FUSE_LIBRARY_PATH") or find_library("fuse")
     if found is None:
-        return problem(
-            "libfuse", "libfuse 2 is not found", "install it", "apt-get install libfuse2"
-        )
+        return problem("libfuse", "libfuse 2 not found", "install it", "apt-get install libfuse2")
     return ok("libfuse", found)
 
 
 def fusermount() -> Finding:
-    """Whether there is the program that unmounts, and mounts for other users than root."""
+    """Whether fusermount is installed; ordinary users need it setuid root."""
     found = shutil.which("fusermount")
     if found is None:
         return problem("fusermount", "not found in PATH", "install it", "apt-get install fuse")
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:
         return problem(
             "fusermount",
-            f"{found} does not run as root, so only root can mount",
-            "run the client as root, or let it",
+            f"{found} is not setuid root, so only root can mount",
+            "run the client as root, or set the setuid bit",
             f"chmod u+s {found}",
         )
     return ok("fusermount", found)
 
 
 def allow_other(config: Path) -> Finding:
-    """Whether users other than root may mount for others."""
+    """Whether an ordinary user may give others access to a mount."""
     try:
         lines = config.read_text(errors="replace").splitlines()
     except OSError:
@@ -91,36 +89,37 @@ def allow_other(config: Path) -> Finding:
         return ok("--allow-other", f"user_allow_other is in {config}")
     return warning(
         "--allow-other",
-        f"no user_allow_other in {config}: a mount of this user is for him alone",
-        "let users mount for others, or run the client as root",
+        f"no user_allow_other in {config}: only this user can access the mounts made here",
+        "allow the option for all users, or run the client as root",
         f"echo user_allow_other >> {config}",
     )
 
 
 def receive_buffer(granted: int, most: int | None) -> Finding:
     """
-    Whether there is room for what comes while a client does something else.
+    Whether the receive buffer can hold the datagrams that arrive while a client is busy.
 
-    @param granted: bytes that this process gets; C{most} that anybody gets, if it is known.
+    @param granted: bytes granted to this process.
+    @param most: the limit for ordinary users in bytes, if it is known.
     """
     kib, wanted = granted // 1024, RECEIVE_BUFFER // 1024
-    remedy = "let users have it; in a file in /etc/sysctl.d/ it lasts"
+    remedy = "raise the limit; to keep it, add it to a file in /etc/sysctl.d/"
     command = f"sysctl -w net.core.rmem_max={RECEIVE_BUFFER}"
     if granted < RECEIVE_BUFFER:
-        figure = f"{kib} KiB of the {wanted} asked for: a client asks for less at a time"
+        figure = f"{kib} KiB of the {wanted} requested, so a client requests less at a time"
         return warning("receive buffer", figure, remedy, command)
     others = ""
     if most is not None and most < RECEIVE_BUFFER:
-        others = f"; a client that does not run as root gets {most // 1024} (net.core.rmem_max)"
-    return ok("receive buffer", f"{kib} KiB, as asked for{others}")
+        others = f"; a client that does not run as root gets {most // 1024} KiB (net.core.rmem_max)"
+    return ok("receive buffer", f"{kib} KiB, as requested{others}")
 
 
 def receive_offload(granted: bool) -> Finding:
-    """Whether the kernel hands over many datagrams at once."""
+    """Whether the kernel delivers several datagrams per system call."""
     if granted:
-        return ok("UDP GRO", "datagrams are received together")
+        return ok("UDP GRO", "the kernel delivers several datagrams at once")
     return warning(
         "UDP GRO",
-        "the kernel hands over datagrams one by one, which costs eight times the processor time",
+        "the kernel delivers datagrams one by one, which takes eight times the CPU time",
         "use Linux 5.0 or later",
     )

@@ -1,4 +1,4 @@
-"""What is looked at, in which order: this host, the way to the server, what the group brings."""
+"""Run the checks in order: this host, the route to the server, what the group delivers."""
 
 import argparse
 import os
@@ -27,42 +27,42 @@ from mufs.status.markup import shown
 from mufs.wire.metadata import VERSION
 
 LEAVE_DELAY = 1.2
-"""Seconds in the test group: by then the join was reported twice (RFC 3376, 8.11)."""
+"""Seconds in the test group: long enough for two membership reports (RFC 3376, 8.11)."""
 
 QUERY_TIMEOUT = 1.0
-"""Seconds after leaving within which a querier asks for other members."""
+"""Seconds to wait, after leaving, for a querier to ask for other members."""
 
-_SERVERS_LOG = "see the log of the server, which says what it does not accept"
+_SERVERS_LOG = "see the server's log for the reason"
 _REFUSALS = {
-    "version": ("install the same version at both ends", "pip show mufs"),
+    "version": ("install the same version of mUFS on both hosts", "pip show mufs"),
     "nothing is shared": (
-        "let the server show it something (here all)",
+        "give this host access on the server (here to everything)",
         "twistd mufs-server --allow 'NAME:/' ...",
     ),
     "unknown ca": (
-        "the server does not trust the authority of this host's certificate: make one of its own, "
-        "where its ca.key is",
+        "the server does not trust the authority that signed this host's certificate: make a new "
+        "certificate where the server's ca.key is",
         "mufs keys --client NAME",
     ),
     "certificate expired": ("see this host's certificate, above", "mufs keys --client NAME"),
     "certificate required": ("see this host's certificate, above",),
     "ends the connection at once": (
-        "compare --server here with --listen there: both tls: or both tcp:",
+        "use tls: or tcp: both in --server here and in --listen on the server",
         "systemctl cat mufs-server",
     ),
     "is for another name": ("see the server's certificate, below",),
     "the certificate has expired, is of": ("see the server's certificate, below",),
 }  # fmt: skip
-"""What to do where the reason has these words."""
+"""Remedies and commands, by words in the reason for the refusal."""
 
 Tell = Callable[[Finding], None]
 
 
 async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
     """
-    Make all findings.
+    Run all checks.
 
-    @param tell: gets each one when it is made.
+    @param tell: called with each finding as soon as it is made.
     """
     for finding in host.findings():
         tell(finding)
@@ -78,11 +78,11 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
     except usage.UsageError as error:
         figure = str(error).removeprefix("--server: ")
         forms = "tcp:HOST:7040 or tls:HOST:7040:certificate=FILE:trustRoots=DIR"
-        tell(problem("--server", figure, f"give it as the client has it, {forms}"))
+        tell(problem("--server", figure, f"use the client's --server value: {forms}"))
         return
     server = _server(given.server)
     if server is None or ":" in server[0]:
-        # By IPv6 or without a network: there is no way to a group of IPv4 to be looked at.
+        # Over IPv6 or a Unix socket there is no IPv4 route to check.
         if given.interface is not None:
             _look_at_interface(given.interface, tell)
     elif not await _find(reactor, server[0], interface=given.interface, tell=tell):
@@ -99,7 +99,7 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
 
 
 def _server(text: str) -> tuple[str, int] | None:
-    """Host and port of an endpoint string of TCP or TLS."""
+    """Host and port of a TCP or TLS endpoint string; C{None} for any other."""
     words = endpoint_parts(text)[0]
     if text.startswith(("tcp:", "tls:")) and len(words) == 2 and words[1].isdecimal():
         return words[0], int(words[1])
@@ -107,14 +107,14 @@ def _server(text: str) -> tuple[str, int] | None:
 
 
 async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -> bool:
-    """Look at the way to a server, that is called by a name or an IPv4 address, if there is one."""
+    """Check the route to a server, given its name or IPv4 address. Return whether there is one."""
     looking: Deferred[str] = reactor.resolve(name, timeout=(int(ANSWER_TIMEOUT),))
     try:
         address = await looking.addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
-    except Exception as error:  # what a resolver raises is up to it
+    except Exception as error:  # resolvers may raise anything
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        figure = f"{shown(name)} is not found as one of IPv4: {reason}"
-        remedy = "correct the name, /etc/hosts or DNS, or give the server's address"
+        figure = f"{shown(name)} does not resolve to an IPv4 address: {reason}"
+        remedy = "correct the name, /etc/hosts or DNS, or use the server's address"
         tell(problem("name", figure, remedy, f"getent ahostsv4 {shlex.quote(name)}"))
         return False
     if address != name:
@@ -145,18 +145,20 @@ async def _not_connected(
     error: Exception,
     tell: Tell,
 ) -> None:
-    """What is known of the way to a server that does not serve this host."""
+    """Report why there is no connection, or why the server refused this host."""
     if session.connect_time is not None:
         tell(_connection(session))
     reason, server = str(error), _server(given.server)
     if session.connect_time is None:
         port = server[1] if server else 7040
-        remedy = "on the server: see that it runs, listens there, and that its firewall lets this "
+        remedy = (
+            "on the server, check that it runs, listens on this port, and lets this host through "
+        )
         tell(
             problem(
                 "connection",
                 reason,
-                remedy + "host in",
+                remedy + "its firewall",
                 "systemctl status mufs-server",
                 f"ss -ltn sport = :{port}",
                 f"nft insert rule inet filter input tcp dport {port} accept",
@@ -183,10 +185,10 @@ def _connection(session: Session) -> Finding:
 async def _connected(
     reactor: Any, given: argparse.Namespace, *, session: Session, tell: Tell
 ) -> None:
-    """What there is to know of a server that serves this host."""
+    """Check what the server announces, then read from it."""
     welcome = session.welcome
     tell(_connection(session))
-    tell(ok("version", f"{VERSION} of the protocol, agreed"))
+    tell(ok("version", f"protocol version {VERSION} on both sides"))
     certificate, server = session.certificate(), _server(given.server)
     if certificate is not None and server is not None:
         for finding in certificates.of_server(certificate, server[0], _named(given)):
@@ -200,14 +202,18 @@ async def _connected(
     try:
         IPv4Address(source), IPv4Address(welcome.group or source)
     except ValueError as error:
-        tell(problem("server", f"names what is no address: {error}", "see what it is that runs"))
+        tell(
+            problem(
+                "server", f"sent an invalid address: {error}", "check that it is an mUFS server"
+            )
+        )
         return
     if not welcome.group:
         tell(
             problem(
                 "multicast",
-                "the server sends none to this host",
-                "its log tells why; set its --interface to its address in this network",
+                "the server sends no multicast to this host",
+                "see the server's log; set its --interface to its address in this network",
                 "journalctl -u mufs-server",
             )
         )
@@ -234,20 +240,22 @@ async def _read(
     interface: network.Interface,
     tell: Tell,
 ) -> None:
-    """Read an image for a while, and look beside it at what comes to the interface."""
+    """Read an image for some seconds while watching what arrives at the interface."""
     paths = [os.fsencode(given.image.strip("/"))] if given.image is not None else []
     try:
         if not paths:
             paths = [path for size, path in await session.images() if size]
             if not paths:
-                remedy = "share one, and let this host see it (--allow): then multicast can be "
-                tell(warning("image", "there is none with anything in it", f"{remedy}looked at"))
+                remedy = "export one that this host may read (--allow), so that multicast can be "
+                tell(warning("image", "there is none that is not empty", f"{remedy}checked"))
                 return
         path, handle = await session.open_first(paths)
     except OSError as error:
-        figure = f"{shown(paths[0]) if paths else 'the list'} cannot be had: {error.strerror}"
-        remedy = "make it readable for everybody on the server, or name another one; root counts "
-        remedy += "as nobody there, unless it has --no-root-squash"
+        figure = f"{shown(paths[0]) if paths else 'the list'} cannot be read: {error.strerror}"
+        remedy = (
+            "make it readable for all users on the server, or name another one; root is treated "
+        )
+        remedy += "as nobody there unless the server has --no-root-squash"
         tell(problem("image", figure, remedy, "mufs check --image PATH ..."))
         return
     size = session.remote.opened(handle).size
@@ -276,8 +284,8 @@ async def _read(
         asked = finding.level is Level.OK
         tell(finding)
     elif not interface.is_loopback:
-        tell(warning("querier", "not looked at: that needs root", multicast.AS_ROOT))
-    # What this host sends itself does not come to its interface, but no network can drop it.
+        tell(warning("querier", "not checked: this needs root", multicast.AS_ROOT))
+    # Datagrams that this host sends never arrive at its interface; no network can drop them.
     seen = True if is_here else None if counter is None else packets.count(counter) > 0
     tell(multicast.judge(reading, welcome, seen=seen, asked=asked))
     tell(multicast.others(reading))
@@ -287,7 +295,7 @@ async def _read(
 
 
 async def _join_and_leave(reactor: Any, interface: str) -> None:
-    """Join and leave the test group: a querier then asks at once for other members."""
+    """Join and leave the test group, which makes a querier ask for other members at once."""
     member = socket.inet_aton(packets.TEST_GROUP) + socket.inet_aton(interface)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member_socket:
         member_socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)

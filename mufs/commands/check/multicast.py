@@ -1,4 +1,4 @@
-"""What was received from the group, and causes of loss."""
+"""Judge what was received from the group, and name causes of loss."""
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.commands.check.network import HEADERS
@@ -8,18 +8,18 @@ from mufs.communication.client.multicast_health import MAX_LOSS
 from mufs.wire.metadata import Welcome
 
 NOTABLE_LOSS = 0.01
-"""Fraction of segments lost from which on there is a warning."""
+"""Fraction of segments lost from which on the finding is a warning."""
 
 NEARLY_TOTAL_LOSS = 0.9
 """Fraction lost when only the last segments of transfers arrive, which are shorter."""
 
 _LOSES = (
-    "see cables, the speed of the link (here eth0), and the receive buffer; where a switch drops "
-    "what comes too fast, lower the rate of the server (here to 100 Mbit/s)"
+    "check the cable, the link speed (here of eth0) and the receive buffer; if a switch drops "
+    "packets, lower the server's rate (here to 100 Mbit/s)"
 )
 _RATE = "ethtool eth0", "twistd mufs-server --rate-max 100M ..."
 
-AS_ROOT = "run this as root to see it"
+AS_ROOT = "run this command as root to check"
 
 
 def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None) -> Finding:
@@ -34,15 +34,15 @@ def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool 
         return problem(
             "multicast",
             f"the connection was lost after {reading.seconds:.1f} s; {brought}",
-            "see the log of the server, and whether it still runs",
+            "check that the server still runs, and see its log",
             "journalctl -u mufs-server",
         )
     if not reading.segments and reading.works:
         return warning(
             "multicast",
-            f"the server sent nothing in {reading.seconds:.1f} s: it is busy with what others "
-            "wait for, or its disk does not answer",
-            "see its status page, and try again, for longer",
+            f"the server sent nothing in {reading.seconds:.1f} s: it is busy with requests of "
+            "others, or its disk does not respond",
+            "see the server's status page, and check again for longer",
             "mufs check --seconds 30 ...",
         )
     if not reading.segments:
@@ -55,23 +55,25 @@ def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool 
         size = welcome.segment + HEADERS
         return problem(
             "multicast",
-            f"{figure}: short datagrams come, and those of {size} bytes are dropped on the way",
-            "raise the MTU of what is in between, and of both ends (here eth0)",
+            f"{figure}: short datagrams arrive, but those of {size} bytes are dropped on the way",
+            "raise the MTU of both hosts (here of eth0) and of all devices in between",
             "ip link set dev eth0 mtu 1500",
         )
     if loss > MAX_LOSS or not reading.works:
         return problem("multicast", figure, f"this host reads over TCP: {_LOSES}", *_RATE)
     if loss >= NOTABLE_LOSS:
-        return warning("multicast", figure, f"it is mended, but costs time: {_LOSES}", *_RATE)
+        return warning(
+            "multicast", figure, f"lost segments are repaired, which takes time: {_LOSES}", *_RATE
+        )
     return ok("multicast", figure)
 
 
 def _silent(
     reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None
 ) -> Finding:
-    """Nothing arrives, though the server says that it was sent."""
+    """The finding that nothing arrives although the server sent it."""
     where = f"{welcome.group}:{welcome.port} from {welcome.source[0]}"
-    figure = f"nothing arrives of {where}"
+    figure = f"nothing arrives on {where}"
     admit = (
         f"nft insert rule inet filter input ip saddr {welcome.source[0]} ip daddr {welcome.group} "
         f"udp dport {welcome.port} accept",
@@ -80,67 +82,69 @@ def _silent(
     if seen:
         return problem(
             "multicast",
-            f"{figure} in the program, though it comes as far as this host's interface",
-            "a firewall of this host drops them (or rp_filter, see above): let them in",
+            f"{figure}, although datagrams reach this host's interface",
+            "a firewall of this host drops them (or rp_filter, see above): let them through",
             *admit,
         )
     steps = [
-        f"the server's log says `multicast to ... on interface {welcome.source[0]}`: it has to be "
-        "the network of this host, else set its --interface",
-        "the server's firewall has to let out UDP",
-        "switches: snooping needs a querier"
+        f"the server's log says `multicast to ... on interface {welcome.source[0]}`: if this is "
+        "not an address in this host's network, set the server's --interface",
+        "the server's firewall must let UDP out",
+        "switches with IGMP snooping need a querier"
         + (" (there is none, see above)" if asked is False else "")
-        + ", and has to list the port of this host",
-        "Wi-Fi, VPNs and most clouds carry no multicast; mUFS works there, over TCP",
+        + " and must list this host's port as a member",
+        "Wi-Fi, VPNs and most clouds carry no multicast; there, mUFS reads over TCP",
     ]
     if seen is None:
-        steps.insert(0, f"a firewall of this host ({AS_ROOT}): let in what is below")
+        steps.insert(0, f"a firewall of this host ({AS_ROOT}): add the rules below")
     else:
-        figure += ", not even at the interface"
+        figure += ", and none reaches the interface"
     remedy = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     return problem("multicast", figure, remedy, *(admit if seen is None else ()))
 
 
 def others(reading: Reading) -> Finding:
-    """Whether somebody else sends to the group."""
+    """Whether another host sends to the group."""
     if not reading.dropped:
         return ok("other senders", "none heard in the group")
     return warning(
         "other senders",
-        f"{reading.dropped} datagrams in the group were not the server's, and were dropped",
-        "give each server of this network a group of its own, and see who sends",
+        f"{reading.dropped} datagrams in the group were not from the server, and were dropped",
+        "give each server in this network its own group, and find the other sender",
         "twistd mufs-server --group 239.5.5.1 ...",
     )
 
 
 def over_tcp(reading: Reading) -> Finding | None:
-    """Whether TCP brings what multicast does not; nothing where it is not needed."""
+    """Whether reads work over TCP; C{None} if multicast works."""
     if reading.works:
         return None
     if reading.bytes_over_tcp:
-        return ok("over TCP", f"{reading.bytes_over_tcp / 1e6:.1f} MB came")
+        return ok("over TCP", f"{reading.bytes_over_tcp / 1e6:.1f} MB came over TCP")
     return problem(
         "over TCP",
-        f"nothing came either, of {reading.bytes_asked / 1e6:.1f} MB",
-        "large packets are dropped on the way: give both ends the smallest MTU of it (here eth0)",
+        f"nothing of the {reading.bytes_asked / 1e6:.1f} MB requested came over TCP either",
+        "large packets are dropped on the way: lower the MTU of both hosts (here of eth0)",
         "ip link set dev eth0 mtu 1400",
     )
 
 
 def querier(queries: list[Query], seconds: float) -> Finding:
     """
-    Whether somebody asks who is in which group, as switches with snooping need it.
+    Whether there is a querier, which switches with IGMP snooping need.
 
-    @param queries: those that were heard; C{seconds} for how long.
+    @param queries: the queries heard.
+    @param seconds: how long was listened.
     """
     if queries:
         who, version = queries[0].sender, queries[0].version
         who = "a switch without an address" if who == "0.0.0.0" else who
-        return ok("querier", f"{who} asks, by IGMP version {version}")
+        return ok("querier", f"{who} sends queries, IGMP version {version}")
     return warning(
         "querier",
-        f"none: nobody asked about groups in {seconds:.1f} s, nor about one that this host left",
-        "if a switch here does IGMP snooping, multicast ends some minutes after it began: have "
-        "the switch or a router be querier, or snooping off; on a Linux bridge (here br0)",
+        f"no query heard in {seconds:.1f} s, not even when this host left a group",
+        "if a switch here does IGMP snooping, it stops forwarding multicast after some minutes: "
+        "enable a querier on the switch or a router, or turn snooping off; on a Linux bridge "
+        "(here br0)",
         "ip link set dev br0 type bridge mcast_querier 1",
     )

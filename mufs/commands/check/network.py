@@ -1,4 +1,4 @@
-"""The way to the server, as this host's kernel has it."""
+"""Check the interface and the route to the server, as the kernel reports them."""
 
 import errno
 import fcntl
@@ -16,10 +16,10 @@ from mufs.commands.check.host import number
 from mufs.wire.segments import HEADER
 
 HEADERS = 20 + 8 + HEADER.size
-"""Bytes of a datagram of the group besides those of the segment: IPv4, UDP, mUFS."""
+"""Bytes of the IPv4, UDP and mUFS headers of a multicast datagram."""
 
 TCP_HEADERS = 20 + 20 + 12
-"""Bytes of a packet of TCP besides those that its largest segment counts."""
+"""Bytes of the IPv4 and TCP headers, with timestamps, which the MSS does not include."""
 
 _SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFMTU = 0x8912, 0x8913, 0x8921
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
@@ -36,7 +36,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 
 @frozen
 class Route:
-    """Where packets to an address go; C{gateway} is the first router, if there is one."""
+    """The route to an address; C{gateway} is the first router, if there is one."""
 
     interface: str
     source: str | None
@@ -59,7 +59,7 @@ class Interface:
 
 def route(address: str) -> Route:
     """
-    Ask the kernel which way packets to an IPv4 address go.
+    Ask the kernel for the route to an IPv4 address.
 
     @raise OSError: when there is none.
     """
@@ -93,7 +93,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def interfaces() -> list[Interface]:
-    """Those that have IPv4 addresses, one for each address."""
+    """The interfaces that have IPv4 addresses, one item for each address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         space = array("B", bytes(_IFREQ * 1024))
         asked = struct.pack("iP", len(space), space.buffer_info()[0])
@@ -105,7 +105,7 @@ def interfaces() -> list[Interface]:
 
 
 def _interface(any_socket: socket.socket, entry: bytes) -> Interface:
-    # The label of an address may have more behind a colon than the interface's name.
+    # An address label may be the interface's name, a colon and a suffix.
     name = entry[:16].rstrip(b"\0").partition(b":")[0]
     asked = name.ljust(_IFREQ, b"\0")
     flags = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked), 16)[0]
@@ -131,12 +131,12 @@ def _wireless() -> list[str]:
 
 
 def interface_of(address: str) -> Interface | None:
-    """The interface that has an address."""
+    """The interface that has this address; C{None} if there is none."""
     return next((each for each in interfaces() if each.address == address), None)
 
 
 def no_route(address: str, error: OSError) -> Finding:
-    """There is no way to the server."""
+    """The finding that there is no route to the server."""
     down = sorted({each.name for each in interfaces() if not each.is_up})
     return problem(
         "interface",
@@ -148,7 +148,7 @@ def no_route(address: str, error: OSError) -> Finding:
 
 
 def usable(address: str) -> Finding:
-    """Whether the group can be listened to on the interface of an address."""
+    """Whether multicast can be received on the interface that has this address."""
     found = interface_of(address)
     if found is None:
         own = ", ".join(
@@ -157,69 +157,71 @@ def usable(address: str) -> Finding:
         return problem(
             "interface",
             f"no interface has the address {address}",
-            f"set --interface to an address of this host: {own or 'there is none'}",
+            f"set --interface to an address of this host: {own or 'it has none'}",
         )
     figure = f"{found.name} ({address}), MTU {found.mtu}"
     if not found.is_up:
         command = f"ip link set dev {found.name} up"
-        return problem("interface", f"{figure}, is down", "bring it up", command)
+        return problem("interface", f"{figure}, is down", "bring the interface up", command)
     if not found.has_carrier:
-        return problem("interface", f"{figure}, has no carrier", "look after cable or switch")
+        return problem(
+            "interface", f"{figure}, has no carrier", "check the cable and the switch port"
+        )
     if not found.has_multicast and not found.is_loopback:
         return problem(
             "interface",
             f"{figure}, has multicast switched off",
-            "switch it on; a tunnel or VPN that cannot carry it leaves TCP",
+            "switch it on; over a tunnel or VPN without multicast, this host reads over TCP",
             f"ip link set dev {found.name} multicast on",
         )
     if found.is_wireless:
         return warning(
             "interface",
-            f"{figure}, is one of Wi-Fi, which sends multicast at its lowest rates",
-            "use a cable; over Wi-Fi hosts mostly read over TCP",
+            f"{figure}, is Wi-Fi, which sends multicast at its lowest rates",
+            "use a wired network; over Wi-Fi, hosts mostly read over TCP",
         )
     return ok("interface", figure)
 
 
 def same_network(source: str) -> Finding:
-    """Whether there is a router between, which multicast does not pass."""
+    """Whether there is a router in between, which multicast does not pass."""
     try:
         way = route(source)
     except OSError as error:
         return problem(
             "route",
-            f"none to {source}, where multicast comes from: {error.strerror}",
-            "set --interface of the server to its address in this network",
+            f"no route to {source}, the source of multicast: {error.strerror}",
+            "set the server's --interface to its address in this network",
         )
     if any(each.address == source for each in interfaces()):
-        return ok("route", f"multicast comes from this host ({source})")
+        return ok("route", f"this host ({source}) is the source of multicast")
     if way.gateway is None:
-        return ok("route", f"{source} is in the network of {way.interface}")
+        return ok("route", f"{source} is in the same network as {way.interface}")
     return problem(
         "route",
-        f"{source}, where multicast comes from, is behind the router {way.gateway}, which it "
-        "does not pass (time to live 1)",
-        "put server and client into one network, or set --interface of the server to its address "
-        "in this one; else this host reads over TCP",
+        f"the source of multicast, {source}, is behind the router {way.gateway}, which does "
+        "not forward it (time to live 1)",
+        "put server and client into one network, or set the server's --interface to its address "
+        "in this one; otherwise this host reads over TCP",
     )
 
 
 def reverse_path(name: str, source: str) -> Finding:
-    """Whether the kernel drops the group's datagrams because it would answer by another way."""
+    """Whether reverse path filtering drops the group's datagrams."""
     values = (number(f"/proc/sys/net/ipv4/conf/{each}/rp_filter") for each in ("all", name))
     strictness = max(each or 0 for each in values)
     try:
         way = route(source).interface
     except OSError:
         way = "no interface"
-    figure = f"{strictness}, {source} is reached by {way}"
+    figure = f"{strictness}, {source} is reached through {way}"
     drops = way == "no interface" if strictness == 2 else strictness == 1 and way != name
     if not drops or any(each.address == source for each in interfaces()):
         return ok("rp_filter", figure)
     return problem(
         "rp_filter",
-        f"{figure}: what comes from there by {name} is dropped",
-        f"set --interface to the address of {way}, or let it pass",
+        f"{figure}: the kernel drops its datagrams on {name}",
+        f"set --interface to the address of {way}, or relax the filter",
         f"sysctl -w net.ipv4.conf.{name}.rp_filter={2 if strictness == 1 else 0}",
         *(["sysctl -w net.ipv4.conf.all.rp_filter=0"] if strictness == 2 else []),
     )
@@ -227,24 +229,24 @@ def reverse_path(name: str, source: str) -> Finding:
 
 def packet_size(found: Interface, segment: int, largest: int | None) -> Finding:
     """
-    Whether the group's datagrams fit the packets of the network.
+    Whether the group's datagrams fit the MTU.
 
-    @param segment: data bytes in one of them.
-    @param largest: segment of the TCP connection, from which the other side's MTU is seen.
+    @param segment: data bytes in a datagram.
+    @param largest: MSS of the TCP connection in bytes, which reveals the server's MTU.
     """
     need = segment + HEADERS
     if found.mtu < need:
         return problem(
             "packet size",
-            f"the server's datagrams have {need} bytes, and {found.name} takes {found.mtu}",
-            "raise it; where it cannot be, as in a VPN, this host reads over TCP",
+            f"the server's datagrams have {need} bytes, but the MTU of {found.name} is {found.mtu}",
+            "raise the MTU; where that is impossible, as in a VPN, this host reads over TCP",
             f"ip link set dev {found.name} mtu 1500",
         )
     if largest is not None and largest + TCP_HEADERS < need:
         return warning(
             "packet size",
-            f"the server's datagrams have {need} bytes, and packets of TCP from it only "
-            f"{largest + TCP_HEADERS}: they come in fragments, or not at all",
+            f"the server's datagrams have {need} bytes, but its TCP packets at most "
+            f"{largest + TCP_HEADERS}: datagrams arrive in fragments, or not at all",
             "raise the MTU of the server's interface (here eth0)",
             "ip link set dev eth0 mtu 1500",
         )
@@ -252,7 +254,7 @@ def packet_size(found: Interface, segment: int, largest: int | None) -> Finding:
 
 
 def igmp_version(name: str) -> Finding:
-    """By which version of IGMP this host tells switches of its groups."""
+    """Which version of IGMP this host uses for its membership reports."""
     forced = [
         each
         for each in ("all", name)
@@ -269,7 +271,9 @@ def igmp_version(name: str) -> Finding:
         return ok("IGMP", figure)
     return warning(
         "IGMP",
-        "version 1, which cannot leave a group: a host too slow for it keeps being sent it",
-        "let it be chosen by itself" if forced else "set the querier of this network to version 3",
+        "version 1, which cannot leave a group: a host that is too slow still gets its traffic",
+        "let the kernel choose the version"
+        if forced
+        else "set this network's querier to version 3",
         *(f"sysctl -w net.ipv4.conf.{each}.force_igmp_version=0" for each in forced),
     )

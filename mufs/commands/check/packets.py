@@ -14,19 +14,19 @@ _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_STATISTICS = 263, 1, 6
 _PACKET_MR_MULTICAST = 0
 _SO_ATTACH_FILTER = 26
 
-# Of bpf(4): a filter loads a part of the packet and compares it; offsets are those in IP.
+# From bpf(4): a filter loads parts of the packet and compares them; offsets are from the IP header.
 _LD_B, _LD_H_X, _LD_W, _LDX_IHL = 0x30, 0x48, 0x20, 0xB1
 _JEQ, _RET = 0x15, 0x06
 _IP_PROTOCOL, _IP_SOURCE, _IP_TARGET, _UDP_TARGET = 9, 12, 16, 2
 _PROTOCOL, _PACKET_TYPE = -0x1000, -0x1000 + 4
-"""Not in the packet: of which kind it is, and for whom. 2 is a group."""
+"""Metadata, not in the packet: protocol and packet type; type 2 is multicast."""
 
 _QUERY = 0x11
 
 
 @frozen
 class Query:
-    """A query of IGMP; C{group} is C{"0.0.0.0"} in a general query."""
+    """An IGMP query; C{group} is C{"0.0.0.0"} in a general query."""
 
     sender: str
     group: str
@@ -57,12 +57,12 @@ def count(counting: socket.socket) -> int:
 
 def igmp_listener(interface: str) -> socket.socket:
     """
-    Receive the packets of IGMP, including those for the test group.
+    Receive IGMP packets, including those for the test group.
 
     @raise PermissionError: without CAP_NET_RAW.
     """
     listener = _listen(interface, [(_IP_PROTOCOL, socket.IPPROTO_IGMP)], [])
-    # RFC 1112, 6.4: the group's address on Ethernet, which the interface else does not listen to.
+    # RFC 1112, 6.4: the group's Ethernet address, which the interface would otherwise ignore.
     ethernet = b"\x01\x00\x5e" + socket.inet_aton(TEST_GROUP)[1:]
     ethernet = ethernet[:3] + bytes([ethernet[3] & 0x7F]) + ethernet[4:]
     wanted = struct.pack(
@@ -86,7 +86,7 @@ def queries(listener: socket.socket) -> list[Query]:
 
 
 def parse_query(packet: bytes) -> Query | None:
-    """A packet of IP as a query of IGMP (RFC 3376, sections 4.1 and 7.1), if it is one."""
+    """Parse an IP packet as an IGMP query (RFC 3376, 4.1 and 7.1); C{None} if it is another."""
     if len(packet) < 20:
         return None
     length, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
@@ -117,13 +117,13 @@ def _listen(
         code += struct.pack("HBBI", operation, 0, otherwise, value & 0xFFFFFFFF)
     code += struct.pack("HBBI", _RET, 0, 0, 0xFFFF) + struct.pack("HBBI", _RET, 0, 0, 0)
     memory = ctypes.create_string_buffer(code)
-    # Without a protocol nothing comes in before the filter is there.
+    # Protocol 0: nothing is received before the filter is attached.
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     try:
         listener.setblocking(False)
         attached = struct.pack("HP", len(code) // 8, ctypes.addressof(memory))
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
-        # With those of IP alone, it would see them only behind the first of the firewall's hooks.
+        # With ETH_P_IP alone, packets would arrive only after the firewall's ingress hook.
         listener.bind((interface, _ETH_P_ALL))
     except BaseException:
         listener.close()

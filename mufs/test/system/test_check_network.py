@@ -119,7 +119,7 @@ class HealthyTests(CheckTestCase):
         report = self.check()
         sent = self.network.bytes_sent(SERVER) - before
         self.assertEqual(report.problems + report.warnings, [])
-        self.assertIn("asks, by IGMP version 3", report.figure("querier"))
+        self.assertIn("sends queries, IGMP version 3", report.figure("querier"))
         self.assertIn(" 0.0% lost", report.figure("multicast"))
         self.assertLess(sent, 1.15 * READ_SECONDS * MAX_RATE / 8 + 200_000)
         self.assertGreater(sent, 200_000)

@@ -94,6 +94,6 @@ class MulticastTests(SynchronousTestCase):
         """Whoever asks is named, but for a bridge that has no address."""
         found = multicast.querier([Query("192.0.2.254", TEST_GROUP, 2)], 5)
         self.assertIs(found.level, Level.OK)
-        self.assertEqual(found.figure, "192.0.2.254 asks, by IGMP version 2")
+        self.assertEqual(found.figure, "192.0.2.254 sends queries, IGMP version 2")
         self.assertIn("switch", multicast.querier([Query("0.0.0.0", "0.0.0.0", 3)], 5).figure)
         self.assertIs(multicast.querier([], 5).level, Level.WARNING)
