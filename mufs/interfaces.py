@@ -1,4 +1,4 @@
-"""What the parts of mUFS ask of one another where more than one implementation makes sense."""
+"""The interfaces between parts of mUFS that have more than one implementation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ class IImage(Interface):
 
     image: int = Attribute("which file it is: 64 bits, the same for all its generations")
     generation: int = Attribute("which content it has: 64 bits")
-    attributes: Attributes = Attribute("what stat told when it was opened")
+    attributes: Attributes = Attribute("from stat, when it was opened")
 
     def read(offset: int, length: int) -> bytes:
         """
@@ -23,7 +23,7 @@ class IImage(Interface):
         """
 
     def read_at_once(offset: int, length: int) -> bytes | None:
-        """The same if it is known to take no waiting and to be right, else C{None}."""
+        """The same if that is known not to block and to be right, else C{None}."""
 
 
 class IImageLibrary(Interface):
@@ -31,7 +31,7 @@ class IImageLibrary(Interface):
     The tree of files that a server shares. Paths are names joined by slashes, from its root.
 
     Every method may block, and raises C{OSError} with an errno; none follows a symbolic link.
-    C{caller} is who asks: EACCES where the mode bits do not let him; C{None} is not asked.
+    C{caller} is who asks: EACCES where the mode bits forbid it; C{None} skips that check.
     """
 
     def getattr(path: bytes, caller: Caller | None = None) -> Attributes:
@@ -52,17 +52,17 @@ class IImageLibrary(Interface):
 
 class IBlockStorage(Interface):
     """
-    Where a client's cache has the bytes of its blocks; an image here is image and generation.
+    Where a client's cache keeps the bytes of its blocks. C{image} is an image and its generation.
 
-    The thread that changes the cache calls all of it, but C{work}; none of these waits for a disk.
-    Any thread may call C{read} and C{warm}, which may.
+    The thread that changes the cache calls every method but C{work}, and none of them waits for a
+    disk, except C{read} and C{warm}, which may, and which any thread may call.
     """
 
     cost: int = Attribute("bytes that one block takes")
 
     def begin(blocks: int) -> Iterable[tuple[tuple[int, int], int, int, Any]]:
         """
-        Make room for so many blocks.
+        Make room for C{blocks} blocks.
 
         @return: what is there from before, at most as many, least recently used first: image,
             number of the block, pages of it, place.
@@ -72,19 +72,19 @@ class IBlockStorage(Interface):
         """The images that are there from before, and where they were opened last."""
 
     def opened(image: tuple[int, int], path: bytes, size: int) -> None:
-        """An image of so many bytes was opened at a path."""
+        """An image of C{size} bytes was opened at a path."""
 
     def place(image: tuple[int, int], number: int) -> Any:
-        """A place for a block, of which it has nothing yet. There are as many as blocks."""
+        """An empty place for a block. Never more are held than L{begin} made room for."""
 
     def free(place: Any) -> None:
-        """A block is held no longer."""
+        """The block at this place is no longer held."""
 
     def overdue() -> tuple[tuple[int, int], int] | None:
-        """A block that has to go, for it cannot be written as fast as others come."""
+        """A block to be dropped because writing falls behind; C{None} if there is none."""
 
     def is_behind() -> bool:
-        """Whether so much waits to be written that who can wait asks for no more."""
+        """Whether so much waits to be written that pulls should pause."""
 
     def write(place: Any, start: int, data: bytes) -> bool:
         """
@@ -94,13 +94,13 @@ class IBlockStorage(Interface):
         """
 
     def read(place: Any, start: int, target: memoryview) -> bool:
-        """Fill C{target} from an offset within a block; whether that is what was written there."""
+        """Fill C{target} from an offset within a block; C{False} if it cannot be read back."""
 
     def warm(place: Any, pages: int) -> None:
-        """Take the time now that reading these pages takes: that thread will read them next."""
+        """Load these pages into memory now; the calling thread will read them next."""
 
     def work() -> None:
-        """Do what waits for a disk, in a thread of its own, until L{stop}."""
+        """Do the disk accesses that may block, in a thread of its own, until L{stop}."""
 
     def stop() -> None:
-        """Let L{work} end once it has done what it has to do already."""
+        """Make L{work} return once what is queued is done."""
