@@ -13,7 +13,7 @@ GAP_FILL_MAX_PAGES = 16
 """A read at random also asks for a gap of fewer pages between it and pages in the cache."""
 
 PROBE_EVERY_READS = 64
-"""Afterwards one read in 64 asks for its whole block to measure the path again."""
+"""After the warm-up, one of this many reads asks for its whole block to measure the path again."""
 
 ALL = (1 << PAGES) - 1
 """The pages of a whole block."""
