@@ -69,7 +69,7 @@ class MulticastHealth:
     It judges the losses that others measure: L{MulticastReceiver} reports each transfer that the
     group completes in order, L{Repairs} each that the server says it sent for this host.
 
-    @ivar state: C{"working"}, or why it is not, for people.
+    @ivar state: C{"working"}, or why it is not, as text.
     @ivar join: called with whether to be in the group, when that changes.
     @ivar is_failing: whether the last sample lost too much.
     """

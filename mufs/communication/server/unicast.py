@@ -26,10 +26,10 @@ MULTICAST_WEIGHT = 40
 """Bytes of multicast for each byte of one client, while multicast fills the server's link."""
 
 MAX_CREDIT = 4 * DATA_SIZE
-"""Bytes that a client may be sent at once of the share that it did not use."""
+"""Bytes of its unused share that a client may be sent at once."""
 
 RETRY_DELAY = 0.01
-"""Seconds after which a client that has used up its share looks whether it may go on."""
+"""Seconds after which a client that has used up its share is checked again."""
 
 
 class UnicastReads:
