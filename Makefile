@@ -5,6 +5,7 @@
 #   make test [TESTS=NAME]     the tests, or those of one module, class or method; JOBS=N at a time
 #   make test-fast             those that need no processes, mounts or namespaces
 #   make lint                  ruff, its formatter as a check, and mypy
+#   make format                ruff's formatter, on all files
 #   make docs                  the documentation as a site, in build/docs, with the API reference
 #   make news                  what NEWS.md would say of the fragments in newsfragments/
 #   make test-pythons          lint and test-fast with other Pythons, those of PYTHONS that are there
@@ -41,7 +42,7 @@ INSTALLED = $(VENV)/installed
 FAST_TESTS = $(subst /,.,$(basename $(filter-out mufs/test/system, \
     $(patsubst %/__init__.py,%,$(wildcard mufs/test/*/__init__.py)) $(wildcard mufs/test/test_*.py))))
 
-.PHONY: setup system demo test test-fast lint docs news test-pythons coverage fuzz soak bench bench-peers \
+.PHONY: setup system demo test test-fast lint format docs news test-pythons coverage fuzz soak bench bench-peers \
     experiment experiment-replay dist deb clean
 
 setup: $(INSTALLED)
@@ -71,6 +72,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: setup
+	$(BIN)/ruff format .
+
 docs: .venv/documenting
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs build/docs
 	$(BIN)/pydoctor
@@ -93,7 +97,7 @@ test-pythons:
 	        $(MAKE) --no-print-directory PYTHON=$$python VENV=.venv-$$other lint test-fast || exit; \
 	done
 
-# Processes that tests start count, too, unless a signal ends them.
+# Processes that tests start count, too, unless they are killed.
 coverage: setup
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m twisted.trial -j$(JOBS) $(TESTS); status=$$?; \

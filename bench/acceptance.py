@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, Lab, why_unavailable, write_image
 from mufs.test.support.netns import LabError
 from mufs.test.support.processes import Reader, Reading, Service, mounted, wait_until
 
@@ -283,8 +283,8 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(names))
     options = parser.parse_args()
     unknown = set(options.cases) - set(names)
-    if unknown or (lacking := missing()):
-        parser.error(f"no such case: {' '.join(unknown)}" if unknown else str(lacking))
+    if unknown or (reason := why_unavailable()):
+        parser.error(f"no such case: {' '.join(unknown)}" if unknown else str(reason))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     acceptance = Acceptance(options.size * MIB - SIZE_DEFICIT, options.rate or None, options.hosts)
     well = True

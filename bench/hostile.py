@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from bench.attacker import DIRECTORY, FLOODS, VICTIM
-from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, Lab, why_unavailable, write_image
 from mufs.test.support.netns import LabError
 from mufs.test.support.processes import CHECKOUT
 
@@ -142,8 +142,8 @@ def main() -> int:
     add("--size", type=int, default=64, help="size of the image, in MiB [%(default)s]")
     add("kinds", nargs="*", metavar="ATTACK", help=" ".join(KINDS))
     options = parser.parse_args()
-    if lacking := missing():
-        parser.error(lacking)
+    if reason := why_unavailable():
+        parser.error(reason)
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"no such attack: {' '.join(unknown)}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))

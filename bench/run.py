@@ -22,7 +22,7 @@ from bench.measure import Row, image, revision, write_csv
 from bench.mounting import MOUNT
 from bench.report import line, picture, tables
 from bench.systems import Image
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 
 MIB = 1 << 20
 REVISION = revision()
@@ -102,8 +102,8 @@ def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
 def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
     options = parser().parse_args()
-    if lacking := missing():
-        parser().error(lacking)
+    if reason := why_unavailable():
+        parser().error(reason)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     given = sys.argv[1:]
     lines = [given] if options.case else [[*shlex.split(words), *given] for words in STANDARD]

@@ -1,4 +1,4 @@
-"""The documentation as a site. `make docs` builds it; the API reference is by pydoctor."""
+"""Sphinx configuration of the site that `make docs` builds; pydoctor builds the API reference."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ _SOURCE = (Path(__file__).parents[1] / "mufs" / "__init__.py").read_text(encodin
 
 project = "mUFS"
 author = "the mUFS developers"
+copyright = f"2026 {author}"
 release = version = re.findall(r'^__version__ = "(.*)"', _SOURCE, re.MULTILINE)[0]
 
 extensions = ["myst_parser"]

@@ -127,9 +127,9 @@ class ClientMount(MultiService):
         """Connect as soon as the server is there, and mount then."""
         self._control.listen(escape(self._settings.mount.directory))
         if not self._settings.tls:
-            self._log.warn("no TLS: names and keys come in the clear, from whoever answers")
+            self._log.warn("no TLS: the server is not verified, and keys are received in the clear")
         self._log.info("connecting to the server at {server}", server=self._settings.server)
-        self._writer = self._bridge.run(self._cache.work, "cache")
+        self._writer = self._bridge.run(self._cache.run_writer, "cache")
         self._writer.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
         super().startService()
 

@@ -1,9 +1,9 @@
 """
 C{python -m mufs.demo [IMAGE]}: two hosts on this machine read an image that is sent once.
 
-Server and clients are processes of their own, with real mounts and sockets, as in service. What
-the demo makes lies in one temporary directory; it and all processes are gone when the demo ends,
-also by Ctrl-C or SIGTERM.
+Server and clients are separate processes, with real mounts and sockets. All files are in one
+temporary directory. It is removed, and all processes end, when the demo ends, also by Ctrl-C or
+SIGTERM.
 """
 
 import http.client
@@ -30,24 +30,24 @@ from attrs import frozen
 
 from mufs.sockets import VARIABLE
 
-HERE = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 HOSTS = 2
 MIB = 1 << 20
 IMAGE_SIZE = 64 * MIB
 FILES_SIZE = 44 * MIB
-"""Bytes of files in the image that the demo makes: the rest is the file system's own."""
+"""Bytes of files in the image that the demo makes; the rest is for the file system itself."""
 
-STARTING = 20.0
-"""Seconds that a service may take until it can be used."""
+START_TIMEOUT = 20.0
+"""Seconds to wait until a service can be used."""
 
-ENDING = 5.0
-"""Seconds that it may take to end."""
+STOP_TIMEOUT = 5.0
+"""Seconds to wait for a service to exit before it is killed."""
 
 _signals: list[int] = []
 
 
 class Failed(Exception):
-    """The demo cannot go on; the text says why, in one line or with the end of a log below."""
+    """The demo failed; the text says why, in one line or with the end of a log below."""
 
 
 class Interrupted(Exception):
@@ -55,12 +55,12 @@ class Interrupted(Exception):
 
 
 def _note(number: int, frame: object) -> None:
-    # Nothing is raised here: it could come between the start of a process and its entry in the
-    # list of those to be ended, or in the middle of cleaning up.
+    # No exception here: it could come between the start of a process and its registration for
+    # clean-up, or during clean-up.
     _signals.append(number)
 
 
-def go_on() -> None:
+def check_signals() -> None:
     """@raise Interrupted: when a signal has come."""
     if _signals:
         raise Interrupted
@@ -68,7 +68,7 @@ def go_on() -> None:
 
 @frozen
 class Reading:
-    """What a read of the whole image came to."""
+    """The result of reading the whole image."""
 
     size: int
     digest: str
@@ -82,7 +82,7 @@ def read(path: Path) -> Reading:
     try:
         with open(path, "rb", buffering=0) as file:
             while data := file.read(MIB):
-                go_on()
+                check_signals()
                 digest.update(data)
                 size += len(data)
     except OSError as error:
@@ -91,15 +91,15 @@ def read(path: Path) -> Reading:
 
 
 class Service:
-    """One mUFS process; in a session of its own, as Ctrl-C is for the demo, which then ends it."""
+    """One mUFS process, in a session of its own: on Ctrl-C the demo ends it."""
 
-    def __init__(self, name: str, command: list[str], directory: Path, status: int) -> None:
+    def __init__(self, name: str, command: list[str], *, directory: Path, status: int) -> None:
         """@param status: TCP port to serve the figures on."""
         self.name = name
         self._status = status
         self._log = directory / f"{name}.log"
         twistd = os.path.join(os.path.dirname(sys.executable), "twistd")
-        figures = ["--status", f"tcp:{status}:interface={HERE}"]
+        figures = ["--status", f"tcp:{status}:interface={LOOPBACK}"]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 [twistd, "-n", "--pidfile=", *command, *figures],
@@ -117,27 +117,27 @@ class Service:
             raise Failed(f"{self.name} ended by itself; its log:\n{self.log()}")
 
     def log(self) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its log."""
         return "".join(self._log.read_text(errors="replace").splitlines(keepends=True)[-20:])
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something that the process does soon after its start."""
-        deadline = time.monotonic() + STARTING
+        deadline = time.monotonic() + START_TIMEOUT
         while not condition():
-            go_on()
+            check_signals()
             self.check()
             if time.monotonic() > deadline:
                 raise Failed(f"{self.name} does not {what}; its log:\n{self.log()}")
             time.sleep(0.05)
 
     def listens(self) -> bool:
-        """Whether it serves its figures, which a server does last of all."""
+        """Whether it serves its figures, which a server does as its last step of starting."""
         with socket.socket() as connection:
-            return connection.connect_ex((HERE, self._status)) == 0
+            return connection.connect_ex((LOOPBACK, self._status)) == 0
 
     def figures(self) -> dict[str, Any]:
         """Its C{/status.json}."""
-        connection = http.client.HTTPConnection(HERE, self._status, timeout=5)
+        connection = http.client.HTTPConnection(LOOPBACK, self._status, timeout=5)
         try:
             connection.request("GET", "/status.json")
             figures: dict[str, Any] = json.load(connection.getresponse())
@@ -146,17 +146,17 @@ class Service:
         return figures
 
     def end(self) -> None:
-        """Have it end as in service; by force when that takes too long."""
+        """Terminate it; kill it if that takes too long."""
         self._process.terminate()
         try:
-            self._process.wait(ENDING)
+            self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
 
 def unmount(point: Path) -> None:
-    """Take away what a client that could not do it itself left mounted."""
+    """Unmount what a client that was killed left mounted."""
     subprocess.run(
         ["fusermount", "-u", "-z", "-q", "--", point],
         stderr=subprocess.DEVNULL,
@@ -165,7 +165,7 @@ def unmount(point: Path) -> None:
 
 
 def make_image(directory: Path) -> Path:
-    """A disk image, an ext4 with files of Python's standard library in it."""
+    """A disk image: an ext4 file system with files of Python's standard library."""
     library = Path(os.__file__).parent
     contents = directory / "contents"
     room = FILES_SIZE
@@ -174,7 +174,7 @@ def make_image(directory: Path) -> Path:
         target = contents / os.path.relpath(source, library)
         target.mkdir(parents=True)
         for name in files:
-            go_on()
+            check_signals()
             room -= -(-os.path.getsize(os.path.join(source, name)) // 4096) * 4096
             if room >= 0:
                 shutil.copyfile(os.path.join(source, name), target / name)
@@ -185,7 +185,7 @@ def make_image(directory: Path) -> Path:
         raise Failed("mke2fs is not installed (on Debian: apt-get install e2fsprogs)")
     command = [mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-d", str(contents), str(image)]
     made = subprocess.run([*command, f"{IMAGE_SIZE // MIB}M"], capture_output=True, text=True)
-    go_on()
+    check_signals()
     if made.returncode:
         raise Failed(f"mke2fs failed: {made.stderr.strip()}")
     shutil.rmtree(contents)
@@ -193,14 +193,14 @@ def make_image(directory: Path) -> Path:
 
 
 def check_image(path: str) -> Path:
-    """The image of that name, when it can be shared."""
+    """The image with this name. Raises L{Failed} if it cannot be exported."""
     try:
         image = Path(path).resolve(strict=True)
         found = image.stat()
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
-        raise Failed(f"{path}: not a file with anything in it")
+        raise Failed(f"{path}: not a file, or empty")
     return image
 
 
@@ -221,7 +221,7 @@ def free_ports(*kinds: socket.SocketKind) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(type=kind)) for kind in kinds]
         for each in sockets:
-            each.bind((HERE, 0))
+            each.bind((LOOPBACK, 0))
         return [each.getsockname()[1] for each in sockets]
 
 
@@ -229,15 +229,15 @@ def finish(reads: "Collection[Future[Reading]]", services: list[Service]) -> lis
     """Wait until all these reads have ended."""
     running: set[Future[Reading]] = set(reads)
     while running:
-        go_on()
+        check_signals()
         for service in services:
             service.check()
         running = wait(running, timeout=0.1).not_done
     return [each.result() for each in reads]
 
 
-def show(original: Reading, hosts: list[Reading], server: Any, clients: list[Any]) -> None:
-    """Print what the reads came to; the figures are those of the services' status."""
+def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[Any]) -> None:
+    """Print the results; the figures are those of the services' status."""
     row = "{:8}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}   {}"
     print()
     print(row.format("", "seconds", "MB/s", "hit rate", "hits", "joined", "misses", "SHA-256"))
@@ -264,38 +264,46 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     """
     Run the demo.
 
-    @param stack: what undoes all that is done here.
-    @raise Failed: also when the bytes that came were not the image's.
+    @param stack: undoes everything that is done here.
+    @raise Failed: also when a host did not read the bytes of the image.
     """
     image = None if given is None else check_image(given)
     check_machine()
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mufs-demo-")))
-    # Its threads end when their mounts do: that is before, for it is undone in reverse.
+    # The stack is undone in reverse, so the mounts are gone before the pool waits for its reads.
     pool = stack.enter_context(ThreadPoolExecutor(HOSTS))
     *statuses, port, group_port = free_ports(*[socket.SOCK_STREAM] * (HOSTS + 2), socket.SOCK_DGRAM)
     if image is None:
         print(f"making a disk image of {IMAGE_SIZE // MIB} MiB")
         image = make_image(directory)
-        listen, connect = f"tcp:{port}:interface={HERE}", f"tcp:{HERE}:{port}"
+        listen, connect = f"tcp:{port}:interface={LOOPBACK}", f"tcp:{LOOPBACK}:{port}"
     else:
-        # The directory around it is shared, and the other users of this machine are not to
-        # read in it what they may not: no TCP port, but a socket that they cannot reach.
+        # The whole directory of the image is exported. A Unix socket, unlike a TCP port, keeps
+        # other users of this machine from reading it.
         listen = connect = "unix:server.socket"
     (original,) = finish([pool.submit(read, image)], [])
 
     print(f"starting one server and {HOSTS} clients for {image.name}, {original.size / 1e6:.1f} MB")
     command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
-    command += ["--interface", HERE, "--port", str(group_port), "--no-root-squash"]
-    server = Service("server", command, directory, statuses.pop())
+    command += ["--interface", LOOPBACK, "--port", str(group_port), "--no-root-squash"]
+    server = Service("server", command, directory=directory, status=statuses.pop())
     stack.callback(server.end)
     server.wait_until(server.listens, "listen")
     clients, points = [], []
     for number in range(1, HOSTS + 1):
         point = directory / f"host{number}"
         point.mkdir()
-        command = ["mufs-client", "--server", connect, "--interface", HERE, "--mount", str(point)]
+        command = [
+            "mufs-client",
+            "--server",
+            connect,
+            "--interface",
+            LOOPBACK,
+            "--mount",
+            str(point),
+        ]
         stack.callback(unmount, point)
-        client = Service(f"client{number}", command, directory, statuses.pop())
+        client = Service(f"client{number}", command, directory=directory, status=statuses.pop())
         stack.callback(client.end)
         clients.append(client)
         points.append(point)
@@ -305,9 +313,10 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     print(f"reading the whole image through {HOSTS} mounts at the same moment")
     reads = [pool.submit(read, point / image.name) for point in points]
     hosts = finish(reads, [server, *clients])
-    show(original, hosts, server.figures(), [client.figures() for client in clients])
+    figures = [client.figures() for client in clients]
+    show(original, hosts, server=server.figures(), clients=figures)
     if any(host.digest != original.digest for host in hosts):
-        raise Failed("what came is not what was sent")
+        raise Failed("a host read other bytes than those of the image")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The interfaces between parts of mUFS that have more than one implementation."""
+"""Interfaces between the parts of mUFS that have more than one implementation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 from zope.interface import Attribute, Interface
 
 from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.pages import ImageKey
 
 
 class IImage(Interface):
-    """One generation of a file of the library, open for reading."""
+    """One generation of a file in a library, open for reading."""
 
-    image: int = Attribute("which file it is: 64 bits, the same for all its generations")
-    generation: int = Attribute("which content it has: 64 bits")
-    attributes: Attributes = Attribute("from stat, when it was opened")
+    image: int = Attribute("the number of the file, 64 bits, the same for all its generations")
+    generation: int = Attribute("the number of its content, 64 bits")
+    attributes: Attributes = Attribute("its attributes when it was opened")
 
     def read(offset: int, length: int) -> bytes:
         """
@@ -23,15 +24,16 @@ class IImage(Interface):
         """
 
     def read_at_once(offset: int, length: int) -> bytes | None:
-        """The same if that is known not to block and to be right, else C{None}."""
+        """The same, or C{None} if that might block or the content might have changed."""
 
 
 class IImageLibrary(Interface):
     """
-    The tree of files that a server shares. Paths are names joined by slashes, from its root.
+    The tree of files that a server exports. Paths are names joined by slashes, from its root.
 
     Every method may block, and raises C{OSError} with an errno; none follows a symbolic link.
-    C{caller} is who asks: EACCES where the mode bits forbid it; C{None} skips that check.
+    C{caller} is the user on whose behalf the client asks; a method raises EACCES if the mode bits
+    deny access to it. C{None} skips that check.
     """
 
     def getattr(path: bytes, caller: Caller | None = None) -> Attributes:
@@ -44,63 +46,63 @@ class IImageLibrary(Interface):
         """Where a symbolic link points."""
 
     def open(path: bytes, caller: Caller | None = None) -> IImage:
-        """The present generation of a regular file; the same object while anybody holds it."""
+        """The current generation of a regular file; the same object for all who have it open."""
 
     def statfs() -> Statistics:
-        """The figures of the file system that the root lies on."""
+        """The figures of the file system that has the root."""
 
 
 class IBlockStorage(Interface):
     """
-    Where a client's cache keeps the bytes of its blocks. C{image} is an image and its generation.
+    The storage of a client's cache, which has the bytes of its blocks.
 
-    The thread that changes the cache calls every method but C{work}, and none of them waits for a
-    disk, except C{read} and C{warm}, which may, and which any thread may call.
+    The thread that changes the cache calls all methods but C{run_writer}; none of them waits for
+    a disk. Any thread may call C{read} and C{preload}, which may wait.
     """
 
     cost: int = Attribute("bytes that one block takes")
 
-    def begin(blocks: int) -> Iterable[tuple[tuple[int, int], int, int, Any]]:
+    def begin(blocks: int) -> Iterable[tuple[ImageKey, int, int, Any]]:
         """
-        Make room for C{blocks} blocks.
+        Reserve room for C{blocks} blocks.
 
-        @return: what is there from before, at most as many, least recently used first: image,
-            number of the block, pages of it, place.
+        @return: the blocks of an earlier run, at most C{blocks} of them, least recently used
+            first: image, number of the block, mask of its pages, place.
         """
 
-    def paths() -> Iterable[tuple[tuple[int, int], bytes]]:
-        """The images that are there from before, and where they were opened last."""
+    def paths() -> Iterable[tuple[ImageKey, bytes]]:
+        """The images of an earlier run, each with the path where it was last opened."""
 
-    def opened(image: tuple[int, int], path: bytes, size: int) -> None:
-        """An image of C{size} bytes was opened at a path."""
+    def opened(image: ImageKey, path: bytes, size: int) -> None:
+        """Note that an image of C{size} bytes was opened at a path."""
 
-    def place(image: tuple[int, int], number: int) -> Any:
-        """An empty place for a block. Never more are held than L{begin} made room for."""
+    def place(image: ImageKey, number: int) -> Any:
+        """An empty place for a block. No more are in use at a time than C{begin} reserved."""
 
     def free(place: Any) -> None:
-        """The block at this place is no longer held."""
+        """Take back the place of a block that is no longer held."""
 
-    def overdue() -> tuple[tuple[int, int], int] | None:
-        """A block to be dropped because writing falls behind; C{None} if there is none."""
+    def pop_overflow() -> tuple[ImageKey, int] | None:
+        """A block to drop because more is stored than the disk can write, if there is one."""
 
     def is_behind() -> bool:
-        """Whether so much waits to be written that pulls should pause."""
+        """Whether so much waits to be written that what is not urgent should not be requested."""
 
     def write(place: Any, start: int, data: bytes) -> bool:
         """
-        Put whole pages at an offset within a block; they can be read from now on.
+        Store whole pages at an offset within a block, in bytes. They can be read at once.
 
         @return: whether there was room for them.
         """
 
     def read(place: Any, start: int, target: memoryview) -> bool:
-        """Fill C{target} from an offset within a block; C{False} if it cannot be read back."""
+        """Fill C{target} from an offset within a block; false if what was written is damaged."""
 
-    def warm(place: Any, pages: int) -> None:
-        """Load these pages into memory now; the calling thread will read them next."""
+    def preload(place: Any, pages: int) -> None:
+        """Read these pages from the disk in this thread, which will need them next."""
 
-    def work() -> None:
-        """Do the disk accesses that may block, in a thread of its own, until L{stop}."""
+    def run_writer() -> None:
+        """Write to the disk, in a thread of its own, until L{stop}."""
 
     def stop() -> None:
-        """Make L{work} return once what is queued is done."""
+        """Let L{run_writer} return once everything is written."""

@@ -130,7 +130,9 @@ class ServerService(MultiService):
         self._lookup_threads.start()
         bound_by_files(self.core.limits)
         if not self._settings.tls:
-            self._log.warn("no TLS: whoever can connect may read, and the keys travel in the clear")
+            self._log.warn(
+                "no TLS: anybody who can connect may read, and keys are sent in the clear"
+            )
         self._outgoing.start()
         super().startService()
 

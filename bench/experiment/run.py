@@ -25,7 +25,7 @@ from bench.experiment.sampling import untraceable
 from bench.experiment.tables import LEGEND, picture, tables
 from bench.experiment.traces import SIZES, trace
 from bench.systems import Mount, Mufs, Nfs
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import LabError
 
 SYSTEMS: dict[str, type[Mount]] = {"nfs": Nfs, "mufs": Mufs}
@@ -103,7 +103,7 @@ def _lacking(options: argparse.Namespace) -> str | None:
         programs := [*machines.lacking(), *images.lacking(options.scale)]
     ):
         return f"needs {', '.join(programs)} (bench/install-peers experiment)"
-    return missing() or untraceable()
+    return why_unavailable() or untraceable()
 
 
 def main() -> int:

@@ -1,44 +1,50 @@
-"""C{mufs cache}: what a client keeps in a directory."""
+"""C{mufs cache}: the images in a cache directory."""
 
 import argparse
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 
 from mufs.cache.client.directory import CacheDirectory
-from mufs.cache.client.layout import Summary, UnusableDirectory, summaries
+from mufs.cache.client.layout import Summary, UnusableDirectory, summaries, summaries_of
+from mufs.cache.client.maintenance import remove, remove_all, verify
 from mufs.status.markup import shown
+from mufs.units import format_bytes
 
-DAY = 86400
-"""Seconds."""
+SECONDS_PER_DAY = 86400
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add C{cache} to the subcommands of C{mufs}."""
     cache = commands.add_parser(
         "cache",
-        help="look at what a client keeps in its --cache-dir",
-        description="Look at what a client keeps in its --cache-dir.",
+        help="list, remove or check the images in a client's --cache-dir",
+        description="List, remove or check the images in a client's --cache-dir.",
     )
     verbs = cache.add_subparsers(metavar="VERB", required=True)
-    ls = verbs.add_parser("ls", help="list the images; also while a client uses the directory")
-    rm = verbs.add_parser("rm", help="take images away")
+    ls = verbs.add_parser("ls", help="list the images; a client may be using the directory")
+    rm = verbs.add_parser("rm", help="remove images")
     verify = verbs.add_parser(
-        "verify", help="check all pages and take wrong ones away; status 1 if there were any"
+        "verify", help="check all pages and remove damaged ones; exit status 1 if there were any"
     )
     for parser, run in ((ls, _ls), (rm, _rm), (verify, _verify)):
         parser.add_argument("directory", metavar="DIR")
         parser.set_defaults(run=run)
     which = rm.add_mutually_exclusive_group(required=True)
-    which.add_argument("names", metavar="NAME", nargs="*", default=[], help="as `ls` shows them")
-    which.add_argument("--all", action="store_true", help="all, so that DIR may serve any server")
     which.add_argument(
-        "--unused", metavar="DAYS", type=float, help="those that were not used for so long"
+        "names", metavar="NAME", nargs="*", default=[], help="an image, as `ls` shows it"
+    )
+    which.add_argument(
+        "--all", action="store_true", help="all images, so that DIR may be used for any server"
+    )
+    which.add_argument(
+        "--unused", metavar="DAYS", type=float, help="images that were not used for so many days"
     )
 
 
 def _shown(summary: Summary) -> str:
-    """The path of an image as text that fits a line, whatever it is made of."""
+    """The path of an image, or its key if the path is unknown, as text on one line."""
     if summary.path is None:
         return "{:016x}-{:016x}".format(*summary.key)
     return shown(summary.path)
@@ -50,8 +56,8 @@ def _ls(given: argparse.Namespace) -> None:
         used = datetime.fromtimestamp(min(each.used, 1 << 35)).strftime("%Y-%m-%d %H:%M")
         lines.append(
             (
-                _bytes(each.held),
-                _bytes(each.size),
+                format_bytes(each.held),
+                format_bytes(each.size),
                 f"{100 * each.held // max(1, each.size)}%",
                 used if each.used else "-",
                 _shown(each),
@@ -63,37 +69,31 @@ def _ls(given: argparse.Namespace) -> None:
         print("  ".join([*columns, line[4]]))
 
 
-def _bytes(count: int) -> str:
-    for unit, power in (("G", 3), ("M", 2), ("K", 1)):
-        if count >= 1024**power:
-            return f"{count / 1024**power:.1f}{unit}"
-    return str(count)
-
-
 def _rm(given: argparse.Namespace) -> None:
-    directory = _directory(given.directory)
-    found = directory.summaries()
-    if given.all:
-        directory.remove_all()
-        gone = found
-    else:
-        unknown = set(given.names) - {_shown(each) for each in found}
-        if unknown:
-            sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
-        oldest = None if given.unused is None else time.time() - given.unused * DAY
-        gone = [
-            each
-            for each in found
-            if _shown(each) in given.names or (oldest is not None and each.used < oldest)
-        ]
-        directory.remove(each.key for each in gone)
-    print(f"{len(gone)} images removed, {_bytes(sum(each.held for each in gone))} bytes")
+    with closing(_directory(given.directory)) as directory:
+        found = summaries_of(directory.fd)
+        if given.all:
+            remove_all(directory)
+            gone = found
+        else:
+            unknown = set(given.names) - {_shown(each) for each in found}
+            if unknown:
+                sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
+            oldest = None if given.unused is None else time.time() - given.unused * SECONDS_PER_DAY
+            gone = [
+                each
+                for each in found
+                if _shown(each) in given.names or (oldest is not None and each.used < oldest)
+            ]
+            remove(directory, (each.key for each in gone))
+    print(f"{len(gone)} images removed, {format_bytes(sum(each.held for each in gone))}")
 
 
 def _verify(given: argparse.Namespace) -> None:
-    pages, wrong = _directory(given.directory).verify()
-    print(f"{pages} pages checked, {wrong} of them wrong and removed")
-    if wrong:
+    with closing(_directory(given.directory)) as directory:
+        pages, damaged = verify(directory)
+    print(f"{pages} pages checked, {damaged} of them damaged and removed")
+    if damaged:
         sys.exit(1)
 
 

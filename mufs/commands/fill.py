@@ -1,4 +1,4 @@
-"""C{mufs pull} and C{mufs push}: caches are filled before anybody reads."""
+"""C{mufs pull} and C{mufs push}: fill caches before anybody reads."""
 
 import argparse
 import errno
@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from mufs.commands.status import amount, console, plain
+from mufs.commands.status import console, plain
 from mufs.sockets import (
     SERVER,
     Nobody,
@@ -33,9 +33,10 @@ from mufs.sockets import (
     socket_of_mount,
     sockets,
 )
+from mufs.units import format_bytes
 
-EVERY = 5.0
-"""Seconds from line to line where there is no terminal."""
+REPORT_INTERVAL = 5.0
+"""Seconds between lines when standard output is not a terminal."""
 
 Record = dict[str, Any]
 
@@ -46,45 +47,45 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "pull",
         help="fill the cache of a client with images",
         description="Fill the cache of the client at a mount with images, before they are read. "
-        "Readers come first. Ctrl-C interrupts; what is there already is not fetched again.",
+        "Reads have priority. Ctrl-C interrupts; what the cache has is not fetched again.",
     )
     pull.add_argument("images", metavar="IMAGE", nargs="+", help="path on a mount")
-    pull.add_argument("--quiet", action="store_true", help="print errors alone")
+    pull.add_argument("--quiet", action="store_true", help="print only errors")
     pull.set_defaults(run=_pull)
     push = commands.add_parser(
         "push",
         help="fill the caches of a server's clients with an image",
         description="Have the clients of the server on this host fill their caches with an image, "
-        "which is sent once for all of them. Clients that connect meanwhile join. Ctrl-C ends it.",
+        "which is sent once for all of them. Clients that connect meanwhile join. Ctrl-C stops it.",
     )
     push.add_argument("image", metavar="IMAGE", help="path beneath --images, or of the file")
     push.add_argument(
-        "--to", metavar="CLIENT", nargs="+", help="names of clients (default: all that may see it)"
+        "--to", metavar="CLIENT", nargs="+", help="names of clients (default: all that may read it)"
     )
     push.add_argument(
-        "--server", metavar="ADDRESS:PORT", help="which server, where several run on this host"
+        "--server", metavar="ADDRESS:PORT", help="the server, if several run on this host"
     )
-    push.add_argument("--quiet", action="store_true", help="print errors alone")
+    push.add_argument("--quiet", action="store_true", help="print only errors")
     push.set_defaults(run=_push)
 
 
 class _Rate(ProgressColumn):
-    """Bytes a second, in the units of the other columns."""
+    """Bytes per second, in the units of the other columns."""
 
     def render(self, task: Task) -> Text:
         """See C{ProgressColumn.render}."""
-        return Text(f"{amount(task.speed or 0)}/s")
+        return Text(f"{format_bytes(task.speed or 0)}/s")
 
 
 class _Bar:
-    """How far something is: a bar on a terminal, or else a line every few seconds."""
+    """Progress: a bar on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, name: str, quiet: bool) -> None:
         """@param quiet: print nothing."""
         out = console()
         self._out = Console(quiet=True) if quiet else out
         self._name = name
-        self._since = self._told = time.monotonic()
+        self._since = self._reported = time.monotonic()
         narrow = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False, table_column=narrow),
@@ -107,25 +108,26 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, held: float, size: float, came: float, note: str, last: bool = False) -> None:
+    def show(self, held: float, size: float, came: float, *, note: str, last: bool = False) -> None:
         """
-        So many bytes of so many are there; the C{last} time it is a line that stays.
+        Show that C{held} of C{size} bytes are there.
 
         @param came: bytes of them that came since it began.
+        @param last: print a line that stays.
         """
         self._progress.update(self._task, completed=held, total=size or None, note=note)
-        late = time.monotonic() - self._told >= EVERY
+        late = time.monotonic() - self._reported >= REPORT_INTERVAL
         if last or (late and self._progress.disable):
-            self._told = time.monotonic()
-            rate = came / max(0.001, self._told - self._since)
-            text = f"{self._name}: {_of(held, size)}, {amount(rate)}/s, {note}"
+            self._reported = time.monotonic()
+            rate = came / max(0.001, self._reported - self._since)
+            text = f"{self._name}: {_of(held, size)}, {format_bytes(rate)}/s, {note}"
             self._out.print(plain(text.removesuffix(", ")))
             sys.stdout.flush()
 
 
 def _of(held: float, size: float) -> str:
     share = f" ({100 * held / size:.0f} %)" if size else ""
-    return f"{amount(held)} of {amount(size)}{share}"
+    return f"{format_bytes(held)} of {format_bytes(size)}{share}"
 
 
 def _pull(given: argparse.Namespace) -> None:
@@ -145,9 +147,9 @@ def _pull_one(path: str, quiet: bool) -> None:
 
         def show(said: Record, last: bool = False) -> None:
             came = said["asked"] + said["overheard"]
-            bar.show(said["held"], said["size"], came, _note(said), last)
+            bar.show(said["held"], said["size"], came, note=_note(said), last=last)
 
-        last = _followed(socket_of_mount(mount), "/pull", {"path": rest}, show)
+        last = _follow_to_end(socket_of_mount(mount), "/pull", body={"path": rest}, show=show)
         if "error" not in last:
             show(last, last=True)
     if last.get("errno") == errno.ELOOP and os.path.realpath(path) != os.path.abspath(path):
@@ -168,10 +170,12 @@ def _push(given: argparse.Namespace) -> None:
             first = held if first is None and not last else first
             note = f"{said['succeeded']}/{said['clients']} done"
             note += f", {failed} failed" if failed else ""
-            bar.show(held, said["size"], held - (first or 0), note, last)
+            bar.show(held, said["size"], held - (first or 0), note=note, last=last)
 
         where = _server(given.server)
-        last = _followed(where, "/push", body, lambda said: show(said, said["failed"]))
+        last = _follow_to_end(
+            where, "/push", body=body, show=lambda said: show(said, said["failed"])
+        )
         if "error" in last:
             raise Unreachable(f"{given.image}: {last['error']}")
         show(last, len(last["failed"]), last=True)
@@ -182,7 +186,7 @@ def _push(given: argparse.Namespace) -> None:
 
 
 def _server(name: str | None) -> str:
-    """The control socket of the server that is meant."""
+    """The control socket of the server with this name, or of the only one."""
     found = {}
     for where in sockets(SERVER):
         with suppress(Nobody):
@@ -193,7 +197,7 @@ def _server(name: str | None) -> str:
     if not found:
         raise Unreachable("no server runs here")
     if name is None and len(found) > 1:
-        raise Unreachable(f"several servers run here: give --server {', '.join(found)}")
+        raise Unreachable(f"several servers run here: name one with --server {', '.join(found)}")
     return found[name or next(iter(found))]
 
 
@@ -204,8 +208,10 @@ def _note(said: Record) -> str:
     return f"{100 * said['overheard'] / came:.0f} % overheard" if came else ""
 
 
-def _followed(where: str, path: str, body: Record, show: Callable[[Record], None]) -> Record:
-    """Have something done, show how it goes, and return how it ended."""
+def _follow_to_end(
+    where: str, path: str, *, body: Record, show: Callable[[Record], None]
+) -> Record:
+    """Request something, show its progress, and return the last record."""
     # Closing the connection, as Ctrl-C does, interrupts it.
     with closing(follow(where, path, body)) as records:
         for record in records:

@@ -29,22 +29,22 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-CA_VALID = timedelta(days=3650)
-VALID = timedelta(days=730)
-EARLIER = timedelta(days=1)
-"""Certificates are valid so long before they are made: clocks differ."""
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=730)
+CLOCK_SKEW = timedelta(days=1)
+"""Certificates are valid from this long before they are made, as clocks differ."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-"""A host's name, that is a file's name too; X.509 has no room for more than 64."""
+"""A host's name, used as a file name as well; at most 64 characters in X.509."""
 
 
 class UnusableKeys(Exception):
-    """It cannot be done as asked for; the text says why."""
+    """The keys cannot be made as requested; the text says why."""
 
 
 @frozen
 class Authority:
-    """Who signs the certificates."""
+    """The authority that signs the certificates."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -99,10 +99,11 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
     authority = _authority(directory, made)
     if servers:
         use = ExtendedKeyUsageOID.SERVER_AUTH
-        _issue(authority, directory / "server.pem", names, use, made)
+        made.append(_issue(authority, directory / "server.pem", names=names, use=use))
     for name in clients:
         use = ExtendedKeyUsageOID.CLIENT_AUTH
-        _issue(authority, directory / f"{name}.pem", [x509.DNSName(name)], use, made)
+        file = directory / f"{name}.pem"
+        made.append(_issue(authority, file, names=[x509.DNSName(name)], use=use))
     return made
 
 
@@ -134,10 +135,10 @@ def _authority(directory: Path, made: list[str]) -> Authority:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory / "ca").mkdir(mode=0o755, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of one name could not be told apart by who has to find the right one.
+    # Authorities with the same name could not be told apart.
     name = _name(f"mUFS authority {secrets.token_hex(4)}")
     certificate = (
-        _builder(name, name, key, key, CA_VALID)
+        _builder(name, key, issuer=name, signer=key, lifetime=CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, SHA256())
@@ -152,15 +153,22 @@ def _authority(directory: Path, made: list[str]) -> Authority:
 def _issue(
     authority: Authority,
     file: Path,
+    *,
     names: list[x509.GeneralName],
     use: x509.ObjectIdentifier,
-    made: list[str],
-) -> None:
+) -> str:
+    """Make a key and its certificate, and return a line about the file."""
     key = ec.generate_private_key(ec.SECP256R1())
-    valid = min(VALID, authority.certificate.not_valid_after_utc - datetime.now(UTC))
+    lifetime = min(LIFETIME, authority.certificate.not_valid_after_utc - datetime.now(UTC))
     subject = _name(str(names[0].value))
     certificate = (
-        _builder(subject, authority.certificate.subject, key, authority.key, valid)
+        _builder(
+            subject,
+            key,
+            issuer=authority.certificate.subject,
+            signer=authority.key,
+            lifetime=lifetime,
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
@@ -168,15 +176,16 @@ def _issue(
         .sign(authority.key, SHA256())
     )
     _write(file, 0o600, _private(key) + certificate.public_bytes(Encoding.PEM))
-    made.append(_told(file, certificate, *(str(name.value) for name in names)))
+    return _told(file, certificate, *(str(name.value) for name in names))
 
 
 def _builder(
     subject: x509.Name,
-    issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
+    *,
+    issuer: x509.Name,
     signer: ec.EllipticCurvePrivateKey,
-    valid: timedelta,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -187,8 +196,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - EARLIER)
-        .not_valid_after(now + valid)
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + lifetime)
         .add_extension(identifier, critical=False)
         .add_extension(signed_by, critical=False)
     )

@@ -1,4 +1,4 @@
-"""The command C{mufs}: what is done beside running the services, one subcommand each."""
+"""The command C{mufs}: one subcommand for each task besides running the services."""
 
 import argparse
 import signal
@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Carry out the command line; ends with status 1 and one line if that is impossible."""
+    """Run the command line. Exits with status 1 and one line on errors."""
     given = _parser().parse_args()
     try:
         given.run(given)

@@ -24,14 +24,14 @@ from mufs.options import parse_seconds
 WRONG, FAILED = 1, 32
 """Exit statuses, of mount(8): wrong options; no mount."""
 
-BACKGROUND = 5.0
-"""Seconds to wait for the mount with C{bg}, which then is left to come when it comes."""
+BACKGROUND_TIMEOUT = 5.0
+"""Seconds to wait for the mount with C{bg}; then the client goes on by itself."""
 
-STARTING = 60.0
-"""Seconds that a client may take before its first word; the time for the server is counted then."""
+START_TIMEOUT = 60.0
+"""Seconds to wait for the client's first status; the time for the server counts from then on."""
 
-ENDING = 10.0
-"""Seconds that a client may take to end that is told to."""
+STOP_TIMEOUT = 10.0
+"""Seconds to wait for the client to exit before it is killed."""
 
 IGNORED = {
     "rw", "ro", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail",
@@ -39,7 +39,7 @@ IGNORED = {
     "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
     "nolazytime", "mand", "nomand", "silent", "loud", "comment", "fg",
 }  # fmt: skip
-"""What is for mount(8), or holds of a read-only mount in any case. It says rw where nobody did."""
+"""Options for mount(8), or true of any read-only mount. mount(8) adds rw by itself."""
 
 TLS = {"certificate": "certificate", "private_key": "privateKey", "trust_roots": "trustRoots"}
 """Options that are parts of the endpoint of the server."""
@@ -147,7 +147,7 @@ def mount(directory: str, arguments: list[str], background: bool) -> None:
     @param directory: absolute path to mount at.
     @raise Failed: when it cannot, or the server did not answer.
     """
-    timeout = BACKGROUND if background else _timeout(arguments)
+    timeout = BACKGROUND_TIMEOUT if background else _timeout(arguments)
     there = uppermost(directory)
     awaited = there is not None and there.type == AUTOMOUNT
     # An open pipe of the caller would have it wait for the end of the client.
@@ -184,7 +184,7 @@ def _wait(client: "subprocess.Popen[bytes]", told: socket.socket, timeout: float
     @return: what the client was doing last; C{None} once it has mounted.
     """
     state = ""
-    deadline = monotonic() + STARTING
+    deadline = monotonic() + START_TIMEOUT
     ended = os.pidfd_open(client.pid)
     try:
         while (left := deadline - monotonic()) > 0:
@@ -207,7 +207,7 @@ def _wait(client: "subprocess.Popen[bytes]", told: socket.socket, timeout: float
 def _end(client: "subprocess.Popen[bytes]") -> None:
     client.terminate()
     try:
-        client.wait(ENDING)
+        client.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         client.kill()
 

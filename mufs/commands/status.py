@@ -16,20 +16,21 @@ from rich.text import Text
 
 from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
 from mufs.status.widgets import count, seconds
+from mufs.units import format_bytes
 
-WIDE = 10_000
-"""Columns of what is no terminal: nothing is cut there."""
+UNLIMITED_WIDTH = 10_000
+"""Columns when standard output is not a terminal, so that nothing is cut."""
 
 Found = dict[str, Any]
-"""The figures of a service, or why there are none; with C{service} and C{at} before them."""
+"""The figures of a service, or an error; C{service} and C{at} say whose they are."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add C{status} to the subcommands of C{mufs}."""
     parser = commands.add_parser(
         "status",
-        help="show how servers and clients fare",
-        description="Show how a server or a client fares; without WHERE all that run on this host.",
+        help="show the state of servers and clients",
+        description="Show the state of a server or a client; without WHERE, of all on this host.",
     )
     parser.add_argument(
         "where", metavar="WHERE", nargs="?",
@@ -39,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
         "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=2.0,
-        help="show them again and again until Ctrl-C (default: every 2)",
+        help="show them every so many seconds until Ctrl-C (default: 2)",
     )  # fmt: skip
     parser.set_defaults(run=_run)
 
@@ -52,8 +53,8 @@ def _seconds(text: str) -> float:
 
 
 def console() -> Console:
-    """Where to print: in colours, and no wider than it is, if that is a terminal."""
-    width = None if sys.stdout.isatty() else WIDE
+    """Standard output: with colours and line breaks only if it is a terminal."""
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -96,7 +97,7 @@ def _found(where: str | None) -> list[Found]:
         try:
             found.append(_figures(at))
         except Nobody:
-            continue  # the socket of one that was killed
+            continue  # the socket of a process that was killed
         except Unreachable as error:
             found.append({"service": "?", "at": at, "error": str(error)})
     if not found:
@@ -105,7 +106,7 @@ def _found(where: str | None) -> list[Found]:
 
 
 def _at(where: str) -> str:
-    """Where to ask for what the user means."""
+    """The address of the service that the user names."""
     if where.isdecimal():
         return f"http://127.0.0.1:{where}"
     if where.partition(":")[0] in ("http", "https", "tcp", "unix") and not os.path.exists(where):
@@ -122,16 +123,8 @@ def _figures(at: str) -> Found:
 # Tables.
 
 
-def amount(count: float) -> str:
-    """Bytes for people."""
-    for unit, power in (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)):
-        if count >= 1024**power:
-            return f"{count / 1024**power:.1f} {unit}"
-    return f"{count:.0f} B"
-
-
 def plain(text: object) -> Text:
-    """What another host may have said, as text that only prints."""
+    """Text from another host, with control characters escaped."""
     return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)))
 
 
@@ -156,9 +149,9 @@ def _client(f: Found) -> list[RenderableType]:
     return [
         _title("client", f["mount"]),
         _pairs([
-            ("reads", count(f["reads"]), "asked for", amount(f["bytes_requested"])),
-            ("hits", count(f["hits"]), "overheard", amount(f["bytes_overheard"])),
-            ("joined", count(f["joined"]), "over TCP", amount(f["bytes_over_tcp"])),
+            ("reads", count(f["reads"]), "asked for", format_bytes(f["bytes_requested"])),
+            ("hits", count(f["hits"]), "overheard", format_bytes(f["bytes_overheard"])),
+            ("joined", count(f["joined"]), "over TCP", format_bytes(f["bytes_over_tcp"])),
             ("misses", count(f["misses"]), "cache", _of(f["cache_bytes"], f["cache_size"])),
             ("hit rate", _share(f["hit_rate"]), "evicted blocks", count(f["evictions"])),
             ("lag", seconds(f["lag"]), "lost segments", _part(f["segments_lost"],
@@ -177,9 +170,11 @@ def _server(f: Found) -> list[RenderableType]:
     shown: list[RenderableType] = [
         _title("server", f["at"].rpartition("/")[2].removesuffix(".sock")),
         _pairs([
-            ("clients", count(len(f["clients"])), "by multicast", amount(f["bytes_multicast"])),
-            ("over TCP now", count(over_tcp), "over TCP", amount(f["bytes_over_tcp"])),
-            ("requests", count(f["requests"]), "read of images", amount(f["image_read_bytes"])),
+            ("clients", count(len(f["clients"])), "by multicast",
+             format_bytes(f["bytes_multicast"])),
+            ("over TCP now", count(over_tcp), "over TCP", format_bytes(f["bytes_over_tcp"])),
+            ("requests", count(f["requests"]), "read of images",
+             format_bytes(f["image_read_bytes"])),
             ("merged", _part(f["requests_merged"], f["requests"]), "lost segments",
              _part(f["segments_lost"], f["segments_awaited"])),
             ("queue", count(f["queue"]), "sent again", _part(f["segments_repaired"],
@@ -192,13 +187,13 @@ def _server(f: Found) -> list[RenderableType]:
         rate = each["hits"] / each["reads"] if each["reads"] else 0.0
         clients.add_row(
             plain(each["name"]), plain(each["image"] or "-"), _share(rate), seconds(each["lag"]),
-            "TCP" if each["over_tcp"] else "multicast", amount(each["bytes_over_tcp"]),
+            "TCP" if each["over_tcp"] else "multicast", format_bytes(each["bytes_over_tcp"]),
         )  # fmt: skip
     images = _table("image", ">open", ">requests", ">asked for", ">demand")
     for each in f["images"]:
         images.add_row(
             plain(each["name"]), count(each["opens"]), count(each["requests"]),
-            amount(each["bytes_requested"]), f"{amount(each['demand'])}/s",
+            format_bytes(each["bytes_requested"]), f"{format_bytes(each['demand'])}/s",
         )  # fmt: skip
     tables = [each for each in (clients, images) if each.row_count]
     return shown + [Padding(each, (1, 0, 0, 2), expand=False) for each in tables]
@@ -230,7 +225,7 @@ def _lines(rows: list[tuple[str, object]]) -> RenderableType:
 
 
 def _table(*columns: str) -> Table:
-    """Those that begin with C{>} are numbers."""
+    """A table; columns whose names begin with C{>} are numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in columns:
         number = name.startswith(">")
@@ -250,4 +245,4 @@ def _part(part: int, whole: int) -> str:
 
 
 def _of(part: int, whole: int) -> str:
-    return f"{amount(part)} of {amount(whole)}"
+    return f"{format_bytes(part)} of {format_bytes(whole)}"

@@ -18,8 +18,8 @@ from mufs.status.widgets import (
     percent,
     seconds,
     section,
-    size,
 )
+from mufs.units import format_bytes
 from mufs.wire.pages import BLOCK, PAGE, PAGES
 from mufs.wire.segments import SEGMENT
 
@@ -73,9 +73,9 @@ def client_page(
             "hit rate": percent(now["hit_rate"]) if now["reads"] else NONE,
             "reads": count(now["reads"]),
             "lag": seconds(now["lag"]),
-            "in the cache": size(now["cache_bytes"]),
-            "overheard": size(now["bytes_overheard"]),
-            "over TCP": size(now["bytes_over_tcp"]),
+            "in the cache": format_bytes(now["cache_bytes"]),
+            "overheard": format_bytes(now["bytes_overheard"]),
+            "over TCP": format_bytes(now["bytes_over_tcp"]),
         }),
         section(
             "Reads, by where they were answered",
@@ -99,7 +99,7 @@ def client_page(
         )),
         section(
             "Cache",
-            note(f"{size(now['cache_bytes'])} of {size(now['cache_size'])}"),
+            note(f"{format_bytes(now['cache_bytes'])} of {format_bytes(now['cache_size'])}"),
             *(map(_map, held) if held else [note("no image was opened yet")]),
         ),
     )  # fmt: skip
@@ -113,10 +113,10 @@ def _map(image: HeldImage) -> Markup:
     head = element(
         "div",
         element("b", named(image.path)),
-        f" {size(image.size)}, {about}{part:.1%} held{'' if image.is_open else '; closed'}",
+        f" {format_bytes(image.size)}, {about}{part:.1%} held{'' if image.is_open else '; closed'}",
     )
     per = -(-blocks // len(squares)) if squares else 0
-    scale = element("span", f"a square: {size(per * BLOCK)}", class_="axis")
+    scale = element("span", f"a square: {format_bytes(per * BLOCK)}", class_="axis")
     picture = cache_map(squares, f"{part:.0%} of {shown(image.path)} is held")
     return element("div", head, picture, scale, class_="held")
 

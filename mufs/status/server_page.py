@@ -17,9 +17,9 @@ from mufs.status.widgets import (
     rows_left_out,
     seconds,
     section,
-    size,
     table,
 )
+from mufs.units import format_bytes
 
 MAX_CLIENT_ROWS = 200
 """Clients shown: first those that read over TCP, then those whose reads wait longest."""
@@ -44,9 +44,9 @@ def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> M
             "clients": count(len(clients)),
             "waiting in the queue": count(now["queue"]),
             "rate at most": bits(now["rate"]),
-            "sent by multicast": size(now["bytes_multicast"]),
-            "sent over TCP": size(now["bytes_over_tcp"]),
-            "read of images": size(now["image_read_bytes"]),
+            "sent by multicast": format_bytes(now["bytes_multicast"]),
+            "sent over TCP": format_bytes(now["bytes_over_tcp"]),
+            "read of images": format_bytes(now["image_read_bytes"]),
         }),
         section("The last ten minutes", element(
             "div",
@@ -111,7 +111,7 @@ def _images(rows: list[dict[str, Any]]) -> Markup:
             named(row["name"]),
             count(row["opens"]),
             bits(8 * row["demand"]),
-            size(row["bytes_requested"]),
+            format_bytes(row["bytes_requested"]),
             element("meter", min=0, max=1, value=f"{row['demand'] / top:.3f}",
                     title=f"{row['demand'] / top:.0%} of the hottest"),
         )

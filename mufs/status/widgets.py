@@ -16,15 +16,6 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def size(value: float) -> str:
-    """Bytes, in units of powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:,.2f} TiB"
-
-
 def bits(value: float) -> str:
     """Bits per second, in units of powers of 1000."""
     for unit in ("bit/s", "kbit/s", "Mbit/s"):

@@ -4,9 +4,9 @@ Fuzzing with atheris: `make fuzz`::
     python -m mufs.test.fuzz [--minutes M] [TARGET ...]
     python -m mufs.test.fuzz --repeat FILE
 
-Runs each target of C{targets.py} in a process of its own for so many minutes (10). What is
-learnt is kept in C{.fuzz/TARGET}, from where the next run goes on; an input that a target does
-not stand is written to C{.fuzz/found}. Ends with status 1 when there was one.
+Runs each target of C{targets.py} in its own process for M minutes (10 by default). The corpus is
+kept in C{.fuzz/TARGET} for the next run; inputs that fail are written to C{.fuzz/found}, and the
+exit status is then 1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 HOME = Path(".fuzz")
 FOUND = HOME / "found"
-SLOW = 20
-"""Seconds that an input may take."""
+INPUT_TIMEOUT = 20
+"""Seconds after which an input fails."""
 
 
 def _fuzz(name: str, options: list[str]) -> None:
-    """Fuzz one target in this process, which ends with it."""
+    """Fuzz one target in this process; does not return."""
     import atheris
 
     with atheris.instrument_imports(include=["mufs"]):
@@ -38,19 +38,23 @@ def _fuzz(name: str, options: list[str]) -> None:
     FOUND.mkdir(exist_ok=True)
     for seed in TARGETS[name].seeds():
         (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
-    options += [f"-artifact_prefix={FOUND}/{name}-", f"-timeout={SLOW}", "-print_final_stats=1"]
+    options += [
+        f"-artifact_prefix={FOUND}/{name}-",
+        f"-timeout={INPUT_TIMEOUT}",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[name].run)
     atheris.Fuzz()
 
 
 def _run(name: str, minutes: float) -> bool:
-    """Fuzz one target in a process of its own, and tell what came of it; whether all was right."""
+    """Fuzz one target in its own process, print the result, and return whether none failed."""
     command = [sys.executable, "-m", __spec__.name, "--here", name, str(int(minutes * 60))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
-    said = done.stdout + done.stderr
-    found = re.findall(r"Test unit written to (\S+)", said)
+    output = done.stdout + done.stderr
+    found = re.findall(r"Test unit written to (\S+)", output)
     figures = [
-        re.findall(pattern, said)
+        re.findall(pattern, output)
         for pattern in (
             r"number_of_executed_units: (\d+)",
             r"cov: (\d+)",
@@ -60,7 +64,7 @@ def _run(name: str, minutes: float) -> bool:
     ]
     inputs, covered, features, memory = (each[-1] if each else "?" for each in figures)
     print(
-        f"{name}: {inputs} inputs, {covered} places and {features} ways in the code, "
+        f"{name}: {inputs} inputs, {covered} edges and {features} features covered, "
         f"{memory} MiB, {'nothing found' if not done.returncode else 'stopped'}",
         flush=True,
     )
@@ -72,7 +76,7 @@ def _run(name: str, minutes: float) -> bool:
 
 
 def main() -> int:
-    """Carry out the command line; the exit status."""
+    """Run the command line, and return the exit status."""
     parser = argparse.ArgumentParser(prog=__spec__.name)
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
     parser.add_argument("--repeat", type=Path, help="an input that was found")

@@ -1,10 +1,10 @@
-"""The soak: hosts read for a long time, while faults come by chance, and every range is checked::
+"""The soak test: hosts read for a long time while faults are injected; every range is checked::
 
     make soak MINUTES=60 [SEED=n]
 
-Faults and reads follow from the seed, which is printed.  It ends with a summary, and with a status
-other than 0 after a wrong byte, a read that hung or failed, growth, a traceback in a log, or an end
-that left a process or a mount.  It needs root.
+The seed, which is printed, determines faults and reads.  It ends with a summary, and with a nonzero
+status after wrong bytes, a read that hung or failed, memory growth, a traceback in a log, or a
+process or mount left behind.  It needs root.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from typing import Any
 
 import attrs
 
-from mufs.test.support.lab import SERVER, Lab, missing
+from mufs.test.support.lab import SERVER, Lab, why_unavailable
 from mufs.test.support.netns import LabError, run
 from mufs.test.support.processes import Service, mounted
 
 MIB = 1 << 20
 IMAGES = {"a.img": 24 * MIB + 1, "b.img": 9 * MIB + 4095, "c.img": 3 * MIB + 77}
 
-LONGEST = 45.0
-"""Seconds that a read may take: the timeout of 30, and its faults."""
+READ_TIMEOUT = 45.0
+"""Seconds that a read may take: the client's timeout of 30, and the duration of a fault."""
 
-GROWTH = 8 * MIB
+MAX_GROWTH = 8 * MIB
 """
-Bytes that a process may hold more at the end than after a third of its time: what allocators and
-buffers wander by. A leak of one object of 100 bytes for each read would be more within the hour.
+Bytes by which the memory of a process may grow from the first to the last third of its life:
+allocators and buffers fluctuate. A leak of 100 bytes for each read exceeds this within an hour.
 """
 
-SETTLED = 40.0
-"""Seconds until a new process has filled its buffers: the server's last 64 MiB, a client's pool."""
+SETTLING_SECONDS = 40.0
+"""Seconds until a new process has filled its buffers, such as the server's window of 64 MiB."""
 
 
 @attrs.frozen
 class Sample:
-    """What a process holds."""
+    """The resources of a process: memory in bytes, its age in seconds."""
 
     age: float
     memory: int
@@ -59,7 +59,10 @@ class Sample:
 
 
 def sample(pid: int, age: float) -> Sample:
-    """@raise OSError: when the process has gone."""
+    """Measure a process.
+
+    @raise OSError: when it does not exist.
+    """
     text = Path(f"/proc/{pid}/status").read_text()
     anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", text, re.MULTILINE)
     threads = re.search(r"^Threads:\s+(\d+)$", text, re.MULTILINE)
@@ -71,13 +74,13 @@ def sample(pid: int, age: float) -> Sample:
 
 def growth(samples: list[Sample]) -> tuple[float, str]:
     """
-    What a process holds more in the last third of its settled time than in the first: bytes, and
-    a line about it.  Too short a life says nothing.
+    Return the growth from the first to the last third of a process's life, without its start:
+    bytes, and a line that describes it.  A short life counts as no growth.
     """
-    settled = [each for each in samples if each.age > SETTLED]
+    settled = [each for each in samples if each.age > SETTLING_SECONDS]
     third = len(settled) // 3
     if third < 10:
-        return 0.0, "too young to tell"
+        return 0.0, "ran too briefly to measure"
     first, last = settled[:third], settled[-third:]
     early, late = (statistics.median(each.memory for each in part) for part in (first, last))
     minutes = (last[len(last) // 2].age - first[len(first) // 2].age) / 60
@@ -91,7 +94,7 @@ def growth(samples: list[Sample]) -> tuple[float, str]:
 
 
 class HostReader:
-    """The reader of one host, and what it says."""
+    """The reading process of one host, and its reports."""
 
     def __init__(self, mount: Path, truth: Path, seed: str) -> None:
         script = Path(__file__).with_name("soak_reader.py")
@@ -104,7 +107,7 @@ class HostReader:
         self.figures: dict[str, float] = {"reads": 0, "bytes": 0, "opens": 0, "longest": 0}
         self.errors: list[tuple[float, str]] = []
         self.wrong: list[object] = []
-        self.heard = time.monotonic()
+        self.reported_at = time.monotonic()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -112,7 +115,7 @@ class HostReader:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             what: dict[str, Any] = json.loads(line)
-            self.heard = at = what.pop("at")
+            self.reported_at = at = what.pop("at")
             if "error" in what:
                 self.errors.append((at, what["error"]))
             elif "wrong" in what:
@@ -121,7 +124,7 @@ class HostReader:
                 self.figures = what
 
     def stop(self, timeout: float) -> bool:
-        """Have it end; whether it did in time."""
+        """End it, and return whether it ended in time."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -137,7 +140,7 @@ class HostReader:
 
 
 class Soak:
-    """One run; `faults` counts those that came, `complaints` is empty after a good one."""
+    """One run; `faults` counts the injected faults, `problems` is empty after a good run."""
 
     def __init__(self, lab: Lab, seed: int) -> None:
         self.lab = lab
@@ -152,9 +155,9 @@ class Soak:
         self.absent: dict[str, list[tuple[float, float]]] = {host: [] for host in lab.hosts}
         self.readers: dict[str, HostReader] = {}
         self.faults: Counter[str] = Counter()
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
 
-    # Faults: each is a generator that yields the seconds to wait until it goes on.
+    # Each fault is a generator that yields the seconds to wait before it continues.
 
     def server_killed(self) -> Iterator[float]:
         self.services[SERVER].kill()
@@ -181,7 +184,7 @@ class Soak:
             yield self.chance.uniform(0.001, 0.02)
 
     def client_killed(self) -> Iterator[float]:
-        # The first host's client lives through all of it, so that its growth can be told.
+        # The first host's client is never killed, so that its growth can be measured.
         host = self.chance.choice(self.lab.hosts[1:])
         begin = time.monotonic()
         self.services[host].kill()
@@ -208,10 +211,8 @@ class Soak:
         self.replace(self.chance.choice(list(IMAGES)))
         yield 0.0
 
-    # The run.
-
     def replace(self, image: str) -> None:
-        """Give an image its next version; some of those before stay known."""
+        """Replace an image by its next version, and forget the fourth last one."""
         self.versions[image] = version = self.versions[image] + 1
         data = random.Random(f"{self.seed} {image} {version}").randbytes(IMAGES[image])
         (self.truth / f"new.{image}").write_bytes(data)
@@ -233,7 +234,7 @@ class Soak:
         self.lab.wait_mounted(client, 60)
 
     def run(self, seconds: float) -> bool:
-        """@return: whether all was well."""
+        """Inject faults for C{seconds}; return whether no problem was found."""
         for image in IMAGES:
             self.replace(image)
         self.start_server()
@@ -246,14 +247,16 @@ class Soak:
         kinds = self.kinds()
         while (left := begin + seconds - time.monotonic()) > 0:
             self.wait(min(left, self.chance.uniform(1, 8)))
-            # Nothing dies in the second half: a leak shows in long lives.
-            mortal = [kind for kind in kinds if left > seconds / 2 or "killed" not in kind.__name__]
-            fault = self.chance.choice(mortal)
+            # Nothing is killed in the second half: leaks show only in long-lived processes.
+            choices = [
+                kind for kind in kinds if left > seconds / 2 or "killed" not in kind.__name__
+            ]
+            fault = self.chance.choice(choices)
             self.faults[fault.__name__] += 1
             for pause in fault():
                 self.wait(pause)
         self.end()
-        return not self.complaints
+        return not self.problems
 
     def kinds(self) -> list[Callable[[], Iterator[float]]]:
         return [
@@ -269,58 +272,61 @@ class Soak:
         ]
 
     def wait(self, seconds: float) -> None:
-        """Let it go on, and look after it."""
+        """Wait, sampling the processes meanwhile.
+
+        @raise LabError: when a read hangs.
+        """
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()
             for name, service in self.services.items():
-                line = self.samples[name]
+                samples = self.samples[name]
                 age = now - self.born[name]
-                if service.running and (not line or age > line[-1].age + 1):
+                if service.running and (not samples or age > samples[-1].age + 1):
                     with suppress(OSError):
-                        line.append(sample(service.pid, age))
+                        samples.append(sample(service.pid, age))
             for host, reader in self.readers.items():
-                if now - reader.heard > LONGEST:
-                    raise LabError(f"a read of {host} hangs for {LONGEST:g} s")
+                if now - reader.reported_at > READ_TIMEOUT:
+                    raise LabError(f"a read of {host} hangs for {READ_TIMEOUT:g} s")
             if now >= until:
                 return
             time.sleep(min(0.1, until - now))
 
     def end(self) -> None:
-        """End all, and complain of what was not as it has to be."""
+        """End all processes, and check the result of the run."""
         for host, reader in self.readers.items():
-            if not reader.stop(LONGEST):
-                self.complaints.append(f"{host}: the reader did not end")
+            if not reader.stop(READ_TIMEOUT):
+                self.problems.append(f"{host}: the reader did not end")
         for name, service in reversed(self.services.items()):
             try:
                 service.stop(15)
             except LabError as error:
-                self.complaints.append(str(error))
+                self.problems.append(str(error))
                 continue
             if service.wait() not in (0, -signal.SIGTERM):
-                self.complaints.append(f"{name} ended with {service.wait()}")
+                self.problems.append(f"{name} ended with {service.wait()}")
         for host in self.lab.hosts:
             if mounted(self.lab.mount_point(host)):
-                self.complaints.append(f"{host} left its mount")
+                self.problems.append(f"{host} left its mount")
         for name in (SERVER, *self.lab.hosts):
             if self.lab.network.pids(name):
-                self.complaints.append(f"{name} left processes")
+                self.problems.append(f"{name} left processes")
             if "Traceback" in (output := self.services[name].output):
                 where = output.index("Traceback")
-                self.complaints.append(f"{name}: {output[max(0, where - 300) : where + 2000]}")
+                self.problems.append(f"{name}: {output[max(0, where - 300) : where + 2000]}")
         for host, reader in self.readers.items():
-            self.complaints += [f"{host}: wrong bytes: {each}" for each in reader.wrong]
+            self.problems += [f"{host}: wrong bytes: {each}" for each in reader.wrong]
             for at, failure in reader.errors:
                 away = any(begin <= at <= end for begin, end in self.absent[host])
                 if failure != "ESTALE" and not away:
-                    self.complaints.append(f"{host}: a read failed with {failure}")
+                    self.problems.append(f"{host}: a read failed with {failure}")
         for name, samples in self.samples.items():
             grown, line = growth(samples)
-            if grown > GROWTH:
-                self.complaints.append(f"{name} grows: {line}")
+            if grown > MAX_GROWTH:
+                self.problems.append(f"{name} grows: {line}")
 
     def summary(self) -> str:
-        """What happened."""
+        """Describe the run."""
         lines = [f"faults: {', '.join(f'{n} {name}' for name, n in sorted(self.faults.items()))}"]
         for host, reader in self.readers.items():
             f, errors = reader.figures, Counter(error for _, error in reader.errors)
@@ -329,20 +335,20 @@ class Soak:
                 f"opens, longest {f['longest']:.1f} s, errors {dict(errors)}"
             )
         lines += [f"{name} held {growth(each)[1]}" for name, each in self.samples.items()]
-        lines += [f"NOT WELL: {each}" for each in self.complaints] or ["all well"]
+        lines += [f"NOT WELL: {each}" for each in self.problems] or ["all well"]
         return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Read for a long time, while faults come.")
+    parser = argparse.ArgumentParser(description="Read for a long time while faults are injected.")
     parser.add_argument("--minutes", type=float, default=60, help="[%(default)s]")
-    parser.add_argument("--seed", type=int, help="of an earlier run [by chance]")
+    parser.add_argument("--seed", type=int, help="seed of an earlier run [random]")
     parser.add_argument("--hosts", type=int, default=4, help="[%(default)s]")
     parser.add_argument("--rate", type=float, default=100, help="Mbit/s of links [%(default)s]")
     parser.add_argument("--logs", type=Path, help="directory for the logs")
     options = parser.parse_args()
-    if lacking := missing():
-        parser.error(lacking)
+    if reason := why_unavailable():
+        parser.error(reason)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}, {options.minutes:g} minutes, {options.hosts} hosts", flush=True)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
@@ -351,12 +357,12 @@ def main() -> int:
         try:
             soak.run(options.minutes * 60)
         except (LabError, OSError) as error:
-            soak.complaints.append(str(error))
+            soak.problems.append(str(error))
         finally:
             for reader in soak.readers.values():
                 reader.kill()
         print(soak.summary())
-    return 1 if soak.complaints else 0
+    return 1 if soak.problems else 0
 
 
 if __name__ == "__main__":

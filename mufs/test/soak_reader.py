@@ -1,12 +1,12 @@
-"""Reads images of a mount, here and there and in sequence, and checks each range by its SHA-256.
+"""Read images of a mount, sequentially and at random, and check each range by its SHA-256.
 
-A process of `mufs.test.soak`: it reads until its standard input ends, and writes a line of JSON for
-each error, each wrong range, and twice a second of how far it is::
+This is a process of `mufs.test.soak`: it reads until its standard input ends, and writes a line of
+JSON for each error, for each wrong range, and twice a second with its progress::
 
     soak_reader.py MOUNT TRUTH SEED
 
-TRUTH has every version that an image ever had, as IMAGE.VERSION.  What is read by one open file
-must be of one version, of those that were there when it was opened.
+The directory TRUTH has the versions of each image as IMAGE.VERSION.  All ranges read from one open
+file must be from the same version, one that existed when the file was opened.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 KIB = 1 << 10
 
 
-def tell(**what: object) -> None:
+def write_line(**what: object) -> None:
     print(json.dumps({"at": time.monotonic(), **what}), flush=True)
 
 
 class Reader:
-    """One host's reader; `reads`, `bytes` and `longest` (seconds of a read) count."""
+    """The reader of one host; `longest` is the duration of its longest read in seconds."""
 
     def __init__(self, mount: Path, truth: Path, seed: str) -> None:
         self.mount = mount
@@ -38,7 +38,7 @@ class Reader:
         self.chance = random.Random(seed)
         self.reads = self.bytes = self.opens = 0
         self.longest = 0.0
-        self.told = 0.0
+        self.reported_at = 0.0
 
     def versions(self, image: str) -> set[int]:
         return {int(path.suffix[1:]) for path in self.truth.glob(f"{image}.*")}
@@ -50,24 +50,24 @@ class Reader:
                 self.read_image(image)
             except OSError as error:
                 name = errno.errorcode.get(error.errno or 0, str(error))
-                tell(error=name, image=image)
+                write_line(error=name, image=image)
                 time.sleep(0.2)
         self.report()
 
     def report(self) -> None:
-        self.told = time.monotonic()
-        tell(reads=self.reads, bytes=self.bytes, opens=self.opens, longest=self.longest)
+        self.reported_at = time.monotonic()
+        write_line(reads=self.reads, bytes=self.bytes, opens=self.opens, longest=self.longest)
 
     def read_image(self, image: str) -> None:
-        """Read some of it, in one of the ways."""
-        # Versions that were replaced before now are not what an open gives.
+        """Read some ranges of an image, and check them."""
+        # The open must not give a version that was replaced earlier.
         newest = max(self.versions(image))
         begin = time.monotonic()
         file = os.open(self.mount / image, os.O_RDONLY)
         try:
             self.longest = max(self.longest, time.monotonic() - begin)
             self.opens += 1
-            # A name may be a second old on a host: so may be what it opens.
+            # The kernel keeps names for a second, so the previous version is allowed.
             candidates = {version for version in self.versions(image) if version >= newest - 1}
             size = os.fstat(file).st_size
             for offset, length in self.ranges(size):
@@ -76,38 +76,38 @@ class Reader:
                 self.longest = max(self.longest, time.monotonic() - begin)
                 self.reads += 1
                 self.bytes += len(data)
-                candidates = self.alike(image, candidates, offset, length, data)
+                candidates = self.matching(image, candidates, offset, length, data)
                 if not candidates:
-                    tell(wrong=[image, offset, length, len(data)])
+                    write_line(wrong=[image, offset, length, len(data)])
                     return
-                if time.monotonic() > self.told + 0.5:
+                if time.monotonic() > self.reported_at + 0.5:
                     self.report()
-                # What the kernel keeps is no test of mUFS.
+                # Have the next read reach mUFS instead of the kernel's page cache.
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
                 if select.select([sys.stdin], [], [], 0)[0]:
                     return
         finally:
-            # Of a mount that has gone, close(2) says so.
+            # close(2) fails when the mount is gone.
             with contextlib.suppress(OSError):
                 os.close(file)
 
     def ranges(self, size: int) -> list[tuple[int, int]]:
-        """In sequence from somewhere on, or here and there."""
+        """Choose sequential or random ranges: offsets and lengths."""
         if self.chance.random() < 0.4:
             begin = self.chance.randrange(size)
             step = self.chance.choice([64 * KIB, 128 * KIB, 1024 * KIB])
             end = min(size, begin + self.chance.choice([2, 8, 64]) * 1024 * KIB)
             return [(offset, step) for offset in range(begin, end, step)]
-        most = self.chance.choice([4 * KIB, 64 * KIB, 300 * KIB])
+        longest = self.chance.choice([4 * KIB, 64 * KIB, 300 * KIB])
         return [
-            (self.chance.randrange(size), self.chance.randint(1, most))
+            (self.chance.randrange(size), self.chance.randint(1, longest))
             for _ in range(self.chance.randint(1, 100))
         ]
 
-    def alike(
+    def matching(
         self, image: str, candidates: set[int], offset: int, length: int, data: bytes
     ) -> set[int]:
-        """The versions that have these bytes there."""
+        """Return the candidates that have these bytes at this offset."""
         found = hashlib.sha256(data).digest()
         right = set()
         for version in candidates:

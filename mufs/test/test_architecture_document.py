@@ -11,6 +11,7 @@ ROOT = Path(mufs.__file__).parents[1]
 SECTION = re.compile(r"^### (mufs/\S*)$(.*?)(?=^#)", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| (`.*?`) \|", re.MULTILINE)
 FILE = re.compile(r"`(mufs/[\w/]+\.\w+)`")
+CLASS = re.compile(r"`(\w+)` in `(mufs/[\w/]+\.py)`")
 
 
 def table_files(document: str) -> set[str]:
@@ -48,3 +49,10 @@ class DocumentTests(SynchronousTestCase):
         self.assertGreater(len(pages), 1)
         named = {(page.name, name) for page in pages for name in FILE.findall(page.read_text())}
         self.assertEqual({n for n in named if not (ROOT / n[1]).is_file()}, set())
+
+    def test_classes(self) -> None:
+        """Each class that architecture.md places in a file is defined there."""
+        placed = CLASS.findall((ROOT / "docs/architecture.md").read_text())
+        self.assertGreater(len(placed), 5)
+        for name, file in placed:
+            self.assertRegex((ROOT / file).read_text(), rf"(?m)^class {name}\b", name)

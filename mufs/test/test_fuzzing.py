@@ -1,4 +1,4 @@
-"""Any bytes to each parser and protocol: a bounded part of what `make fuzz` does without end."""
+"""Arbitrary bytes for each parser and protocol: a bounded version of `make fuzz`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.segments import HEADER, SEGMENT, Descriptor
 
 EXAMPLES = {"server": 150, "client": 200, "group": 150, "transfer": 150}
-"""How many inputs each target gets, where it is not 400."""
+"""The number of inputs of each target; the default is 400."""
 
 
 @st.composite
-def _changed(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """One of these inputs with some of its bytes taken out, put in or made others."""
+def _mutated(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """Draw one of the inputs with some bytes removed, inserted or replaced."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, 5))):
         at, length = draw(st.integers(0, len(data))), draw(st.integers(0, 4))
@@ -42,7 +42,7 @@ def _test(name: str) -> Callable[[SynchronousTestCase], None]:
     target = TARGETS[name]
 
     @examples(EXAMPLES.get(name, 400))
-    @given(st.one_of(st.binary(max_size=300), _changed(target.seeds())))
+    @given(st.one_of(st.binary(max_size=300), _mutated(target.seeds())))
     def test(self: SynchronousTestCase, data: bytes) -> None:
         target.run(data)
 
@@ -51,10 +51,10 @@ def _test(name: str) -> Callable[[SynchronousTestCase], None]:
 
 
 class AnyBytesTests(SynchronousTestCase):
-    """Every target, with inputs that are the same each time."""
+    """Every target handles arbitrary inputs, which are the same in each run."""
 
     def tearDown(self) -> None:
-        """Nothing fails that nobody waits for, either."""
+        """Check that no failure is logged, including unhandled ones in Deferreds."""
         with clean_log():
             gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
@@ -65,27 +65,30 @@ for _name in TARGETS:
 
 
 class FoundTests(SynchronousTestCase):
-    """What fuzzing found once."""
+    """Inputs that once failed."""
 
     CASES = [
-        # A read was not asked for over TCP as long as another one of its block was.
+        # A read was not requested over TCP while another read of its block was.
         ("group", "0101dd2bba1537436e5c2441e3d54410492b788768bcff2218cf8f7373abe8e394da"),
-        # The text of an error brought lines of its own into the log.
-        ("client", "0101f807e24e58c367402e281f9bddf89b74e4250950c9c367402e281f9bddf89b74e4250950c9"
-                   "c994752666ae81c74228358bedff935d406e8fdb72a34980be64d347bdcdda5117b919f538dc"),
-    ]  # fmt: skip
+        # The text of an error put extra lines into the log.
+        (
+            "client",
+            "0101f807e24e58c367402e281f9bddf89b74e4250950c9c367402e281f9bddf89b74e4250950c9"
+            "c994752666ae81c74228358bedff935d406e8fdb72a34980be64d347bdcdda5117b919f538dc",
+        ),
+    ]
 
     def test_cases(self) -> None:
-        """Each of them is right now."""
+        """Inputs that once failed pass."""
         for name, data in self.CASES:
             TARGETS[name].run(bytes.fromhex(data))
 
 
 class MemoryTests(SynchronousTestCase):
-    """Ten times as many packets make nothing of what is held larger: all of it has a bound."""
+    """Memory is bounded: ten times as many packets need no more of it."""
 
     def setUp(self) -> None:
-        """Log nothing but failures: a worker of `trial -j` holds what a test logs to its end."""
+        """Log only failures: `trial -j` keeps the log of a test in memory."""
         emit = Logger.emit
 
         def emit_failures(log: Logger, level: Any, *arguments: Any, **event: Any) -> None:
@@ -100,8 +103,8 @@ class MemoryTests(SynchronousTestCase):
         """
         Feed C{first} packets, then nine times as many, and compare what is held.
 
-        @param feed: makes and takes the packet of a number.
-        @param held: counts of what is held.
+        @param feed: feeds the packet with a number.
+        @param held: returns the numbers of objects held.
         """
         self.addCleanup(tracemalloc.stop)
         tracemalloc.start()
@@ -115,7 +118,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertLessEqual(count, 1.3 * figures[0][name] + 250, f"{name} of {figures}")
 
     def test_server(self) -> None:
-        """What a server holds for a client that sends anything."""
+        """A server's memory is bounded whatever a client sends."""
         server, random = Server(), Random(1)
 
         def connect() -> None:
@@ -138,19 +141,20 @@ class MemoryTests(SynchronousTestCase):
                 "channels": len(server.factory.channels),
                 "framed": len(self.channel._framer._buffer) // 1000,
                 "queue": len(server.queue),
-                "lines": sum(len(line) for each in server.queue._classes.values()
-                             for line in each.values()),
+                "lines": sum(
+                    len(line) for each in server.queue._classes.values() for line in each.values()
+                ),
                 "limits": len(server.factory.limits._hosts),
                 "ready": server.controller._reads.ready,
                 "window": len(server.queue._window._transfers),
                 "timers": len(server.clock.getDelayedCalls()),
-            }  # fmt: skip
+            }
 
         connect()
         self.assert_bounded(feed, held, 300)
 
     def held_by(self, host: Host) -> dict[str, int]:
-        """What a client holds."""
+        """Return the numbers of objects that a client holds."""
         remote, channel = host.client.remote, host.client.channel
         reassembly, coalescer = remote.receiver.reassembly, remote.coalescer
         return {
@@ -170,21 +174,21 @@ class MemoryTests(SynchronousTestCase):
         }
 
     def test_client(self) -> None:
-        """What a client holds whose server sends anything, while somebody reads and looks."""
+        """A client's memory is bounded whatever its server sends while its mount is in use."""
         host, random = self.listening()
         looks: list[Deferred[object]] = []
 
         def feed(number: int) -> None:
             script = Script(random.randbytes(100))
             if not number % 10:
-                targets._let_open(host)
+                targets._answer_opens(host)
                 host.read(script.number() * 500, BLOCK)
                 looks.append(host.keep(host.client.remote.getattr(b"disk.img")))
             host.say(targets._from_server(6 + number % 5, script, host))
             host.client.clock.advance(0.005)
-            host.heard()
-            del host.asked[:-20]
-            # As the bridge does it when their time is over.
+            host.receive()
+            del host.requests[:-20]
+            # As the bridge does when they time out.
             for waiting in [*looks[:-4], *(read[3] for read in host.reads[:-4])]:
                 waiting.cancel()
             del looks[:-4], host.reads[:-4]
@@ -192,50 +196,50 @@ class MemoryTests(SynchronousTestCase):
         self.assert_bounded(feed, lambda: self.held_by(host), 300)
 
     def listening(self) -> tuple[Host, Random]:
-        """A client that keeps what comes of an image."""
+        """Return a client with an open image, which receives overheard transfers."""
         host = Host()
         host.reconnect()
         host.open()
-        host.heard()
-        targets._let_open(host)
+        host.receive()
+        targets._answer_opens(host)
         return host, Random(3)
 
-    def hear(self, host: Host, *datagrams: bytes) -> None:
-        """Datagrams come."""
+    def receive(self, host: Host, *datagrams: bytes) -> None:
+        """Have the client receive datagrams."""
         for each in datagrams:
             host.client.remote.receiver.datagramReceived(each, targets._SOURCE)
         host.say(pack_tagged(Type.PONG, 1, b""))
         host.client.clock.advance(0.01)
-        host.heard()
-        host.asked.clear()
+        host.receive()
+        host.requests.clear()
 
     def test_announcements(self) -> None:
-        """What a client holds of transfers that are announced, completed, and never come."""
+        """A client's memory is bounded when announced and completed transfers are never sent."""
         host, random = self.listening()
 
         def feed(number: int) -> None:
             forged = Descriptor(1 + number, random.getrandbits(32), 5, 5 + number % 2, 0, PAGE)
-            self.hear(host, targets._control(forged, 1 + number % 3 // 2 * 2))
+            self.receive(host, targets._control(forged, 1 + number % 3 // 2 * 2))
 
         self.assert_bounded(feed, lambda: self.held_by(host), 2500)
 
     def test_segments(self) -> None:
-        """What a client holds of whatever comes to the group."""
+        """A client's memory is bounded whatever is sent to the group."""
         host, random = self.listening()
 
         def feed(number: int) -> None:
-            self.hear(host, targets._datagram(Script(random.randbytes(3000))))
+            self.receive(host, targets._datagram(Script(random.randbytes(3000))))
 
         self.assert_bounded(feed, lambda: self.held_by(host), 700)
 
     def test_orphans(self) -> None:
-        """A segment that is kept for its announcement keeps nothing of what it came with."""
+        """An orphan segment does not keep the rest of its datagram in memory."""
         host, random = self.listening()
-        known = targets._pieces(0)[0] * 200
+        known = targets._datagrams(0)[0] * 200
         self.addCleanup(tracemalloc.stop)
         tracemalloc.start()
         for _ in range(MAX_ORPHANS + 50):
             orphan = HEADER.pack(2, SEGMENT, random.getrandbits(32)) + bytes(SEGMENT)
-            self.hear(host, known + orphan)
+            self.receive(host, known + orphan)
         self.assertGreater(self.held_by(host)["orphans"], MAX_ORPHANS - 10)
         self.assertLess(tracemalloc.get_traced_memory()[0], MAX_ORPHANS * len(known) // 4)

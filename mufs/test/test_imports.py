@@ -12,7 +12,7 @@ import mufs
 
 # From bottom to top. What is in none of them (services, taps, demo) lies above them all.
 LAYERS = [
-    ["mufs.interfaces", "mufs.wire"],
+    ["mufs.interfaces", "mufs.units", "mufs.wire"],
     ["mufs.cache"],
     ["mufs.communication"],
     ["mufs.filesystem"],

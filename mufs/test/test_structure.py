@@ -1,118 +1,80 @@
-"""The size of the modules and classes of mUFS, and the names of their constants."""
+"""How large the modules and classes of mUFS are, and how limits are called."""
+
+from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.test_imports import Module, modules
 
 MAX_LINES = 400
-"""Lines of a module."""
+"""Of a module."""
 
 MAX_ATTRIBUTES = 15
-"""Attributes of an instance, unless the docstring of its class says why there are more."""
+"""That the instances of a class have, unless its docstring says why they are more."""
 
-FORBIDDEN_PREFIXES = ("MOST_", "LONGEST", "LARGEST")
-"""What no constant begins with: limits have the prefix C{MAX_}."""
-
-FORBIDDEN_NAMES = ("PATIENCE",)
-"""What no constant is called: a duration says what it bounds."""
+OLD_NAMES = re.compile(r"_?((MOST|LONGEST|LARGEST)(_|$)|PATIENCE$)")
+"""Limits begin with MAX_, and durations say what they bound."""
 
 
-def too_long(module: Module) -> Iterator[str]:
-    """The number of lines of a module that has too many."""
-    count = len(module.source.splitlines())
-    if count > MAX_LINES:
-        yield f"{module.name}: {count} lines"
+def attributes(definition: ast.ClassDef) -> set[str]:
+    """The attributes that a class declares, or assigns to in its methods."""
+    targets: list[ast.expr] = []
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+            targets.append(node.target)
+    nodes = [node for target in targets for node in ast.walk(target)]
+    declared = [node.target for node in definition.body if isinstance(node, ast.AnnAssign)]
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    } | {node.id for node in declared if isinstance(node, ast.Name)}
 
 
-def too_many_attributes(module: Module) -> Iterator[str]:
-    """The classes with too many attributes and no sentence about them."""
-    for node in ast.walk(ast.parse(module.source)):
+def faults(module: Module) -> Iterator[str]:
+    """What is too large in a module, or badly named."""
+    tree = ast.parse(module.source)
+    lines = module.source.count("\n")
+    if lines > MAX_LINES:
+        yield f"{module.name} has {lines} lines"
+    for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            count = len(instance_attributes(node))
+            count = len(attributes(node))
             if count > MAX_ATTRIBUTES and "attributes" not in (ast.get_docstring(node) or ""):
-                yield f"{module.name}.{node.name}: {count} attributes"
-
-
-def instance_attributes(node: ast.ClassDef) -> set[str]:
-    """The names that a class declares, and those that its methods assign on C{self}."""
-    found = {
-        each.target.id
-        for each in node.body
-        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-    }
-    for each in ast.walk(node):
-        if (
-            isinstance(each, ast.Attribute)
-            and isinstance(each.ctx, ast.Store)
-            and isinstance(each.value, ast.Name)
-            and each.value.id == "self"
-        ):
-            found.add(each.attr)
-    return found
-
-
-def misnamed_constants(module: Module) -> Iterator[str]:
-    """The constants of a module with a forbidden name."""
-    for statement in ast.parse(module.source).body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    name = node.id.lstrip("_")
-                    if name.startswith(FORBIDDEN_PREFIXES) or name in FORBIDDEN_NAMES:
-                        yield f"{module.name}.{node.id}"
+                yield f"{module.name}.{node.name} has {count} attributes"
+    for name in module.names():
+        if OLD_NAMES.match(name):
+            yield f"{module.name} has {name}"
 
 
 class StructureTests(SynchronousTestCase):
-    """What no module of mUFS has."""
+    """All modules of mUFS but its tests."""
 
-    def assert_none(self, wrong: Callable[[Module], Iterator[str]]) -> None:
-        """No module breaks this rule."""
-        self.assertEqual([found for module in modules() for found in wrong(module)], [])
+    def test_all(self) -> None:
+        """No module or class is too large, and no limit is badly named."""
+        self.assertEqual([fault for module in modules() for fault in faults(module)], [])
 
-    def test_lines(self) -> None:
-        """No module is too long to be read at one go."""
-        self.assert_none(too_long)
-
-    def test_attributes(self) -> None:
-        """A class has few attributes, or its docstring says why it has many."""
-        self.assert_none(too_many_attributes)
-
-    def test_constants(self) -> None:
-        """Limits have one prefix, and durations say what they bound."""
-        self.assert_none(misnamed_constants)
-
-
-class RuleTests(SynchronousTestCase):
-    """The rules themselves: each finds what breaks it, and nothing else."""
-
-    def test_lines(self) -> None:
-        """One line too many is found."""
-        self.assertEqual(list(too_long(Module("a", "x = 1\n" * MAX_LINES))), [])
-        found = list(too_long(Module("a", "x = 1\n" * (MAX_LINES + 1))))
-        self.assertEqual(found, ["a: 401 lines"])
-
-    def test_attributes(self) -> None:
-        """Declared and assigned attributes count, each once; a docstring may explain them."""
-
-        def module(docstring: str, count: int) -> Module:
-            assigned = ["self.a0 += 1", *(f"self.a{n} = b.c = 1" for n in range(1, count))]
-            body = "\n        ".join(assigned)
-            source = (
-                f'class A:\n    """{docstring}"""\n    a0: int\n    def f(self, b):\n        {body}'
-            )
-            return Module("a", source)
-
-        self.assertEqual(list(too_many_attributes(module("A.", MAX_ATTRIBUTES))), [])
-        found = list(too_many_attributes(module("A.", MAX_ATTRIBUTES + 1)))
-        self.assertEqual(found, ["a.A: 16 attributes"])
-        explained = module("It has many attributes because ...", MAX_ATTRIBUTES + 1)
-        self.assertEqual(list(too_many_attributes(explained)), [])
-
-    def test_constants(self) -> None:
-        """Forbidden names are found also if they are private or have a type."""
-        source = "MOST_A = 1\n_LARGEST: int = 2\nLONGEST_A, B = 3, 4\nPATIENCE = 5.0\nMAX_A = 6\n"
-        found = list(misnamed_constants(Module("a", source)))
-        self.assertEqual(found, ["a.MOST_A", "a._LARGEST", "a.LONGEST_A", "a.PATIENCE"])
+    def test_faults(self) -> None:
+        """Each kind of fault is found, and a class whose docstring gives its reason is none."""
+        many = "\n".join(f"        self.a{number} = 0" for number in range(MAX_ATTRIBUTES + 1))
+        method = f"    def __init__(self):\n{many}\n"
+        source = (
+            f"class One:\n{method}"
+            f'class Two:\n    """It has many attributes because it must."""\n{method}'
+            "MOST_THINGS = 3\nMAX_THINGS = PATIENCE = 4\n" + "\n" * MAX_LINES
+        )
+        self.assertEqual(
+            [
+                fault.removeprefix("m has ").removeprefix("m.")
+                for fault in faults(Module("m", source))
+            ],
+            [f"{source.count(chr(10))} lines", "One has 16 attributes", "MOST_THINGS", "PATIENCE"],
+        )

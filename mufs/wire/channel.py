@@ -19,7 +19,7 @@ MAX_DATA = 128 * 1024
 
 
 class Type(IntEnum):
-    """The types of packets: below 128 from client to server, from 128 on the other way."""
+    """The types of packets: below 128 from client to server, the others from server to client."""
 
     HELLO = 1
     GETATTR = 2
@@ -46,7 +46,7 @@ class Type(IntEnum):
 
 
 class Priority(IntEnum):
-    """How urgent a read is: somebody waits for it; somebody soon will; nobody does."""
+    """How urgent a read is: a reader waits for it, will soon wait for it, or does not wait."""
 
     BLOCKED = 0
     AHEAD = 1
@@ -54,7 +54,7 @@ class Priority(IntEnum):
 
 
 class ProtocolError(Exception):
-    """What came from the other side is not of the protocol; the text says what."""
+    """The peer broke the protocol; the text says how."""
 
 
 def pack(kind: int, data: bytes = b"", offset: int = 0) -> bytes:
@@ -70,9 +70,9 @@ def pack(kind: int, data: bytes = b"", offset: int = 0) -> bytes:
 
 class Framer:
     """
-    Cuts the bytes of a connection into packets, whatever their types.
+    Cuts the bytes of a connection into packets of any type.
 
-    It keeps no more than one packet's bytes besides what the last C{feed} brought.
+    It buffers at most one packet besides the bytes of the last C{feed}.
     """
 
     def __init__(self) -> None:
@@ -80,10 +80,10 @@ class Framer:
 
     def feed(self, received: bytes) -> Iterator[tuple[int, int, bytes]]:
         """
-        Take in what the connection brought.
+        Take bytes received from the connection.
 
-        @return: the packets now complete: type, offset as in the header, data.
-        @raise ProtocolError: when a header tells of more than 128 KiB of data.
+        @return: the packets that are complete: type, offset as in the header, data.
+        @raise ProtocolError: when a header announces more than 128 KiB of data.
         """
         buffer = self._buffer
         buffer += received
@@ -114,12 +114,12 @@ OVER_TCP = 0x80
 """Flag beside the priority of a READ: answer in DATA packets, not by multicast."""
 
 MAX_READ = 16 * 1024 * 1024
-"""The longest range, in bytes, that one READ may ask for."""
+"""Bytes that one READ may request."""
 
 
 def _unpack(form: Struct, data: bytes, exact: bool = True) -> tuple[Any, ...]:
     if len(data) < form.size or (exact and len(data) > form.size):
-        raise ProtocolError(f"{len(data)} bytes where {form.size} belong")
+        raise ProtocolError(f"{len(data)} bytes where {form.size} are expected")
     return form.unpack_from(data)
 
 
@@ -155,8 +155,8 @@ class Read:
 
 class Occasion(IntEnum):
     """
-    Why a SENT is sent: the transfer went out just now; its repair did; it had gone out before
-    the request came; its repair went out over TCP.
+    Why a SENT is sent: the transfer was sent just now; its repair was; the transfer was sent
+    before the request came; its repair was sent over TCP.
     """
 
     NOW = 0
@@ -167,7 +167,7 @@ class Occasion(IntEnum):
 
 @frozen
 class Sent:
-    """Which transfer carried (a part of) what the READ of C{tag} asked for."""
+    """The transfer that carries all or part of the range that the READ of C{tag} requested."""
 
     tag: int
     transfer: int
@@ -220,10 +220,10 @@ class Data:
 @frozen
 class Repair:
     """
-    A request for the segments of a transfer that did not come.
+    A request for the missing segments of a transfer.
 
-    @ivar tag: that of the READ, or 0 when nobody asked and the transfer was overheard.
-    @ivar attempt: 1 asks for multicast, 2 for TCP.
+    @ivar tag: of the READ, or 0 if the transfer was overheard.
+    @ivar attempt: 1 requests multicast, 2 TCP.
     @ivar missing: one bit for each segment, bit 0 for the first.
     """
 
@@ -249,7 +249,7 @@ class Repair:
 
 @frozen
 class Gone:
-    """The transfer is no longer held: what is lacking has to be read anew."""
+    """The server no longer has the transfer: what is missing must be read again."""
 
     tag: int
     transfer: int
@@ -267,9 +267,9 @@ class Gone:
 @frozen
 class Key:
     """
-    What the server sends to the group from now on is of this epoch.
+    The epoch of everything that the server sends to the group from now on.
 
-    @ivar secret: 32 random bytes, from which its keys derive.
+    @ivar secret: 32 random bytes, from which its keys are derived.
     """
 
     epoch: int
@@ -286,11 +286,11 @@ class Key:
 
 
 def pack_tagged(kind: int, tag: int, body: bytes) -> bytes:
-    """A metadata packet: the tag that joins request and reply, then the encoded body."""
+    """A metadata packet: the tag that matches request and reply, then the encoded body."""
     return pack(kind, _TAG.pack(tag) + body)
 
 
 def parse_tagged(data: bytes) -> tuple[int, bytes]:
-    """@raise ProtocolError: when not even a tag is there."""
+    """@raise ProtocolError: when the data is shorter than a tag."""
     (tag,) = _unpack(_TAG, data, exact=False)
     return tag, data[_TAG.size :]

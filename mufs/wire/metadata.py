@@ -1,9 +1,8 @@
 """
-What travels encoded in the data of TCP packets: the first exchange, attributes, names, errors.
+Values encoded in the data of TCP packets: the first exchange, attributes, names, errors.
 
-The encoding is MessagePack; each value is decoded into the class that belongs there, and
-checked against its types and bounds before anybody sees it. Times are nanoseconds since the
-epoch, names and paths are bytes as the server's file system has them.
+The encoding is MessagePack. Decoding checks each value against the types and bounds of its class.
+Times are nanoseconds since 1970; names and paths are bytes, as in the server's file system.
 """
 
 import errno
@@ -18,12 +17,12 @@ from mufs.wire.channel import ProtocolError
 VERSION = 4
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
-U64 = Annotated[int, Meta(ge=0)]  # the encoding itself ends at 2**64
+U64 = Annotated[int, Meta(ge=0)]  # the encoding has no larger numbers than 2**64 - 1
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # the largest file that a kernel can have
 Name = Annotated[bytes, Meta(min_length=1, max_length=1024)]
 Path = Annotated[bytes, Meta(max_length=65536)]
 Target = Annotated[bytes, Meta(min_length=1, max_length=4095)]  # no link on Linux is longer
-# One line, so that what another host says cannot look like lines of one's own log.
+# One line, so that text from another host cannot forge lines of the log.
 Text = Annotated[str, Meta(max_length=255, pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\\Z")]
 
 
@@ -38,12 +37,12 @@ class Hello:
 @frozen
 class Welcome:
     """
-    The server's answer: all that a client must know of the multicast side.
+    The server's answer: the parameters of multicast.
 
-    @ivar group: address of the multicast group, or empty when this client gets none.
-    @ivar port: UDP port that the group's datagrams go to.
-    @ivar source: address and port that they come from; others are dropped.
-    @ivar segment: the most data bytes in one segment.
+    @ivar group: address of the multicast group, or empty if this client gets none.
+    @ivar port: UDP port of the group.
+    @ivar source: address and port that datagrams come from; others are dropped.
+    @ivar segment: maximum number of data bytes in a segment.
     """
 
     version: int
@@ -55,7 +54,7 @@ class Welcome:
 
 @frozen
 class Attributes:
-    """What stat(2) tells of a file; C{blocks} of 512 bytes."""
+    """The result of stat(2); C{blocks} have 512 bytes."""
 
     mode: U32
     ino: U64
@@ -72,7 +71,7 @@ class Attributes:
 
 @frozen
 class Caller:
-    """On whose behalf a client asks, as its host says: what Unix calls credentials."""
+    """The credentials of the process on whose behalf a client asks, according to its host."""
 
     uid: U32
     gid: U32
@@ -94,12 +93,12 @@ class At:
 
 @frozen
 class Link:
-    """Where a symbolic link points."""
+    """The target of a symbolic link."""
 
     target: Target
 
     def __attrs_post_init__(self) -> None:
-        """@raise ValueError: for what cannot be a target."""
+        """@raise ValueError: when the target has a byte 0."""
         if b"\0" in self.target:
             raise ValueError("a link's target with a byte 0")
 
@@ -111,7 +110,7 @@ class Names:
     entries: list[tuple[Name, Attributes]]
 
     def __attrs_post_init__(self) -> None:
-        """@raise ValueError: for what cannot be the name of a file in a directory."""
+        """@raise ValueError: when a name is not valid in a directory."""
         for name, _ in self.entries:
             if name in (b".", b"..") or b"/" in name or b"\0" in name:
                 raise ValueError(f"{name[:64]!r} is no name")
@@ -122,10 +121,10 @@ class Opened:
     """
     An open image.
 
-    @ivar handle: what READ and CLOSE name it by, on this connection.
-    @ivar image: which file it is; the same for all generations of it.
-    @ivar generation: which content: device, inode, size, mtime and ctime as one number.
-    @ivar key: opens the transfers of this generation, with the secret of their epoch.
+    @ivar handle: its number in READ and CLOSE, on this connection.
+    @ivar image: the number of the file, the same for all its generations.
+    @ivar generation: the number of the content: a hash of device, inode, size, mtime and ctime.
+    @ivar key: decrypts the transfers of this generation, with the secret of their epoch.
     """
 
     handle: U32
@@ -145,12 +144,13 @@ class Close:
 @frozen
 class Report:
     """
-    How a client fares, for the operator of the server.
+    The state of a client, for the operator of the server.
 
-    @ivar reads: that reached it since it started; C{hits}: those that its cache answered.
-    @ivar lag: milliseconds that a read had to wait at the most, since the last report.
-    @ivar works: whether nothing is known to be wrong with multicast there; C{multicast} says it
-        for people.
+    @ivar reads: number of reads since it started.
+    @ivar hits: number of reads answered from its cache.
+    @ivar lag: the longest wait of a read since the last report, in milliseconds.
+    @ivar works: whether no fault of multicast is known.
+    @ivar multicast: the same as text.
     """
 
     reads: U64
@@ -167,10 +167,10 @@ class Report:
 @frozen
 class Pull:
     """
-    The server asks that an image be brought into the cache.
+    The server asks a client to fill its cache with an image.
 
-    @ivar number: what L{Pulled} names it by, on this connection.
-    @ivar path: of the image; empty if the pull of that number is to be given up.
+    @ivar number: its number in L{Pulled}, on this connection.
+    @ivar path: of the image; empty to stop the pull with this number.
     """
 
     number: U32
@@ -180,10 +180,11 @@ class Pull:
 @frozen
 class Pulled:
     """
-    How far a client is with a L{Pull}.
+    The progress of a L{Pull}.
 
-    @ivar held: bytes that it has of C{size}; this is 0 until it knows the image.
-    @ivar ended: nothing more will come of it; C{error} says why if that is too early.
+    @ivar held: bytes of the image that the client has.
+    @ivar size: of the image, in bytes; 0 until it is known.
+    @ivar ended: whether the pull is over; C{error} says why, if it failed.
     """
 
     number: U32
@@ -199,7 +200,7 @@ class Pulled:
 
 @frozen
 class Statistics:
-    """What statvfs(2) tells of the file system that the images lie on."""
+    """The result of statvfs(2) for the file system of the export."""
 
     bsize: U64
     frsize: U64
@@ -221,12 +222,12 @@ class Failure:
 
     @classmethod
     def of(cls, error: OSError) -> "Failure":
-        """What C{error} tells of itself, without the paths of this host."""
+        """The failure for C{error}, without the paths of this host."""
         number = error.errno or errno.EIO
         return cls(errno.errorcode.get(number, "EIO"), (error.strerror or str(error))[:255])
 
     def error(self) -> OSError:
-        """The C{OSError} that it stands for here; EIO where this system has no such errno."""
+        """The C{OSError}; with EIO if this system has no such errno."""
         number = getattr(errno, self.errno, None) if self.errno in _ERRNO_NAMES else None
         return OSError(number or errno.EIO, self.text or self.errno)
 
@@ -239,15 +240,15 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(value: object) -> bytes:
-    """One of the classes above as bytes."""
+    """Encode an instance of one of the classes above."""
     return _encoder.encode(value)
 
 
 def decode(kind: type[T], data: bytes) -> T:
     """
-    The reverse of L{encode}.
+    Decode an instance of C{kind}.
 
-    @raise ProtocolError: when the bytes are not a C{kind}.
+    @raise ProtocolError: when the bytes are not a valid one.
     """
     decoder = _decoders.get(kind)
     if decoder is None:

@@ -11,6 +11,9 @@ PAGE = 4096
 BLOCK = 128 * 1024
 PAGES = BLOCK // PAGE
 
+ImageKey = tuple[int, int]
+"""Image and generation, each a number of 64 bits."""
+
 
 def mask_of(start: int, end: int) -> int:
     """The pages that bytes C{start} to C{end} (end excluded) of one block touch."""
@@ -20,7 +23,7 @@ def mask_of(start: int, end: int) -> int:
 
 def split_into_blocks(offset: int, length: int) -> Iterator[tuple[int, int]]:
     """
-    Cut a byte range of an image at the borders of its blocks.
+    Split a byte range of an image at block boundaries.
 
     @return: pairs of block number and the pages of it that the range touches.
     """

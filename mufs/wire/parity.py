@@ -1,10 +1,10 @@
 """
-Parity: segments any of which stand in for any that were lost of a transfer.
+Parity segments: each replaces any one lost segment of a transfer.
 
 A systematic maximum distance separable code over GF(2**8), modulo x**8 + x**4 + x**3 + x**2 + 1
 (the field of RFC 5510), with a Cauchy matrix (Bloemer et al., "An XOR-based erasure-resilient
 coding scheme", 1995), its columns scaled so that the first row is all ones: of the segments and
-parity segments of a transfer of n segments any n make it whole.
+parity segments of a transfer of n segments any n restore it.
 
 Segments are rows of 64 bit words here, so that eight bytes are added or doubled at a time.
 """
@@ -16,10 +16,10 @@ from typing import Any
 import numpy
 
 MAX_PARITY = 32
-"""Parity segments that a transfer may have."""
+"""Parity segments of a transfer."""
 
 MAX_COVERED = 256 - MAX_PARITY
-"""Segments that a transfer which has parity may have."""
+"""Segments of a transfer that has parity segments."""
 
 Words = numpy.ndarray[Any, numpy.dtype[numpy.uint64]]
 
@@ -37,7 +37,7 @@ _BITS = numpy.arange(8, dtype=numpy.uint8)[:, None]
 
 
 def words(segments: "numpy.ndarray[Any, Any]") -> Words:
-    """A copy of segments (bytes, one a row) as rows of words, with zeros behind."""
+    """A copy of segments (bytes, one per row) as rows of words, padded with zeros."""
     count, size = segments.shape
     padded = numpy.zeros((count, -(-size // 8) * 8), numpy.uint8)
     padded[:, :size] = segments
@@ -46,10 +46,10 @@ def words(segments: "numpy.ndarray[Any, Any]") -> Words:
 
 def parity(segments: Words, indices: Sequence[int]) -> Words:
     """
-    Parity segments, one a row.
+    Parity segments, one per row.
 
-    @param segments: all of a transfer.
-    @param indices: which ones, below C{MAX_PARITY}; the first costs far less than the others.
+    @param segments: all segments of a transfer.
+    @param indices: of the parity segments, below C{MAX_PARITY}. Index 0 takes far less time.
     """
     chosen = [_chosen(index, len(segments)) for index in indices]
     sums = numpy.zeros((max(map(len, chosen)), len(indices), segments.shape[1]), numpy.uint64)
@@ -66,14 +66,14 @@ def parity(segments: Words, indices: Sequence[int]) -> Words:
 
 def restore(segments: Words, missing: list[int], parities: Mapping[int, Words]) -> None:
     """
-    Fill in what is missing.
+    Restore missing segments in place.
 
-    @param segments: of a transfer; those that are missing are zero.
+    @param segments: of a transfer; the missing ones are zero.
     @param parities: parity segments by index, at least as many as are missing.
     """
     chosen = list(parities)[: len(missing)]
     lost = parity(segments, chosen) ^ [parities[index] for index in chosen]
-    # Each 1, 2, 4, ... 128 times: what adds up to any product.
+    # The multiples by 1, 2, 4, ... 128, which add up to any product.
     powers = numpy.empty((8, *lost.shape), numpy.uint64)
     powers[0] = lost
     for bit in range(1, 8):
@@ -86,8 +86,8 @@ def restore(segments: Words, missing: list[int], parities: Mapping[int, Words]) 
 @lru_cache(MAX_PARITY * 16)
 def _chosen(index: int, count: int) -> "list[numpy.ndarray[Any, Any] | None]":
     """
-    For each bit, from the lowest on, the segments of so many whose factors in a parity segment
-    have it; C{None} stands for all.
+    For each bit, from the lowest on, those of C{count} segments whose factor in a parity segment
+    has the bit; C{None} stands for all.
     """
     columns = range(MAX_PARITY, MAX_PARITY + count)
     factors = [_EXP[(_LOG[y] - _LOG[index ^ y]) % 255] for y in columns]
@@ -98,14 +98,14 @@ def _chosen(index: int, count: int) -> "list[numpy.ndarray[Any, Any] | None]":
 
 
 def _double(rows: Words) -> Words:
-    """Eight bytes at a time."""
+    """Double each byte in the field, eight bytes at a time."""
     return (rows << _ONE & _ALL_BUT_LOW_BITS) ^ (rows >> _SEVEN & _LOW_BITS) * _REDUCTION
 
 
 def _inverse(indices: list[int], missing: list[int]) -> "numpy.ndarray[Any, Any]":
     """
-    What each parity segment is multiplied by in each missing segment: the inverse of a part of
-    the matrix, by Cauchy's formula for its determinants.
+    The factor of each parity segment in each missing segment: the inverse of a part of the
+    matrix, by Cauchy's formula for its determinants.
     """
     x, y = numpy.array(indices), numpy.array(missing) + MAX_PARITY
     sums = _LOGS[x[:, None] ^ y]

@@ -1,10 +1,11 @@
 """
-How transfers are sealed: AES-GCM (NIST SP 800-38D), under keys that are replaced now and then.
+Authenticated encryption of transfers: AES-GCM (NIST SP 800-38D), with keys that are replaced
+periodically.
 
-The key of a transfer derives (HKDF, RFC 5869) from that of the image's generation, which OPEN
-hands over, and from the secret of the epoch, which KEY brings: who lacks either opens nothing.
-The nonce is the number of the transfer; each epoch counts its own, under a secret of its own, so
-no nonce is used twice under a key. docs/protocol.md section 5.
+The key of a transfer is derived (HKDF, RFC 5869) from the key of the image's generation, sent in
+the reply to OPEN, and the secret of the epoch, sent in KEY: decryption requires both. The nonce is
+the number of the transfer. Each epoch has its own numbers and secret, so no nonce is used twice
+with a key. docs/protocol.md section 5.
 """
 
 import os
@@ -15,21 +16,21 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mufs.wire.pages import PAGE
+from mufs.wire.pages import PAGE, ImageKey
 from mufs.wire.segments import TAG_SIZE, Descriptor
 
 SECRET_SIZE = 32
 
 MAX_CIPHERS = 4096
 
-EPOCH_TIME = 3600.0
-"""Seconds after which keys are replaced: so long who has left can read on."""
+EPOCH_LIFETIME = 3600.0
+"""Seconds after which keys are replaced. A client that has left can decrypt until then."""
 
-EPOCH_BYTES = 1 << 36
+MAX_EPOCH_BYTES = 1 << 36
 """
-Bytes sealed after which they are. RFC 8446 section 5.5 allows 2**38.5 for a key of AES-GCM, and
-here all images together have that much. Each transfer counts for a page at least, so an epoch has
-2**24 of them at the most, of 2**32 that its numbers allow.
+Bytes sealed after which keys are replaced. RFC 8446 section 5.5 allows 2**38.5 for a key of
+AES-GCM; this bounds all images together. Each transfer counts as at least a page, so an epoch has
+at most 2**24 of them, of the 2**32 that its numbers allow.
 """
 
 
@@ -38,32 +39,32 @@ def _derive(secret: bytes, length: int, info: bytes) -> bytes:
 
 
 def derive_key(secret: bytes, image: int, generation: int) -> bytes:
-    """The 16 bytes that stand for one generation of an image in a run of the server."""
+    """The key, of 16 bytes, of one generation of an image in a run of the server."""
     info = b"mufs image" + image.to_bytes(8, "big") + generation.to_bytes(8, "big")
     return _derive(secret, 16, info)
 
 
 class Epoch:
     """
-    The keys that are in use until they are replaced, as server and clients have them.
+    The keys of an epoch, the same for server and clients.
 
     @ivar number: the high half of the numbers of its transfers.
     @ivar control: the key for the MACs of announcements and completions.
     """
 
     def __init__(self, number: int, secret: bytes) -> None:
-        """@param secret: random bytes, which go to all clients."""
+        """@param secret: random bytes, sent to all clients."""
         self.number = number
         self.secret = secret
         self.control = _derive(secret, 32, b"mufs control")
         self._ciphers: dict[bytes, AESGCM] = {}
 
     def transfer_key(self, key: bytes) -> bytes:
-        """The 16 bytes that seal the transfers of the generation with this key."""
+        """The key, of 16 bytes, of the transfers of the generation with this key."""
         return _derive(key + self.secret, 16, b"mufs transfer")
 
     def cipher(self, key: bytes) -> AESGCM:
-        """What seals and opens them."""
+        """The cipher of the transfers of the generation with this key."""
         cipher = self._ciphers.get(key)
         if cipher is None:
             if len(self._ciphers) >= MAX_CIPHERS:
@@ -74,10 +75,10 @@ class Epoch:
 
 class Keys:
     """
-    The keys of a server's run, and when they are replaced.
+    The keys of a run of the server.
 
-    @ivar epoch: those in use.
-    @ivar since: when they were new.
+    @ivar epoch: the current ones.
+    @ivar since: when the epoch began, in seconds of C{seconds}.
     """
 
     def __init__(
@@ -87,19 +88,19 @@ class Keys:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """
-        @param secret: random bytes of this run, from which the keys of the generations derive.
-        @param seconds: the time.
-        @param random: gives so many bytes that nobody can guess.
+        @param secret: random bytes of this run, from which the keys of generations are derived.
+        @param seconds: a monotonic clock.
+        @param random: returns as many cryptographically random bytes as requested.
         """
         self._secret = secret
         self._seconds = seconds
         self._random = random
-        self._keys: dict[tuple[int, int], bytes] = {}
+        self._keys: dict[ImageKey, bytes] = {}
         self._number = -1
         self.replace()
 
     def key(self, image: int, generation: int) -> bytes:
-        """What OPEN hands over."""
+        """The key of a generation, sent in the reply to OPEN."""
         key = self._keys.get((image, generation))
         if key is None:
             if len(self._keys) >= MAX_CIPHERS:
@@ -108,20 +109,20 @@ class Keys:
         return key
 
     def cipher(self, image: int, generation: int) -> AESGCM:
-        """What seals the transfers of a generation now."""
+        """The current cipher of the transfers of a generation."""
         return self.epoch.cipher(self.key(image, generation))
 
     def next_transfer(self, length: int) -> int:
-        """The number of a transfer that is to be sealed now, of so many bytes."""
+        """The number of the next transfer, which has C{length} bytes."""
         self._sealed += max(length, PAGE)
         self._transfers += 1
         return self.epoch.number << 32 | self._transfers
 
     def due(self) -> str | None:
-        """Why the keys have to be replaced before the next transfer, if they have to."""
-        if self._seconds() - self.since >= EPOCH_TIME:
+        """Why the keys must be replaced before the next transfer; C{None} if they need not be."""
+        if self._seconds() - self.since >= EPOCH_LIFETIME:
             return "those before were in use for an hour"
-        if self._sealed >= EPOCH_BYTES:
+        if self._sealed >= MAX_EPOCH_BYTES:
             return "those before sealed 64 GiB"
         return None
 
@@ -134,7 +135,7 @@ class Keys:
 
 
 def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[memoryview, bytes]:
-    """The sealed bytes, as many as C{data} has, and the authentication tag."""
+    """The encrypted bytes, as many as C{data} has, and the authentication tag."""
     sealed = cipher.encrypt(_nonce(descriptor), data, descriptor.bound())
     return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:]
 
@@ -144,7 +145,7 @@ def unseal(cipher: AESGCM, descriptor: Descriptor, sealed: bytes | bytearray) ->
     The reverse of L{seal}.
 
     @param sealed: the bytes received, followed by the tag.
-    @return: the file bytes, or C{None} when they are not what the server sealed.
+    @return: the file bytes, or C{None} if they are not authentic.
     """
     try:
         return cipher.decrypt(_nonce(descriptor), sealed, descriptor.bound())

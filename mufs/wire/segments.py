@@ -3,8 +3,8 @@ Packets of the multicast group (UDP): table II of the paper, and the descriptor 
 
 Every packet is a phase, a number of bytes and a number (4 bytes each, network byte order),
 then data: a descriptor and its MAC in an announcement or completion, file data in a segment.
-Each tells its own length, so several may lie back to back in one datagram, as the kernel hands over
-what it received together (UDP_GRO). docs/protocol.md section 3.
+Each has its own length, so several may follow one another in a datagram, as the kernel returns
+datagrams received together (UDP_GRO). docs/protocol.md section 3.
 """
 
 from collections.abc import Iterator
@@ -22,39 +22,40 @@ from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 HEADER = Struct("!III")
 SEGMENT = 1400
 ANNOUNCEMENT, TRANSMISSION, COMPLETION, REPAIRED = 1, 2, 3, 4
-"""Phases. The last one ends a repair that had but a part of the segments."""
+"""Phases. The last one ends a repair, which has only a part of the segments."""
 TAG_SIZE = MAC_SIZE = 16
 _DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
 _BOUND = Struct("!QIQQQI")
 
 
 class MalformedSegment(Exception):
-    """A datagram that is not of the protocol."""
+    """A datagram breaks the protocol; the text says how."""
 
 
 def segment_count(total: int, size: int) -> int:
-    """How many segments of C{size} bytes a transfer of C{total} bytes has."""
+    """The number of segments of C{size} bytes in a transfer of C{total} bytes."""
     return -(-total // size)
 
 
 def number_count(segments: int) -> int:
-    """How many numbers a transfer of so many segments takes: its parity has the last of them."""
+    """How many numbers a transfer of C{segments} segments takes, including its parity segments."""
     return segments + (MAX_PARITY if segments <= MAX_COVERED else 0)
 
 
 @frozen
 class Descriptor:
     """
-    What a transfer carries and under which numbers.
+    The content and the numbers of a transfer.
 
     @ivar transfer: number of the transfer; also the nonce. The high half is the epoch of its keys,
         the low half counts the transfers of that epoch.
-    @ivar first: number of its first segment, mod 2**32; its parity is numbered behind the last.
-    @ivar image: the file, and C{generation} its content (see C{Opened}).
+    @ivar first: number of its first segment, mod 2**32; parity segments follow the last one.
+    @ivar image: the file (see C{Opened}).
+    @ivar generation: the content of the file.
     @ivar offset: of its first byte in the image.
-    @ivar total: how many bytes it carries, within one block.
+    @ivar total: number of bytes that it carries, within one block.
     @ivar tag: authentication tag of the sealed bytes.
-    @ivar mac: of the announcement or completion that it came in.
+    @ivar mac: of the announcement or completion that had it.
     """
 
     transfer: int
@@ -68,20 +69,20 @@ class Descriptor:
 
     @property
     def epoch(self) -> int:
-        """Which keys it was sealed with."""
+        """The number of the epoch whose keys sealed it."""
         return self.transfer >> 32
 
     def bound(self) -> bytes:
-        """The associated data: all of it but the tag."""
+        """The associated data: all fields but the tag."""
         return _BOUND.pack(
             self.transfer, self.first, self.image, self.generation, self.offset, self.total
         )
 
     def encode(self, phase: int, segment: int, key: bytes = b"") -> bytes:
         """
-        The announcement or completion that carries it.
+        The announcement or completion with this descriptor.
 
-        @param key: that of the epoch for the MAC (keyed BLAKE2b of 16 bytes, RFC 7693).
+        @param key: the epoch's key for the MAC (keyed BLAKE2b of 16 bytes, RFC 7693).
         """
         packet = HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
             _DESCRIPTOR.pack(
@@ -91,12 +92,12 @@ class Descriptor:
         return packet + blake2b(packet, digest_size=MAC_SIZE, key=key).digest()
 
     def is_authentic(self, phase: int, segment: int, key: bytes) -> bool:
-        """Whether it came in a packet of that phase from somebody who has the key."""
+        """Whether its MAC is that of a packet of this phase, made with this key."""
         return compare_digest(self.mac, self.encode(phase, segment, key)[-MAC_SIZE:])
 
 
 MAX_ROWS = 16384
-"""More segments than a datagram, or the data of a TCP packet, can hold."""
+"""Segments; more than a datagram, or the data of a TCP packet, can hold."""
 
 CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size + MAC_SIZE
 
@@ -105,8 +106,8 @@ def cut(first: int, sealed: bytes | memoryview, size: int = SEGMENT) -> "numpy.n
     """
     The segments of a transfer, ready to send.
 
-    @return: bytes in rows, one a segment with its header; the last row is padded, and its
-        header tells how much of it counts.
+    @return: rows of bytes, one per segment with its header. The last row is padded; its header
+        has the length of its data.
     """
     count = segment_count(len(sealed), size)
     rows = _blank(first, count, size)
@@ -127,8 +128,8 @@ def cut_parity(
     """
     Parity segments of a transfer, ready to send.
 
-    @param rows: what L{cut} made of it.
-    @param index: of the first of so many, which end below L{MAX_PARITY}.
+    @param rows: the result of L{cut}.
+    @param index: of the first of C{count} parity segments; the last one is below L{MAX_PARITY}.
     """
     size = rows.shape[1] - HEADER.size
     made = _blank(first + len(rows) + index, count, size)
@@ -138,14 +139,14 @@ def cut_parity(
 
 
 def _blank(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
-    """Rows with headers, and whatever for data."""
+    """Rows with headers, and undefined data."""
     rows = numpy.empty((count, HEADER.size + size), numpy.uint8)
     rows[:, : HEADER.size] = _headers(first, count, size)
     return rows
 
 
 def _headers(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
-    """The headers of so many whole segments, bytes in rows."""
+    """The headers of C{count} whole segments, as rows of bytes."""
     fields = numpy.empty((count, 3), ">u4")
     fields[:, 0] = TRANSMISSION
     fields[:, 1] = size
@@ -154,7 +155,7 @@ def _headers(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
 
 
 Run = tuple[int, int, "numpy.ndarray[Any, Any]"]
-"""Segments with consecutive numbers: the first number, bytes in each, their data in rows."""
+"""Segments with consecutive numbers: the first number, bytes in each, one row of data each."""
 
 
 def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, Descriptor]"]:
@@ -162,21 +163,20 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
     The packets of a datagram.
 
     @param size: the segment size of the server, which no segment may exceed.
-    @return: for a control packet its phase and descriptor, unproven; segments of one size with
-        consecutive numbers come together, as number of the first, bytes in each, and their
-        data (a view of C{datagram}, one row a segment).
-    @raise MalformedSegment: at the first byte that is not of the protocol.
+    @return: for a control packet its phase and descriptor, not authenticated; for segments of one
+        size with consecutive numbers a L{Run}, whose data is a view of C{datagram}.
+    @raise MalformedSegment: at the first packet that breaks the protocol.
     """
     position, end = 0, len(datagram)
     while position < end:
         if end - position < HEADER.size:
-            raise MalformedSegment(f"{end - position} bytes where a header belongs")
+            raise MalformedSegment(f"{end - position} bytes where a header is expected")
         phase, length, number = HEADER.unpack_from(datagram, position)
         if phase == TRANSMISSION:
             stride = HEADER.size + length
             if not 0 < length <= size or end - position < stride:
                 raise MalformedSegment(f"segment {number} of {length} bytes")
-            # Only whole segments travel in trains: the last of a transfer is alone.
+            # Only whole segments come in trains; the last one of a transfer comes alone.
             rows = (end - position) // stride if length == size else 1
             data = numpy.frombuffer(datagram, numpy.uint8, rows * stride, position)
             train = data.reshape(rows, stride)
@@ -194,7 +194,7 @@ def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, De
 
 
 def _runs(train: "numpy.ndarray[Any, Any]") -> Iterator[Run]:
-    """The segments that begin a train of packets of one length, up to what is none of them."""
+    """The segments at the beginning of a train of packets of one length."""
     fields = train[:, : HEADER.size].copy().view(">u4").astype(numpy.uint32)
     steps = fields[1:] - fields[:-1]
     others = steps[:, 0] | steps[:, 1]

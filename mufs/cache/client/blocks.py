@@ -1,17 +1,14 @@
-"""The blocks of images that this host holds (paper, section 5.4, without its linear search)."""
+"""The blocks of images that this host holds (paper, section 5.4, with an index of them)."""
 
 from collections import OrderedDict
 from typing import Any
 
 from mufs.cache.client.memory import Memory
 from mufs.interfaces import IBlockStorage
-from mufs.wire.pages import BLOCK, PAGE, mask_of
+from mufs.wire.pages import BLOCK, PAGE, ImageKey, mask_of
 
-ImageKey = tuple[int, int]
-"""Image and generation."""
-
-MOST_PATHS = 20_000
-"""Paths of which it is known what was opened there last."""
+MAX_PATHS = 20_000
+"""Paths whose last opened image is remembered."""
 
 
 class _Block:
@@ -24,26 +21,26 @@ class _Block:
 
 class BlockCache:
     """
-    A bounded cache of pages of 4 KiB in blocks of 128 KiB; the least recently used block goes.
-    Here is decided what is held; the storage has the bytes.
+    A bounded cache of pages of 4 KiB in blocks of 128 KiB, which evicts the least recently used
+    block. It decides what is held; the storage has the bytes.
 
-    One thread alone may call the methods that change what is held; any thread may call L{read},
+    Only one thread may call the methods that change what is held. Any thread may call L{read},
     L{missing} and L{held_blocks}, without a lock: a block's bytes are in place before its pages
-    are marked, a block leaves the index before its place is used again, and a reader looks
-    whether it is still there after copying.
+    are marked, a block leaves the dictionary before its place is used again, and a reader checks
+    after copying that the block is still there.
 
-    Where the system has no memory for all of its size, it does with what it got.
+    If the system has less memory than its size, it holds less.
 
     @ivar held: bytes of pages held now.
-    @ivar evictions: blocks that had to go.
-    @ivar damaged: blocks that were found to be others than those that were stored.
+    @ivar evictions: blocks that were evicted.
+    @ivar damaged: blocks whose bytes were not those that had been stored.
     """
 
     def __init__(self, size: int, storage: IBlockStorage | None = None) -> None:
         """
-        @param size: bytes, at least one block; a rest that fills no block is not used.
-        @param storage: where the bytes are, with those that it has from before; or memory.
-        @raise OSError: when the system lets nobody have so much memory.
+        @param size: bytes, rounded down to whole blocks, but at least one block.
+        @param storage: where the bytes are, including those of an earlier run; by default memory.
+        @raise OSError: when the system cannot reserve that much memory.
         """
         self._storage: IBlockStorage = Memory() if storage is None else storage
         self._read = self._storage.read
@@ -61,41 +58,41 @@ class BlockCache:
 
     @property
     def has_room(self) -> bool:
-        """Whether a block more can be held without another one having to go."""
+        """Whether another block can be held without evicting one."""
         return len(self._blocks) < self._slots
 
     @property
     def capacity(self) -> int:
-        """Bytes of whole blocks that can be held."""
+        """Bytes that can be held, in whole blocks."""
         return self._slots * BLOCK
 
     @property
     def is_behind(self) -> bool:
-        """Whether its disk cannot keep up: who can wait asks for no more."""
+        """Whether its disk cannot keep up, so that what is not urgent should not be requested."""
         return self._storage.is_behind()
 
-    def renew(self, image: ImageKey) -> None:
-        """Take what is held of an image for used just now: others go before it."""
+    def touch(self, image: ImageKey) -> None:
+        """Make the blocks of an image the most recently used ones."""
         for number in self.held_blocks(image):
             self._blocks.move_to_end((image, number))
 
     def held_blocks(self, image: ImageKey) -> dict[int, int]:
-        """The pages that are held of each block of an image of which any are."""
-        # The copy is made at once: readers in other threads change the order all the time.
+        """The numbers of the blocks held of an image, each with a mask of its pages."""
+        # list() copies in one step: readers in other threads keep changing the order.
         blocks = list(self._blocks.items())
         return {number: block.pages for (key, number), block in blocks if key == image}
 
     def missing(self, image: ImageKey, block: int, pages: int) -> int:
-        """Which of C{pages} of a block are not held."""
+        """Those of C{pages} of a block that are not held."""
         held = self._blocks.get((image, block))
         return pages if held is None else pages & ~held.pages
 
     def read(self, image: ImageKey, offset: int, target: memoryview) -> bool:
         """
-        Copy the bytes at C{offset}, as many as C{target} has room for.
+        Fill C{target} with the bytes from C{offset} on.
 
-        @return: whether all of them are held; else C{target} has anything in it. If they are not
-            L{missing} all the same, then a block is damaged: L{discard} it.
+        @return: whether all of them are held; if not, the content of C{target} is undefined. If
+            nothing is L{missing} although this returns false, a block is damaged: L{discard} it.
         """
         done, length, whole = 0, len(target), True
         while done < length:
@@ -105,7 +102,7 @@ class BlockCache:
             block = self._blocks.get(key)
             if block is None or mask_of(start, stop) & ~block.pages:
                 if block is not None:
-                    self._storage.warm(block.place, mask_of(start, stop) & block.pages)
+                    self._storage.preload(block.place, mask_of(start, stop) & block.pages)
                 whole = False
             else:
                 here = stop - start
@@ -121,17 +118,17 @@ class BlockCache:
             done += stop - start
         return whole
 
-    def work(self) -> None:
-        """Do what waits for a disk, in a thread of its own, until L{stop}."""
-        self._storage.work()
+    def run_writer(self) -> None:
+        """Write to the disk, in a thread of its own, until L{stop}."""
+        self._storage.run_writer()
 
     def stop(self) -> None:
-        """Let L{work} end when nothing waits any longer."""
+        """Let L{run_writer} return once everything is written."""
         self._storage.stop()
 
     def opened(self, image: ImageKey, path: bytes, size: int) -> None:
         """
-        An image was opened at a path, so what was opened there before is there no longer.
+        Note that an image was opened at a path. Drops what was opened there before.
 
         @param size: of the image, in bytes.
         """
@@ -139,30 +136,31 @@ class BlockCache:
         if before != image:
             for number in self.held_blocks(before):
                 self.forget(before, number)
-        if len(self._paths) >= MOST_PATHS:
+        if len(self._paths) >= MAX_PATHS:
             self._paths.clear()
         self._paths[path] = image
         self._storage.opened(image, path, size)
 
     def store(self, image: ImageKey, offset: int, data: bytes) -> None:
         """
-        Keep whole pages of one block, if there is memory for them; only the last page of an image
+        Keep whole pages of one block, if there is memory for them. Only the last page of an image
         may be short.
 
         @param offset: of the first page, in bytes.
+        @raise ValueError: when C{data} is not pages of one block.
         """
         number, start = divmod(offset, BLOCK)
         stop = start + len(data)
         if start % PAGE or stop > BLOCK:
             raise ValueError(f"{len(data)} bytes at offset {offset} are not pages of one block")
-        late = self._storage.overdue()
-        if late is not None:
-            self.forget(*late)
+        overflow = self._storage.pop_overflow()
+        if overflow is not None:
+            self.forget(*overflow)
         pages, key = mask_of(start, stop), (image, number)
         block = self._block(key)
         kept = self._storage.write(block.place, start, data)
         if not kept and not block.pages:
-            # Its place was never used: take that of the block that was least recently used.
+            # There is no memory for a place never used before: take the least recently used one.
             self.forget(*key)
             if self._blocks:
                 self._evict()
@@ -173,13 +171,13 @@ class BlockCache:
             block.pages |= pages
 
     def forget(self, image: ImageKey, number: int) -> None:
-        """Hold a block no longer, if it is held."""
+        """Drop a block, if it is held."""
         block = self._blocks.pop((image, number), None)
         if block is not None:
             self._free(block)
 
     def discard(self, image: ImageKey, number: int) -> None:
-        """L{forget} a block that is damaged."""
+        """Drop a damaged block, and count it."""
         if (image, number) in self._blocks:
             self.damaged += 1
         self.forget(image, number)
@@ -195,7 +193,7 @@ class BlockCache:
         return block
 
     def _evict(self) -> None:
-        """Let the least recently used block go; its place is the next to be used."""
+        """Drop the least recently used block; its place is the next to be used."""
         _, oldest = self._blocks.popitem(last=False)
         self._free(oldest)
         self.evictions += 1

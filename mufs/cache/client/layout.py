@@ -1,9 +1,9 @@
 """
-The files of a directory in which a client keeps images: their names, their form, and who uses them.
+The format of a cache directory: names and contents of its files, and its lock.
 
-For each image there is a sparse file of its bytes, and one with its path. C{index} says for each
-place of the cache which block has it, and has a checksum of each page; C{server} says whose images
-they are.
+Each image has a sparse file with its bytes, and one with its path. C{index} has a record for each
+slot of the cache: the block in it, and a checksum for each page of the block. C{server} names the
+server of the images.
 """
 
 import ctypes
@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from mufs.wire.pages import BLOCK, PAGE, PAGES
-
-ImageKey = tuple[int, int]
+from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
 
 FORMAT = "mUFS cache 1"
 SERVER = "server"
@@ -29,10 +27,10 @@ PATH = ".path"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})")
 
 HEAD = Struct("<4Q")
-"""Image, generation, number of the block, time of its first use in this run of the client."""
+"""Image, generation, number of the block, time of its first use in the client's last run."""
 SUMS = Struct(f"<{PAGES}Q")
 RECORD = HEAD.size + SUMS.size
-"""Bytes of the index for each place; a checksum is 0 where there is no page."""
+"""Bytes of a record; the checksum of a page that is not there is 0."""
 _RECORDS = np.dtype(
     [("image", "<u8"), ("generation", "<u8"), ("block", "<u8"), ("used", "<u8"),
      ("sums", "<u8", PAGES)]
@@ -45,12 +43,17 @@ _PUNCH_HOLE = 0x03
 
 
 class UnusableDirectory(Exception):
-    """A directory that cannot be used as a cache, and why."""
+    """A directory cannot be used as a cache; the text says why."""
 
 
 @frozen
 class Summary:
-    """What a directory has of an image; the bytes are those that its index speaks of."""
+    """
+    What a cache directory has of an image.
+
+    @ivar held: bytes, according to the index.
+    @ivar used: seconds since 1970, or 0 if no block is held.
+    """
 
     key: ImageKey
     path: bytes | None
@@ -60,20 +63,20 @@ class Summary:
 
 
 def punch(fd: int, offset: int, length: int) -> None:
-    """Give the space of a range of a file back. Raises C{OSError}."""
+    """Give the space of a range of a file back to the file system. Raises C{OSError}."""
     if _libc.fallocate(fd, _PUNCH_HOLE, offset, length):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 def server_of(endpoint: str) -> str:
-    """The part of an endpoint string that says which server it is: not how to get there."""
+    """An endpoint string without its options, which don't identify the server."""
     return re.split(r":(?=\w+=)", endpoint, maxsplit=1)[0]
 
 
 def summaries(path: str) -> list[Summary]:
     """
-    What a directory has of each image, also while a client uses it.
+    What a cache directory has of each image. A client may be using it.
 
     @raise UnusableDirectory: when it is no cache.
     """
@@ -97,7 +100,7 @@ def open_directory(path: str) -> int:
 
 
 def make_directory(path: str) -> None:
-    """Have a directory, for this user alone if it is new. Raises L{UnusableDirectory}."""
+    """Make a directory with mode 0700, unless it exists. Raises L{UnusableDirectory}."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -107,7 +110,7 @@ def make_directory(path: str) -> None:
 
 
 def lock(fd: int) -> None:
-    """Let nobody else use a directory as long as it is open. Raises L{UnusableDirectory}."""
+    """Lock a directory until C{fd} is closed. Raises L{UnusableDirectory} if it is locked."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -115,7 +118,7 @@ def lock(fd: int) -> None:
 
 
 def _server(fd: int) -> str | None:
-    """The server whose images a directory has; C{None} if it is not a cache yet."""
+    """The server that a directory is bound to; C{None} if the directory is empty."""
     try:
         text = _read_file(fd, SERVER).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -131,7 +134,14 @@ def _server(fd: int) -> str | None:
 
 
 def claim(fd: int, server: str | None) -> str:
-    """Have a directory belong to a server from now on, if it does not yet; which one that is."""
+    """
+    Bind a directory to a server, if it is empty.
+
+    @param server: C{None} for the one it is bound to already.
+    @return: the server it is bound to.
+    @raise UnusableDirectory: when it is bound to another server, is not a cache, or others may
+        write to it.
+    """
     there, found = os.fstat(fd), _server(fd)
     if there.st_uid not in (0, os.geteuid()) or there.st_mode & 0o022:
         raise UnusableDirectory("others may write into it")
@@ -139,7 +149,9 @@ def claim(fd: int, server: str | None) -> str:
         raise UnusableDirectory("holds no cache of mUFS")
     if found is None:
         _try_to_punch(fd)
-        write_file(fd, SERVER, f"{FORMAT}\n{server}\n".encode("utf-8", "surrogateescape"), True)
+        write_file(
+            fd, SERVER, f"{FORMAT}\n{server}\n".encode("utf-8", "surrogateescape"), sync=True
+        )
         return str(server)
     if server not in (None, found):
         raise UnusableDirectory(f"holds the cache of the server at {found}")
@@ -160,7 +172,7 @@ def _try_to_punch(fd: int) -> None:
 
 
 def found_images(fd: int) -> Iterator[tuple[ImageKey, bytes | None, int]]:
-    """The images of which a directory has files: key, path if it is known, size in bytes."""
+    """The images that a directory has files of: key, path if it is known, size in bytes."""
     for name in os.listdir(fd):
         match = _NAME.fullmatch(name)
         if match is not None:
@@ -218,23 +230,23 @@ def _read_file(fd: int, name: str) -> bytes:
         os.close(file)
 
 
-def write_file(fd: int, name: str, content: bytes, lasting: bool = False) -> None:
+def write_file(fd: int, name: str, content: bytes, *, sync: bool = False) -> None:
     """
-    Replace the content of a file of a directory.
+    Replace the content of a file in a directory. Raises C{OSError}.
 
-    @param lasting: wait until it is on the disk.
+    @param sync: wait until it is on disk.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     file = os.open(name, flags, 0o600, dir_fd=fd)
     try:
         pwrite(file, content, 0)
-        if lasting:
+        if sync:
             os.fsync(file)
     finally:
         os.close(file)
 
 
 def pwrite(fd: int, data: bytes, offset: int) -> None:
-    """Write all of it, or raise C{OSError}."""
+    """Write all of C{data}. Raises C{OSError}, also when there is no room for all of it."""
     if os.pwrite(fd, data, offset) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""The bytes of a cache that ends with its process."""
+"""A cache in memory, which is lost when the process ends."""
 
 import mmap
 import os
@@ -8,12 +8,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mufs.interfaces import IBlockStorage
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, ImageKey
 
 
 @implementer(IBlockStorage)
 class Memory:
-    """Anonymous memory, taken as it fills up. A place is a number of a block in it."""
+    """Anonymous memory, allocated as it fills up. A place is the number of a block in it."""
 
     _log = Logger()
     cost = BLOCK
@@ -25,7 +25,7 @@ class Memory:
         self._free: list[int] = []
         self._short = False
 
-    def begin(self, blocks: int) -> Iterable[tuple[tuple[int, int], int, int, int]]:
+    def begin(self, blocks: int) -> Iterable[tuple[ImageKey, int, int, int]]:
         """See L{IBlockStorage.begin}."""
         self._file.truncate(blocks * BLOCK)
         memory = mmap.mmap(self._file.fileno(), blocks * BLOCK, prot=mmap.PROT_READ)
@@ -33,14 +33,14 @@ class Memory:
         self._free.extend(range(blocks - 1, -1, -1))
         return ()
 
-    def paths(self) -> Iterable[tuple[tuple[int, int], bytes]]:
+    def paths(self) -> Iterable[tuple[ImageKey, bytes]]:
         """See L{IBlockStorage.paths}."""
         return ()
 
-    def opened(self, image: tuple[int, int], path: bytes, size: int) -> None:
+    def opened(self, image: ImageKey, path: bytes, size: int) -> None:
         """See L{IBlockStorage.opened}."""
 
-    def place(self, image: tuple[int, int], number: int) -> int:
+    def place(self, image: ImageKey, number: int) -> int:
         """See L{IBlockStorage.place}."""
         return self._free.pop()
 
@@ -52,13 +52,13 @@ class Memory:
         """See L{IBlockStorage.is_behind}."""
         return False
 
-    def overdue(self) -> tuple[tuple[int, int], int] | None:
-        """See L{IBlockStorage.overdue}."""
+    def pop_overflow(self) -> tuple[ImageKey, int] | None:
+        """See L{IBlockStorage.pop_overflow}."""
         return None
 
     def write(self, place: int, start: int, data: bytes) -> bool:
         """See L{IBlockStorage.write}."""
-        # A page that is mapped first would be cleared first: this takes half the time.
+        # Writing through a mapping takes twice as long: the kernel would clear each page first.
         try:
             written = os.pwrite(self._file.fileno(), data, place * BLOCK + start)
             reason = ""
@@ -67,7 +67,7 @@ class Memory:
         if written < len(data) and not self._short:
             self._short = True
             self._log.warn(
-                "no memory for more than {held} MiB of the cache{reason}: going on with these",
+                "no memory for more than {held} MiB of the cache{reason}: continuing with these",
                 held=os.fstat(self._file.fileno()).st_blocks >> 11, reason=reason,
             )  # fmt: skip
         return written == len(data)
@@ -78,11 +78,11 @@ class Memory:
         target[:] = self._memory[base : base + len(target)]
         return True
 
-    def warm(self, place: int, pages: int) -> None:
-        """See L{IBlockStorage.warm}."""
+    def preload(self, place: int, pages: int) -> None:
+        """See L{IBlockStorage.preload}."""
 
-    def work(self) -> None:
-        """See L{IBlockStorage.work}."""
+    def run_writer(self) -> None:
+        """See L{IBlockStorage.run_writer}."""
 
     def stop(self) -> None:
         """See L{IBlockStorage.stop}."""

@@ -12,11 +12,11 @@ from cryptography.x509.oid import NameOID
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.status.markup import shown
 
-SOON = timedelta(days=30)
-"""What ends within this time is worth a warning."""
+MIN_REMAINING_LIFETIME = timedelta(days=30)
+"""A certificate that expires sooner gets a warning."""
 
-CLOCK = timedelta(days=365)
-"""Outside of what a certificate says by more than this, it is rather the clock that is wrong."""
+CLOCK_ERROR = timedelta(days=365)
+"""If the clock is off a certificate's validity by more, the clock is probably wrong."""
 
 OWN, AUTHORITY, SERVER = "own certificate", "authority", "server's cert"
 """Whose they are."""
@@ -75,7 +75,7 @@ def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
         renew = "make another authority, and certificates of it for all"
         make = "mufs keys --dir new-keys --server NAME --client NAME"
     if now < begin:
-        slow = "slow by years" if begin - now > CLOCK else "slow"
+        slow = "slow by years" if begin - now > CLOCK_ERROR else "slow"
         return problem(
             what,
             f"{figure}: not valid yet, {clock}",
@@ -83,11 +83,11 @@ def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
             "timedatectl set-ntp true",
         )
     if now > end:
-        if now - end > CLOCK:
+        if now - end > CLOCK_ERROR:
             renew += f"; but look first whether the clock is right: {clock}"
         return problem(what, f"{figure}: expired", renew, make)
     days = (end - now).days
-    if end - now < SOON:
+    if end - now < MIN_REMAINING_LIFETIME:
         return warning(what, f"{figure}: {days} days left", renew, make)
     return ok(what, f"{figure}, {days} days left")
 

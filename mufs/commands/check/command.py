@@ -14,7 +14,7 @@ from twisted.internet.task import react
 from mufs.clock import use_monotonic_clock
 from mufs.commands.check.finding import Finding, Level
 from mufs.commands.check.look import check
-from mufs.commands.check.session import RATE
+from mufs.commands.check.session import MAX_RATE
 from mufs.options import parse_address, parse_seconds
 
 
@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )  # fmt: skip
     check.add_argument(
         "--seconds", type=_of(parse_seconds), default=5.0,
-        help=f"how long to read, at {RATE // 10**6} Mbit/s at the most (default: 5)",
+        help=f"how long to read, at {MAX_RATE // 10**6} Mbit/s at the most (default: 5)",
     )  # fmt: skip
     check.add_argument("--image", metavar="PATH", help="what to read (default: the largest image)")
     check.add_argument("--json", action="store_true", help="all findings at the end, as JSON")

@@ -1,4 +1,4 @@
-"""What was looked at, what came of it, and what to do about it."""
+"""Findings of a check: what was examined, the result, and a remedy."""
 
 import textwrap
 from enum import Enum
@@ -10,7 +10,7 @@ WIDTH = 80
 
 
 class Level(Enum):
-    """How bad it is; the words are those of the output."""
+    """The severity of a finding; the words are those of the output."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,10 +20,12 @@ class Level(Enum):
 @frozen
 class Finding:
     """
-    One thing that was looked at.
+    The result of one check.
 
-    @ivar what: a few words; C{figure} what was found.
-    @ivar remedy: what to do, unless all is well, in lines; C{commands} what to type for it.
+    @ivar what: what was checked, in a few words.
+    @ivar figure: what was found.
+    @ivar remedy: what to do, in lines; empty if all is well.
+    @ivar commands: shell commands for it.
     """
 
     level: Level
@@ -33,7 +35,7 @@ class Finding:
     commands: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """It as text for a terminal. Commands stay whole, however long: they are to be copied."""
+        """The text for a terminal. Commands are not wrapped, so that they can be copied."""
         head = f"{self.level.value:<8} {self.what:<15} "
         found = _wrap(self.figure, head)
         for number, part in enumerate(self.remedy.split("\n") if self.remedy else ()):
@@ -41,7 +43,7 @@ class Finding:
         return found + [" " * 14 + command for command in self.commands]
 
     def fields(self) -> dict[str, object]:
-        """It as JSON has it."""
+        """The fields for JSON."""
         return {
             "level": self.level.value,
             "what": self.what,
@@ -57,12 +59,12 @@ def ok(what: str, figure: str) -> Finding:
 
 
 def warning(what: str, figure: str, remedy: str, *commands: str) -> Finding:
-    """It works, but not as well as it could, or not for ever."""
+    """It works, but not well, or not for long."""
     return Finding(Level.WARNING, what, figure, remedy, commands)
 
 
 def problem(what: str, figure: str, remedy: str, *commands: str) -> Finding:
-    """It does not work like this."""
+    """It does not work."""
     return Finding(Level.PROBLEM, what, figure, remedy, commands)
 
 

@@ -1,4 +1,4 @@
-"""What this host needs, wherever the server is: FUSE, and room for what is received."""
+"""What this host needs for any server: FUSE, and receive buffers."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from mufs.communication.multicast import UDP_GRO, grow_receive_buffer, set_optio
 
 
 def findings() -> list[Finding]:
-    """All of them."""
+    """The findings about this host."""
     found = [fuse_device("/dev/fuse"), fuse_library(), fusermount()]
     if os.geteuid() != 0:
         found.append(allow_other(Path("/etc/fuse.conf")))
@@ -26,7 +26,7 @@ def findings() -> list[Finding]:
 
 
 def number(path: str) -> int | None:
-    """What a file of /proc says; C{None} where there is none."""
+    """The number in a file of /proc; C{None} if there is none."""
     try:
         return int(Path(path).read_text())
     except (OSError, ValueError):

@@ -14,17 +14,23 @@ from twisted.python import usage
 
 from mufs.commands.check import certificates, host, multicast, network, packets
 from mufs.commands.check.finding import Finding, Level, ok, problem, warning
-from mufs.commands.check.session import PATIENCE, Session, Unreachable, late, shown_certificate
+from mufs.commands.check.session import (
+    ANSWER_TIMEOUT,
+    Session,
+    Unreachable,
+    raise_timeout,
+    shown_certificate,
+)
 from mufs.communication.client.channel import Refused
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
 from mufs.status.markup import shown
 from mufs.wire.metadata import VERSION
 
-LEAVE_AFTER = 1.2
-"""Seconds in the spare group: by then it was told twice to switches (RFC 3376, 8.11)."""
+LEAVE_DELAY = 1.2
+"""Seconds in the test group: by then the join was reported twice (RFC 3376, 8.11)."""
 
-LISTEN = 1.0
-"""Seconds after leaving in which a querier asks who is left."""
+QUERY_TIMEOUT = 1.0
+"""Seconds after leaving within which a querier asks for other members."""
 
 _SERVERS_LOG = "see the log of the server, which says what it does not accept"
 _REFUSALS = {
@@ -79,15 +85,15 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
         # By IPv6 or without a network: there is no way to a group of IPv4 to be looked at.
         if given.interface is not None:
             _look_at_interface(given.interface, tell)
-    elif not await _find(reactor, server[0], given.interface, tell):
+    elif not await _find(reactor, server[0], interface=given.interface, tell=tell):
         return
     session = Session(reactor, given.interface, socket.gethostname())
     try:
         await session.connect(endpoint)
     except (Unreachable, Refused) as error:
-        await _not_connected(reactor, given, session, error, tell)
+        await _not_connected(reactor, given, session=session, error=error, tell=tell)
     else:
-        await _connected(reactor, given, session, tell)
+        await _connected(reactor, given, session=session, tell=tell)
     finally:
         await session.stop()
 
@@ -100,11 +106,11 @@ def _server(text: str) -> tuple[str, int] | None:
     return None
 
 
-async def _find(reactor: Any, name: str, interface: str | None, tell: Tell) -> bool:
+async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -> bool:
     """Look at the way to a server, that is called by a name or an IPv4 address, if there is one."""
-    looking: Deferred[str] = reactor.resolve(name, timeout=(int(PATIENCE),))
+    looking: Deferred[str] = reactor.resolve(name, timeout=(int(ANSWER_TIMEOUT),))
     try:
-        address = await looking.addTimeout(PATIENCE, reactor, late)
+        address = await looking.addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
     except Exception as error:  # what a resolver raises is up to it
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         figure = f"{shown(name)} is not found as one of IPv4: {reason}"
@@ -134,6 +140,7 @@ def _look_at_interface(address: str, tell: Tell) -> None:
 async def _not_connected(
     reactor: Any,
     given: argparse.Namespace,
+    *,
     session: Session,
     error: Exception,
     tell: Tell,
@@ -173,7 +180,9 @@ def _connection(session: Session) -> Finding:
     return ok("connection", f"made in {(session.connect_time or 0) * 1000:.1f} ms")
 
 
-async def _connected(reactor: Any, given: argparse.Namespace, session: Session, tell: Tell) -> None:
+async def _connected(
+    reactor: Any, given: argparse.Namespace, *, session: Session, tell: Tell
+) -> None:
     """What there is to know of a server that serves this host."""
     welcome = session.welcome
     tell(_connection(session))
@@ -214,12 +223,13 @@ async def _connected(reactor: Any, given: argparse.Namespace, session: Session, 
         state = session.remote.multicast_health.state.removeprefix("not working: ")
         tell(problem("multicast", state, "set --interface to another address of this host"))
         return
-    await _read(reactor, given, session, interface, tell)
+    await _read(reactor, given, session=session, interface=interface, tell=tell)
 
 
 async def _read(
     reactor: Any,
     given: argparse.Namespace,
+    *,
     session: Session,
     interface: network.Interface,
     tell: Tell,
@@ -247,7 +257,9 @@ async def _read(
     counter = listener = None
     if not interface.is_loopback:
         try:
-            counter = packets.counter(interface.name, welcome.group, welcome.port, source)
+            counter = packets.counter(
+                interface.name, group=welcome.group, port=welcome.port, source=source
+            )
             listener = packets.igmp_listener(interface.name)
         except PermissionError:
             pass
@@ -267,7 +279,7 @@ async def _read(
         tell(warning("querier", "not looked at: that needs root", multicast.AS_ROOT))
     # What this host sends itself does not come to its interface, but no network can drop it.
     seen = True if is_here else None if counter is None else packets.count(counter) > 0
-    tell(multicast.judge(reading, welcome, seen, asked))
+    tell(multicast.judge(reading, welcome, seen=seen, asked=asked))
     tell(multicast.others(reading))
     over_tcp = multicast.over_tcp(reading)
     if over_tcp is not None:
@@ -275,9 +287,9 @@ async def _read(
 
 
 async def _join_and_leave(reactor: Any, interface: str) -> None:
-    """Be in the spare group for a moment: a querier asks at once whether anybody is left in it."""
-    member = socket.inet_aton(packets.SPARE_GROUP) + socket.inet_aton(interface)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as spare:
-        spare.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        await deferLater(reactor, LEAVE_AFTER)
-    await deferLater(reactor, LISTEN)
+    """Join and leave the test group: a querier then asks at once for other members."""
+    member = socket.inet_aton(packets.TEST_GROUP) + socket.inet_aton(interface)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member_socket:
+        member_socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        await deferLater(reactor, LEAVE_DELAY)
+    await deferLater(reactor, QUERY_TIMEOUT)

@@ -1,4 +1,4 @@
-"""What the group brought, and what explains it if that is not all."""
+"""What was received from the group, and causes of loss."""
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.commands.check.network import HEADERS
@@ -7,11 +7,11 @@ from mufs.commands.check.session import Reading
 from mufs.communication.client.multicast_health import MAX_LOSS
 from mufs.wire.metadata import Welcome
 
-SOME = 0.01
-"""A fraction of segments lost from which on it is worth a look."""
+NOTABLE_LOSS = 0.01
+"""Fraction of segments lost from which on there is a warning."""
 
-NEARLY_ALL = 0.9
-"""Lost when only the last segments of transfers come, which are shorter."""
+NEARLY_TOTAL_LOSS = 0.9
+"""Fraction lost when only the last segments of transfers arrive, which are shorter."""
 
 _LOSES = (
     "see cables, the speed of the link (here eth0), and the receive buffer; where a switch drops "
@@ -22,11 +22,11 @@ _RATE = "ethtool eth0", "twistd mufs-server --rate-max 100M ..."
 AS_ROOT = "run this as root to see it"
 
 
-def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | None) -> Finding:
+def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None) -> Finding:
     """
     Whether multicast works.
 
-    @param seen: whether datagrams came as far as this host, or C{None} if that is not known.
+    @param seen: whether datagrams reached this host, or C{None} if that is not known.
     @param asked: whether a querier was heard, or C{None} if that is not known.
     """
     brought = f"{reading.segments} segments in {reading.seconds:.1f} s"
@@ -46,12 +46,12 @@ def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | N
             "mufs check --seconds 30 ...",
         )
     if not reading.segments:
-        return _silent(reading, welcome, seen, asked)
+        return _silent(reading, welcome, seen=seen, asked=asked)
     figure = f"{brought} ({reading.rate / 1e6:.1f} Mbit/s)"
     loss = reading.loss or 0.0
     if reading.loss is not None:
         figure += f", {loss:.1%} lost"
-    if loss > NEARLY_ALL:
+    if loss > NEARLY_TOTAL_LOSS:
         size = welcome.segment + HEADERS
         return problem(
             "multicast",
@@ -61,12 +61,14 @@ def judge(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | N
         )
     if loss > MAX_LOSS or not reading.works:
         return problem("multicast", figure, f"this host reads over TCP: {_LOSES}", *_RATE)
-    if loss >= SOME:
+    if loss >= NOTABLE_LOSS:
         return warning("multicast", figure, f"it is mended, but costs time: {_LOSES}", *_RATE)
     return ok("multicast", figure)
 
 
-def _silent(reading: Reading, welcome: Welcome, seen: bool | None, asked: bool | None) -> Finding:
+def _silent(
+    reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool | None
+) -> Finding:
     """Nothing arrives, though the server says that it was sent."""
     where = f"{welcome.group}:{welcome.port} from {welcome.source[0]}"
     figure = f"nothing arrives of {where}"

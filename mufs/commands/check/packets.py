@@ -1,4 +1,4 @@
-"""What comes to an interface, seen before firewalls and routing; for root alone."""
+"""Packets that arrive at an interface, before firewalls and routing; requires root."""
 
 import ctypes
 import socket
@@ -6,8 +6,8 @@ import struct
 
 from attrs import frozen
 
-SPARE_GROUP = "239.5.5.254"
-"""A group that nobody uses: it is joined and left, to see who asks about it then."""
+TEST_GROUP = "239.5.5.254"
+"""An unused group, joined and left to see whether a querier asks for other members."""
 
 _ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_STATISTICS = 263, 1, 6
@@ -26,30 +26,30 @@ _QUERY = 0x11
 
 @frozen
 class Query:
-    """A question of IGMP; C{group} is C{"0.0.0.0"} in one about all groups."""
+    """A query of IGMP; C{group} is C{"0.0.0.0"} in a general query."""
 
     sender: str
     group: str
     version: int
 
 
-def counter(interface: str, group: str, port: int, source: str) -> socket.socket:
+def counter(interface: str, *, group: str, port: int, source: str) -> socket.socket:
     """
-    Count the datagrams that come to a group, without taking them in; see L{count}.
+    Count the datagrams to a group without receiving them; see L{count}.
 
-    @raise PermissionError: without the right to.
+    @raise PermissionError: without CAP_NET_RAW.
     """
     addresses = (struct.unpack("!I", socket.inet_aton(each))[0] for each in (source, group))
     return _listen(
         interface,
         [(_PACKET_TYPE, 2), (_IP_PROTOCOL, socket.IPPROTO_UDP)],
         list(zip((_IP_SOURCE, _IP_TARGET), addresses, strict=True)),
-        port,
+        port=port,
     )
 
 
 def count(counting: socket.socket) -> int:
-    """Packets that came since it was asked last; some may hold several datagrams."""
+    """Packets since the last call; some may hold several datagrams."""
     counts = counting.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
     packets: int = struct.unpack("II", counts)[0]
     return packets
@@ -57,13 +57,13 @@ def count(counting: socket.socket) -> int:
 
 def igmp_listener(interface: str) -> socket.socket:
     """
-    Keep the packets of IGMP that come, also those about the spare group.
+    Receive the packets of IGMP, including those for the test group.
 
-    @raise PermissionError: without the right to.
+    @raise PermissionError: without CAP_NET_RAW.
     """
     listener = _listen(interface, [(_IP_PROTOCOL, socket.IPPROTO_IGMP)], [])
     # RFC 1112, 6.4: the group's address on Ethernet, which the interface else does not listen to.
-    ethernet = b"\x01\x00\x5e" + socket.inet_aton(SPARE_GROUP)[1:]
+    ethernet = b"\x01\x00\x5e" + socket.inet_aton(TEST_GROUP)[1:]
     ethernet = ethernet[:3] + bytes([ethernet[3] & 0x7F]) + ethernet[4:]
     wanted = struct.pack(
         "iHH8s", socket.if_nametoindex(interface), _PACKET_MR_MULTICAST, 6, ethernet
@@ -73,7 +73,7 @@ def igmp_listener(interface: str) -> socket.socket:
 
 
 def queries(listener: socket.socket) -> list[Query]:
-    """The questions among what was kept."""
+    """The queries among the packets received."""
     found: list[Query] = []
     while True:
         try:
@@ -101,6 +101,7 @@ def _listen(
     interface: str,
     bytes_wanted: list[tuple[int, int]],
     words_wanted: list[tuple[int, int]],
+    *,
     port: int | None = None,
 ) -> socket.socket:
     """A socket for the IP packets of an interface that have these values at these offsets."""

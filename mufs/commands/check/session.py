@@ -1,4 +1,4 @@
-"""A client without a mount: it connects, looks for an image, and reads it for a while."""
+"""A client without a mount: connects, finds an image, and reads it for some seconds."""
 
 import os
 from collections.abc import Callable
@@ -31,39 +31,42 @@ from mufs.wire.pages import BLOCK
 
 T = TypeVar("T")
 
-CACHE = 16 * 1024 * 1024
-"""Bytes: of what is read nothing is used again."""
+CACHE_SIZE = 16 * 1024 * 1024
+"""Bytes. A small cache will do, as nothing is read twice."""
 
-RATE = 20_000_000
-"""Bits a second that are read at the most, so that a busy network is not harmed."""
+MAX_RATE = 20_000_000
+"""Bits per second to read, low enough not to disturb a busy network."""
 
-PATIENCE = 5.0
-"""Seconds that any one answer may take."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds to wait for an answer."""
 
-LATE = 1.0
-"""Seconds that may pass after the last question until what comes is counted."""
+DRAIN_TIMEOUT = 1.0
+"""Seconds to wait for data after the last request."""
 
-MOST_DIRECTORIES = 256
-"""Directories that are searched for images."""
+MAX_DIRECTORIES = 256
+"""Directories to search for images."""
 
-MOST_TRIES = 16
-"""Images that are tried, the largest first, until one may be opened."""
+MAX_OPEN_ATTEMPTS = 16
+"""Images to try, largest first, until one can be opened."""
 
 
 class Unreachable(Exception):
-    """There is no connection that can be used; the text says why."""
+    """There is no usable connection; the text says why."""
 
 
 @frozen
 class Reading:
     """
-    What came of reading an image for a while.
+    The result of reading an image for some seconds.
 
-    @ivar bytes_asked: bytes asked for; C{bytes_over_tcp} those that came over TCP.
-    @ivar segments: that the group brought, also for others.
-    @ivar loss: from 0 to 1, or C{None} if nothing was heard of any transfer.
-    @ivar dropped: datagrams of others than the server.
-    @ivar works: whether the client finds that multicast works; C{state} says it for people.
+    @ivar bytes_asked: bytes requested.
+    @ivar bytes_over_tcp: bytes that came over TCP.
+    @ivar segments: segments received from the group, including those for other clients.
+    @ivar segment: bytes of a segment.
+    @ivar loss: from 0 to 1, or C{None} if no transfer was received.
+    @ivar dropped: datagrams that were not from the server.
+    @ivar works: whether multicast works.
+    @ivar state: the same as text.
     @ivar is_lost: whether the connection was lost.
     """
 
@@ -80,12 +83,12 @@ class Reading:
 
     @property
     def rate(self) -> float:
-        """Of multicast, in bits a second."""
+        """Bits per second received by multicast."""
         return self.segments * self.segment * 8 / self.seconds
 
 
 class _Factory(ClientChannelFactory):
-    """Tells why a connection came to nothing."""
+    """Reports why a connection failed."""
 
     lost: Callable[[str], None]
 
@@ -97,22 +100,22 @@ class Session:
     """
     One connection to a server.
 
-    @ivar welcome: what the server told of multicast, once connected.
-    @ivar connect_time: seconds that it took to connect.
+    @ivar welcome: the multicast parameters of the server, once connected.
+    @ivar connect_time: seconds it took to connect.
     """
 
     welcome: Welcome
     channel: ClientChannel
 
     def __init__(self, reactor: Any, interface: str | None, name: str) -> None:
-        """@param interface: address of the one to listen on, or C{None} for that of the route."""
+        """@param interface: address of the interface to use; C{None} for that of the route."""
         self._reactor = reactor
         self._met: Deferred[None] = Deferred()
-        cache = BlockCache(CACHE)
+        cache = BlockCache(CACHE_SIZE)
         self.remote = RemoteFileSystem(
             reactor,
             cache,
-            CACHE // 4,
+            CACHE_SIZE // 4,
             on_welcome=self._welcomed,
             on_refused=self._refused,
         )
@@ -133,36 +136,36 @@ class Session:
 
     @property
     def interface(self) -> str | None:
-        """Address of the interface on which the group is listened to; C{None} if it is not."""
+        """Address of the interface that has joined the group; C{None} if none has."""
         return self._membership.interface
 
     async def connect(self, endpoint: IStreamClientEndpoint) -> None:
         """
-        Be taken by the server, and join the group if that is possible.
+        Connect to the server, and join the group if possible.
 
-        @raise Unreachable: when that comes to nothing.
-        @raise Refused: when the server will not have this client.
+        @raise Unreachable: when there is no connection or no answer.
+        @raise Refused: when the server refuses this client.
         """
         began = self._reactor.seconds()
         try:
             await self._within(endpoint.connect(self._factory))
         except TimeoutError:
-            raise Unreachable(f"no answer within {PATIENCE:g} s") from None
+            raise Unreachable(f"no answer within {ANSWER_TIMEOUT:g} s") from None
         except (ConnectError, OSError) as error:
             raise Unreachable(_reason(error)) from None
         self.connect_time = self._reactor.seconds() - began
         try:
             await self._within(self._met)
         except TimeoutError:
-            raise Unreachable(f"connected, but no WELCOME within {PATIENCE:g} s") from None
+            raise Unreachable(f"connected, but no WELCOME within {ANSWER_TIMEOUT:g} s") from None
 
     def certificate(self) -> x509.Certificate | None:
-        """That of the server; C{None} without TLS."""
+        """The certificate of the server; C{None} without TLS."""
         transport: Any = self.channel.transport
         return transport.getPeerCertificate().to_cryptography() if is_tls(transport) else None
 
     def socket(self) -> Any:
-        """That of the connection."""
+        """The socket of the connection."""
         transport: Any = self.channel.transport
         if is_tls(transport):
             transport = transport.transport
@@ -170,13 +173,13 @@ class Session:
 
     async def images(self) -> list[tuple[int, bytes]]:
         """
-        Sizes and paths of the images that this user sees, the largest first.
+        Sizes and paths of the images that this user may see, largest first.
 
-        @raise OSError: when what the server shares cannot be listed at all.
+        @raise OSError: when the root of the export cannot be listed.
         """
         found: list[tuple[int, bytes]] = []
         directories = [b""]
-        until = self._reactor.seconds() + PATIENCE
+        until = self._reactor.seconds() + ANSWER_TIMEOUT
         for path in directories:
             try:
                 names = await self._within(self.remote.readdir(path, self._caller))
@@ -190,19 +193,19 @@ class Session:
                     found.append((attributes.size, below))
                 elif attributes.mode & 0o170000 == 0o040000:
                     directories.append(below)
-            if len(directories) > MOST_DIRECTORIES or self._reactor.seconds() > until:
+            if len(directories) > MAX_DIRECTORIES or self._reactor.seconds() > until:
                 break
         return sorted(found, reverse=True)
 
     async def open_first(self, paths: list[bytes]) -> tuple[bytes, int]:
         """
-        Open the first of some images that can be.
+        Open the first image that can be opened.
 
         @return: its path and its handle.
-        @raise OSError: why the last one that was tried could not.
+        @raise OSError: of the last attempt, when none can be opened.
         """
         fault = OSError("there is no image")
-        for path in paths[:MOST_TRIES]:
+        for path in paths[:MAX_OPEN_ATTEMPTS]:
             try:
                 handle, _ = await self._within(self.remote.open(path, self._caller))
                 return path, handle
@@ -211,21 +214,21 @@ class Session:
         raise fault
 
     async def read(self, handle: int, seconds: float) -> Reading:
-        """Have an image sent, at background priority, until so many seconds are over or it ends."""
+        """Read an image at background priority for some seconds, or until its end."""
         remote, opened = self.remote, self.remote.opened(handle)
-        # Until switches know that this host is in the group, what is sent does not come here.
+        # Switches need some time to learn that this host is in the group.
         await self.pause(JOIN_DELAY)
         began, offset = self._reactor.seconds(), 0
         end = began + seconds
-        # Before the keys came, what the server sent for others could not be told from forgeries.
+        # Datagrams that came before the keys could not be authenticated; they don't count.
         dropped, segments = remote.receiver.datagrams_dropped, remote.receiver.segments_received
         while self._reactor.seconds() < end and offset < opened.size and remote.is_connected:
             length = min(BLOCK, opened.size - offset)
             remote.coalescer.prefetch(opened, offset, length, priority=Priority.BACKGROUND)
             offset += length
-            await self.pause(BLOCK * 8 / RATE)
-        end = self._reactor.seconds() + LATE
-        last = max(0, offset - CACHE // 2)
+            await self.pause(BLOCK * 8 / MAX_RATE)
+        end = self._reactor.seconds() + DRAIN_TIMEOUT
+        last = max(0, offset - CACHE_SIZE // 2)
         while self._reactor.seconds() < end and remote.lacks(opened, last, offset - last):
             await self.pause(0.05)
         remote.receiver.flush_batch()
@@ -248,17 +251,17 @@ class Session:
         await deferLater(self._reactor, seconds)
 
     async def stop(self) -> None:
-        """Leave the group, and end the connection."""
+        """Leave the group, and close the connection."""
         self.remote.stop()
         await self._membership.stop()
 
     async def _within(self, answer: "Deferred[T]") -> T:
-        return await answer.addTimeout(PATIENCE, self._reactor, late)
+        return await answer.addTimeout(ANSWER_TIMEOUT, self._reactor, raise_timeout)
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         self.channel, self.welcome = channel, welcome
         self._membership.welcomed(channel.transport.getHost(), welcome)
-        # Files knows of the channel only when this has returned.
+        # RemoteFileSystem has the channel only when this has returned.
         self._reactor.callLater(0, self._met.callback, None)
 
     def _refused(self, reason: Refused) -> None:
@@ -269,8 +272,8 @@ class Session:
             self._met.errback(why)
 
 
-def late(result: object, seconds: float) -> NoReturn:
-    """What a Deferred ends with that took too long."""
+def raise_timeout(result: object, seconds: float) -> NoReturn:
+    """Fail a Deferred that timed out, with C{TimeoutError}."""
     raise TimeoutError(None, f"no answer within {seconds:g} s")
 
 
@@ -280,8 +283,8 @@ def _reason(error: Exception) -> str:
 
 
 @implementer(IHandshakeListener)
-class _Look(Protocol):
-    """Shakes hands, and does not say a word."""
+class _CertificateReader(Protocol):
+    """Makes a TLS handshake, and disconnects."""
 
     def __init__(self, found: "Deferred[x509.Certificate | None]") -> None:
         self._found = found
@@ -294,7 +297,7 @@ class _Look(Protocol):
         transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It came to nothing."""
+        """There was no handshake."""
         self._tell(None)
 
     def _tell(self, certificate: x509.Certificate | None) -> None:
@@ -303,16 +306,18 @@ class _Look(Protocol):
 
 
 async def shown_certificate(reactor: Any, host: str, port: int) -> x509.Certificate | None:
-    """What a server shows to whoever connects, believed or not; C{None} if it does not."""
+    """The certificate that a server presents, not verified; C{None} if there is none."""
     found: Deferred[x509.Certificate | None] = Deferred()
-    # Without authorities to trust nothing is verified: this one is to be looked at, not believed.
-    endpoint = SSL4ClientEndpoint(reactor, host, port, CertificateOptions(), timeout=int(PATIENCE))
+    # Without trusted authorities nothing is verified: the certificate is only examined.
+    endpoint = SSL4ClientEndpoint(
+        reactor, host, port, CertificateOptions(), timeout=int(ANSWER_TIMEOUT)
+    )
 
     async def look() -> x509.Certificate | None:
-        await endpoint.connect(Factory.forProtocol(lambda: _Look(found)))
+        await endpoint.connect(Factory.forProtocol(lambda: _CertificateReader(found)))
         return await found
 
     try:
-        return await ensureDeferred(look()).addTimeout(PATIENCE, reactor, late)
+        return await ensureDeferred(look()).addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
     except (ConnectError, TimeoutError, OSError, SSL.Error):
         return None

@@ -68,6 +68,9 @@ class ServerChannel(Protocol):
     It has many attributes because it puts these parts together, and each client's figures for the
     status are kept here.
 
+    It has more attributes than its state, which L{Intake} and L{Handles} hold: the parts that it
+    puts together, and the figures that the status shows of a client.
+
     @ivar share: see L{mufs.cache.server.sent.IReader}.
     @ivar report: what the client reported of itself last.
     @ivar name: what the client is called; empty until it was welcomed.

@@ -80,7 +80,7 @@ class OutgoingMulticast:
         if self._output is None:
             if here is None:
                 self._log.warn(
-                    "{client} came by {address}, which tells no interface to send multicast on: "
+                    "{client} connected to {address}, which has no interface for multicast: "
                     "it reads over TCP (set --interface)",
                     client=channel.name,
                     address=address,
@@ -89,8 +89,8 @@ class OutgoingMulticast:
                 self._open(here)
         if self.interface not in (None, here):
             self._log.warn(
-                "{client} came by {here}, and multicast goes out on {interface}: it may have to "
-                "read over TCP (set --interface)",
+                "{client} connected to {here}, but multicast goes out on {interface}: it may have "
+                "to read over TCP (set --interface)",
                 client=channel.name,
                 here=here,
                 interface=self.interface,

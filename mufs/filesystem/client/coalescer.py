@@ -7,7 +7,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.in_flight import (
@@ -20,7 +20,7 @@ from mufs.filesystem.client.in_flight import (
 from mufs.filesystem.client.random_reads import RandomReads
 from mufs.filesystem.client.readahead import ReadAheadWindow
 from mufs.wire.channel import Data, Priority, ProtocolError, Read, Sent
-from mufs.wire.pages import BLOCK, PAGE, byte_range, mask_of, runs, split_into_blocks
+from mufs.wire.pages import BLOCK, PAGE, ImageKey, byte_range, mask_of, runs, split_into_blocks
 from mufs.wire.segments import Descriptor
 
 T = TypeVar("T")

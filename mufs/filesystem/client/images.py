@@ -7,9 +7,9 @@ from enum import Enum
 
 from attrs import define
 
-from mufs.cache.client.blocks import ImageKey
 from mufs.filesystem.client.readahead import SequenceDetector
 from mufs.wire.metadata import NOBODY, Attributes, Caller
+from mufs.wire.pages import ImageKey
 
 MAX_RECENT_IMAGES = 64
 """Images remembered by name after they were opened."""

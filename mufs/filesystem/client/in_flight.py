@@ -6,10 +6,9 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
-from mufs.cache.client.blocks import ImageKey
 from mufs.filesystem.client.images import OpenImage
 from mufs.wire.channel import MAX_READ, Priority
-from mufs.wire.pages import byte_range, runs, split_into_blocks
+from mufs.wire.pages import ImageKey, byte_range, runs, split_into_blocks
 
 T = TypeVar("T")
 

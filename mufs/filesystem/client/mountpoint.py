@@ -17,6 +17,9 @@ The type of an automount point there. Every access to one waits for its mount, e
 process group that is to make it.
 """
 
+MOUNT_TABLE = "/proc/self/mountinfo"
+"""The kernel's list of mounts, see proc(5)."""
+
 
 class UnusableMountPoint(Exception):
     """Nothing can be mounted at a directory; the text says why."""
@@ -32,10 +35,11 @@ class Mounted:
 
 def mounts() -> Iterator[tuple[bytes, Mounted]]:
     """All mounts by path, in the order of mounting; accesses none of them."""
-    with open("/proc/self/mountinfo", "rb") as table:
+    with open(MOUNT_TABLE, "rb") as table:
         for line in table:
-            fields = line.split()
-            # Blanks in a path are written in octal.
+            # Blanks, tabs, newlines and backslashes in a path are in octal, other blank characters
+            # are as they are.
+            fields = line.split(b" ")
             where = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
             kind = fields[fields.index(b"-") + 1]
             yield where, Mounted(int(fields[0]), kind.decode())

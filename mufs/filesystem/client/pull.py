@@ -15,6 +15,7 @@ from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, ReadCoalescer
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.in_flight import IFiller
 from mufs.filesystem.client.readahead import ReadAheadWindow
+from mufs.units import format_bytes
 from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, mask_of
 
@@ -135,7 +136,7 @@ class _Pull:
         try:
             self._check_fits(opened.size)
             # Do not let what comes evict what is there already.
-            self._cache.renew(opened.key)
+            self._cache.touch(opened.key)
             self._remote.coalescer.fillers[opened] = self
             if key_delay:
                 await deferLater(self._clock, key_delay)
@@ -151,8 +152,8 @@ class _Pull:
     def _check_fits(self, size: int) -> None:
         """@raise OSError: when an image of that size does not fit into the cache."""
         if size > self._cache.capacity:
-            room = _mib(self._cache.capacity)
-            raise OSError(errno.ENOSPC, f"the image has {_mib(size)}, the cache {room}")
+            room = format_bytes(self._cache.capacity)
+            raise OSError(errno.ENOSPC, f"the image has {format_bytes(size)}, the cache {room}")
 
     def received(self, block: int, length: int) -> None:
         """See L{IFiller.received}."""
@@ -306,7 +307,3 @@ class Pulls:
     def _room(self) -> int:
         size = min(self._remote.window.size, MAX_BYTES_IN_FLIGHT // 2) // len(self._running)
         return max(BLOCK, size)
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"

@@ -1,7 +1,7 @@
 """What a read at random brings from the server beside its own pages."""
 
-from mufs.cache.client.blocks import BlockCache, ImageKey
-from mufs.wire.pages import PAGE, PAGES
+from mufs.cache.client.blocks import BlockCache
+from mufs.wire.pages import PAGE, PAGES, ImageKey
 
 WHOLE_BLOCK_MAX_SECONDS = 0.005
 """Seconds that a whole block may take to arrive for a read at random to ask for it."""

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ChannelLost, ClientChannel, IChannelUser, Refused
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
@@ -37,7 +37,7 @@ from mufs.wire.metadata import (
     Welcome,
     encode,
 )
-from mufs.wire.pages import split_into_blocks
+from mufs.wire.pages import ImageKey, split_into_blocks
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """
-Who may see what of the images: rules for subtrees by a client's name, and whom callers count as.
+Access control: rules for subtrees by a client's name, and squashing of callers.
 
-All of it is applied in the view of the library that each client gets. What no rule shows it is
-not there for it: names beside the way to what it may see are ENOENT, and in no listing.
+Each client gets a view of the library that applies both. What no rule allows does not exist for
+the client: such names are ENOENT, and in no listing.
 """
 
 import errno
@@ -21,7 +21,7 @@ Names = tuple[bytes, ...]
 @frozen
 class Rule:
     """
-    Clients whose name matches may read a subtree.
+    Clients whose names match may read a subtree.
 
     @ivar name: shell pattern of a client's name, in lower case.
     @ivar path: names from the root to the subtree.
@@ -33,20 +33,20 @@ class Rule:
 
 def parse_rule(text: str) -> Rule:
     """
-    C{NAME:PATH}, C{NAME:PATH:ro}.
+    Parse C{NAME:PATH} or C{NAME:PATH:ro}.
 
-    @raise ValueError: when it is not that.
+    @raise ValueError: when it is malformed.
     """
     name, colon, path = text.partition(":")
     for ending in (":ro", ":rw"):
         if path.endswith(ending):
             path = path.removesuffix(ending)
             if ending == ":rw":
-                raise ValueError("images are shared for reading alone: rw is not possible")
+                raise ValueError("images are exported read-only: rw is not possible")
             break
     if not (name and colon and path.startswith("/")):
         raise ValueError("is not of the form NAME:/PATH or NAME:/PATH:ro")
-    # The same bytes that the name has on the disk.
+    # The bytes that the name has on disk.
     names = tuple(part.encode("utf-8", "surrogateescape") for part in path.strip("/").split("/"))
     if any(each in (b"", b".", b"..") for each in names) and names != (b"",):
         raise ValueError("has a path with an empty name, '.' or '..' in it")
@@ -56,11 +56,11 @@ def parse_rule(text: str) -> Rule:
 @frozen
 class Access:
     """
-    What an operator says of who may see what.
+    The server's access rules.
 
-    @ivar rules: what is allowed; if there are none, everybody sees all.
-    @ivar root_squash: root of a client's host counts as nobody.
-    @ivar all_squash: everybody counts as nobody.
+    @ivar rules: what is allowed; without rules, every client may read everything.
+    @ivar root_squash: treat root on a client's host as nobody.
+    @ivar all_squash: treat every caller as nobody.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -69,10 +69,10 @@ class Access:
 
     def view(self, library: IImageLibrary, name: str | None) -> IImageLibrary | None:
         """
-        What a client sees of a library.
+        The view of a library for a client.
 
-        @param name: that in its verified certificate, if it has one.
-        @return: C{None} if no rule is for it.
+        @param name: the name in the client's verified certificate, if it has one.
+        @return: C{None} if no rule matches the client.
         """
         subtrees = [rule.path for rule in self.rules if fnmatchcase(name or "", rule.name)]
         if self.rules and not subtrees:
@@ -80,7 +80,7 @@ class Access:
         return View(library, self, subtrees or [()])
 
     def squash(self, caller: Caller | None) -> Caller | None:
-        """Whom a caller counts as, number by number, as NFS has it."""
+        """The caller to check permissions for. Each number is squashed by itself, as in NFS."""
         if caller is None or not (self.root_squash or self.all_squash):
             return caller
         if self.all_squash:
@@ -94,7 +94,7 @@ EVERYBODY = Access()
 
 @implementer(IImageLibrary)
 class View:
-    """What one client sees of a library: some subtrees, and the directories on the way to them."""
+    """The part of a library that a client may see: subtrees, and the directories above them."""
 
     def __init__(self, library: IImageLibrary, access: Access, subtrees: list[Names]) -> None:
         self._library = library
@@ -106,7 +106,7 @@ class View:
         """See L{IImageLibrary.getattr}."""
         shown = self._shown(path)
         found = self._library.getattr(path, self._squash(caller))
-        return found if shown else _on_the_way(found)
+        return found if shown else _above_subtree(found)
 
     def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
         """See L{IImageLibrary.readdir}."""
@@ -118,7 +118,7 @@ class View:
         for name, attributes in found:
             try:
                 beneath = self._shown(path + b"/" + name if path else name)
-                entries.append((name, attributes if beneath else _on_the_way(attributes)))
+                entries.append((name, attributes if beneath else _above_subtree(attributes)))
             except FileNotFoundError:
                 continue
         return entries
@@ -138,7 +138,7 @@ class View:
         return self._library.open(path, self._squash(caller))
 
     def statfs(self) -> Statistics:
-        """See L{IImageLibrary.statfs}; who does not see all does not learn how much there is."""
+        """See L{IImageLibrary.statfs}. Counts are 0 for a client that does not see everything."""
         found = self._library.statfs()
         if self._all:
             return found
@@ -146,7 +146,7 @@ class View:
 
     def _shown(self, path: bytes) -> bool:
         """
-        Whether a path leads into a subtree; else it is on the way to one.
+        Whether a path is in a subtree; if not, it is above one.
 
         @raise FileNotFoundError: when it is neither.
         """
@@ -162,8 +162,8 @@ def _absent() -> OSError:
     return FileNotFoundError(errno.ENOENT, "no such file or directory")
 
 
-def _on_the_way(found: Attributes) -> Attributes:
-    """Of a directory on the way no more than that: size and times tell of what else is there."""
+def _above_subtree(found: Attributes) -> Attributes:
+    """A directory without size and times, which would reveal what else is in it."""
     if not stat.S_ISDIR(found.mode):
         raise _absent()
     return evolve(found, nlink=2, size=0, blocks=0, atime=0, mtime=0, ctime=0)

@@ -1,4 +1,4 @@
-"""The image library: an exported directory, read beneath its root only."""
+"""The image library: an exported directory. Nothing outside of it can be read."""
 
 import errno
 import os
@@ -11,10 +11,11 @@ from zope.interface import implementer
 from mufs.communication.server.descriptors import RESERVED_FDS_OF_IMAGES, exhausted
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.pages import ImageKey
 
 
 def _attributes(found: os.stat_result, device: int) -> Attributes:
-    """@param device: that of the root; numbers of inodes of others are made unlike its own."""
+    """@param device: of the root; inode numbers on other devices are hashed to keep them unique."""
     return Attributes(
         mode=found.st_mode,
         ino=found.st_ino if found.st_dev == device else _number(found.st_dev, found.st_ino),
@@ -31,12 +32,12 @@ def _attributes(found: os.stat_result, device: int) -> Attributes:
 
 
 def _time(nanoseconds: int) -> int:
-    """A time as it can be sent; some file systems have times of more than 292 years from 1970."""
+    """A time cut to 64 bits; some file systems have times more than 292 years from 1970."""
     return min(max(nanoseconds, -(1 << 63)), (1 << 63) - 1)
 
 
 def _number(*values: int) -> int:
-    """64 bits that stand for these values, the same in every run of a server."""
+    """A hash of 64 bits, the same in every run of a server."""
     text = ",".join(map(str, values)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
@@ -47,7 +48,7 @@ def _generation(found: os.stat_result) -> int:
 
 def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
     """
-    See that the mode bits of a file let somebody do something; they let root do all.
+    Check that the mode bits of a file grant access to a caller. Root has all access.
 
     @param wanted: C{os.R_OK}, C{os.X_OK}, or both.
     @raise OSError: EACCES.
@@ -64,19 +65,19 @@ def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
         raise OSError(errno.EACCES, "permission denied")
 
 
-def _key(found: os.stat_result) -> tuple[int, int]:
-    """Image and generation."""
+def _key(found: os.stat_result) -> ImageKey:
+    """Image and generation of a file."""
     return _number(found.st_dev, found.st_ino), _generation(found)
 
 
 @implementer(IImage)
 class Image:
-    """One generation of a file: device, inode, size, mtime and ctime as it was opened with."""
+    """One generation of a file, defined by its device, inode, size, mtime and ctime."""
 
     def __init__(self, fd: int, found: os.stat_result, device: int) -> None:
         """
-        @param fd: open for reading; closed when nobody holds the image any longer.
-        @param device: that of the library's root.
+        @param fd: open for reading; closed when the image is garbage collected.
+        @param device: of the library's root.
         """
         self._fd = fd
         self.image, self.generation = _key(found)
@@ -89,7 +90,7 @@ class Image:
         return self._checked(os.pread(self._fd, length, offset), offset, length)
 
     def read_at_once(self, offset: int, length: int) -> bytes | None:
-        """See L{IImage.read_at_once}: what is in the page cache, where that can be told."""
+        """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
         data = bytearray(max(0, min(length, self.attributes.size - offset)))
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
@@ -99,7 +100,7 @@ class Image:
         return None
 
     def _checked(self, data: bytes, offset: int, length: int) -> bytes:
-        # Looked at after reading: what was changed before the bytes were read shows here.
+        # Checked after reading, so that every change before the read shows.
         if _generation(os.fstat(self._fd)) != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
         if len(data) < min(length, self.attributes.size - offset):
@@ -110,15 +111,15 @@ class Image:
 @implementer(IImageLibrary)
 class ExportedDirectory:
     """
-    A directory and all beneath it. Paths are walked name by name from an open directory, never
-    through a symbolic link, so no path leads out of it, whatever is moved meanwhile.
+    A directory and everything below it. Paths are walked name by name from an open directory,
+    never through a symbolic link, so no path leads out of it, even if files are moved meanwhile.
     """
 
     def __init__(self, root: str | bytes) -> None:
         """@raise OSError: when C{root} is not a directory that can be read."""
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._device = os.fstat(self._root).st_dev
-        self._images: WeakValueDictionary[tuple[int, int], Image] = WeakValueDictionary()
+        self._images: WeakValueDictionary[ImageKey, Image] = WeakValueDictionary()
         finalize(self, os.close, self._root)
 
     def getattr(self, path: bytes, caller: Caller | None = None) -> Attributes:
@@ -130,7 +131,7 @@ class ExportedDirectory:
             os.close(fd)
 
     def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
-        """See L{IImageLibrary.readdir}; it tells attributes, which takes the right to search."""
+        """See L{IImageLibrary.readdir}. Reading attributes requires search permission as well."""
         entries = []
         fd = self._reopen(self._walk(path, caller), os.O_DIRECTORY)
         try:
@@ -139,7 +140,7 @@ class ExportedDirectory:
                 for entry in found:
                     try:
                         found_there = entry.stat(follow_symlinks=False)
-                    except OSError:  # it has gone, or a file system is mounted there that is dead
+                    except OSError:  # removed since, or the mount point of a dead file system
                         continue
                     attributes = _attributes(found_there, self._device)
                     entries.append((os.fsencode(entry.name), attributes))
@@ -161,10 +162,11 @@ class ExportedDirectory:
         """
         See L{IImageLibrary.open}.
 
-        Who may run a file may read it, as NFS has it: the kernel that runs it reads it.
+        Execute permission implies read permission, as in NFS: the client's kernel must read a
+        program to run it.
 
-        @raise OSError: EISDIR for a directory, ELOOP for a symbolic link, EACCES for what is
-            neither file nor directory: it is never opened. EMFILE when too many are open.
+        @raise OSError: EISDIR for a directory, ELOOP for a symbolic link, EACCES for other special
+            files, which are never opened; EMFILE when too many images are open.
         """
         fd = self._walk(path, caller)
         try:
@@ -209,9 +211,9 @@ class ExportedDirectory:
 
     def _walk(self, path: bytes, caller: Caller | None) -> int:
         """
-        A descriptor that names the file at C{path}, without opening it (O_PATH).
+        A descriptor that refers to the file at C{path} without opening it (O_PATH).
 
-        @raise OSError: EACCES for a path that could lead elsewhere than down, and for a directory
+        @raise OSError: EACCES for a path with C{.}, C{..} or empty names, and for a directory
             that C{caller} may not search.
         """
         names = path.split(b"/") if path else []
@@ -230,7 +232,7 @@ class ExportedDirectory:
         return fd
 
     def _reopen(self, fd: int, flags: int) -> int:
-        """Open for reading what C{fd} names, and close C{fd}."""
+        """Open the file that C{fd} refers to for reading, and close C{fd}."""
         try:
             return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
         finally:

@@ -1,4 +1,4 @@
-"""Reads of image files, outside the reactor's thread wherever they may take time."""
+"""Reads of image files, in other threads unless they are known not to block."""
 
 from collections.abc import Callable
 from errno import ESTALE
@@ -12,25 +12,26 @@ from twisted.python.failure import Failure
 from mufs.interfaces import IImage
 from mufs.wire.pages import BLOCK
 
-MOST = 1024 * 1024
-"""Bytes read at once: a crossing into another thread costs more than to read 128 KiB."""
+MAX_READ = 1024 * 1024
+"""Bytes read at once. Changing threads takes longer than reading 128 KiB."""
 
-SHORT = BLOCK
-"""Bytes, at the most, that are read in the reactor's thread where that takes no waiting."""
+MAX_INLINE = BLOCK
+"""Bytes read in the reactor's thread, if that does not block."""
 
 MAX_RUNS = 16
-"""Runs held of which a part was not asked for yet."""
+"""Runs held of which a part has not been requested yet."""
 
 MAX_THREADS = 4
-"""Reads of one image at a time: one that hangs leaves threads to the others."""
+"""Concurrent reads of one image: if it hangs, threads remain for other images."""
 
 
 @define(eq=False)
 class _Run:
     """
-    Bytes of an image from C{offset} to C{end}; C{result} is C{None} until they were read.
+    Bytes of an image from C{offset} to C{end}; C{result} is C{None} until they are read.
 
-    @ivar left: how many of them nobody has asked for yet.
+    @ivar left: number of bytes that have not been requested yet.
+    @ivar waiting: requests for parts: result, start within the run, length.
     """
 
     image: IImage
@@ -47,22 +48,22 @@ class _Run:
         start = offset - self.offset
         if self.result is not None:
             return succeed(self.result[start : start + length])
-        asked: Deferred[bytes] = Deferred()
-        self.waiting.append((asked, start, length))
-        return asked
+        part: Deferred[bytes] = Deferred()
+        self.waiting.append((part, start, length))
+        return part
 
     def done(self, result: bytes) -> None:
         self.result = result
-        for asked, start, length in self.waiting:
-            asked.callback(result[start : start + length])
+        for part, start, length in self.waiting:
+            part.callback(result[start : start + length])
 
 
 class Reads:
     """
-    Reads what is asked for, and with it what will be asked for next.
+    Reads what is requested, together with what will be requested next.
 
-    @ivar image_reads: how often, and C{image_read_bytes} how much, files were read: the read
-        times of table V.
+    @ivar image_reads: number of reads of files (the read times of table V).
+    @ivar image_read_bytes: bytes read.
     """
 
     def __init__(self, in_thread: Callable[..., "Deferred[Any]"]) -> None:
@@ -77,20 +78,20 @@ class Reads:
         """
         The bytes at C{offset}.
 
-        @param more: how many bytes after them will be asked for soon, as far as is known.
+        @param more: number of bytes after them that will be requested soon, if known.
         @return: fails with C{OSError}.
         """
         for run in self._runs:
             if run.image is image and run.offset <= offset <= offset + length <= run.end:
                 return self._part(run, offset, length)
-        size = max(length, min(length + more, MOST))
+        size = max(length, min(length + more, MAX_READ))
         run = _Run(image, offset, offset + size)
         self._runs.append(run)
         del self._runs[:-MAX_RUNS]
         part = self._part(run, offset, length)
         turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
-        # Of an image that hangs not even the cache is looked at: the system might wait after all.
-        quick = size <= SHORT and turns.tokens == MAX_THREADS
+        # While other reads of the image are pending, its file may hang, and any read may block.
+        quick = size <= MAX_INLINE and turns.tokens == MAX_THREADS
         data = image.read_at_once(offset, size) if quick else None
         if data is None:
             reading = turns.run(self._in_thread, image.read, offset, size)
@@ -111,14 +112,14 @@ class Reads:
         run.done(data)
 
     def _failed(self, failure: Failure, run: _Run) -> None:
-        """What cannot be read together is read part by part: a bad sector fails its own alone."""
+        """Read the parts one by one, so that a bad sector fails only the parts that have it."""
         self._forget(run)
         stale = getattr(failure.value, "errno", None) == ESTALE
-        for asked, start, length in run.waiting:
+        for part, start, length in run.waiting:
             if stale or length == run.end - run.offset:
-                asked.errback(failure)
+                part.errback(failure)
             else:
-                self(run.image, run.offset + start, length, 0).chainDeferred(asked)
+                self(run.image, run.offset + start, length, 0).chainDeferred(part)
 
     def _forget(self, run: _Run) -> None:
         if run in self._runs:

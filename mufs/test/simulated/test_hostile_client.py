@@ -1,4 +1,4 @@
-"""Honest readers beside a hostile client, in virtual time: how much it slows them down."""
+"""How much a hostile client slows down honest readers, in virtual time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mufs.wire.pages import BLOCK
 
 SIZE = 16 * MIB
 MIN_KEPT = 0.9
-"""Fraction of their speed that the readers keep at least."""
+"""The fraction of their speed that the readers must keep."""
 
 PACKET_INTERVAL = 0.002
 """Seconds from one packet of the attacker to the next."""
 
 
 class Attacker(Protocol):
-    """Opens an image, which gets the handle 1, and sends the given packets without end."""
+    """Opens an image, which gets the handle 1, and sends packets endlessly."""
 
     def __init__(self, network: SimulatedNetwork, packets: Iterator[bytes]) -> None:
         self._network = network
@@ -44,7 +44,7 @@ class Attacker(Protocol):
 
 
 class HostileClientTests(SynchronousTestCase):
-    """Three hosts that read an image over a link of 100 Mbit/s, and an attacker."""
+    """Three hosts read an image over a link of 100 Mbit/s beside an attacker."""
 
     def setUp(self) -> None:
         """Measure how long they take without the attacker."""
@@ -56,7 +56,7 @@ class HostileClientTests(SynchronousTestCase):
 
     def assert_kept(self, packets: Iterator[bytes], listens: bool = True) -> Stream:
         """
-        The hosts keep their speed beside an attacker that sends these packets.
+        Assert that the hosts keep their speed beside an attacker that sends these packets.
 
         @param listens: whether it reads what the server sends to it.
         @return: the server's end of the attacker's connection.
@@ -83,26 +83,26 @@ class HostileClientTests(SynchronousTestCase):
         return there
 
     def reads(self, over_tcp: bool = False) -> Iterator[bytes]:
-        """READs of a MiB each, all over a large image, at all priorities."""
+        """Make READs of a MiB each, spread over a large image, at all priorities."""
         for tag in count(1):
             offset = tag * 37 % 128 * MIB
             yield Read(tag, 1, offset, MIB, Priority(tag % 3), over_tcp).encode()
 
     def test_reads(self) -> None:
-        """A client that asks for far more than the link can carry takes little from the others."""
+        """Requesting far more than the link can carry hardly slows down the others."""
         self.assert_kept(self.reads())
 
     def test_reads_over_tcp(self) -> None:
-        """The same over TCP, which has its share of the link, too."""
+        """Requesting far too much over TCP hardly slows down the others."""
         self.assert_kept(self.reads(over_tcp=True))
 
     def test_urgent_reads(self) -> None:
-        """The same when all of its READs claim that a reader is blocked."""
+        """READs that all claim a blocked reader hardly slow down the others."""
         reads = (Read(t, 1, t % 1000 * BLOCK, BLOCK, Priority.BLOCKED) for t in count(1))
         self.assert_kept(read.encode() for read in reads)
 
     def test_repairs(self) -> None:
-        """For a client that claims to have lost every segment little is sent again."""
+        """Claiming to have lost every segment causes few repairs."""
         controller = self.network.server.controller
 
         def repairs() -> Iterator[bytes]:
@@ -116,11 +116,11 @@ class HostileClientTests(SynchronousTestCase):
         self.assertLess(sent, 0.5 * 2 * SIZE / 1400)
 
     def test_pulled(self) -> None:
-        """Reports on pulls that nobody asked for cost little, and delay nothing."""
+        """Reports on pulls that were not requested delay nobody."""
         reports = (Pulled(t % 1000, t, t, False) for t in count(1))
         self.assert_kept(pack(Type.PULLED, encode(each)) * 50 for each in reports)
 
     def test_takes_nothing(self) -> None:
-        """A client that does not read its answers delays nobody, and they take little memory."""
+        """A client that does not read its answers delays nobody, and needs little memory."""
         there = self.assert_kept(self.reads(over_tcp=True), listens=False)
         self.assertLess(len(there._unsent), MIB)

@@ -1,8 +1,8 @@
 """
-The multicast group with an attacker in it who forges the server's address.
+The multicast group with an attacker who forges the server's address.
 
-What forged packets can cost is bounded: no wrong bytes are read, nothing of them is kept, and no
-client asks the server for more than was really lost.
+The effect of forged packets is bounded: no wrong bytes are read, they are not kept, and no client
+requests more repairs than for packets that were really lost.
 """
 
 from __future__ import annotations
@@ -34,54 +34,54 @@ from mufs.wire.segments import (
 )
 
 FLOOD = 4000
-"""Forged packets: far more than a client keeps of anything."""
+"""The number of forged packets: far more than any limit of a client."""
 
 
 class Attacker:
     """
-    Receives all that the server sends to the group, and sends to all clients.
+    A host that receives all multicast datagrams of the server, and sends to all clients.
 
-    @ivar heard: datagrams of the server, in order.
-    @ivar answer: returns what to send before each write of the server reaches the clients.
+    @ivar recorded: the server's datagrams, in order.
+    @ivar answer: returns the datagrams to send before a write of the server reaches the clients.
     """
 
     def __init__(self, network: SimulatedNetwork) -> None:
         self._network = network
-        self.heard: list[bytes] = []
+        self.recorded: list[bytes] = []
         self.answer: Callable[[bytes], list[bytes]] = lambda train: []
         self.random = random.Random(network.seed)
         self.listen()
 
     def listen(self) -> None:
-        """Listen to the server that runs now."""
+        """Listen to the current server."""
         server = self._network.server
         write = server.write
 
-        def overheard(packets: bytes | memoryview) -> int:
+        def record(packets: bytes | memoryview) -> int:
             sent = write(packets)
             train = bytes(packets[:sent])
-            self.heard += [train[at : at + STRIDE] for at in range(0, len(train), STRIDE)]
+            self.recorded += [train[at : at + STRIDE] for at in range(0, len(train), STRIDE)]
             if train:
-                self.say(self.answer(train))
+                self.send(self.answer(train))
             return sent
 
-        server.write = overheard  # type: ignore[method-assign]
+        server.write = record  # type: ignore[method-assign]
 
-    def say(self, datagrams: list[bytes]) -> None:
-        """Send these to all clients at once, as if from the server."""
+    def send(self, datagrams: list[bytes]) -> None:
+        """Send datagrams to all clients with the server's address."""
         for client in self._network.clients:
             for datagram in datagrams:
-                client.hear(datagram, self._network.server.source)
+                client.receive(datagram, self._network.server.source)
 
     def controls(self) -> list[tuple[int, Descriptor]]:
-        """The control packets that were received."""
-        found = [each for datagram in self.heard for each in parse(datagram) if len(each) == 2]
+        """Return the received control packets."""
+        found = [each for datagram in self.recorded for each in parse(datagram) if len(each) == 2]
         return found
 
     def forged(self, count: int, phases: tuple[int, ...], **fields: Any) -> list[bytes]:
         """
-        Announcements or completions of the image that is read, with numbers of all kinds: those
-        to come, those that were, far ahead and far behind; the MAC is guessed or copied.
+        Forge control packets of the image that is read. Their numbers are future, past, far ahead
+        or far behind; their MAC is random or copied.
         """
         chance, (_, real) = self.random, self.controls()[-1]
         made = []
@@ -102,7 +102,7 @@ class Attacker:
         return made
 
     def forged_segments(self, numbers: list[int]) -> list[bytes]:
-        """Full segments with random bytes."""
+        """Forge full segments of random bytes."""
         return [
             HEADER.pack(TRANSMISSION, SEGMENT, number % (1 << 32)) + self.random.randbytes(SEGMENT)
             for number in numbers
@@ -110,7 +110,7 @@ class Attacker:
 
 
 def held(client: SimulatedClient) -> dict[str, int]:
-    """How much a client keeps of what comes from the group."""
+    """Return what a client holds for the group: numbers of objects, and bytes."""
     reassembly = client.remote.receiver.reassembly
     return {
         "known": len(reassembly._transfers),
@@ -119,31 +119,33 @@ def held(client: SimulatedClient) -> dict[str, int]:
         "expected": len(reassembly._expected),
         "orphans": sum(len(rows) for _, _, rows in reassembly._orphans),
         "orphan bytes": sum(rows.nbytes for _, _, rows in reassembly._orphans),
-        "kept views": sum(rows.base is not None and rows.base.nbytes > rows.nbytes
-                          for _, _, rows in reassembly._orphans),
+        "kept views": sum(
+            rows.base is not None and rows.base.nbytes > rows.nbytes
+            for _, _, rows in reassembly._orphans
+        ),
         "aside": len(client.remote.receiver._batch),
         "looks": len(client.remote.repairs._overheard),
-    }  # fmt: skip
+    }
 
 
 class HostileGroupTestCase(SimulationTestCase):
-    """Two clients that read, and an attacker."""
+    """Has two clients and an attacker."""
 
     def setUp(self) -> None:
-        """Let the attacker record some traffic."""
+        """Make the network."""
         self.network = self.make_network(2, 2 * MIB + 1234, rate_max=FAST)
         self.attacker = Attacker(self.network)
 
     def repairs(self) -> int:
-        """The number of requests for missing segments."""
+        """Return the number of repairs that the clients have requested."""
         return sum(client.remote.repairs.repairs_sent for client in self.network.clients)
 
     def dropped(self) -> int:
-        """The number of datagrams that a client found to be forged."""
+        """Return the number of datagrams that a client has dropped as forged."""
         return self.network.clients[0].remote.receiver.datagrams_dropped
 
     def assert_right(self) -> float:
-        """Both read the whole image right, within bounds; returns the slowest's seconds."""
+        """Assert that both read the image right in bounded memory; return the longer time."""
         seconds = self.assert_all_right(self.network)
         for client in self.network.clients:
             found = held(client)
@@ -157,7 +159,7 @@ class HostileGroupTestCase(SimulationTestCase):
         return seconds
 
     def assert_undisturbed(self) -> None:
-        """They read it as if there were no attacker: sent once, in time, without repairs."""
+        """Assert that both read the image as without an attacker: sent once, without repairs."""
         self.assertLess(self.assert_right(), 1.3 * self.ideal())
         self.assertEqual(self.repairs(), 0)
         self.assertLess(self.multicast_share(self.network), 1.03)
@@ -170,68 +172,70 @@ FAST = 100e6
 
 
 class ForgedControlTests(HostileGroupTestCase):
-    """Announcements and completions that the server did not make."""
+    """Forged announcements and completions."""
 
     def flood(self, phases: tuple[int, ...], **fields: int) -> None:
-        """Send many with each write of the server."""
+        """Assert that many forged packets with each write of the server disturb nobody."""
         self.attacker.answer = lambda train: self.attacker.forged(20, phases, **fields)
         self.assert_undisturbed()
         self.assertGreater(self.dropped(), 500)
 
     def test_announcements(self) -> None:
-        """Announcements of the image being read change nothing, whatever their numbers."""
+        """Forged announcements of the image being read disturb nobody."""
         self.flood((ANNOUNCEMENT,))
 
     def test_completions(self) -> None:
-        """Completions of what was never sent cause no repair, and no count of loss."""
+        """Forged completions cause no repairs, and do not count as loss."""
         self.flood((COMPLETION,))
 
     def test_other_images(self) -> None:
-        """Neither do those of images that nobody has open."""
+        """Forged packets about images that are not open disturb nobody."""
         self.flood((ANNOUNCEMENT, COMPLETION), image=99)
 
     def test_stale_generation(self) -> None:
-        """Neither do those of another generation."""
+        """Forged packets about another generation disturb nobody."""
         self.flood((ANNOUNCEMENT, COMPLETION), generation=77)
 
     def test_other_epochs(self) -> None:
-        """Neither do those of epochs that do not exist."""
+        """Forged packets of epochs that do not exist disturb nobody."""
         for transfer in (1 << 32, (1 << 64) - 1):
             self.setUp()
             self.flood((ANNOUNCEMENT, COMPLETION), transfer=transfer)
 
     def test_nothing_is_kept(self) -> None:
-        """After very many of them a client keeps no more than before."""
+        """A client keeps nothing of forged packets."""
         self.assert_undisturbed()
         before = [held(client) for client in self.network.clients]
         timers = len(self.network.clock.getDelayedCalls())
-        self.attacker.say(self.attacker.forged(FLOOD, (ANNOUNCEMENT, COMPLETION)))
+        self.attacker.send(self.attacker.forged(FLOOD, (ANNOUNCEMENT, COMPLETION)))
         self.assertEqual([held(client) for client in self.network.clients], before)
         self.assertEqual(len(self.network.clock.getDelayedCalls()), timers)
         self.assertEqual(self.dropped(), FLOOD)
 
     def test_each_field(self) -> None:
-        """A control packet with any bit changed, or any two fields exchanged, is rejected."""
+        """A control packet with any changed bit, or with a field of another one, is rejected."""
         self.assert_undisturbed()
-        real = [d for d in self.attacker.heard if len(d) >= CONTROL_SIZE and d[3] != TRANSMISSION]
+        real = [
+            d for d in self.attacker.recorded if len(d) >= CONTROL_SIZE and d[3] != TRANSMISSION
+        ]
         packets, other = [], real[5][:CONTROL_SIZE]
         for bit in range(8 * CONTROL_SIZE):
             wrong = bytearray(other)
             wrong[bit // 8] ^= 1 << bit % 8
             packets.append(bytes(wrong))
-        # transfer, first, image, generation, offset, tag, MAC; total and number of segments
+        # transfer, first, image, generation, offset, tag, MAC
         for begin, end in ((12, 20), (20, 24), (24, 32), (32, 40), (40, 48), (48, 64), (64, 80)):
             spliced = other[:begin] + real[8][begin:end] + other[end:]
             if spliced != other:
                 packets.append(spliced)
         for client in self.network.clients:
             client.remote.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
-        self.attacker.say(packets)
+        self.attacker.send(packets)
         self.assertEqual([held(client)["known"] for client in self.network.clients], [0, 0])
 
     def test_lossy(self) -> None:
-        """Where segments are really lost, forged packets cause no more repairs."""
-        asked = []
+        """When segments are really lost, forged packets cause no additional repairs."""
+        repairs = []
         for flooded in (False, True):
             self.network = self.make_network(2, 2 * MIB, loss=0.02)
             self.attacker = Attacker(self.network)
@@ -240,15 +244,15 @@ class ForgedControlTests(HostileGroupTestCase):
                     20, (ANNOUNCEMENT, COMPLETION)
                 )
             self.assert_right()
-            asked.append(self.repairs())
-        self.assertEqual(asked[0], asked[1])
+            repairs.append(self.repairs())
+        self.assertEqual(repairs[0], repairs[1])
 
 
 class ForgedSegmentTests(HostileGroupTestCase):
-    """Forged segments: these have no MAC, only the transfer has."""
+    """Forged segments, which are detected only when their transfer is complete."""
 
     def test_far_numbers(self) -> None:
-        """Numbers far from those in use do not confuse the order of the real ones."""
+        """Forged segments with numbers far from those in use disturb nobody."""
         steps = [1 << 31, (1 << 31) - 1, 1 << 30, 1 << 20, -(1 << 20), -(1 << 31) + 1]
 
         def far(train: bytes) -> list[bytes]:
@@ -259,18 +263,18 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.assert_undisturbed()
 
     def test_orphans(self) -> None:
-        """A bounded number of segments outside all transfers is kept."""
+        """A client keeps a bounded number of segments that belong to no transfer."""
         self.assert_undisturbed()
         _, real = self.attacker.controls()[-1]
         beyond = [real.first + 100_000 + 2 * i for i in range(FLOOD)]
-        self.attacker.say(self.attacker.forged_segments(beyond))
-        # A datagram may be of 64 KiB, though one segment of it is kept.
+        self.attacker.send(self.attacker.forged_segments(beyond))
+        # Keeping one segment must not keep a datagram of 64 KiB.
         short = HEADER.pack(TRANSMISSION, 1, (real.first + 1 << 20) % (1 << 32)) + b"x"
-        self.attacker.say([short + bytes(65_000)] * FLOOD)
+        self.attacker.send([short + bytes(65_000)] * FLOOD)
         self.assert_right()
 
     def poison(self, times: int | None = None) -> None:
-        """Put a forged segment into each transfer that is announced."""
+        """Send a forged segment for each announced transfer, or for the first C{times}."""
         self.poisoned = 0
 
         def spoil(train: bytes) -> list[bytes]:
@@ -278,16 +282,16 @@ class ForgedSegmentTests(HostileGroupTestCase):
             if found and (times is None or self.poisoned < times):
                 self.poisoned += 1
                 forged = self.attacker.forged_segments([found[0][1].first + 3])
-                # Before the real one, and behind it.
+                # Before and after the real one.
                 on_link = self.network.link.free_at - self.network.clock.seconds()
                 for delay in (0.0, on_link + 0.007):
-                    self.network.clock.callLater(delay, self.attacker.say, forged)
+                    self.network.clock.callLater(delay, self.attacker.send, forged)
             return []
 
         self.attacker.answer = spoil
 
     def test_spoilt_once(self) -> None:
-        """A few spoilt transfers are requested once each, and multicast goes on."""
+        """A few spoilt transfers are requested once each, and the clients stay with multicast."""
         network = self.network
         self.poison(times=4)
         self.assert_right()
@@ -300,8 +304,8 @@ class ForgedSegmentTests(HostileGroupTestCase):
 
     def test_spoilt_always(self) -> None:
         """
-        Where each transfer is spoilt, reads end right, over TCP, in bounded time; each transfer
-        is sent again a few times at the most, and asked for as often by each client.
+        When every transfer is spoilt, reads end right in bounded time, and each client requests
+        each transfer at most three times.
         """
         network = self.network
         self.poison()
@@ -314,54 +318,54 @@ class ForgedSegmentTests(HostileGroupTestCase):
         self.assertLess(max(client.longest_wait for client in network.clients), 5)
 
     def test_overheard(self) -> None:
-        """A client that only overhears asks once for what is spoilt again and again."""
+        """A client that only overhears requests a transfer once, however often it is spoilt."""
         network = self.network
         network.run(network.clients[1].open(PATH))
         self.poison()
         network.run(network.read_all(0, PATH))
         network.clock.advance(5.0)
         self.assertGreater(network.clients[1].remote.receiver.transfers_rejected, 10)
-        asked = network.clients[1].remote.repairs.repairs_sent
-        self.assertLessEqual(asked, network.server.controller.transfers)
+        repairs = network.clients[1].remote.repairs.repairs_sent
+        self.assertLessEqual(repairs, network.server.controller.transfers)
 
 
 class ReplayTests(HostileGroupTestCase):
-    """Datagrams of the server that are recorded and replayed."""
+    """Replayed datagrams of the server."""
 
     def setUp(self) -> None:
-        """Record the transfer of a whole image, and note what is delivered from then on."""
+        """Record the transfers of an image, and then watch what is delivered."""
         super().setUp()
         self.assert_undisturbed()
-        self.recorded = list(self.attacker.heard)
+        self.recorded = list(self.attacker.recorded)
         self.delivered: list[tuple[str, Descriptor]] = []
         for client in self.network.clients:
-            self.note(client)
+            self.watch(client)
 
-    def note(self, client: SimulatedClient) -> None:
+    def watch(self, client: SimulatedClient) -> None:
         """Record what a client's receiver delivers."""
         receiver = client.remote.receiver
         deliver = receiver._deliver
 
-        def noted(descriptor: Descriptor, data: bytes) -> None:
+        def record(descriptor: Descriptor, data: bytes) -> None:
             self.delivered.append((client.name, descriptor))
             deliver(descriptor, data)
 
-        receiver._deliver = noted
+        receiver._deliver = record
 
     def replay(self) -> None:
-        """Replay all of it, and let time pass."""
-        self.attacker.say(self.recorded)
-        self.attacker.say(self.recorded[::-1])
+        """Replay the whole recording, forwards and backwards."""
+        self.attacker.send(self.recorded)
+        self.attacker.send(self.recorded[::-1])
         self.network.clock.advance(5.0)
 
     def test_at_once(self) -> None:
-        """In the same epoch nothing is received twice, and nothing is requested."""
+        """In the same epoch, replayed transfers are neither delivered nor requested."""
         self.replay()
         self.assertEqual(self.delivered, [])
         self.assertEqual(self.repairs(), 0)
 
     def test_much_later(self) -> None:
-        """Neither is it when the client has long forgotten those transfers."""
+        """Replayed transfers that the client has forgotten are neither delivered nor requested."""
         for client in self.network.clients:
             reassembly = client.remote.receiver.reassembly
             for number in range(MAX_KNOWN + 1):
@@ -372,7 +376,7 @@ class ReplayTests(HostileGroupTestCase):
         self.assertEqual(self.repairs(), 0)
 
     def test_after_replacement(self) -> None:
-        """Once what was on its way has come, replaced keys open nothing."""
+        """When the lifetime of the old epoch is over, its packets are dropped."""
         self.network.server.keys.replace()
         for channel in self.network.server.factory.channels:
             channel.tell_key()
@@ -385,12 +389,12 @@ class ReplayTests(HostileGroupTestCase):
         self.assertGreater(self.dropped(), before)
 
     def forget(self) -> None:
-        """Have the clients forget all transfers, as if they had just joined."""
+        """Have the clients forget all transfers, as if they had just joined the group."""
         for client in self.network.clients:
             client.remote.receiver.reassembly.__init__(SEGMENT)  # type: ignore[misc]
 
     def test_after_restart(self) -> None:
-        """Neither is it after a restart of the server, from whatever port it comes."""
+        """After a restart of the server, replayed transfers are neither delivered nor requested."""
         self.network.restart_server(0.1)
         self.network.clock.advance(5.0)
         self.assertTrue(all(client.remote.is_connected for client in self.network.clients))
@@ -399,7 +403,7 @@ class ReplayTests(HostileGroupTestCase):
         self.assertEqual(self.repairs(), 0)
 
     def test_late_joiner(self) -> None:
-        """A client that has just joined gets right bytes from them, and nothing else."""
+        """A client that has just joined accepts replayed transfers, which have the right bytes."""
         self.forget()
         before = len(self.delivered)
         self.replay()
@@ -408,7 +412,7 @@ class ReplayTests(HostileGroupTestCase):
         self.assert_right()
 
     def test_spliced(self) -> None:
-        """Segments of one transfer under the numbers, or with the completion, of another."""
+        """Segments of one transfer with the numbers and completion of another one are rejected."""
         self.forget()
         controls = {(phase, d.transfer): d for phase, d in self.attacker.controls()}
         a, b = controls[ANNOUNCEMENT, 3], controls[ANNOUNCEMENT, 5]
@@ -432,29 +436,29 @@ class ReplayTests(HostileGroupTestCase):
             for packet in parse(datagram)
             if packet[0] == COMPLETION and packet[1] == b
         )
-        self.attacker.say([*renumbered, completion])
+        self.attacker.send([*renumbered, completion])
         self.assertEqual(self.delivered, [])
         self.assertEqual(self.network.clients[0].remote.receiver.transfers_rejected, 1)
 
 
 class ExpelledTests(SimulationTestCase):
-    """A client that had the keys, and must not have the next ones."""
+    """A client that is expelled, and must not get the next keys."""
 
     def setUp(self) -> None:
-        """Make three clients; the last one keeps everything it learns."""
+        """Make three clients and an attacker."""
         self.network = self.make_network(3, 4 * MIB)
         self.attacker = Attacker(self.network)
         self.keys = self.network.server.keys
 
     def expel(self, number: int) -> None:
-        """Have a client break the protocol, and stay away."""
+        """Have a client violate the protocol, and not reconnect."""
         client = self.network.clients[number]
         client.service.stopService()
         assert client.stream is not None
         client.stream.write(bytes(range(9)))
 
     def test_replaced(self) -> None:
-        """It cannot read what is sent after it was expelled; the others are not disturbed."""
+        """An expelled client cannot decrypt later transfers, and the others are not disturbed."""
         network, insider = self.network, self.network.clients[2]
         handle = network.run(insider.open(PATH))[0]
         image = insider.remote.opened(handle).key
@@ -468,15 +472,17 @@ class ExpelledTests(SimulationTestCase):
         for read in reads:
             self.assertLess(network.run(read), 1.3 * self.ideal())
         self.assertEqual(self.keys.epoch.number, 1)
-        self.assertEqual(self.opens(epoch, key), 0)
-        self.assertEqual(self.opens(self.keys.epoch, key), network.server.controller.transfers)
+        self.assertEqual(self.count_opened(epoch, key), 0)
+        self.assertEqual(
+            self.count_opened(self.keys.epoch, key), network.server.controller.transfers
+        )
         self.assertEqual(network.server.controller.segments_repaired, 0)
 
-    def opens(self, epoch: Epoch, key: bytes) -> int:
-        """The number of transfers sent that these keys open."""
+    def count_opened(self, epoch: Epoch, key: bytes) -> int:
+        """Return the number of recorded transfers that these keys decrypt."""
         found: dict[int, bytes] = {}
         opened = 0
-        for packet in (p for datagram in self.attacker.heard for p in parse(datagram)):
+        for packet in (p for datagram in self.attacker.recorded for p in parse(datagram)):
             if len(packet) == 3:
                 found.update(
                     ((packet[0] + i) % (1 << 32), bytes(row)) for i, row in enumerate(packet[2])
@@ -489,7 +495,7 @@ class ExpelledTests(SimulationTestCase):
         return opened
 
     def test_left(self) -> None:
-        """A client that merely leaves causes no replacement."""
+        """A client that leaves causes no new keys."""
         self.network.clients[2].service.stopService()
         self.network.clients[2].cut()
         self.network.clock.advance(2 * MIN_KEY_LIFETIME)
@@ -497,7 +503,7 @@ class ExpelledTests(SimulationTestCase):
         self.assertEqual(self.keys.epoch.number, 0)
 
     def test_again_and_again(self) -> None:
-        """A client that has itself expelled all the time costs little: one epoch a second."""
+        """A client that is expelled again and again causes at most one epoch a second."""
         network = self.network
         network.put_image(PATH, 16 * MIB)
         network.put_image(b"other.img", 16 * MIB)
@@ -520,7 +526,7 @@ class ExpelledTests(SimulationTestCase):
         self.assertLess(network.server.controller.bytes_multicast, 2.1 * sent)
 
     def test_idle(self) -> None:
-        """The keys are replaced also while nothing is sent, so that it cannot forge either."""
+        """The keys are replaced even while nothing is sent."""
         network = self.network
         self.expel(2)
         self.expel(1)
@@ -534,14 +540,14 @@ class ReplacementTests(SimulationTestCase):
     """New keys while clients read."""
 
     def replace_each(self, network: SimulatedNetwork, seconds: float) -> None:
-        """Have the keys replaced after so many seconds."""
+        """Have the keys replaced every C{seconds}."""
         keys: Any = network.server.keys
         keys.due = lambda: (
-            "as the test wants it" if network.clock.seconds() - keys.since >= seconds else None
+            "set by the test" if network.clock.seconds() - keys.since >= seconds else None
         )
 
     def test_costs_nothing(self) -> None:
-        """Without loss nothing is sent twice, nothing is repaired, and no read waits."""
+        """Without loss, new keys cause no repairs, no additional bytes and no waiting."""
         for link in (FAST, 1e9):
             figures = []
             for often in (1e9, 0.05):
@@ -560,7 +566,7 @@ class ReplacementTests(SimulationTestCase):
             self.assertLess(seconds, alone + 0.02 * network.server.keys.epoch.number + 0.01)
 
     def test_with_loss(self) -> None:
-        """With loss, late clients and reordering, all reads are right and in time."""
+        """With loss, late clients and reordering, all reads are right despite new keys."""
         network = self.make_network(4, 8 * MIB, loss=0.02, jitter=0.002, latency=0.01)
         self.replace_each(network, 0.2)
         network.lockstep(PATH, apart=0.1)
@@ -571,7 +577,7 @@ class ReplacementTests(SimulationTestCase):
             self.assertLess(client.longest_wait, 2.0)
 
     def test_late_key(self) -> None:
-        """A client whose KEY is late ignores what it cannot open, and reads right."""
+        """A client whose KEY is late ignores what it cannot decrypt, and reads right."""
         network = self.make_network(2, 4 * MIB)
         self.replace_each(network, 0.1)
         deaf = network.clients[1].remote
@@ -581,7 +587,7 @@ class ReplacementTests(SimulationTestCase):
         self.assertGreater(network.server.keys.epoch.number, 1)
 
     def test_in_flight(self) -> None:
-        """What was on its way when the keys were replaced is opened with the old ones."""
+        """Transfers in flight while the keys are replaced are decrypted with the old ones."""
         network = self.make_network(1, MIB, latency=0.05)
         network.run(network.clients[0].open(PATH))
         receiver = network.clients[0].remote.receiver

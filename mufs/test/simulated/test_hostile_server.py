@@ -1,4 +1,4 @@
-"""The client's end of the request channel, with a server that breaks the protocol."""
+"""The client's end of the request channel, with a server that violates the protocol."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ ANSWERS = [
 
 
 class Client:
-    """A client without sockets, mount and threads, with one connection."""
+    """A client without sockets, mount and threads."""
 
     def __init__(self) -> None:
         self.clock = VirtualTime()
@@ -97,12 +97,12 @@ class Client:
         self.connect()
 
     def connect(self) -> None:
-        """Connect, for the first time or anew."""
+        """Connect or reconnect."""
         self.channel, self.wire = ClientChannel(self.remote, self.clock, "host"), FakeTransport()
         self.channel.makeConnection(self.wire)
 
     def welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
-        """Begin with the server as L{mufs.client.ClientMount} does."""
+        """Handle WELCOME as L{mufs.client.ClientMount} does."""
         self.welcomes += 1
         self.remote.receiver.listen_to(welcome.source, welcome.segment)
         self.remote.multicast_health.available()
@@ -114,38 +114,38 @@ class Client:
 
 
 class HostileServerTestCase(SynchronousTestCase):
-    """A client that was welcomed."""
+    """Has a client that has received WELCOME."""
 
     def setUp(self) -> None:
-        """Connect, and answer HELLO."""
+        """Connect a client, and answer its HELLO."""
         self.client = Client()
         self.greet()
 
     def tearDown(self) -> None:
-        """Nothing was logged as a failure."""
+        """Check that no failure was logged."""
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def greet(self) -> None:
-        """Answer HELLO properly."""
+        """Answer HELLO with a valid WELCOME."""
         self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
 
     def say(self, *packets: bytes) -> list[tuple[int, int, bytes]]:
-        """Send packets; what the client answers: type, tag, body."""
+        """Send packets to the client, and return its answers: type, tag, body."""
         self.client.channel.dataReceived(b"".join(packets))
         self.client.clock.advance(0)
         return self.client.wire.tagged()
 
     def assert_closes(self, *packets: bytes) -> None:
-        """These packets end the connection, and nothing is raised."""
+        """Assert that these packets end the connection."""
         self.say(*packets)
         self.assertTrue(self.client.wire.ended)
 
     def ask(self, kind: Type, answer: type[Any]) -> tuple[Deferred[Any], int]:
-        """Make a request; its result and its tag."""
+        """Make a request, and return its result and its tag."""
         self.client.wire.packets()
-        asked: Deferred[Any] = self.client.channel.ask(kind, At(b"x"), answer)
+        request: Deferred[Any] = self.client.channel.ask(kind, At(b"x"), answer)
         ((_, tag, _),) = self.client.wire.tagged()
-        return asked, tag
+        return request, tag
 
     def open(self) -> OpenImage:
         """Open the image."""
@@ -157,7 +157,7 @@ class HostileServerTestCase(SynchronousTestCase):
         return self.client.remote.opened(self.successResultOf(opening)[0])
 
     def read(self, offset: int = 0, length: int = PAGE) -> tuple[Deferred[bytes], int]:
-        """Read from the image; the result and the tag of the READ."""
+        """Read from the image, and return the result and the tag of the READ."""
         image = self.open()
         target = bytearray(length)
         done = self.client.remote.coalescer.read(image, offset, memoryview(target))
@@ -170,7 +170,7 @@ class GreetingTests(HostileServerTestCase):
     """The first exchange."""
 
     def setUp(self) -> None:
-        """A client that has said HELLO."""
+        """Connect a client, without answering its HELLO."""
         self.client = Client()
 
     def test_hello(self) -> None:
@@ -181,7 +181,7 @@ class GreetingTests(HostileServerTestCase):
         self.assertEqual(decode(Hello, body), Hello(VERSION, "host"))
 
     def test_welcome(self) -> None:
-        """The connection counts from WELCOME until it ends."""
+        """The client is connected from WELCOME until the connection ends."""
         self.assertFalse(self.client.remote.is_connected)
         self.greet()
         self.assertTrue(self.client.remote.is_connected)
@@ -189,7 +189,7 @@ class GreetingTests(HostileServerTestCase):
         self.assertFalse(self.client.remote.is_connected)
 
     def test_refused(self) -> None:
-        """An error instead is reported with its text, and ends the connection."""
+        """An ERROR instead of WELCOME is reported with its text, and ends the connection."""
         self.assert_closes(
             pack_tagged(Type.ERROR, 0, encode(Failure("EPROTONOSUPPORT", "speaks version 9")))
         )
@@ -198,7 +198,7 @@ class GreetingTests(HostileServerTestCase):
         self.assertEqual(self.client.welcomes, 0)
 
     def test_malformed(self) -> None:
-        """A malformed WELCOME ends the connection, and does not count."""
+        """A malformed WELCOME ends the connection, and is not reported."""
         for body in (
             b"",
             b"\xc1",
@@ -213,7 +213,7 @@ class GreetingTests(HostileServerTestCase):
             self.assertEqual(self.client.welcomes, 0)
 
     def test_anything_before(self) -> None:
-        """Any other packet before WELCOME ends the connection, and is ignored."""
+        """Any other packet before WELCOME is ignored, and ends the connection."""
         for packet in [
             Sent(1, 1, 0, 0, BLOCK).encode(),
             Data(5, 6, 0, bytes(PAGE)).encode(),
@@ -229,7 +229,7 @@ class GreetingTests(HostileServerTestCase):
             self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
 
     def test_never(self) -> None:
-        """A server that says nothing is given up after ANSWER_TIMEOUT."""
+        """The client closes a connection without WELCOME after ANSWER_TIMEOUT."""
         self.client.clock.advance(ANSWER_TIMEOUT - 0.1)
         self.assertFalse(self.client.wire.ended)
         self.client.clock.advance(ANSWER_TIMEOUT)
@@ -239,7 +239,7 @@ class GreetingTests(HostileServerTestCase):
 
 
 class FramingTests(HostileServerTestCase):
-    """Bytes that are not packets, or packets without a meaning."""
+    """Bytes that are not packets, and packets of unknown types."""
 
     def test_garbage(self) -> None:
         """Bytes of another protocol end the connection."""
@@ -264,7 +264,7 @@ class FramingTests(HostileServerTestCase):
             self.assert_closes(pack(kind))
 
     def test_after_the_end(self) -> None:
-        """What comes while the connection is ending is neither parsed nor kept."""
+        """Data that arrive while the connection is closing are neither parsed nor kept."""
         self.assert_closes(HEADER.pack(Type.PONG, 0, MAX_DATA + 1))
         for _ in range(100):
             self.say(Data(5, 6, 0, bytes(60_000)).encode())
@@ -283,12 +283,12 @@ class AnswerTests(HostileServerTestCase):
     """Answers to requests about metadata."""
 
     def test_of_another_kind(self) -> None:
-        """An answer of the wrong class ends the connection, and with it the request."""
-        asked, tag = self.ask(Type.GETATTR, Attributes)
+        """An answer of the wrong class ends the connection, and fails the request."""
+        request, tag = self.ask(Type.GETATTR, Attributes)
         self.assert_closes(pack_tagged(Type.REPLY, tag, encode(Link(b"there"))))
-        self.assertNoResult(asked)
+        self.assertNoResult(request)
         self.client.lose()
-        self.failureResultOf(asked, ChannelLost)
+        self.failureResultOf(request, ChannelLost)
 
     def test_unknown_tag(self) -> None:
         """Answers to unknown requests are ignored."""
@@ -299,23 +299,23 @@ class AnswerTests(HostileServerTestCase):
 
     def test_twice(self) -> None:
         """The second answer to a request is ignored."""
-        asked, tag = self.ask(Type.READLINK, Link)
+        request, tag = self.ask(Type.READLINK, Link)
         answer = pack_tagged(Type.REPLY, tag, encode(Link(b"there")))
         self.say(answer, answer, pack_tagged(Type.ERROR, tag, encode(Failure("EIO"))))
-        self.assertEqual(self.successResultOf(asked), Link(b"there"))
+        self.assertEqual(self.successResultOf(request), Link(b"there"))
         self.assertFalse(self.client.wire.ended)
 
     def test_errors(self) -> None:
-        """An error that this system does not know is EIO; others keep their name."""
+        """Unknown error names become EIO, known ones the errno of that name."""
         for name, number in [
             ("ENOENT", errno.ENOENT),
             ("EFANCY", errno.EIO),
             ("", errno.EIO),
             ("open", errno.EIO),
         ]:
-            asked, tag = self.ask(Type.READLINK, Link)
+            request, tag = self.ask(Type.READLINK, Link)
             self.say(pack_tagged(Type.ERROR, tag, encode(Failure(name))))
-            self.assertEqual(self.failureResultOf(asked, OSError).value.errno, number)
+            self.assertEqual(self.failureResultOf(request, OSError).value.errno, number)
 
     def test_malformed_error(self) -> None:
         """A malformed error ends the connection."""
@@ -323,21 +323,21 @@ class AnswerTests(HostileServerTestCase):
 
     def test_parts(self) -> None:
         """The parts of a listing are joined; malformed parts end the connection."""
-        asked, tag = self.ask(Type.READDIR, Names)
+        request, tag = self.ask(Type.READDIR, Names)
         entry = (b"name", IMAGE.attributes)
         self.say(pack_tagged(Type.MORE, tag, encode(Names([entry]))))
         self.say(pack_tagged(Type.REPLY, tag, encode(Names([entry]))))
-        self.assertEqual(len(self.successResultOf(asked).entries), 2)
+        self.assertEqual(len(self.successResultOf(request).entries), 2)
         _, tag = self.ask(Type.READDIR, Names)
         self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([(b"", entry[1])]))))
 
     def test_parts_of_what_has_none(self) -> None:
-        """Parts of an answer that has none end the connection: they would pile up."""
+        """MORE for a request whose answer has no parts ends the connection."""
         _, tag = self.ask(Type.GETATTR, Attributes)
         self.assert_closes(pack_tagged(Type.MORE, tag, encode(Names([]))))
 
     def test_asked_again(self) -> None:
-        """What was requested when the connection ended is requested again on the next one."""
+        """Requests pending at the end of a connection are repeated on the next one."""
         answer = self.client.remote.getattr(b"disk.img")
         self.client.lose()
         self.client.connect()
@@ -368,7 +368,7 @@ class ReadTests(HostileServerTestCase):
         self.assertEqual(self.successResultOf(reading), bytes(PAGE))
 
     def test_misaligned_data(self) -> None:
-        """DATA that is misaligned, empty or leaves its block ends the connection."""
+        """DATA that is misaligned, empty or crosses a block boundary ends the connection."""
         for packet in (
             Data(5, 6, 1, bytes(PAGE)),
             Data(5, 6, 0, b""),
@@ -391,17 +391,17 @@ class ReadTests(HostileServerTestCase):
             self.assertTrue(self.client.wire.ended)
 
     def is_held(self, offset: int) -> bool:
-        """Whether a page of it is in the cache."""
+        """Return whether a page of the image is in the cache."""
         image, target = self.image(), memoryview(bytearray(PAGE))
         return self.client.remote.cached_read(image, offset, target) is not None
 
     def image(self) -> OpenImage:
-        """The image that is open."""
+        """The open image."""
         (found,) = self.client.remote._open
         return found
 
     def test_part_of_a_page_repeated(self) -> None:
-        """So it is for a page that was read, and that nobody requests now."""
+        """DATA that ends within a page ends the connection even if the page was not requested."""
         reading, _ = self.read(0, PAGE)
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.successResultOf(reading)
@@ -409,14 +409,14 @@ class ReadTests(HostileServerTestCase):
         self.assertFalse(self.is_held(PAGE))
 
     def test_end_of_the_image(self) -> None:
-        """DATA may end within a page where the image ends."""
+        """DATA may end within a page at the end of the image."""
         reading, _ = self.read(3 * BLOCK, PAGE)
         self.say(Data(5, 6, 3 * BLOCK, b"the end").encode())
         self.assertEqual(self.successResultOf(reading), b"the end")
         self.assertFalse(self.client.wire.ended)
 
     def test_other_images(self) -> None:
-        """DATA of images that nobody has open evicts nothing."""
+        """DATA of images that are not open evicts nothing."""
         reading, _ = self.read()
         self.say(Data(5, 6, 0, bytes(PAGE)).encode())
         self.successResultOf(reading)
@@ -464,7 +464,7 @@ class ReadTests(HostileServerTestCase):
         self.assertEqual(len(self.client.remote.coalescer.in_flight.requests), 1)
 
     def test_false_sent(self) -> None:
-        """For what never comes despite SENT, a repair is requested, and then TCP."""
+        """Data that never arrive despite SENT are requested as a repair, and then over TCP."""
         reading, tag = self.read()
         kinds = []
         for occasion in (Occasion.NOW, Occasion.REPAIR, Occasion.TCP):
@@ -476,8 +476,8 @@ class ReadTests(HostileServerTestCase):
         self.assertNoResult(reading)
 
     def test_others_over_tcp(self) -> None:
-        """A read asks over TCP in time, also if others did so for other pages of its block."""
-        image, asked = self.open(), []
+        """A read falls back to TCP even if others have done so for other pages of its block."""
+        image, offsets = self.open(), []
         for page in (0, 8):
             target = memoryview(bytearray(PAGE))
             self.client.remote.coalescer.read(image, page * PAGE, target)
@@ -485,13 +485,13 @@ class ReadTests(HostileServerTestCase):
         self.client.clock.advance(2.5)
         for kind, offset, body in self.client.wire.packets():
             if kind == Type.READ and Read.parse(offset, body).over_tcp:
-                asked.append(offset)
-        self.assertEqual(asked, [0, 8 * PAGE])
+                offsets.append(offset)
+        self.assertEqual(offsets, [0, 8 * PAGE])
 
     def test_error_twice(self) -> None:
         """
-        After an error the read asks once more, over TCP and by itself; it fails with the error of
-        that request. Further errors are ignored.
+        After an error a read makes one more request, over TCP and for its own range, and fails
+        with the error of that request. Further errors are ignored.
         """
         reading, first = self.read()
         error = encode(Failure("EIO"))
@@ -504,10 +504,10 @@ class ReadTests(HostileServerTestCase):
 
 
 class PullTests(HostileServerTestCase):
-    """Pulls that a server asks for."""
+    """Pulls requested by a server."""
 
     def tearDown(self) -> None:
-        """The pulls end with the connection."""
+        """Check that the pulls end with the connection."""
         self.client.lose()
         self.client.clock.advance(2 * PROGRESS_INTERVAL)
         self.assertEqual(self.client.remote.server_pulls._running, {})
@@ -515,14 +515,17 @@ class PullTests(HostileServerTestCase):
         super().tearDown()
 
     def pull(self, number: int, path: bytes = b"disk.img") -> list[tuple[Type, int]]:
-        """Ask for a pull; the types and tags of what the client says."""
-        said = self.say(pack(Type.PULL, encode(Pull(number, path))))
-        return [(Type(kind), tag) for kind, tag, _ in said]
+        """Request a pull, and return the types and tags of the client's packets."""
+        sent = self.say(pack(Type.PULL, encode(Pull(number, path))))
+        return [(Type(kind), tag) for kind, tag, _ in sent]
 
     def pulled(self) -> list[Pulled]:
-        """The reports on pulls since the last call."""
-        return [decode(Pulled, body) for kind, _, body in self.client.wire.packets()
-                if kind == Type.PULLED]  # fmt: skip
+        """Return the reports on pulls since the last call."""
+        return [
+            decode(Pulled, body)
+            for kind, _, body in self.client.wire.packets()
+            if kind == Type.PULLED
+        ]
 
     def test_pull(self) -> None:
         """The image is opened, then requested in the background, and reported."""
@@ -533,17 +536,20 @@ class PullTests(HostileServerTestCase):
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(opened(1, IMAGE)))), [])
         self.client.clock.advance(KEY_DELAY)
         size, reads = len(IMAGE.content), []
-        while asked := [p for p in self.client.wire.packets() if p[0] == Type.READ]:
-            for _, at, body in asked:
+        while packets := [p for p in self.client.wire.packets() if p[0] == Type.READ]:
+            for _, at, body in packets:
                 read = Read.parse(at, body)
                 reads.append((read.offset, read.length, read.priority))
                 for start in range(read.offset, read.offset + read.length, BLOCK // 2):
                     data = IMAGE.content[start : start + BLOCK // 2]
                     self.client.channel.dataReceived(Data(5, 6, start, data).encode())
-        self.assertEqual(reads, [
-            (start, min(BLOCK, size - start), Priority.BACKGROUND)
-            for start in range(0, size, BLOCK)
-        ])  # fmt: skip
+        self.assertEqual(
+            reads,
+            [
+                (start, min(BLOCK, size - start), Priority.BACKGROUND)
+                for start in range(0, size, BLOCK)
+            ],
+        )
         self.client.clock.advance(PROGRESS_INTERVAL)
         self.assertEqual(self.pulled(), [Pulled(7, size, size, True)])
 
@@ -558,7 +564,7 @@ class PullTests(HostileServerTestCase):
         self.assertEqual(self.pulled(), [Pulled(7, 0, len(IMAGE.content), False)])
 
     def test_too_many(self) -> None:
-        """Too many pulls at a time end the connection."""
+        """Too many concurrent pulls end the connection."""
         for number in range(MAX_SERVER_PULLS):
             self.pull(number, b"%d" % number)
         self.assertFalse(self.client.wire.ended)
@@ -566,7 +572,7 @@ class PullTests(HostileServerTestCase):
         self.assertTrue(self.client.wire.ended)
 
     def test_twice(self) -> None:
-        """A number that is in use ends the connection; the same image is not pulled twice."""
+        """A pull number in use ends the connection; the same image is not pulled twice."""
         self.pull(1)
         self.assertEqual(self.pull(2), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
@@ -575,27 +581,27 @@ class PullTests(HostileServerTestCase):
         self.assert_closes(pack(Type.PULL, encode(Pull(1, b"other"))))
 
     def test_without_end(self) -> None:
-        """Pulls that are cancelled or refused at once cost a bounded number of packets a second."""
-        said = 0
+        """Pulls that are cancelled or refused immediately cause a bounded number of packets."""
+        sent = 0
         for number in range(10 * MAX_SERVER_PULLS):
             path = b"%d" % number
-            said += len(self.pull(number, path)) + len(self.pull(number, b""))
+            sent += len(self.pull(number, path)) + len(self.pull(number, b""))
             if self.client.wire.ended:
                 break
-        self.assertEqual(said, MAX_SERVER_PULLS)
+        self.assertEqual(sent, MAX_SERVER_PULLS)
         self.assertTrue(self.client.wire.ended)
 
     def test_too_large(self) -> None:
-        """An image that is larger than the cache is not even opened."""
+        """An image larger than the cache is not opened."""
         ((_, tag),) = self.pull(1)
         large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
-        ended = Pulled(1, 0, 0, True, "the image has 0.5 MiB, the cache 0.5 MiB")
+        ended = Pulled(1, 0, 0, True, "the image has 512.0 KiB, the cache 512.0 KiB")
         self.assertEqual(self.pulled(), [ended])
 
     def test_given_up(self) -> None:
-        """A cancelled pull ends, also while its image is being opened; another may follow."""
+        """A cancelled pull ends, even while its image is being opened; another one may follow."""
         self.pull(1)
         self.assertEqual(self.pull(1, b""), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
@@ -608,16 +614,16 @@ class SilenceTests(HostileServerTestCase):
     """A server that stops answering."""
 
     def test_asked_for_life(self) -> None:
-        """A silent server is sent PINGs, and given up when it does not answer."""
-        said = []
+        """A silent server is sent PINGs, and disconnected if it does not answer."""
+        sent = []
         for _ in range(int(4 * ANSWER_TIMEOUT)):
             self.client.clock.advance(0.5)
-            said += [kind for kind, _, _ in self.client.wire.packets()]
+            sent += [kind for kind, _, _ in self.client.wire.packets()]
         self.assertTrue(self.client.wire.disconnected)
-        self.assertIn(Type.PING, said)
+        self.assertIn(Type.PING, sent)
 
     def test_alive(self) -> None:
-        """A server that answers PING is kept."""
+        """The connection to a server that answers PINGs is kept."""
         for _ in range(1000):
             self.client.clock.advance(1)
             for _, tag, _ in self.client.wire.tagged():
@@ -635,7 +641,7 @@ class AnySequenceTests(SynchronousTestCase):
         pause=st.sampled_from([0.0, 0.02, 1.0]),
     )
     def test_any_packets(self, packets: list[bytes], welcomed: bool, pause: float) -> None:
-        """Nothing is raised or logged, only packets are sent, and the next connection works."""
+        """Arbitrary packets cause no failure, and the client sends packets and can reconnect."""
         client = Client()
         reads: list[Deferred[int]] = []
         if welcomed:
@@ -665,7 +671,7 @@ class AnySequenceTests(SynchronousTestCase):
     @examples(50)
     @given(data=st.binary(max_size=400), step=st.integers(1, 50))
     def test_any_bytes(self, data: bytes, step: int) -> None:
-        """The same for arbitrary bytes, however they are cut."""
+        """Arbitrary bytes cause no failure, however they are cut."""
         client = Client()
         client.channel.dataReceived(pack_tagged(Type.WELCOME, 0, WELCOME))
         for start in range(0, len(data), step):

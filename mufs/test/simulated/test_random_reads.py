@@ -1,4 +1,4 @@
-"""Reads at random on a simulated network: what they ask for, and how long they wait."""
+"""Random reads on a simulated network: what they request, and how long they wait."""
 
 from typing import Any
 
@@ -10,29 +10,29 @@ from mufs.filesystem.client.random_reads import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_
 from mufs.test.support.simulation import SimulatedNetwork
 from mufs.wire.pages import BLOCK, PAGE
 
-APART = 8 * BLOCK
-"""Bytes between two reads that are not in sequence."""
+READ_DISTANCE = 8 * BLOCK
+"""Bytes between two random reads."""
 
 
 class RandomReadTests(SynchronousTestCase):
-    """Reads of a page here and there."""
+    """Reads of single pages at random."""
 
     def read(self, reads: int, **network: Any) -> tuple[SimulatedNetwork, Any]:
-        """Make so many reads, each of the third page of another block."""
+        """Read the third page of different blocks C{reads} times."""
         net = SimulatedNetwork(1, **network)
-        image = net.put_image(b"image", (reads + 2) * APART)
+        image = net.put_image(b"image", (reads + 2) * READ_DISTANCE)
         client = net.clients[0]
         opened = client.remote.opened(net.run(client.open(b"image"))[0])
         for number in range(1, reads + 1):
-            offset = number * APART + 2 * PAGE
+            offset = number * READ_DISTANCE + 2 * PAGE
             data = net.run(ensureDeferred(client.read(opened, offset, PAGE)))
             self.assertEqual(data, image.read(offset, PAGE))
         return net, opened
 
     def test_fast(self) -> None:
         """
-        Where a block is there soon, each read brings its block, and more of what lies around the
-        more there are: what lies beside is a hit.
+        When whole blocks arrive fast, each read fetches its block, and later ones more around it,
+        so that a read beside an earlier one is a hit.
         """
         net, opened = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001)
         client = net.clients[0]
@@ -40,15 +40,15 @@ class RandomReadTests(SynchronousTestCase):
         self.assertEqual(
             client.hits + coalescer.joined + coalescer.misses, 3 * WHOLE_BLOCK_WARMUP_READS
         )
-        # Later reads found their block among those that were brought around earlier ones.
+        # Some blocks were already fetched around earlier reads.
         self.assertLess(coalescer.misses, 3 * WHOLE_BLOCK_WARMUP_READS - 8)
         self.assertGreater(client.cache.held, 3 * WHOLE_BLOCK_WARMUP_READS * BLOCK)
         hits = client.hits
-        net.run(ensureDeferred(client.read(opened, 40 * APART + 31 * PAGE, PAGE)))
+        net.run(ensureDeferred(client.read(opened, 40 * READ_DISTANCE + 31 * PAGE, PAGE)))
         self.assertEqual(client.hits, hits + 1)
 
     def test_slow(self) -> None:
-        """Where it is not, reads bring their pages alone, but for some to find out."""
+        """When whole blocks are slow, reads fetch only their pages, except for a few probes."""
         net, _ = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001, link=50e6)
         held = net.clients[0].cache.held
         self.assertLessEqual(
@@ -57,11 +57,11 @@ class RandomReadTests(SynchronousTestCase):
         self.assertGreaterEqual(held, WHOLE_BLOCK_WARMUP_READS * BLOCK)
 
     def test_gaps(self) -> None:
-        """There, what lies between a read and what is held near it comes with it; nothing else."""
+        """On a slow path, a read also fetches a small gap to cached pages, and nothing else."""
         net, opened = self.read(WHOLE_BLOCK_WARMUP_READS + 1, latency=0.0001, link=50e6)
         client = net.clients[0]
-        there = (WHOLE_BLOCK_WARMUP_READS + 1) * APART + 2 * PAGE
-        for pages, brought in (
+        there = (WHOLE_BLOCK_WARMUP_READS + 1) * READ_DISTANCE + 2 * PAGE
+        for pages, fetched in (
             (GAP_FILL_MAX_PAGES - 1, GAP_FILL_MAX_PAGES - 1),
             (1 - GAP_FILL_MAX_PAGES, GAP_FILL_MAX_PAGES - 1),
             (64, 1),
@@ -70,11 +70,11 @@ class RandomReadTests(SynchronousTestCase):
             held = client.cache.held
             net.run(ensureDeferred(client.read(opened, there + pages * PAGE, PAGE)))
             net.run(deferLater(net.clock, 1.0))
-            self.assertEqual(client.cache.held - held, brought * PAGE, pages)
+            self.assertEqual(client.cache.held - held, fetched * PAGE, pages)
         self.assertEqual(net.leftovers(), [])
 
     def test_lag(self) -> None:
-        """The longest wait since it was asked last is told: of reads that ended or wait still."""
+        """A report gives the longest wait since the last one, including reads that still wait."""
         net, opened = self.read(1, latency=0.01)
         client = net.clients[0]
         report = client.remote.report()
@@ -89,7 +89,7 @@ class RandomReadTests(SynchronousTestCase):
         self.assertEqual(client.remote.report().lag, 3000)
 
     def test_small_cache(self) -> None:
-        """A cache of one block gives right bytes all the same."""
+        """With a cache of one block, reads return the right bytes."""
         net, _ = self.read(10, latency=0.0001, cache_size=BLOCK)
         self.assertEqual(net.clients[0].cache.held, BLOCK)
         self.assertEqual(net.leftovers(), [])

@@ -1,4 +1,4 @@
-"""A server and its clients on a simulated network: what holds whatever the network does."""
+"""A server and its clients on a simulated network that loses, delays and reorders packets."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mufs.wire.pages import BLOCK
 from mufs.wire.segments import SEGMENT
 
 FAST = 100e6
-"""Bits a second of the links of most tests."""
+"""The rate of the links of most tests, in bits a second."""
 
 PATH = b"disk.img"
 
 
 class SimulationTestCase(SynchronousTestCase):
     """
-    Makes networks; what a failed assertion says ends with the seed.
+    Makes simulated networks, and adds the seed to the messages of failed assertions.
 
-    Another seed can be given in C{MUFS_TEST_SEED}.
+    C{MUFS_TEST_SEED} sets another seed.
     """
 
     seed = int(os.environ.get("MUFS_TEST_SEED", "1"))
@@ -42,7 +42,7 @@ class SimulationTestCase(SynchronousTestCase):
     def make_network(
         self, clients: int = 4, size: int = 4 * MIB + 1234, **settings: Any
     ) -> SimulatedNetwork:
-        """A network whose clients have connected to a server with one image."""
+        """Make a network with one image, whose clients have connected to the server."""
         settings.setdefault("link", FAST)
         network = SimulatedNetwork(self.seed, clients, **settings)
         network.put_image(PATH, size)
@@ -50,37 +50,37 @@ class SimulationTestCase(SynchronousTestCase):
         return network
 
     def results(self, network: SimulatedNetwork, paths: list[bytes] | None = None) -> list[Any]:
-        """What comes of all clients reading at once: seconds, or the exception."""
+        """Have all clients read at the same time, and return their seconds or exceptions."""
         paths = paths or [PATH] * len(network.clients)
         reads = [network.read_all(number, path) for number, path in enumerate(paths)]
         done = network.run(DeferredList(reads, consumeErrors=True))
         return [r.value if isinstance(r, Failure) else r for _, r in done]
 
     def assert_clean(self, network: SimulatedNetwork) -> None:
-        """Nothing is left of what was asked for, on neither side."""
+        """Assert that no side holds requests any more, and that no failure was logged."""
         self.assertEqual(network.leftovers(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def assert_all_right(self, network: SimulatedNetwork) -> float:
-        """All clients read the image at once, right, and nothing is left; the slowest's seconds."""
+        """Assert that all clients read the image right; return the seconds of the slowest one."""
         seconds = network.lockstep(PATH)
         self.assert_clean(network)
         return max(seconds)
 
     def ideal(self, rate: float = FAST) -> float:
-        """Seconds that the bytes of the image alone take."""
+        """Return the seconds for sending the image, without headers, at a rate."""
         return self.size * 8 / rate
 
     def multicast_share(self, network: SimulatedNetwork) -> float:
-        """Bytes of all datagrams, for one byte of the image."""
+        """Return the multicast bytes sent for each byte of the image."""
         return network.server.controller.bytes_multicast / self.size
 
 
 class DoubleTests(SimulationTestCase):
-    """The simulated network is what it stands for."""
+    """The simulated network itself."""
 
     def test_interfaces(self) -> None:
-        """The doubles provide the interfaces of what they stand for."""
+        """The doubles provide the interfaces that they replace."""
         network = self.make_network(clients=1)
         verifyObject(IImageLibrary, network.library)
         verifyObject(IImage, network.library.images[PATH])
@@ -96,7 +96,7 @@ class DoubleTests(SimulationTestCase):
         self.assertEqual(networks[0].figures(), networks[1].figures())
 
     def test_seed_matters(self) -> None:
-        """Another seed loses other datagrams."""
+        """With another seed, other datagrams are lost."""
         networks = [SimulatedNetwork(seed, 2, link=FAST, loss=0.05) for seed in (1, 2)]
         for network in networks:
             network.put_image(PATH, MIB)
@@ -104,7 +104,7 @@ class DoubleTests(SimulationTestCase):
         self.assertNotEqual(networks[0].figures(), networks[1].figures())
 
     def test_wrong_bytes_are_noticed(self) -> None:
-        """A read that returns other bytes than the image has fails the test."""
+        """A read that returns wrong bytes fails the test."""
         network = self.make_network(clients=1, size=MIB)
         image = network.library.images[PATH]
         image.content = bytes(MIB)
@@ -112,10 +112,10 @@ class DoubleTests(SimulationTestCase):
 
 
 class LosslessTests(SimulationTestCase):
-    """A network that loses nothing."""
+    """A network without loss."""
 
     def check_once(self, clients: int) -> None:
-        """Any number of clients in lockstep: one read of the file, one transfer of each block."""
+        """Assert that clients in lockstep cause one disk read and one transfer of each block."""
         network = self.make_network(clients)
         seconds = self.assert_all_right(network)
         self.assertEqual(network.server.reads.image_read_bytes, self.size)
@@ -125,19 +125,19 @@ class LosslessTests(SimulationTestCase):
         self.assertLess(seconds, 1.15 * self.ideal())
 
     def test_one_client(self) -> None:
-        """One client costs the image once, at the speed of the link."""
+        """One client is sent the image once, at the speed of the link."""
         self.check_once(1)
 
     def test_four_clients(self) -> None:
-        """Four clients in lockstep cost no more than one, and take no longer."""
+        """Four clients in lockstep cause no more traffic than one, and take no longer."""
         self.check_once(4)
 
     def test_sixteen_clients(self) -> None:
-        """Sixteen clients in lockstep cost no more than one, and take no longer."""
+        """Sixteen clients in lockstep cause no more traffic than one, and take no longer."""
         self.check_once(16)
 
     def test_fast_link(self) -> None:
-        """A link of 1 Gbit/s is filled, too."""
+        """A link of 1 Gbit/s is used fully."""
         network = self.make_network(4, 32 * MIB, link=1e9)
         self.assertLess(self.assert_all_right(network), 1.5 * self.ideal(1e9))
         self.assertLessEqual(self.multicast_share(network), 1.02)
@@ -148,26 +148,26 @@ class LosslessTests(SimulationTestCase):
         self.assertLess(self.assert_all_right(network), 1.15 * self.ideal())
 
     def test_reordering(self) -> None:
-        """Datagrams that overtake one another by 5 ms cause no repair."""
+        """Datagrams reordered by up to 5 ms cause no repairs."""
         network = self.make_network(4, jitter=0.005)
         self.assert_all_right(network)
         self.assertEqual(network.server.controller.segments_repaired, 0)
 
     def test_duplication(self) -> None:
-        """Datagrams that come twice change nothing."""
+        """Duplicated datagrams change nothing."""
         network = self.make_network(4, duplicates=0.3)
         self.assert_all_right(network)
         self.assertEqual(network.server.controller.segments_repaired, 0)
         self.assertEqual(network.clients[0].remote.receiver.transfers_rejected, 0)
 
     def test_single_datagrams(self) -> None:
-        """Where the kernel joins no datagrams they are taken in one by one."""
+        """Datagrams that are delivered one by one give the right bytes."""
         network = self.make_network(2, 2 * MIB, joined=False)
         self.assert_all_right(network)
         self.assertLessEqual(self.multicast_share(network), 1.02)
 
     def test_small_reads(self) -> None:
-        """Reads of 4 KiB are mostly hits, and cost the network no more than large ones."""
+        """Reads of 4 KiB are mostly hits, and cause no more traffic than large ones."""
         network = self.make_network(4, 2 * MIB)
         network.lockstep(PATH, size=4096, at_once=1)
         self.assertLessEqual(self.multicast_share(network), 1.02)
@@ -175,13 +175,13 @@ class LosslessTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_odd_reads(self) -> None:
-        """Reads that lie across pages and blocks return what they cover."""
+        """Reads that cross page and block boundaries return the right bytes."""
         network = self.make_network(2, MIB + 4097)
         network.lockstep(PATH, size=70_001, at_once=3)
         self.assert_clean(network)
 
     def test_small_cache(self) -> None:
-        """Clients whose caches hold a fraction of the image read it right, and once."""
+        """Clients with caches smaller than the image read it right, and it is sent once."""
         network = self.make_network(4, cache_size=MIB)
         self.assert_all_right(network)
         self.assertLessEqual(self.multicast_share(network), 1.02)
@@ -190,12 +190,12 @@ class LosslessTests(SimulationTestCase):
             self.assertGreater(client.cache.evictions, 0)
 
     def test_one_block_of_cache(self) -> None:
-        """A cache of one block is enough to read right."""
+        """With a cache of one block, reads return the right bytes."""
         network = self.make_network(2, MIB, cache_size=BLOCK)
         self.assert_all_right(network)
 
     def test_second_reading(self) -> None:
-        """What a client has read already it reads from its cache, and asks nobody."""
+        """A second reading is answered from the cache, without any request."""
         network = self.make_network(2)
         self.assert_all_right(network)
         requests = network.server.queue.requests
@@ -204,7 +204,7 @@ class LosslessTests(SimulationTestCase):
         self.assertEqual(network.server.queue.requests, requests)
 
     def test_overheard(self) -> None:
-        """A client that opened an image, and reads later, has it by then without a request."""
+        """A client with an open image reads what it has overheard without any request."""
         network = self.make_network(2)
         network.run(network.clients[1].open(PATH))
         network.run(network.read_all(0, PATH))
@@ -214,7 +214,7 @@ class LosslessTests(SimulationTestCase):
         self.assertEqual(network.clients[1].remote.coalescer.bytes_overheard, self.size)
 
     def test_different_images(self) -> None:
-        """Clients with images of their own each get the right one, at a fair part of the link."""
+        """Clients that read different images get the right bytes, and a fair share of the link."""
         network = self.make_network(4)
         paths = [PATH]
         for number in range(3):
@@ -226,13 +226,13 @@ class LosslessTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_empty_and_tiny_images(self) -> None:
-        """Images of no byte, and of one, are read as any other."""
+        """Images of 0 bytes and of 1 byte are read right."""
         for size in (0, 1, SEGMENT, 4096, BLOCK, BLOCK + 1):
             network = self.make_network(2, size)
             self.assert_all_right(network)
 
     def test_after_idleness(self) -> None:
-        """A minute of silence costs the next reader nothing."""
+        """Reads after an idle minute are as fast as before."""
         network = self.make_network(2)
         network.put_image(b"next.img", self.size)
         network.lockstep(PATH)
@@ -241,10 +241,10 @@ class LosslessTests(SimulationTestCase):
 
 
 class StaggeredTests(SimulationTestCase):
-    """Clients that begin one after the other."""
+    """Clients that start one after the other."""
 
     def test_right(self) -> None:
-        """Late clients read right, and much of what they read others had caused."""
+        """Late clients read right, and much of it was requested by others."""
         network = self.make_network(4, 16 * MIB)
         network.lockstep(PATH, apart=0.1)
         self.assert_clean(network)
@@ -252,13 +252,13 @@ class StaggeredTests(SimulationTestCase):
         self.assertEqual(network.server.reads.image_read_bytes, self.size)
 
     def test_first_is_not_starved(self) -> None:
-        """The first client gets on while others, late, ask for what it has already."""
+        """Late clients, which request earlier parts of the image, do not starve the first one."""
         network = self.make_network(4, 16 * MIB)
         seconds = network.lockstep(PATH, apart=0.1)
         self.assertLess(seconds[0], 1.6 * self.ideal())
 
     def test_long_after(self) -> None:
-        """A client that comes when all has left the server's window reads right."""
+        """A client that starts when nothing is left in the server's window reads right."""
         network = self.make_network(2, 4 * MIB)
         network.server.window._limit = MIB
         network.run(network.read_all(0, PATH))
@@ -272,7 +272,7 @@ class StaggeredTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_lossy_wave(self) -> None:
-        """What many late clients lose of what is sent again is not sent to each of them alone."""
+        """Losses of many late clients are not repaired for each of them separately."""
         network = self.make_network(60, 2 * MIB, loss=0.01)
         reads = [
             deferLater(network.clock, 0.3 * (number >= 10), network.read_all, number, PATH)
@@ -289,7 +289,7 @@ class LossTests(SimulationTestCase):
     """Networks that lose datagrams."""
 
     def test_one_percent(self) -> None:
-        """1 % loss to each of four clients costs at most a quarter more time, and few repairs."""
+        """With 1 % loss at four clients, reads take at most 25 % longer, with few repairs."""
         network = self.make_network(4, 8 * MIB)
         lossless = self.assert_all_right(network)
         network = self.make_network(4, 8 * MIB, loss=0.01)
@@ -299,35 +299,35 @@ class LossTests(SimulationTestCase):
         self.assertEqual(network.server.reads.image_read_bytes, self.size)
 
     def test_three_percent(self) -> None:
-        """3 % loss is repaired by multicast with little more than what was lost."""
+        """With 3 % loss, repairs by multicast send little more than what was lost."""
         network = self.make_network(4, 8 * MIB, loss=0.03)
         self.assertLess(self.assert_all_right(network), 1.3 * self.ideal())
         self.assertLess(self.multicast_share(network), 1.18)
 
     def check_lossy(self, loss: float, times: float) -> None:
-        """Read all at a loss to each of four clients, in so many times the ideal."""
+        """Assert that four clients with a loss read right, in at most C{times} the ideal time."""
         network = self.make_network(4, 8 * MIB, loss=loss)
         self.assertLess(self.assert_all_right(network), times * self.ideal())
         self.assertLess(max(client.longest_wait for client in network.clients), 3.5)
 
     def test_ten_percent(self) -> None:
-        """At 10 % loss all is right, and the rate does not collapse."""
+        """With 10 % loss, all reads are right, and the rate does not collapse."""
         self.check_lossy(0.1, 2.2)
 
     def test_twenty_percent(self) -> None:
-        """At 20 % loss all is right, and no slower than each over a connection of its own."""
+        """With 20 % loss, all reads are right, and no slower than over separate TCP connections."""
         self.check_lossy(0.2, 4.5)
 
     def test_thirty_percent(self) -> None:
-        """At 30 % loss all is right, in a time that the link explains."""
+        """With 30 % loss, all reads are right in bounded time."""
         self.check_lossy(0.3, 6)
 
     def test_half(self) -> None:
-        """At 50 % loss all is right, in a time that the link explains."""
+        """With 50 % loss, all reads are right in bounded time."""
         self.check_lossy(0.5, 10)
 
     def test_all_lost(self) -> None:
-        """Where no datagram arrives all is read over TCP, soon, and the client says why."""
+        """Without any datagrams, clients soon read over TCP, and their status gives the reason."""
         network = self.make_network(4, loss=1.0)
         seconds = self.assert_all_right(network)
         self.assertLess(seconds, 1.2 * 4 * self.ideal() + 0.5)
@@ -336,7 +336,7 @@ class LossTests(SimulationTestCase):
         self.assertLess(network.server.factory.bytes_over_tcp, 4.1 * self.size)
 
     def test_one_deaf(self) -> None:
-        """A client that hears nothing reads over TCP; the others lose no more than its share."""
+        """A client that loses all datagrams slows down the others only by its share of the link."""
         network = self.make_network(4, 8 * MIB)
         network.set_path(0, loss=1.0)
         seconds = self.results(network)
@@ -344,7 +344,7 @@ class LossTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_one_hard_of_hearing(self) -> None:
-        """A client that gets a tenth of the datagrams does not stop the three others."""
+        """A client that receives 10 % of the datagrams does not stop three others."""
         network = self.make_network(4, 16 * MIB)
         network.set_path(0, loss=0.9)
         seconds = self.results(network)
@@ -352,7 +352,7 @@ class LossTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_one_of_two_hard_of_hearing(self) -> None:
-        """The same when there is one other alone: half of the clients do not make the rule."""
+        """A client that receives 10 % of the datagrams does not stop a single other one."""
         network = self.make_network(2, 16 * MIB)
         network.set_path(0, loss=0.9)
         seconds = self.results(network)
@@ -360,7 +360,7 @@ class LossTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_outage(self) -> None:
-        """A client whose datagrams stop for a while catches up; the others go on."""
+        """A client whose datagrams are lost for a while catches up, and stays in the group."""
         network = self.make_network(4, 16 * MIB)
         network.clock.callLater(0.2, network.set_path, 0, loss=1.0)
         network.clock.callLater(0.7, network.set_path, 0, loss=0.0)
@@ -370,7 +370,7 @@ class LossTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_everything_at_once(self) -> None:
-        """Loss, reordering, duplication, late starts and small caches together change no byte."""
+        """With loss, reordering, duplicates, late starts and small caches, all reads are right."""
         network = self.make_network(
             5, 3 * MIB, loss=0.08, jitter=0.004, duplicates=0.1, cache_size=MIB, disk=0.002
         )
@@ -379,8 +379,8 @@ class LossTests(SimulationTestCase):
 
     def test_many_clients(self) -> None:
         """
-        Of a hundred clients that lose 1 % all but a few lack at most three segments of a
-        transfer: parity serves them all, and none waits for long.
+        With 1 % loss at a hundred clients, parity segments repair most transfers for all clients,
+        and no read waits long.
         """
         longest = []
         for loss in (0.0, 0.01):
@@ -393,7 +393,7 @@ class LossTests(SimulationTestCase):
         self.assertLess(longest[1], 3 * longest[0])
 
     def test_all_connect_at_once(self) -> None:
-        """Of some hundred clients that connect at one moment none is sent away to come again."""
+        """Of hundreds of clients that connect at the same time, none is refused."""
         network = self.make_network(300, MIB, loss=0.01)
         self.assert_all_right(network)
         self.assertEqual(network.server.factory.limits.cut_off, 0)
@@ -405,7 +405,7 @@ class CongestionTests(SimulationTestCase):
     """Links that are slower than the server's."""
 
     def check_switch(self, queue: int, rate: float = FAST) -> None:
-        """The links to the clients are the bottleneck, and drop what their queues do not hold."""
+        """Assert that client links that are the bottleneck are filled with little loss."""
         network = self.make_network(
             4, 32 * MIB, link=None, rate_max=1e10, rate=rate, queue=queue, cache_size=2 * MIB
         )
@@ -416,15 +416,15 @@ class CongestionTests(SimulationTestCase):
             self.assertEqual(client.remote.multicast_health.state, "working")
 
     def test_shallow_switch(self) -> None:
-        """A bottleneck whose queue holds 128 KiB is filled, and not flooded."""
+        """A bottleneck with a queue of 128 KiB is filled with little loss."""
         self.check_switch(128 * 1024)
 
     def test_deep_switch(self) -> None:
-        """A bottleneck whose queue holds 512 KiB is filled, and not flooded."""
+        """A bottleneck with a queue of 512 KiB is filled with little loss."""
         self.check_switch(512 * 1024)
 
     def test_fair_queue(self) -> None:
-        """A queue on the server's link that lets small flows overtake causes no repairs."""
+        """Fair queueing on the server's link, where TCP overtakes multicast, causes few repairs."""
         network = self.make_network(4, 8 * MIB, fair=True)
         seconds = self.assert_all_right(network)
         self.assertLess(seconds, 1.25 * self.ideal())
@@ -432,7 +432,7 @@ class CongestionTests(SimulationTestCase):
 
 
 class SlowLinkTests(SimulationTestCase):
-    """One client whose link takes a tenth of what the others' do."""
+    """One client whose link has a tenth of the others' rate."""
 
     def make_slow(self, size: int, clients: int = 4, queue: int = MIB) -> SimulatedNetwork:
         network = self.make_network(clients, size)
@@ -440,13 +440,13 @@ class SlowLinkTests(SimulationTestCase):
         return network
 
     def check_slow(self, queue: int) -> None:
-        """It leaves the group, costs the others next to nothing, and ends at its own rate."""
+        """Assert that it leaves the group, hardly slows the others, and reads at its own rate."""
         size = 40 * MIB
         alone = self.assert_all_right(self.make_network(3, size))
         network = self.make_slow(size, queue=queue)
         slow, *reads = [network.read_all(number, PATH) for number in range(4)]
         others = max(seconds for _, seconds in network.run(DeferredList(reads)))
-        # What it had asked for when it began is sent again once.
+        # What the slow client requested first is sent once more.
         self.assertLess(others, 1.03 * alone + MIN_WINDOW * 8 / FAST)
         self.assertFalse(network.clients[0].listening)
         self.assertIn("too lossy", network.clients[0].remote.multicast_health.state)
@@ -455,21 +455,21 @@ class SlowLinkTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_deep_queue(self) -> None:
-        """Behind a queue of 1 MiB, which hides for most of a second that it is slow."""
+        """A slow client behind a queue of 1 MiB, which delays the loss, leaves the group."""
         self.check_slow(MIB)
 
     def test_shallow_queue(self) -> None:
-        """Behind a queue of 64 KiB."""
+        """A slow client behind a queue of 64 KiB leaves the group."""
         self.check_slow(64 * 1024)
 
     def test_another_image(self) -> None:
-        """It leaves also if the others read an image that it never opened."""
+        """A slow client leaves the group even if the others read an image that it never opened."""
         network = self.make_slow(40 * MIB)
         network.run(DeferredList([network.read_all(number, PATH) for number in (1, 2, 3)]))
         self.assertFalse(network.clients[0].listening)
 
     def test_one_other(self) -> None:
-        """With one other client it is the same, though half of the clients are slow."""
+        """A slow client hardly slows down a single other one."""
         size = 24 * MIB
         alone = self.assert_all_right(self.make_network(1, size))
         network = self.make_slow(size, clients=2)
@@ -477,7 +477,7 @@ class SlowLinkTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_recovers(self) -> None:
-        """A link that becomes fast is found out in a minute while it reads, and used then."""
+        """A client whose link becomes fast returns to the group within a minute of reading."""
         network = self.make_slow(24 * MIB, clients=2)
         self.results(network)
         network.set_path(0, rate=FAST)
@@ -490,7 +490,7 @@ class SlowLinkTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_half_lost(self) -> None:
-        """A client that loses half of what comes, on a fast link, reads over TCP, and soon."""
+        """A client that loses 50 % on a fast link leaves the group, and soon reads over TCP."""
         network = self.make_network(4, 24 * MIB)
         network.set_path(0, loss=0.5)
         seconds = self.results(network)
@@ -499,7 +499,7 @@ class SlowLinkTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_fifth_lost(self) -> None:
-        """A client that loses a fifth stays with multicast."""
+        """A client that loses 20 % stays in the group."""
         network = self.make_network(4, 24 * MIB)
         network.set_path(0, loss=0.2)
         self.results(network)
@@ -509,10 +509,10 @@ class SlowLinkTests(SimulationTestCase):
 
 
 class FailureTests(SimulationTestCase):
-    """Connections, servers and images that end while they are used."""
+    """Connections, servers and images that fail during reads."""
 
     def test_connections_cut(self) -> None:
-        """Each client's connection cut in the middle delays its own reads by the reconnection."""
+        """Cutting connections one after the other delays reads only by the reconnection."""
         network = self.make_network(4, 8 * MIB)
         for number, client in enumerate(network.clients):
             network.clock.callLater(0.1 + 0.1 * number, client.cut)
@@ -521,7 +521,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_all_cut_at_once(self) -> None:
-        """All connections cut at once cost the reconnection, and not the rate."""
+        """Cutting all connections at once costs the reconnection, but does not lower the rate."""
         network = self.make_network(4, 8 * MIB)
         for client in network.clients:
             network.clock.callLater(0.2, client.cut)
@@ -529,7 +529,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_cut_again_and_again(self) -> None:
-        """A connection that is cut every 50 ms does not keep a read from its end."""
+        """Reads complete even when the connection is cut every 50 ms."""
         network = self.make_network(2, 2 * MIB, loss=0.02)
         for step in range(40):
             network.clock.callLater(0.05 * step, network.clients[step % 2].cut)
@@ -538,7 +538,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_server_restarted(self) -> None:
-        """Reads that a server's end interrupts end right once another runs, with other keys."""
+        """Reads interrupted by a restart of the server, which gets new keys, end right."""
         network = self.make_network(4, 8 * MIB)
         network.clock.callLater(0.3, network.restart_server, 3.0)
         seconds = self.results(network)
@@ -548,24 +548,24 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_server_restarted_with_loss(self) -> None:
-        """The same on lossy paths."""
+        """Reads interrupted by a restart of the server end right on lossy paths, too."""
         network = self.make_network(4, 8 * MIB, loss=0.1)
         network.clock.callLater(0.3, network.restart_server, 1.0)
         self.results(network)
         self.assert_clean(network)
 
     def test_old_server_still_heard(self) -> None:
-        """Datagrams of the server's last run that come late are dropped, and counted."""
+        """Late datagrams of the server's previous run are dropped and counted."""
         network = self.make_network(1, 4 * MIB)
         client, source = network.clients[0], network.server.source
         network.run(network.read_all(0, PATH))
         network.restart_server(0.1)
         network.clock.advance(1.0)
-        client.hear(bytes(100), source)
+        client.receive(bytes(100), source)
         self.assertEqual(client.remote.receiver.datagrams_dropped, 1)
 
     def test_server_gone(self) -> None:
-        """Reads end with EIO after the timeout when no server comes back."""
+        """Reads fail with EIO after the timeout when the server does not return."""
         network = self.make_network(2, timeout=5.0)
         network.clock.callLater(0.2, network.restart_server, 1000.0)
         results = self.results(network)
@@ -574,7 +574,7 @@ class FailureTests(SimulationTestCase):
         self.assertEqual([line for c in network.clients for line in c.leftovers()], [])
 
     def test_image_replaced(self) -> None:
-        """Readers of an image that is replaced get ESTALE, and a new open gets the new one."""
+        """Readers of a replaced image get ESTALE, and a new open gets the new image."""
         network = self.make_network(4, 8 * MIB)
         network.clock.callLater(0.3, network.put_image, PATH, self.size)
         results = self.results(network)
@@ -582,7 +582,7 @@ class FailureTests(SimulationTestCase):
         self.assert_all_right(network)
 
     def test_image_replaced_with_loss(self) -> None:
-        """The same on lossy paths: old bytes or ESTALE, no mixture."""
+        """On lossy paths, readers of a replaced image get old bytes or ESTALE, never a mixture."""
         network = self.make_network(4, 4 * MIB, loss=0.1)
         network.clock.callLater(0.2, network.put_image, PATH, self.size)
         for result in self.results(network):
@@ -590,7 +590,7 @@ class FailureTests(SimulationTestCase):
         self.assert_all_right(network)
 
     def test_image_replaced_while_away(self) -> None:
-        """A reader whose connection returns to another generation gets ESTALE at once."""
+        """A reader that reconnects after its image was replaced gets ESTALE immediately."""
         network = self.make_network(2, 4 * MIB)
 
         def replace() -> None:
@@ -605,7 +605,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_stale_then_cut(self) -> None:
-        """A read that waits on an image known to be stale ends soon, also if the line is cut."""
+        """A read of a stale image ends soon, even if the connection is cut."""
         network = self.make_network(1, 4 * MIB)
         client = network.clients[0]
         reading = network.read_all(0, PATH)
@@ -621,7 +621,7 @@ class FailureTests(SimulationTestCase):
         self.assertLess(client.longest_wait, 1.0)
 
     def test_read_error(self) -> None:
-        """An image that cannot be read gives EIO at once, to those who read it alone."""
+        """Reads of an unreadable image fail with EIO immediately, and no other reads fail."""
         network = self.make_network(4, 4 * MIB)
         network.put_image(b"good.img", self.size)
 
@@ -636,7 +636,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_read_error_over_tcp(self) -> None:
-        """The same for clients that read over TCP."""
+        """Over TCP, errors affect only the reads of what is unreadable."""
         network = self.make_network(2, 4 * MIB, loss=1.0)
 
         def damage() -> None:
@@ -648,7 +648,7 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def check_bad_sector(self, **settings: Any) -> None:
-        """A bad sector gives EIO to who reads it, at once, and to nobody else."""
+        """Assert that a bad sector fails only the reads that include it, immediately."""
         network = self.make_network(2, 2 * MIB, **settings)
         image = network.library.images[PATH]
         image.bad = range(5 * BLOCK + 8192 + 100, 5 * BLOCK + 8192 + 612)
@@ -669,15 +669,15 @@ class FailureTests(SimulationTestCase):
         self.assert_clean(network)
 
     def test_bad_sector(self) -> None:
-        """A sector that cannot be read fails no read of another one."""
+        """A bad sector fails only the reads that include it."""
         self.check_bad_sector()
 
     def test_bad_sector_over_tcp(self) -> None:
-        """The same for clients that read over TCP."""
+        """Over TCP, errors affect only the reads of what is unreadable."""
         self.check_bad_sector(loss=1.0)
 
     def test_short_read_error(self) -> None:
-        """After an error that passes, reading again succeeds."""
+        """After a temporary error, reading again succeeds."""
         network = self.make_network(2, 2 * MIB)
         network.library.images[PATH].error = errno.EIO
         self.assertEqual([error.errno for error in self.results(network)], [errno.EIO] * 2)
@@ -685,7 +685,7 @@ class FailureTests(SimulationTestCase):
         self.assert_all_right(network)
 
     def test_client_leaves(self) -> None:
-        """A client that goes in the middle leaves nothing on the server, and the others go on."""
+        """A client that disconnects while reading leaves nothing on the server."""
         network = self.make_network(3, 4 * MIB)
         leaver = network.clients[0]
         reading = network.read_all(0, PATH)
@@ -704,7 +704,7 @@ class FailureTests(SimulationTestCase):
         network.run(reading)
 
     def test_waits_for_no_other(self) -> None:
-        """A client that stops reading, its path dead, keeps nobody waiting."""
+        """A client whose path is dead delays nobody."""
         network = self.make_network(3, 8 * MIB)
         stuck = network.clients[0]
         network.clock.callLater(0.1, setattr, stuck, "listening", False)

@@ -1,6 +1,6 @@
-"""A headless Chromium that shows a page, for tests that look at it as a person would.
+"""A headless Chromium, for tests that examine a page as it is displayed.
 
-It is driven by the DevTools protocol over a pipe.  All waiting has a bound.
+It is driven by the DevTools protocol over a pipe.  Every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import time
 from types import TracebackType
 from typing import Any
 
-TIMEOUT = 30.0
-"""Seconds that the browser may take for anything."""
+REQUEST_TIMEOUT = 30.0
+"""Seconds that the browser has for each request."""
 
-# It expects its pipe at the descriptors 3 and 4.
+# Chromium expects its pipe at descriptors 3 and 4.
 ENTER = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -31,7 +31,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def find() -> str | None:
-    """Where the browser is, or None."""
+    """Return the path of the browser, or None."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -49,15 +49,19 @@ class Browser:
         command += [f"--user-data-dir={self._directory}", "--remote-debugging-pipe", "about:blank"]
         enter = [sys.executable, "-I", "-S", "-c", ENTER, str(theirs), str(ours)]
         self._process = subprocess.Popen(
-            [*enter, *command], pass_fds=(theirs, ours), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [*enter, *command],
+            pass_fds=(theirs, ours),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         os.close(theirs)
         os.close(ours)
         self._buffer = b""
         self._last = 0
         self.events: list[str] = []
-        """What the page did, by the names of the protocol."""
+        """The names of the protocol events received since the last page was opened."""
         self._session: str | None = None
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         attached = self._ask("Target.attachToTarget", targetId=target, flatten=True)
@@ -76,42 +80,45 @@ class Browser:
     ) -> None:
         self.close()
 
-    def look(self, width: int, dark: bool) -> None:
-        """Have a screen of this width, and a preference."""
+    def set_screen(self, width: int, dark: bool) -> None:
+        """Set the width of the screen in pixels, and the preferred colour scheme."""
         self._ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
             mobile=width < 600,
-        )  # fmt: skip
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def allow_scripts(self, allowed: bool) -> None:
-        """Whether the pages opened from now on may run scripts."""
+        """Set whether pages opened from now on may run scripts."""
         self._ask("Emulation.setScriptExecutionDisabled", value=not allowed)
 
     def open(self, url: str) -> None:
-        """Go to a page, and wait until it is there."""
+        """Go to a page, and wait until it is loaded."""
         self.events.clear()
         self._ask("Page.navigate", url=url)
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while "Page.loadEventFired" not in self.events:
             self._take(deadline)
 
     def evaluate(self, expression: str) -> Any:
-        """What an expression of JavaScript is in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
         return answer["result"].get("value")
 
     def wait_until(self, expression: str) -> None:
-        """Wait until an expression is true in the page."""
-        deadline = time.monotonic() + TIMEOUT
+        """Wait until a JavaScript expression is true in the page."""
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while not self.evaluate(expression):
             if time.monotonic() > deadline:
                 raise TimeoutError(expression)
             time.sleep(0.1)
 
     def close(self) -> None:
-        """End it, and take away what it has written."""
+        """End the browser, and remove its files."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
         os.close(self._to)
@@ -124,7 +131,7 @@ class Browser:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + REQUEST_TIMEOUT
         while True:
             answer = self._take(deadline)
             if answer.get("id") == self._last:
@@ -136,7 +143,7 @@ class Browser:
     def _take(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TimeoutError("the browser says nothing")
+                raise TimeoutError("no answer from the browser")
             received = os.read(self._from, 1 << 16)
             if not received:
                 raise RuntimeError("the browser ended")
@@ -149,7 +156,7 @@ class Browser:
 
 
 def _pipe() -> tuple[int, int]:
-    """The ends of a pipe for reading and writing, at descriptors that are free for sure."""
+    """Return the reading and writing end of a pipe, at descriptors other than 3 and 4."""
     ends = []
     for end in os.pipe():
         ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))

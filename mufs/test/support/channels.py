@@ -1,4 +1,4 @@
-"""A server without sockets, and clients that send what a test has them send."""
+"""A server without sockets, and clients that send the packets of a test."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Server:
     """
     A server without sockets and threads.
 
-    @ivar at_once: whether the library answers at once, or only on L{answer}.
-    @ivar spent: processor time, in seconds, that the server takes itself to have used.
+    @ivar at_once: whether the library answers immediately, or only on L{answer}.
+    @ivar spent: the processor time in seconds that the server's limits see.
     """
 
     def __init__(self, at_once: bool = True) -> None:
@@ -87,7 +87,7 @@ class Server:
         )
 
     def in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
-        """Call a function of the library now, or on L{answer}."""
+        """Call a function of the library, either now or on L{answer}."""
         if self.at_once:
             return maybeDeferred(function, *args)
         waiting: Deferred[Any] = Deferred()
@@ -96,7 +96,7 @@ class Server:
         return waiting
 
     def answer(self) -> None:
-        """Let the library answer what it was asked."""
+        """Make the pending calls of the library."""
         asked, self.asked = self.asked, []
         for each in asked:
             each.callback(None)
@@ -104,7 +104,7 @@ class Server:
     def connect(
         self, hello: bool = True, host: str | None = None
     ) -> tuple[ServerChannel, FakeTransport]:
-        """One more client, of another host unless one is given."""
+        """Connect another client, from a new host unless C{host} is given."""
         address = IPv4Address("TCP", host or f"10.0.1.{next(self.addresses)}", 50000)
         channel, wire = self.factory.buildProtocol(address), FakeTransport(peerAddress=address)
         assert channel is not None
@@ -119,22 +119,22 @@ class ServerChannelTestCase(SynchronousTestCase):
     """One client of a server."""
 
     def setUp(self) -> None:
-        """A server and a client that was welcomed."""
+        """Connect a client that has received WELCOME."""
         self.server = Server()
         self.channel, self.wire = self.server.connect()
 
     def tearDown(self) -> None:
-        """Nothing was logged as a failure."""
+        """Check that no failure was logged."""
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def say(self, *packets: bytes) -> list[tuple[int, int, bytes]]:
-        """What is answered to packets: type, offset, data."""
+        """Send packets, and return the answers: type, offset, data."""
         self.channel.dataReceived(b"".join(packets))
         self.server.clock.advance(0.01)
         return self.wire.packets()
 
     def send(self, *packets: bytes) -> list[tuple[int, int, bytes]]:
-        """What is answered to packets: type, tag, what follows."""
+        """Send packets, and return the answers: type, tag, the data after the tag."""
         return [(kind, *parse_tagged(data)) for kind, _, data in self.say(*packets)]
 
     def open(self) -> Opened:
@@ -144,7 +144,7 @@ class ServerChannelTestCase(SynchronousTestCase):
         return decode(Opened, body)
 
     def transfer(self) -> Sent:
-        """Have the first block of the image sent."""
+        """Have the first block of the image sent, and return its SENT."""
         handle = self.open().handle
         ((kind, offset, body),) = self.say(Read(7, handle, 0, BLOCK, Priority.BLOCKED).encode())
         self.assertEqual(kind, Type.SENT)
@@ -152,14 +152,14 @@ class ServerChannelTestCase(SynchronousTestCase):
         return Sent.parse(offset, body)
 
     def assert_error(self, answers: list[tuple[int, int, bytes]], tag: int, name: str) -> None:
-        """The only answer is that error, to that request, and the connection stays open."""
+        """Assert that the only answer is this error, and that the connection stays open."""
         ((kind, answered, body),) = answers
         self.assertEqual((kind, answered), (Type.ERROR, tag))
         self.assertEqual(decode(Failure, body).errno, name)
         self.assertFalse(self.wire.ended)
 
     def assert_closes(self, *packets: bytes) -> None:
-        """These packets end the connection, without an answer."""
+        """Assert that these packets end the connection, without an answer."""
         self.assertEqual(self.send(*packets), [])
         self.assertTrue(self.wire.ended)
 
@@ -175,25 +175,25 @@ class TwoClientsTestCase(SynchronousTestCase):
         self.honest, self.wire = self.server.connect()
 
     def tearDown(self) -> None:
-        """Nothing was logged as a failure."""
+        """Check that no failure was logged."""
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def ask(
         self, channel: ServerChannel, wire: FakeTransport, *packets: bytes
     ) -> list[tuple[int, int]]:
-        """What is answered to packets within 20 ms: type and tag."""
+        """Send packets, and return the type and tag of each answer within 20 ms."""
         channel.dataReceived(b"".join(packets))
         self.clock.advance(0.02)
         return [(kind, tag) for kind, tag, _ in wire.tagged()]
 
     def open(self, channel: ServerChannel, wire: FakeTransport, path: bytes = b"disk.img") -> int:
-        """Open an image; its handle."""
+        """Open an image, and return its handle."""
         channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(path))))
         ((_, _, body),) = wire.tagged()
         return decode(Opened, body).handle
 
     def full(self, wire: FakeTransport, full: bool = True) -> None:
-        """The connection's buffer is full, or has room."""
+        """Pause or resume the connection, as if its buffer was full or had room."""
         assert wire.producer is not None
         if full:
             wire.producer.pauseProducing()

@@ -1,4 +1,4 @@
-"""Stand-ins that several tests need."""
+"""Test doubles used by several test modules."""
 
 import stat
 from typing import Any
@@ -19,7 +19,7 @@ from mufs.wire.segments import Descriptor, cut, parse
 
 
 def make_attributes(size: int = 0) -> Attributes:
-    """What stat tells of a regular file of that size."""
+    """Return the attributes of a regular file of C{size} bytes."""
     return Attributes(
         mode=stat.S_IFREG | 0o644,
         ino=7,
@@ -37,10 +37,10 @@ def make_attributes(size: int = 0) -> Attributes:
 
 class FakeTransport(StringTransport):
     """
-    A TCP connection in memory, which keeps what is written to it.
+    A TCP connection in memory that records what is written to it.
 
-    @ivar protocol: what is told that the connection was lost as soon as it is closed here; without
-        one the connection only remembers that.
+    @ivar protocol: its C{connectionLost} is called when the connection is closed here; if C{None},
+        the close is only recorded.
     @ivar aborted: whether it was aborted.
     """
 
@@ -68,13 +68,13 @@ class FakeTransport(StringTransport):
         super().abortConnection()
 
     def taken(self) -> bytes:
-        """What was written since this was asked last."""
+        """Return what was written since the last call."""
         written: bytes = self.value()
         self.clear()
         return written
 
     def packets(self) -> list[tuple[int, int, bytes]]:
-        """The same as packets of the request channel: type, offset and data of each."""
+        """Like L{taken}, parsed as packets of the request channel: type, offset, data."""
         written = self.taken()
         found = []
         while written:
@@ -86,18 +86,18 @@ class FakeTransport(StringTransport):
         return found
 
     def tagged(self) -> list[tuple[int, int, bytes]]:
-        """The same for packets that begin with a tag: type, tag, what follows."""
+        """Like L{packets}, for data that begin with a tag: type, tag, the data after the tag."""
         return [(kind, *parse_tagged(data)) for kind, _, data in self.packets()]
 
     @property
     def ended(self) -> bool:
-        """Whether the connection was told to end."""
+        """Whether the connection was closed or lost."""
         return bool(self.disconnecting or self.disconnected)
 
 
 @implementer(IImage)
 class ImageInMemory:
-    """An image of some bytes."""
+    """An image whose content is in memory."""
 
     def __init__(self, content: bytes, image: int = 1, generation: int = 1) -> None:
         self._content = content
@@ -116,7 +116,7 @@ class ImageInMemory:
 @implementer(IReader)
 @define(eq=False)
 class RecordingReader:
-    """A client that remembers what it is told."""
+    """A client that records the transfers and failures reported to it."""
 
     name: str = ""
     told: list[tuple[int, SentTransfer, Occasion]] = field(factory=list)
@@ -132,7 +132,7 @@ class RecordingReader:
         self.failures.append((tag, error))
 
     def pages_told(self, tag: int) -> dict[int, int]:
-        """The pages that were sent for a request, by block."""
+        """Return the pages that were sent for a request, as a bit mask by block."""
         found: dict[int, int] = {}
         for each, transfer, _ in self.told:
             if each == tag:
@@ -144,7 +144,7 @@ class RecordingReader:
 def make_sent(
     number: int, image: IImage, offset: int, length: int, first: int = 0, segment: int = 1400
 ) -> SentTransfer:
-    """A transfer of a part of an image, not sealed."""
+    """Make an unsealed transfer of a range of an image."""
     descriptor = Descriptor(number, first, image.image, image.generation, offset, length)
     return SentTransfer(descriptor, cut(first, image.read(offset, length), segment))
 
@@ -152,9 +152,9 @@ def make_sent(
 @implementer(ISegmentOutput)
 class RecordingOutput:
     """
-    A group that remembers what is sent to it.
+    A group that records what is sent to it.
 
-    @ivar room: how many bytes the send buffer takes before it is full; C{None} for any number.
+    @ivar room: the free bytes of the send buffer, or C{None} for no limit.
     """
 
     def __init__(self) -> None:
@@ -177,12 +177,12 @@ class RecordingOutput:
         return self._waiting[-1]
 
     def take_segments(self) -> int:
-        """How many segments were sent since this was asked last."""
+        """Return the number of segments sent since the last call."""
         written, self.written = b"".join(self.written), []
         return sum(len(packet[2]) for packet in parse(written) if len(packet) == 3)
 
     def drain(self, room: int | None = None) -> None:
-        """The send buffer has room again, for so many bytes."""
+        """Give the send buffer room for C{room} bytes, and wake up the writers."""
         self.room = room
         waiting, self._waiting = self._waiting, []
         for each in waiting:

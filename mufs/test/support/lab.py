@@ -1,9 +1,9 @@
-"""Real hosts on one machine, that run mUFS.
+"""Real hosts running mUFS on one machine.
 
-A `Lab` is one server (10.77.0.1) and N hosts (10.77.0.11 and on), each in a network namespace of
-its own.  Its processes are those that a user starts, by the command line, with real mounts and
-sockets.  Everything that may hang has a bound, and `Lab.close` leaves no process, mount,
-namespace or file behind.  It needs root.
+A `Lab` is one server (10.77.0.1) and N hosts (from 10.77.0.11), each in its own network namespace.
+Its processes are the ones a user starts from the command line, with real mounts and sockets.
+Every wait has a timeout, and `Lab.close` leaves no process, mount, namespace or file behind.
+It needs root.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SERVER_ADDRESS = "10.77.0.1"
 TOOLS = ("ip", "tc", "nft", "nsenter", "umount")
 
 
-def missing() -> str | None:
-    """Say what this machine lacks to run a `Lab`, or None."""
+def why_unavailable() -> str | None:
+    """Return why a `Lab` cannot run on this machine, or None if it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.path.exists("/dev/fuse"):
         return "needs /dev/fuse"
-    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"needs {', '.join(lacking)}" if lacking else None
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"needs {', '.join(missing)}" if missing else None
 
 
 def write_image(path: Path, size: int) -> str:
@@ -49,10 +49,10 @@ def write_image(path: Path, size: int) -> str:
 
 
 class Lab:
-    """A server and hosts, named host1 and on, with a network of their own.
+    """A server and hosts (host1, host2, ...) in their own network.
 
-    `rate` limits every link, in Mbit/s.  `logs` is a directory that keeps what the processes wrote.
-    `snooping` is that of `Network`.
+    `rate` limits every link, in Mbit/s.  The logs of the processes are copied to the directory
+    `logs`.  `snooping` is passed to `Network`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Lab:
         self.hosts = [f"host{number}" for number in range(1, hosts + 1)]
         self.rate = rate
         self.before: dict[str, list[str]] = {}
-        """What every command on a host begins with: a tracer that watches it from outside."""
+        """By host: the head of every command started on it, for example a tracer."""
         self._logs = logs
         self._programs: list[Program] = []
         self._readers: list[Reader] = []
@@ -92,7 +92,7 @@ class Lab:
         return self.directory / host
 
     def cpu_seconds(self, host: str) -> float:
-        """Processor time that the host's processes have used."""
+        """Processor time used by the host's processes, in seconds."""
         ticks = 0
         for pid in self.network.pids(host):
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -101,7 +101,7 @@ class Lab:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory(self, host: str) -> int:
-        """Most bytes that the host's processes have held, with their anonymous files."""
+        """Peak memory of the host's processes in bytes, including their anonymous files."""
         private = 0
         files: dict[int, int] = {}
         for pid in self.network.pids(host):
@@ -124,7 +124,7 @@ class Lab:
         return service
 
     def start_program(self, name: str, host: str, command: list[str]) -> Program:
-        """Start something that is not mUFS on the host."""
+        """Start a program other than mUFS on the host."""
         program = Program(name, [*self._enter(host), *command], self.directory)
         self._programs.append(program)
         return program
@@ -138,7 +138,7 @@ class Lab:
         return service
 
     def start_client(self, host: str, *options: str, wait: bool = True) -> Service:
-        """Start `mufs-client` on the host, and wait until it has mounted."""
+        """Start `mufs-client` on the host, and wait for its mount."""
         arguments = ["mufs-client", "--server", f"tcp:{SERVER_ADDRESS}:{SERVER_PORT}"]
         arguments += ["--mount", str(self.mount_point(host)), *options]
         service = self._start(host, host, arguments)
@@ -147,7 +147,7 @@ class Lab:
         return service
 
     def start_clients(self, *options: str) -> list[Service]:
-        """Start `mufs-client` on all hosts, and wait until all have mounted."""
+        """Start `mufs-client` on all hosts, and wait for all mounts."""
         services = [self.start_client(host, *options, wait=False) for host in self.hosts]
         for service in services:
             self.wait_mounted(service)
@@ -162,10 +162,10 @@ class Lab:
     def start_reader(
         self, host: str, name: str, start: float | None = None, pause: int = 0
     ) -> Reader:
-        """Have a file read through the host's mount.
+        """Start to read a file through the host's mount.
 
-        `start` is the moment on the monotonic clock at which to open it, and `pause` a number
-        of bytes after which the reader waits for `Reader.result`.
+        `start` is the time on the monotonic clock at which to open it, `pause` the number of bytes
+        after which the reader waits for `Reader.result`.
         """
         moment = time.monotonic() if start is None else start
         reader = Reader(self.mount_point(host) / name, moment, pause)
@@ -173,7 +173,7 @@ class Lab:
         return reader
 
     def start_readers(self, name: str, apart: float = 0.0) -> list[Reader]:
-        """Have a file read on all hosts at the same moment, or so many seconds apart."""
+        """Start to read a file on all hosts, each `apart` seconds after the previous one."""
         first = time.monotonic() + 0.5
         return [
             self.start_reader(host, name, first + number * apart)
@@ -181,7 +181,7 @@ class Lab:
         ]
 
     def close(self) -> None:
-        """End all processes, and take away mounts, namespaces and files."""
+        """End all processes, and remove mounts, namespaces and files."""
         atexit.unregister(self.close)
         for program in self._programs:
             program.kill()

@@ -1,7 +1,7 @@
 """One server and its clients on 127.0.0.1, with real mounts, for tests that need no network.
 
-Ports and group are those of one `Loopback` alone, so that several may be there at the same time.
-All waiting has a bound, and `Loopback.close` leaves no process, mount or file behind.
+Each `Loopback` has its own ports and group, so that several can run at the same time.
+Every wait has a timeout, and `Loopback.close` leaves no process, mount or file behind.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.processes import Service, mounted
 
-TIMEOUT = 8
-"""Seconds that an operation on a mount may take, however long the server is silent."""
+OPERATION_TIMEOUT = 8
+"""Seconds after which an operation on a mount fails when the server does not answer."""
 
-PATIENCE = 60.0
-"""Seconds after which `Loopback.guard` ends clients that keep somebody waiting."""
+GUARD_TIMEOUT = 300.0
+"""Seconds after which `Loopback.guard` ends all processes."""
 
 
-def missing() -> str | None:
-    """Say what this machine lacks to mount, or None."""
+def why_unavailable() -> str | None:
+    """Return why this machine cannot mount, or None if it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.path.exists("/dev/fuse"):
@@ -39,7 +39,7 @@ def missing() -> str | None:
 
 
 def free_port(kind: socket.SocketKind) -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -47,7 +47,7 @@ def free_port(kind: socket.SocketKind) -> int:
 
 
 def unmount(path: Path) -> None:
-    """Take away all that is mounted at a path, in use or not."""
+    """Remove all mounts at a path, even if they are in use."""
     for _ in range(8):
         if not mounted(path):
             return
@@ -55,7 +55,7 @@ def unmount(path: Path) -> None:
 
 
 class Loopback:
-    """A server that shares `images`, and the clients that were started, by name."""
+    """A server that exports `images`, and its clients by name."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-mount-"))
@@ -70,7 +70,7 @@ class Loopback:
         atexit.register(self.close)
 
     def mount_point(self, name: str) -> Path:
-        """The directory of that name to mount at; it is made when there is none."""
+        """Return the mount point of that name, creating it if necessary."""
         path = self.directory / name
         path.mkdir(exist_ok=True)
         if path not in self._mount_points:
@@ -87,7 +87,7 @@ class Loopback:
     ) -> Service:
         """Start `mufs-server` on `images`, and wait until it listens.
 
-        `enter` is the head of its command, for one that changes what it runs with.
+        `enter` is put before the command, to change the environment that it runs in.
         """
         arguments = ["mufs-server", "--images", str(self.images)]
         arguments += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
@@ -105,7 +105,7 @@ class Loopback:
         point: Path | None = None,
         status_port: int | None = None,
     ) -> Service:
-        """Start `mufs-client`, and wait until it has mounted."""
+        """Start `mufs-client`, and wait for its mount."""
         service = self.launch_client(name, *options, point=point, status_port=status_port)
         point = point or self.mount_point(name)
         service.wait_until(lambda: service.holds_mount() and mounted(point), 20, f"mounts {point}")
@@ -119,21 +119,21 @@ class Loopback:
         enter: tuple[str, ...] = (),
         status_port: int | None = None,
     ) -> Service:
-        """Start `mufs-client`, at the mount point of its name if no other is given."""
+        """Start `mufs-client` without waiting; the default mount point has the client's name."""
         arguments = ["mufs-client", "--server", f"tcp:127.0.0.1:{self.port}"]
         arguments += ["--mount", str(point or self.mount_point(name))]
-        arguments += ["--timeout", str(TIMEOUT), *options]
+        arguments += ["--timeout", str(OPERATION_TIMEOUT), *options]
         return self._start(name, arguments, enter, status_port)
 
     def guard(self) -> Timer:
-        """End all processes in a while, so that nobody waits for a mount for ever; starts now."""
-        timer = Timer(PATIENCE, self._kill)
+        """Start a timer that ends all processes, so that no test hangs on a mount."""
+        timer = Timer(GUARD_TIMEOUT, self._kill)
         timer.daemon = True
         timer.start()
         return timer
 
     def close(self) -> None:
-        """End all processes, and take away mounts and files."""
+        """End all processes, and remove mounts and files."""
         atexit.unregister(self.close)
         self._kill()
         for path in self._mount_points:
@@ -162,8 +162,8 @@ def _serves(service: Service) -> bool:
     return False
 
 
-def own(case: SynchronousTestCase) -> Loopback:
-    """One for a test alone, which is taken away with it."""
+def make_loopback(case: SynchronousTestCase) -> Loopback:
+    """Make a `Loopback` for one test, closed at the end of the test."""
     loopback = Loopback()
     case.addCleanup(loopback.close)
     case.addCleanup(loopback.guard().cancel)
@@ -171,12 +171,12 @@ def own(case: SynchronousTestCase) -> Loopback:
 
 
 @cache
-def shared() -> Loopback:
+def shared_loopback() -> Loopback:
     """
-    The loopback of all tests that only look: its client `here` lets other users in, and root
-    counts as root on its server.
+    Return the `Loopback` shared by all tests that change nothing: its client `here` has
+    --allow-other, its server --no-root-squash.
 
-    trial has no fixtures of a class or a module, so it is made when the first test asks for it,
+    trial has no fixtures for classes or modules, so it is made for the first test that needs it,
     and closed at the end of the process.
     """
     loopback = Loopback()

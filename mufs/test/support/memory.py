@@ -1,4 +1,4 @@
-"""An image library whose images are bytes in memory, for tests to replace and to break."""
+"""An image library in memory, whose images tests can replace and break."""
 
 import errno
 
@@ -11,10 +11,11 @@ from mufs.wire.metadata import Attributes, Caller, Statistics
 @implementer(IImage)
 class MemoryImage:
     """
-    A generation of an image whose bytes are in memory.
+    A generation of an image in memory.
 
-    @ivar error: what all reads fail with; C{bad} are bytes that cannot be read.
-    @ivar at_once: whether reads take no waiting.
+    @ivar error: the errno of all reads, or C{None}.
+    @ivar bad: the byte offsets that cannot be read.
+    @ivar at_once: whether L{read_at_once} returns data.
     """
 
     def __init__(self, image: int, generation: int, content: bytes) -> None:
@@ -41,7 +42,7 @@ class MemoryImage:
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""
         if self.error is not None:
-            raise OSError(self.error, "as the test wants it")
+            raise OSError(self.error, "set by the test")
         if max(offset, self.bad.start) < min(offset + length, self.bad.stop):
             raise OSError(errno.EIO, "a bad sector")
         return self.content[offset : offset + length]
@@ -53,14 +54,14 @@ class MemoryImage:
 
 @implementer(IImageLibrary)
 class MemoryLibrary:
-    """A flat library of images in memory, which tests replace and break."""
+    """A library in memory without subdirectories, whose images tests can replace and break."""
 
     def __init__(self) -> None:
         self.images: dict[bytes, MemoryImage] = {}
         self.generations: dict[tuple[int, int], bytes] = {}
 
     def put(self, path: bytes, content: bytes) -> MemoryImage:
-        """Put an image there; the one that was there ends with ESTALE."""
+        """Add an image, or replace one, whose reads then fail with ESTALE."""
         old = self.images.get(path)
         if old is not None:
             old.error = errno.ESTALE

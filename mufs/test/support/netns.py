@@ -1,7 +1,7 @@
 """A network on one machine: namespaces, each with one interface, joined by a bridge.
 
-Loss is made with nftables as packets come in, rates with a token bucket at both ends of every link,
-as far as kernels have them without further modules.  It needs root.
+nftables drops incoming packets, and a token bucket at both ends of every link limits its rate; no
+further kernel modules are needed.  It needs root.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _serial = count()
 
 
 class LabError(Exception):
-    """What was waited for did not come, and why if that is known."""
+    """A command failed, or a wait timed out; the text gives the reason if known."""
 
 
 def run(*command: str, given: str | None = None) -> str:
-    """Run a system command to its end, and return its output."""
+    """Run a command, and return its output."""
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30)
     if done.returncode != 0:
         raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -29,12 +29,11 @@ def run(*command: str, given: str | None = None) -> str:
 
 
 class Network:
-    """Namespaces of the names given, with the addresses given, in one Ethernet segment.
+    """Namespaces in one Ethernet segment; `addresses` gives their IP addresses by name.
 
-    `rate` limits every link, in Mbit/s and each direction.  Below 1000, packets are sent, counted
-    and lost as those of the wire, not as the larger ones that the kernel hands on where it can.
-    With `snooping`, the bridge sends multicast to members alone, a few seconds after they joined or
-    left, and asks for them itself.
+    `rate` limits every link in each direction, in Mbit/s.  Below 1000, the kernel does not merge
+    packets, so that they are sent, counted and lost as on a wire.  With `snooping`, the bridge is
+    the IGMP querier, and forwards multicast only to members, a few seconds after they joined.
     """
 
     def __init__(
@@ -53,14 +52,14 @@ class Network:
         return self._prefix + host
 
     def enter(self, host: str) -> list[str]:
-        """The head of a command that runs on the host, in the mount namespace of all."""
+        """Return the head of a command that runs on the host, in the common mount namespace."""
         return ["nsenter", f"--net=/run/netns/{self.namespace(host)}", "--"]
 
     def _build(self, rate: float | None, snooping: bool) -> None:
         switch = self._add_namespace("switch")
         wanted = str(int(snooping))
         bridge = ["type", "bridge", "mcast_snooping", wanted, "mcast_querier", wanted]
-        # In version 2, hosts that join at once may keep quiet, each for the other's report.
+        # In version 2, a host that hears another one's report does not send its own.
         bridge += ["mcast_igmp_version", "3"]
         run("ip", "-n", switch, "link", "add", "bridge", *bridge)
         run("ip", "-n", switch, "link", "set", "bridge", "up")
@@ -82,7 +81,7 @@ class Network:
         return name
 
     def set_rate(self, host: str, rate: float) -> None:
-        """Limit the host's link to so many Mbit/s in each direction."""
+        """Limit the host's link to `rate` Mbit/s in each direction."""
         self._limit("switch", host, rate)
         self._limit(host, "eth0", rate)
 
@@ -93,14 +92,14 @@ class Network:
             "tbf",
             *("rate", f"{rate}mbit", "burst", f"{burst}kb", "limit", "1024kb"),
         )
-        # Packets that a link carries whole where the kernel could cut them later are cut here.
+        # Have the kernel segment packets before they enter the link.
         if rate < 1000 and interface == "eth0":
             run("ip", "-n", self.namespace(host), "link", "set", interface, "gso_max_segs", "1")
 
     def set_loss(self, host: str, per_mille: int, packets: str = "ip protocol udp") -> None:
-        """Drop so many of 1000 UDP packets that come to the host, at random; 1000 is all.
+        """Drop `per_mille` of 1000 incoming UDP packets of the host, at random; 1000 drops all.
 
-        `packets` chooses others than those of UDP, in the words of nftables; "" is all.
+        `packets` is an nftables expression that selects other packets; "" selects all.
         """
         chosen = f"numgen random mod 1000 < {per_mille}" if per_mille < 1000 else ""
         rules = "table netdev loss\ndelete table netdev loss\n"
@@ -116,26 +115,26 @@ class Network:
         run(*self.enter(host), "nft", "-f", "-", given=rules)
 
     def set_link(self, host: str, up: bool) -> None:
-        """Pull the host's cable out of the switch, or put it in again."""
+        """Unplug the host's cable from the switch, or plug it in again."""
         state = "up" if up else "down"
         run("ip", "-n", self.namespace("switch"), "link", "set", "dev", host, state)
 
     def members(self, group: str) -> set[str]:
-        """The hosts whose reports to the bridge say that they are in a multicast group."""
+        """Return the hosts that the bridge knows as members of a multicast group."""
         switch = run(*self.enter("switch"), "bridge", "-j", "mdb", "show")
         return {each["port"] for each in json.loads(switch)[0]["mdb"] if each["grp"] == group}
 
     def bytes_sent(self, host: str) -> int:
-        """Bytes that the host's interface has sent since it was made, headers included."""
+        """Return the bytes that the host's interface has sent, headers included."""
         links = run("ip", "-n", self.namespace(host), "-j", "-s", "link", "show", "eth0")
         return int(json.loads(links)[0]["stats64"]["tx"]["bytes"])
 
     def pids(self, host: str) -> list[int]:
-        """The processes that run on the host."""
+        """Return the IDs of the processes on the host."""
         return [int(word) for word in run("ip", "netns", "pids", self.namespace(host)).split()]
 
     def close(self) -> None:
-        """End all that runs on the hosts, and take the network away."""
+        """Kill all processes on the hosts, and remove the network."""
         for host in self._hosts:
             for pid in self.pids(host):
                 with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What the other end of a request channel may send, for tests that send anything."""
+"""Hypothesis strategies for the packets of a misbehaving peer on the request channel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ from mufs.wire.metadata import (
 )
 
 SMALL = st.integers(0, 6)
-"""Tags, handles and numbers of transfers, few enough to hit those that exist."""
+"""Tags, handles and transfer numbers: few, so that they often match existing ones."""
 
 OFFSETS = st.one_of(st.integers(0, 1 << 19), U64)
 LENGTHS = st.one_of(st.integers(0, 1 << 18), U32)
@@ -90,11 +90,11 @@ FROM_CLIENTS: "st.SearchStrategy[bytes]" = st.one_of(
     _encoded(Repair, SMALL, SMALL, st.integers(0, 4), st.integers(0, 1 << 120)),
     _garbage,
 )
-"""Packets as a client might send them that knows the protocol, and does not keep it."""
+"""Packets of a client that knows the protocol but violates it."""
 
 
 def from_servers(image: int, generation: int) -> "st.SearchStrategy[bytes]":
-    """Packets as a server might send them that knows the protocol, and does not keep it."""
+    """Return packets of a server that knows the protocol but violates it."""
     return st.one_of(
         _encoded(Sent, SMALL, SMALL, U32, OFFSETS, LENGTHS, st.sampled_from(Occasion)),
         _encoded(
@@ -118,5 +118,5 @@ def from_servers(image: int, generation: int) -> "st.SearchStrategy[bytes]":
 
 
 def opened(handle: int, image: Any, key: bytes = bytes(16)) -> Opened:
-    """The answer to an OPEN of a double's image."""
+    """Make the answer to an OPEN of an image."""
     return Opened(handle, image.image, image.generation, key, image.attributes)

@@ -1,6 +1,6 @@
 """The processes of a `Lab`: mUFS as a user starts it, other programs, and readers of mounts.
 
-All calls block, and all waiting has a bound.
+All calls block; every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mufs.test.support.netns import LabError
 SERVER_PORT = 7040
 TWISTD = os.path.join(os.path.dirname(sys.executable), "twistd")
 MUFS = [sys.executable, "-c", "from mufs.commands.main import main; main()"]
-"""The command C{mufs}, wherever it is run."""
+"""The command C{mufs}, run in any directory."""
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -61,35 +61,35 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise LabError(f"not within {timeout:g} s: {what}")
+            raise LabError(f"timed out after {timeout:g} s: {what}")
         time.sleep(0.02)
 
 
 def mount_points() -> list[str]:
-    """Where something is mounted, in the order of mounting; no mount is touched."""
+    """Return all mount points in the order of mounting, without accessing any mount."""
     with open("/proc/self/mountinfo") as mounts:
         return [line.split()[4] for line in mounts]
 
 
 def mounted(path: Path) -> bool:
-    """Tell whether something is mounted there, without touching it."""
+    """Return whether something is mounted at a path, without accessing the mount."""
     return str(path) in mount_points()
 
 
 @attrs.frozen
 class Reading:
-    """What a read of a whole file came to."""
+    """The result of reading a whole file."""
 
     size: int
     sha256: str
     error: str
-    """The name of the errno that ended it early, or nothing."""
+    """The name of the errno that ended it early, or an empty string."""
     seconds: float
-    """From the moment for which it was ordered to its end."""
+    """Seconds from its start time to its end."""
 
 
 class Reader:
-    """A process that reads one file from its beginning to its end."""
+    """A process that reads one file from beginning to end."""
 
     def __init__(self, path: Path, start: float, pause: int) -> None:
         self.path = path
@@ -105,16 +105,16 @@ class Reader:
         return self._process.poll() is None
 
     def wait_paused(self, timeout: float = 60.0) -> None:
-        """Wait until it has read as far as it was told to before its pause."""
+        """Wait until it has read the bytes before its pause."""
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], timeout)[0]:
-            raise LabError(f"the read of {self.path} did not come to its pause")
+            raise LabError(f"the read of {self.path} did not reach its pause")
         line = self._process.stdout.readline()
         if line.strip() != "paused":
             raise LabError(f"the read of {self.path} ended early: {line!r}")
 
     def result(self, timeout: float = 120.0) -> Reading:
-        """Let it go on where it paused, and wait for its end."""
+        """Resume it if it paused, and wait for its end."""
         try:
             output, _ = self._process.communicate("\n", timeout)
         except subprocess.TimeoutExpired:
@@ -122,7 +122,7 @@ class Reader:
         return Reading(**json.loads(output))
 
     def kill(self) -> None:
-        """End it; a read that waits ends only once its mount is gone."""
+        """Kill it; a blocked read ends only when its mount is gone."""
         self._process.kill()
         self._process.communicate(timeout=10)
 
@@ -139,7 +139,7 @@ class _StatusConnection(http.client.HTTPConnection):
 
 
 def listening(pid: int, port: int) -> bool:
-    """Tell whether the host of a process has this TCP port open."""
+    """Return whether a TCP port is open in the network namespace of a process."""
     for table in ("tcp", "tcp6"):
         with suppress(FileNotFoundError), open(f"/proc/{pid}/net/{table}") as sockets:
             for line in itertools.islice(sockets, 1, None):
@@ -150,7 +150,7 @@ def listening(pid: int, port: int) -> bool:
 
 
 class Program:
-    """A process that goes on until it is ended, and its log."""
+    """A process that runs until it is stopped, and its log."""
 
     def __init__(
         self,
@@ -182,11 +182,11 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All that it and those of its name before it have written."""
+        """The log of this process, and of earlier ones with the same name."""
         return self.log.read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
-        """Wait until the condition holds, or the process ends, which raises `LabError`."""
+        """Wait until the condition holds; raise `LabError` if the process ends or time runs out."""
         try:
             wait_until(lambda: condition() or not self.running, timeout, f"{self.name} {what}")
         except LabError as late:
@@ -198,14 +198,14 @@ class Program:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 10.0) -> int:
-        """Wait for its end, and return its exit status."""
+        """Wait until it ends, and return its exit status."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise LabError(f"{self.name} runs still after {timeout:g} s") from None
+            raise LabError(f"{self.name} still runs after {timeout:g} s") from None
 
     def stop(self, timeout: float = 10.0) -> float:
-        """Send SIGTERM; return the seconds that it took to end."""
+        """Send SIGTERM, and return the seconds until it ended."""
         begin = time.monotonic()
         self.signal(signal.SIGTERM)
         self.wait(timeout)
@@ -219,8 +219,8 @@ class Program:
 class Service(Program):
     """One mUFS process; `enter` is the head of a command that runs on its host.
 
-    Its status is served at a socket in `directory`, or at `status_port` of its host alone, and
-    its control socket is in `directory`/run.
+    It serves its status at a Unix socket in `directory`, or at `status_port` on loopback; its
+    control socket is in `directory`/run.
     """
 
     def __init__(
@@ -242,12 +242,12 @@ class Service(Program):
         super().__init__(name, command, directory, environment)
 
     def status(self) -> dict[str, Any]:
-        """The figures of its `/status.json`."""
+        """Return the figures of its `/status.json`."""
         figures: dict[str, Any] = json.loads(self.get("/status.json"))
         return figures
 
     def get(self, path: str) -> str:
-        """What it serves at a path."""
+        """Return the status response at a path."""
         connection = self.connect_status()
         try:
             connection.request("GET", path)
@@ -260,17 +260,17 @@ class Service(Program):
         return body.decode()
 
     def connect_status(self) -> http.client.HTTPConnection:
-        """A connection to where it serves its status."""
+        """Return a connection to its status endpoint."""
         if self.status_port is None:
             return _StatusConnection(self._status)
         return http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=5)
 
     def listens(self) -> bool:
-        """Tell whether its host has a TCP port open on `SERVER_PORT`."""
+        """Return whether `SERVER_PORT` is open on its host."""
         return listening(self.pid, SERVER_PORT)
 
     def holds_mount(self) -> bool:
-        """Tell whether it serves a mount, which one left by a process that died is not."""
+        """Return whether it serves a mount, unlike one left behind by a dead process."""
         with suppress(FileNotFoundError, ProcessLookupError):
             return any(
                 os.readlink(entry.path) == "/dev/fuse"

@@ -1,4 +1,4 @@
-"""What tests of properties have in common: settings and strategies for hypothesis."""
+"""Settings and strategies for hypothesis that several property tests use."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.segments import HEADER, TAG_SIZE, Descriptor
 
 
-def examples(most: int) -> settings:
-    """So many examples, the same in every run, however long each takes."""
+def examples(count: int) -> settings:
+    """Return settings for C{count} examples, the same in every run, without a time limit."""
     return settings(
-        max_examples=most,
+        max_examples=count,
         derandomize=True,
         database=None,
         deadline=None,
@@ -24,18 +24,18 @@ def examples(most: int) -> settings:
 U32 = st.integers(0, (1 << 32) - 1)
 U64 = st.integers(0, (1 << 64) - 1)
 OFFSETS = st.integers(0, (1 << 64) // PAGE - 1).map(lambda page: page * PAGE)
-"""Where a page of an image begins."""
+"""Page-aligned offsets in an image."""
 
 
 def near_wrap(reach: int) -> "st.SearchStrategy[int]":
-    """Numbers mod 2**32, most of them less than C{reach} away from where they start anew."""
+    """Numbers mod 2**32, most of them within C{reach} of the wrap-around."""
     close = st.integers(-reach, reach).map(lambda number: number & 0xFFFFFFFF)
     return st.one_of(close, close, U32)
 
 
 @st.composite
 def descriptors(draw: st.DrawFn) -> Descriptor:
-    """Any descriptor of a transfer that begins with a page and ends within its block."""
+    """Any descriptor of a transfer that begins at a page and ends within its block."""
     offset = draw(OFFSETS)
     return Descriptor(
         transfer=draw(U64),
@@ -49,7 +49,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
 
 
 def packets_of(rows: "numpy.ndarray[Any, Any]") -> list[bytes]:
-    """The segments that rows made by C{cut} stand for, each as long as its header tells."""
+    """Return the segments in rows made by C{cut}, each with the length in its header."""
     packets = []
     for row in rows:
         packet = row.tobytes()

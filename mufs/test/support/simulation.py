@@ -1,8 +1,8 @@
 """
-One real server and any number of real clients, joined by a network that is simulated.
+One real server and any number of real clients, joined by a simulated network.
 
-Nothing here has a socket or a thread, and no second is waited for: time is a number, all
-chances come from seeds, and so the same network gives the same figures each time.
+There are no sockets, threads or real waits: time is virtual, and all randomness is seeded, so that
+a network gives the same figures each time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MIB = 1024 * 1024
 
 @implementer(ISegmentOutput)
 class SimulatedServer:
-    """A run of the server: its core, and a simulated UDP port."""
+    """One run of the server: its core and a simulated UDP port."""
 
     def __init__(self, network: SimulatedNetwork, run: int) -> None:
         self._network = network
@@ -91,7 +91,7 @@ class SimulatedServer:
         for client in self._network.clients:
             if client.listening:
                 for at, received in client.path.datagrams(start, end, data):
-                    self._clock.callLater(at - now, client.hear, received, self.source)
+                    self._clock.callLater(at - now, client.receive, received, self.source)
         return len(packets)
 
     def writable(self) -> Deferred[None]:
@@ -101,14 +101,14 @@ class SimulatedServer:
         return deferLater(self._clock, max(0.0, over * 8 / (link.rate or 1)), lambda: None)
 
     def kill(self) -> None:
-        """End the process: connections are cut, nothing more is sent."""
+        """End the process: abort its connections, and send nothing more."""
         self.closed = True
         self.controller.stop()
         for channel in list(self.factory.channels):
             channel.transport.abortConnection()
 
     def figures(self) -> dict[str, object]:
-        """The totals that a real server shows."""
+        """Return the totals that a real server shows."""
         return server_totals(self.core, tls=False)
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -119,7 +119,7 @@ class SimulatedServer:
 
 @implementer(IStreamClientEndpoint)
 class SimulatedClient:
-    """A host: the parts of a client as L{mufs.client} composes them, without mount and threads."""
+    """A client composed as in L{mufs.client}, without mount and threads."""
 
     def __init__(self, network: SimulatedNetwork, name: str, path: Path, cache_size: int) -> None:
         self._network = network
@@ -147,7 +147,7 @@ class SimulatedClient:
         )
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        """See L{IStreamClientEndpoint}: a connection to the server, if there is one now."""
+        """See L{IStreamClientEndpoint}; fails when no server runs."""
         server = self._network.server
         if server.closed:
             return fail(ConnectionRefusedError())
@@ -167,7 +167,7 @@ class SimulatedClient:
             stream.protocol.makeConnection(stream)
         return succeed(here.protocol)
 
-    def hear(self, data: bytes, source: tuple[str, int]) -> None:
+    def receive(self, data: bytes, source: tuple[str, int]) -> None:
         """Receive datagrams."""
         self.remote.receiver.datagramReceived(data, source)
 
@@ -182,12 +182,12 @@ class SimulatedClient:
         return self.remote.hits
 
     def figures(self) -> dict[str, object]:
-        """The figures of a real client that need no mount, and the longest wait of a read."""
+        """Return the figures of a client that need no mount, and the longest wait of a read."""
         figures = client_measurements(self.remote, self.cache, cache_size=self.cache.capacity)
         return {**figures, "longest_wait": self.longest_wait}
 
     def leftovers(self) -> list[str]:
-        """The requests and reads still held: none, once all reads have ended."""
+        """Return the requests and reads still held: none, once all reads have ended."""
         names = ("requests", "requested", "waiting")
         tables = {name: getattr(self.remote.coalescer.in_flight, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
@@ -224,7 +224,7 @@ class SimulatedClient:
                 await deferLater(self._clock, pause)
 
     async def read(self, opened: OpenImage, offset: int, size: int) -> bytes:
-        """A read as L{mufs.filesystem.client.bridge.Bridge} makes it."""
+        """Read as L{mufs.filesystem.client.bridge.Bridge} does."""
         target = bytearray(size)
         view = memoryview(target)
         length = self.remote.cached_read(opened, offset, view)
@@ -256,10 +256,10 @@ class SimulatedClient:
 
 class SimulatedNetwork:
     """
-    A server, its clients, and what lies between them.
+    A server, its clients, and the network between them.
 
-    @ivar link: the server's own, which TCP and multicast share; where it is the bottleneck
-        writing to it waits, as a socket whose send buffer is full.
+    @ivar link: the server's link, shared by TCP and multicast; when it is the bottleneck,
+        writes wait, as on a socket with a full send buffer.
     @ivar disk: seconds that a call of the library takes.
     """
 
@@ -276,8 +276,8 @@ class SimulatedNetwork:
         **path: Any,
     ) -> None:
         """
-        @param link: bits a second of the server's link, C{None} without a limit.
-        @param path: of each client, see L{Path}.
+        @param link: rate of the server's link in bits a second, or C{None} for no limit.
+        @param path: attributes of the L{Path} to each client.
         """
         self.seed = seed
         self.random = random.Random(seed)
@@ -302,12 +302,12 @@ class SimulatedNetwork:
         return random.Random(self.random.random())
 
     def put_image(self, path: bytes, size: int) -> MemoryImage:
-        """Make an image of random bytes, or replace it."""
-        pieces = [self.random.randbytes(min(MIB, size - at)) for at in range(0, size, MIB)]
-        return self.library.put(path, b"".join(pieces))
+        """Add an image of random bytes, or replace it."""
+        parts = [self.random.randbytes(min(MIB, size - at)) for at in range(0, size, MIB)]
+        return self.library.put(path, b"".join(parts))
 
     def set_path(self, number: int, **changes: Any) -> None:
-        """Change what lies between the server and one client."""
+        """Change the path between the server and one client."""
         client = self.clients[number]
         client.path = evolve(client.path, **changes)
 
@@ -315,21 +315,21 @@ class SimulatedNetwork:
         self, number: int, path: bytes, at_once: int = 4, size: int = BLOCK, pause: float = 0.0
     ) -> Deferred[float]:
         """
-        Have a client read an image from beginning to end, as a kernel would that reads ahead,
+        Have a client read an image from beginning to end, as a kernel with read-ahead does,
         and compare each read with the generation that was opened.
 
         @param at_once: reads in flight, each of C{size} bytes.
         @param pause: seconds between the end of a read and the next.
-        @return: fires with the seconds that it took; fails with C{OSError} as the reads do, and
-            with C{AssertionError} when bytes are wrong.
+        @return: fires with the seconds that it took; fails with the C{OSError} of a read, or with
+            C{AssertionError} when bytes are wrong.
         """
         return ensureDeferred(self.clients[number].read_all(path, at_once, size, pause))
 
     def run(self, until: Deferred[Any], at_most: float = 600.0) -> Any:
         """
-        Let time pass until a Deferred has its result, and return that.
+        Advance the clock until a Deferred fires, and return its result.
 
-        @raise AssertionError: when it has none after C{at_most} seconds.
+        @raise AssertionError: when it has not fired after C{at_most} seconds.
         """
         results: list[Any] = []
         until.addBoth(results.append)
@@ -341,7 +341,7 @@ class SimulatedNetwork:
         return results[0]
 
     def lockstep(self, path: bytes, apart: float = 0.0, **how: Any) -> list[float]:
-        """Have all clients read an image, each beginning C{apart} seconds after the one before."""
+        """Have all clients read an image, each starting C{apart} seconds after the previous one."""
         reads = [
             deferLater(self.clock, apart * i, self.read_all, i, path, **how)
             for i in range(len(self.clients))
@@ -353,7 +353,7 @@ class SimulatedNetwork:
         return [seconds for _, seconds in results]
 
     def restart_server(self, after: float) -> None:
-        """Kill the server, and start another with a secret and a port of its own later."""
+        """Kill the server, and start one with a new secret and port C{after} seconds later."""
         self.server.kill()
 
         def start() -> None:
@@ -362,7 +362,7 @@ class SimulatedNetwork:
         self.clock.callLater(after, start)
 
     def figures(self) -> dict[str, dict[str, object]]:
-        """The figures of all."""
+        """Return the figures of the server and of all clients."""
         return {
             "server": self.server.figures(),
             **{client.name: client.figures() for client in self.clients},
@@ -370,13 +370,13 @@ class SimulatedNetwork:
 
     def leftovers(self) -> list[str]:
         """
-        What is left a while after everything ended that should not: requests, reads, timers.
+        Return the requests, reads and timers still held a second after everything ended.
         """
         self.clock.advance(1.0)
         left = [each for client in self.clients for each in client.leftovers()]
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
-        # Both ends of each connection watch the other one.
+        # Each end of a connection has a timer that checks the other one.
         for end in (ClientChannel._check_silence.__qualname__, Intake.check_idle.__qualname__):
             watches = calls.count(end)
             calls = [call for call in calls if call != end]

@@ -1,12 +1,12 @@
 """
-A host on the network that listens to all of it, and may send in the server's name::
+A host that captures the network's traffic, or sends packets with the server's address::
 
     python -m mufs.test.support.spoofer capture FILE
-    python -m mufs.test.support.spoofer (replay | control | noise | spoil)... [SENT EACH SECOND]
+    python -m mufs.test.support.spoofer (replay | control | noise | spoil)... [PACKETS_PER_SECOND]
 
-C{capture} writes every frame that it sees into a file, with its length before it. The others say
-every second how many frames they sent, and end after a minute. They take the addresses and ports of
-the server from what it sends. Needs root.
+C{capture} writes every frame to a file, each preceded by its length. The others report every
+second how many frames they have sent, and end after a minute. They learn the server's addresses
+and ports from its packets. It needs root.
 """
 
 import random
@@ -36,14 +36,16 @@ from mufs.wire.segments import (
 PORT = 7041
 LENGTH = struct.Struct("!I")
 HEADERS = 14 + 20 + 8
-"""Bytes of Ethernet, IP without options and UDP."""
+"""Bytes of the Ethernet, IP (without options) and UDP headers."""
 
-KEPT = 20_000
-LASTS = 60.0
+MAX_RECORDED = 20_000
+"""Datagrams kept for replay."""
+
+RUN_SECONDS = 60.0
 
 
 def capture(path: str) -> None:
-    """Write what is heard until this is ended."""
+    """Write all received frames to a file until the process is killed."""
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     listener.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
     with open(path, "wb", buffering=0) as file:
@@ -54,7 +56,7 @@ def capture(path: str) -> None:
 
 
 def payloads(path: str, protocol: int) -> list[bytes]:
-    """What was captured of an IP protocol, from behind the IP header on."""
+    """Return the payloads of all captured IP packets of a protocol."""
     found = []
     with open(path, "rb") as file:
         while len(head := file.read(LENGTH.size)) == LENGTH.size:
@@ -65,14 +67,14 @@ def payloads(path: str, protocol: int) -> list[bytes]:
 
 
 class Spoofer:
-    """Hears the server, and makes frames that look like its own."""
+    """Receives the server's datagrams, and forges similar ones."""
 
     def __init__(self, ways: list[str]) -> None:
         self._ways = ways
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._socket.bind(("eth0", 3))
         self._socket.setblocking(False)
-        self._recorded: deque[bytes] = deque(maxlen=KEPT)
+        self._recorded: deque[bytes] = deque(maxlen=MAX_RECORDED)
         self._head = b""
         self._control: list[bytes] = []
         self._descriptor: Descriptor | None = None
@@ -80,7 +82,7 @@ class Spoofer:
         self.sent = 0
 
     def listen(self) -> list[bytes]:
-        """Take in what has come; the announcements among it."""
+        """Record the received datagrams, and return the announcements among them."""
         announced = []
         for _ in range(200):
             try:
@@ -105,9 +107,9 @@ class Spoofer:
         return announced
 
     def send(self, data: bytes) -> None:
-        """One datagram, as if the server had sent it."""
+        """Send a datagram with the server's address."""
         head = bytearray(self._head)
-        # With the server's own, a switch would bring this host what is meant for the server.
+        # With the server's MAC address, a switch would forward the server's packets to this host.
         head[6:12] = self._socket.getsockname()[4]
         head[16:18] = (28 + len(data)).to_bytes(2, "big")
         head[24:26] = bytes(2)
@@ -125,7 +127,7 @@ class Spoofer:
             pass  # the link is full
 
     def forge(self) -> bytes:
-        """One packet of one of the kinds that are wanted."""
+        """Return a packet of one of the selected kinds."""
         chance, real = self._chance, self._descriptor
         assert real is not None
         way = chance.choice([way for way in self._ways if way != "spoil"] or ["noise"])
@@ -144,7 +146,7 @@ class Spoofer:
             total=BLOCK,
         ).encode(chance.choice([ANNOUNCEMENT, COMPLETION, REPAIRED]), SEGMENT)
         forged = packet[:-MAC_SIZE] + chance.choice([real.mac, chance.randbytes(MAC_SIZE)])
-        # Or something real with a bit flipped, or two real ones spliced.
+        # Or splice two genuine packets.
         if self._control and chance.random() < 0.5:
             a, b = chance.choice(self._control), chance.choice(self._control)
             at = chance.randrange(12, CONTROL_SIZE)
@@ -152,7 +154,7 @@ class Spoofer:
         return forged
 
     def spoil(self, announcements: list[bytes]) -> None:
-        """Put a segment of nothing into each transfer that begins."""
+        """Send segments of zeros for each announced transfer."""
         for data in announcements:
             number = int.from_bytes(data[20:24], "big")
             for _ in range(3):
@@ -161,10 +163,10 @@ class Spoofer:
                     self.send(HEADER.pack(TRANSMISSION, SEGMENT, place) + bytes(SEGMENT))
 
     def run(self, rate: float) -> None:
-        """Send so many each second, for a while."""
-        begun = told = time.monotonic()
+        """Send C{rate} packets a second for L{RUN_SECONDS}."""
+        begun = reported = time.monotonic()
         due = 0.0
-        while (now := time.monotonic()) < begun + LASTS:
+        while (now := time.monotonic()) < begun + RUN_SECONDS:
             announcements = self.listen()
             if "spoil" in self._ways:
                 self.spoil(announcements)
@@ -173,14 +175,14 @@ class Spoofer:
                     if due <= now:
                         due = max(due, now - 0.01) + 1 / rate
                         self.send(self.forge())
-            if now > told + 1:
-                told = now
+            if now > reported + 1:
+                reported = now
                 print(f"sent {self.sent}", flush=True)
             time.sleep(0 if rate > 10_000 else 0.0005)
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """Run the command line of the module."""
     if arguments[0] == "capture":
         capture(arguments[1])
     else:

@@ -1,9 +1,9 @@
 """
-A machine that systemd runs: namespaces of all kinds, with a root of their own that has this
-machine's /usr, the checkout, and what a test puts into its /etc. Nothing of it outlives `close`.
+A machine that boots systemd: namespaces of all kinds, and its own root with the host's /usr, the
+checkout, and what a test puts into its /etc. Nothing of it outlives `close`.
 
-Of the units of the system only the journal's are started there: others set up the kernel, which is
-this machine's, or empty directories.
+Of the system's units only those of the journal are started there: others configure the kernel,
+which is the host's, or clean directories.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from mufs.test.support.loopback import missing as missing_for_mounts
+from mufs.test.support.loopback import why_unavailable as why_not_mountable
 from mufs.test.support.netns import LabError
 from mufs.test.support.processes import CHECKOUT, wait_until
 
 SYSTEMD = "/lib/systemd/systemd"
 SHARED = [sys.base_prefix, sys.prefix, str(CHECKOUT)]
-"""The interpreter and mUFS, which services and users have to reach."""
+"""The interpreter and mUFS, which services and users need."""
 
 UNITS = Path("/usr/lib/systemd/system")
 GENERATORS = Path("/usr/lib/systemd/system-generators")
 STARTED = {
-    "systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket",
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
     "systemd-fstab-generator",
-}  # fmt: skip
+}
 ETC = CHECKOUT / "etc"
 
-# $1: directory of the machine, with its root in it; further ones: directories that it shares.
-# A control group of its own, for what is to be the root of all control groups there.
+# $1: directory of the machine, which contains its root; $4 and on: directories to share.
+# The machine's own control group becomes the root of all control groups there.
 BOOT = """
 mount -t cgroup2 none "$1/cgroup"
 mkdir "$1/cgroup/$2"
@@ -70,7 +72,7 @@ for name in null zero full random urandom tty autofs; do
     touch "dev/$name"
     mount --bind "/dev/$name" "dev/$name"
 done
-# Open to all users, which the machine's own need not be.
+# Open to all users, unlike the host's on some systems.
 mknod -m 666 dev/fuse c 10 229
 mkdir dev/shm dev/pts
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 none dev/pts
@@ -88,7 +90,7 @@ mount -t cgroup2 none sys/fs/cgroup
 ip link set lo up
 pivot_root . old
 umount -l /old
-# As systemd has it, but not in what it takes for a container: credentials are mounted elsewhere.
+# systemd does this itself, except in a container: needed for the mounts of credentials.
 mount --make-rshared /
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
     /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal
@@ -104,26 +106,26 @@ FILES = {
 }
 
 
-def missing() -> str | None:
-    """Say what this machine lacks to have such a one within it, or None."""
+def why_unavailable() -> str | None:
+    """Return why such a machine cannot run here, or None if it can."""
     if not os.path.exists(SYSTEMD):
         return "needs systemd"
     if not ETC.is_dir():
         return "needs the checkout"
     names = ("unshare", "nsenter", "setpriv", "pivot_root", "journalctl", "ip", "findmnt")
-    lacking = [name for name in names if not shutil.which(name)]
+    missing = [name for name in names if not shutil.which(name)]
     closed = [path for path in SHARED if not os.stat(path).st_mode & 0o001]
     if closed:
-        return f"needs {closed[0]} to be open for everybody"
-    return missing_for_mounts() or (f"needs {', '.join(lacking)}" if lacking else None)
+        return f"needs {closed[0]} to be accessible to all users"
+    return why_not_mountable() or (f"needs {', '.join(missing)}" if missing else None)
 
 
 class Unbootable(Exception):
-    """systemd does not come up here; the text says what is known of it."""
+    """systemd does not boot here; the text gives its log."""
 
 
 class Machine:
-    """It has booted when it is made."""
+    """A machine, booted by its constructor."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-systemd-"))
@@ -163,22 +165,25 @@ class Machine:
     def run(
         self, *command: str, check: bool = True, timeout: float = 30
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the machine; both its outputs are one."""
+        """Run a command on the machine; its stderr is merged into stdout."""
         done = subprocess.run(
             ["nsenter", "--all", f"--target={self._init()}", *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=timeout,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
         if check and done.returncode != 0:
             raise LabError(f"{' '.join(command)}: status {done.returncode}: {done.stdout}")
         return done
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", "--property", name, unit).stdout.strip()
 
     def wait_for(self, unit: str, name: str, value: str, timeout: float = 30) -> None:
-        """Wait until a property of a unit has this value."""
+        """Wait until a property of a unit has a value."""
         try:
             wait_until(lambda: self.show(unit, name) == value, timeout, f"{name} is {value}")
         except LabError as late:
@@ -186,15 +191,15 @@ class Machine:
             raise LabError(f"{unit}: {late}\n{status}") from None
 
     def close(self) -> None:
-        """Take its power away, and with it all that was made."""
+        """Kill its processes, and remove all that was made."""
         atexit.unregister(self.close)
         with suppress(OSError, IndexError):
             os.kill(self._init(), signal.SIGKILL)
-            # It ends when the last of its processes has ended.
+            # unshare ends when the last process of the machine has ended.
             self._process.wait(20)
         self._process.kill()
         self._process.wait(20)
-        # Its control groups are there still, without a process.
+        # The empty control groups remain.
         inside = 'mount -t cgroup2 none "$1"; find "$1/$2" -depth -type d -exec rmdir {} +'
         subprocess.run(
             ["unshare", "--mount", "sh", "-ec", inside, "sh",

@@ -1,8 +1,8 @@
 """
-What fuzzing aims at: each target takes any bytes, and raises where mUFS does something wrong.
+The fuzzing targets: each takes arbitrary bytes, and raises when mUFS does something wrong.
 
-The tests run them with hypothesis, `make fuzz` with atheris (see C{fuzz.py}). A target is one
-function of bytes, and what it finds depends on those alone, so that a case can be repeated.
+The tests run them with hypothesis, `make fuzz` with atheris (see C{fuzz.py}). The result of a
+target depends only on its input, so that a case can be repeated.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ from mufs.wire.segments import HEADER as SEGMENT_HEADER
 @frozen
 class Target:
     """
-    @ivar run: takes any bytes; raises when something is wrong.
-    @ivar seeds: inputs to begin with, made of real packets.
+    A fuzzing target.
+
+    @ivar run: takes arbitrary bytes; raises when something is wrong.
+    @ivar seeds: returns initial inputs made of real packets.
     """
 
     run: Callable[[bytes], None]
@@ -105,7 +107,7 @@ class Target:
 
 
 class Script:
-    """An input read as what is to be done, one number or piece after the other; zeros follow."""
+    """Decodes an input into numbers and byte strings; numbers after its end are 0."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -115,17 +117,17 @@ class Script:
         return self._at < len(self._data)
 
     def number(self, size: int = 1) -> int:
-        """The next so many bytes as a number."""
+        """Return the next C{size} bytes as a number."""
         return int.from_bytes(self.piece(size), "big")
 
     def piece(self, size: int) -> bytes:
-        """The next bytes, at most so many."""
+        """Return the next bytes, at most C{size}."""
         found = self._data[self._at : self._at + size]
         self._at += size
         return found
 
     def choice(self, values: Any) -> Any:
-        """One of these values."""
+        """Return one of the values."""
         return values[self.number() % len(values)]
 
 
@@ -134,7 +136,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @contextmanager
 def clean_log() -> Iterator[None]:
-    """What is logged meanwhile must be lines that an operator can read, and no tracebacks."""
+    """Assert that meanwhile only readable lines are logged, and no tracebacks."""
     events: list[LogEvent] = []
 
     @implementer(ILogObserver)
@@ -152,23 +154,20 @@ def clean_log() -> Iterator[None]:
             raise AssertionError(f"{text}\n{event['log_failure'].getTraceback()}")
         right = 0 < len(text) < 1000 and not _CONTROL.search(text)
         if event.get("log_level", LogLevel.info) >= LogLevel.info and not right:
-            raise AssertionError(f"not a line for an operator: {text!r}")
-
-
-# The formats.
+            raise AssertionError(f"not a readable log line: {text!r}")
 
 
 def _framer(data: bytes) -> None:
-    """The packets of a stream are the same however it is cut, and no more is kept than one."""
+    """A stream gives the same packets however it is cut, and at most one packet is buffered."""
     script = Script(data)
     cuts = sorted(script.number(2) for _ in range(script.number() % 8))
     stream = script.piece(len(data))
 
-    def packets(pieces: list[bytes]) -> tuple[list[tuple[int, int, bytes]], bool]:
+    def packets(parts: list[bytes]) -> tuple[list[tuple[int, int, bytes]], bool]:
         framer, found = Framer(), []
         try:
-            for piece in pieces:
-                for packet in framer.feed(piece):
+            for part in parts:
+                for packet in framer.feed(part):
                     found.append(packet)
                 assert len(framer._buffer) <= HEADER.size + MAX_DATA
         except ProtocolError:
@@ -184,7 +183,7 @@ _STRUCTS: list[Any] = [Read, Sent, Data, Repair, Gone, Key]
 
 
 def _structs(data: bytes) -> None:
-    """The data of a packet are an error, or fields that make the same packet again."""
+    """Parsing a packet's data fails, or gives fields that encode to the same packet."""
     script = Script(data)
     kind, offset = script.choice(_STRUCTS), script.number(4)
     body = script.piece(len(data))
@@ -218,7 +217,7 @@ _MAPS: list[Any] = [
 
 
 def _metadata(data: bytes) -> None:
-    """A map is an error, or values that come back as they were."""
+    """Decoding a map fails, or gives values that survive encoding and decoding."""
     kind = Script(data).choice(_MAPS)
     try:
         value = decode(kind, data[1:])
@@ -231,7 +230,7 @@ def _metadata(data: bytes) -> None:
 
 
 def _segments(data: bytes) -> None:
-    """What is found in a datagram are its first bytes, up to the first that is none of it."""
+    """The parsed packets of a datagram encode to its first bytes, up to the malformed part."""
     size = 64 + Script(data).number(2) % (SEGMENT - 63)
     datagram, made = data[2:], bytearray()
     try:
@@ -253,8 +252,8 @@ def _segments(data: bytes) -> None:
 
 def _transfer(data: bytes) -> None:
     """
-    Segments and parity in any order, doubled and lost, give the bytes that were sealed, or
-    nothing; and they do when there are enough of them.
+    Segments and parity in any order, duplicated and lost, give the original bytes if there are
+    enough of them, and otherwise nothing.
     """
     script = Script(data)
     size = 64 + script.number(2) % (SEGMENT - 63)
@@ -296,15 +295,13 @@ def _transfer(data: bytes) -> None:
     assert found in ([], [content]) or (changed and found == [None])
 
 
-# The server.
-
 _PATHS = [b"disk.img", b"", b"none", b"../x", b"/", b"\xff" * 300, b"a/b", b"\0"]
 _ASKED = [Type.OPEN, Type.GETATTR, Type.READDIR, Type.READLINK, Type.STATFS]
 _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
 
 
 def _from_client(script: Script) -> bytes:
-    """A packet as a client might send it that knows the protocol, and does not keep it."""
+    """Return a packet of a client that knows the protocol but violates it."""
     match script.number() % 9:
         case 0 | 1:
             kind, tag = script.choice(_ASKED), script.number() % 8
@@ -354,8 +351,8 @@ def _from_client(script: Script) -> bytes:
 
 def _server(data: bytes) -> None:
     """
-    Whatever a client sends, cut anywhere, and whenever it goes: all that is written to it is
-    packets, what is held for it is bounded, and another client is served.
+    Whatever a client sends, and whenever it disconnects, it is sent only packets, the server's
+    memory for it is bounded, and another client is served.
     """
     script = Script(data)
     with clean_log():
@@ -402,8 +399,8 @@ def _server(data: bytes) -> None:
         other.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"disk.img"))))
         other.dataReceived(Read(2, 1, 3 * BLOCK, 1000, Priority.BLOCKED).encode())
         server.clock.advance(1)
-        told = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
-        assert [(sent.tag, sent.offset + sent.length) for sent in told] == [(2, SIZE)]
+        sent = [Sent.parse(o, body) for kind, o, body in its_wire.packets() if kind == Type.SENT]
+        assert [(each.tag, each.offset + each.length) for each in sent] == [(2, SIZE)]
         assert server.factory.channels == {other}
         assert not server.factory.pushes._running
         assert len(server.queue) == 0
@@ -411,7 +408,7 @@ def _server(data: bytes) -> None:
 
 
 def _push(server: Server) -> list[Deferred[Any]]:
-    """Push the image to all clients, if that can be."""
+    """Start to push the image to all clients; errors are ignored."""
     clients = [each for each in server.factory.channels if each.name]
     push = server.factory.pushes.push
     pushing = maybeDeferred(
@@ -427,8 +424,6 @@ def _lose_client(channel: ServerChannel, wire: FakeTransport) -> None:
     wire.disconnected = True
     channel.connectionLost(Error(ConnectionLost()))
 
-
-# The client.
 
 _CONTENT = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
 _IMAGE = MemoryImage(5, 6, _CONTENT)
@@ -458,7 +453,7 @@ _ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEG
 
 @cache
 def _sent() -> list[SentTransfer]:
-    """Transfers of the image: pages, a block, its end, and some of the same pages again."""
+    """Return transfers of pages, of a block, of the image's end, and again of the first page."""
     made, number = [], _FIRST
     for count, (offset, length) in enumerate(
         [(0, PAGE), (PAGE, 3 * PAGE), (0, BLOCK), (BLOCK, 3 * PAGE + 77), (0, PAGE)]
@@ -471,13 +466,13 @@ def _sent() -> list[SentTransfer]:
 
 
 def _control(descriptor: Descriptor, phase: int) -> bytes:
-    """An announcement or completion as the server makes it."""
+    """Make an authentic control packet."""
     return descriptor.encode(phase, SEGMENT, _KEYS.epoch.control)
 
 
 @cache
-def _pieces(transfer: int) -> list[bytes]:
-    """The datagrams of a transfer: announcement, segments, parity segments, completion."""
+def _datagrams(transfer: int) -> list[bytes]:
+    """Return the datagrams of a transfer: announcement, segments, parity, completion."""
     sent = _sent()[transfer]
     descriptor = sent.descriptor
     return [
@@ -490,7 +485,7 @@ def _pieces(transfer: int) -> list[bytes]:
 
 @cache
 def _train(transfer: int) -> bytes:
-    """All of a transfer but its parity."""
+    """Return a transfer in one train, without parity."""
     sent = _sent()[transfer]
     packets = [bytes(each) for each in trains(sent, (1 << len(sent.rows)) - 1)]
     ends = [_control(sent.descriptor, phase) for phase in (ANNOUNCEMENT, COMPLETION)]
@@ -498,19 +493,19 @@ def _train(transfer: int) -> bytes:
 
 
 def _datagram(script: Script) -> bytes:
-    """What the group might bring: the server's own, changed, forged, or anything."""
+    """Return a datagram: the server's own, altered, forged, or random."""
     how, transfer = script.number() % 8, script.number() % len(_sent())
     if how < 3:
-        return script.choice(_pieces(transfer))  # type: ignore[no-any-return]
+        return script.choice(_datagrams(transfer))  # type: ignore[no-any-return]
     if how == 3:
         return _train(transfer)
     if how == 4:
-        piece = bytearray(script.choice(_pieces(transfer)))
-        piece[script.number(2) % len(piece)] ^= script.number()
-        return bytes(piece[: script.number(2) or None])
+        altered = bytearray(script.choice(_datagrams(transfer)))
+        altered[script.number(2) % len(altered)] ^= script.number()
+        return bytes(altered[: script.number(2) or None])
     genuine = _sent()[transfer].descriptor
     first = (genuine.first + script.number() - 128) & 0xFFFFFFFF
-    if how == 5:  # made by somebody who has the keys
+    if how == 5:  # forged with the right keys
         total = 1 + script.number(3) % BLOCK
         offset = 0 if total > BLOCK - 3 * PAGE else script.number() % 4 * PAGE
         forged = Descriptor(
@@ -524,8 +519,8 @@ def _datagram(script: Script) -> bytes:
     return script.piece(script.number(2) % 3000)
 
 
-def _sent_word(script: Script, tag: int) -> bytes:
-    """A SENT about a transfer of the server, or about none."""
+def _sent_packet(script: Script, tag: int) -> bytes:
+    """Return a SENT about a transfer that may or may not exist."""
     genuine = _sent()[script.number() % len(_sent())].descriptor
     occasion = script.choice(list(Occasion))
     shift = script.number()
@@ -535,7 +530,7 @@ def _sent_word(script: Script, tag: int) -> bytes:
 
 
 class Host:
-    """A client, what a mount asked of it, and the server that it speaks to."""
+    """A client, the operations of its mount, and the server's end of its connection."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -543,15 +538,15 @@ class Host:
         self.reads: list[tuple[OpenImage, int, bytearray, Deferred[Any]]] = []
         self.wrong: list[Error] = []
         self.ended: list[int] = []
-        self.asked: list[tuple[Type, int, int, bytes]] = []
+        self.requests: list[tuple[Type, int, int, bytes]] = []
 
     def say(self, packet: bytes) -> None:
-        """The server says something, if it can."""
+        """Send a packet from the server, if the connection is open."""
         if not self.client.wire.ended:
             self.client.channel.dataReceived(packet)
 
-    def heard(self) -> None:
-        """Take what the client said; all of it must be packets of the protocol."""
+    def receive(self) -> None:
+        """Record what the client sent, which must be packets of the protocol."""
         for kind, offset, body in self.client.wire.packets():
             if kind == Type.READ:
                 tag = Read.parse(offset, body).tag
@@ -564,30 +559,34 @@ class Host:
             else:
                 assert kind < 128
                 tag = parse_tagged(body)[0]
-            self.asked.append((Type(kind), tag, offset, body))
+            self.requests.append((Type(kind), tag, offset, body))
         if self.client.wire.ended:
             self.reconnect()
 
     def tag(self, script: Script) -> int:
-        """The tag of something that was asked, mostly."""
+        """Return a tag, mostly that of a request."""
         number = script.number()
-        return self.asked[-1 - number % len(self.asked)][1] if number < 250 and self.asked else 9
+        return (
+            self.requests[-1 - number % len(self.requests)][1]
+            if number < 250 and self.requests
+            else 9
+        )
 
     def reconnect(self) -> None:
-        """The connection ends, and there is another one."""
+        """Lose the connection, and connect again."""
         self.client.lose()
-        self.asked.clear()
+        self.requests.clear()
         self.client.connect()
         self.client.wire.packets()
         self.greet()
 
     def greet(self) -> None:
-        """The server answers HELLO."""
+        """Answer HELLO."""
         self.say(pack_tagged(Type.WELCOME, 0, WELCOME))
         self.say(Key(_KEYS.epoch.number, _KEYS.epoch.secret).encode())
 
     def keep(self, result: Deferred[Any]) -> Deferred[Any]:
-        """An operation of the mount may fail with C{OSError}, or be cancelled, and not else."""
+        """Record failures other than C{OSError} and cancellation."""
 
         def failed(failure: Error) -> None:
             if not failure.check(OSError, CancelledError):
@@ -596,7 +595,7 @@ class Host:
         return result.addErrback(failed)
 
     def open(self) -> None:
-        """The mount opens a file."""
+        """Open the image, as the mount does."""
         found = self.client.remote.open(b"disk.img")
         self.keep(found.addCallback(self._opened))
 
@@ -604,7 +603,7 @@ class Host:
         self.images.append((found[0], self.client.remote.opened(found[0])))
 
     def read(self, offset: int, length: int) -> None:
-        """The mount reads from the image that was opened last."""
+        """Read from the image opened last, as the mount does."""
         if self.images:
             image, target = self.images[-1][1], bytearray(length)
             view = memoryview(target)
@@ -615,12 +614,12 @@ class Host:
                 self.keep(reading.addCallback(lambda _: self.ended.append(number)))
 
     def release(self) -> None:
-        """The mount closes the image that was opened last."""
+        """Release the image opened last, as the mount does."""
         if self.images:
             self.client.remote.release(self.images.pop()[0])
 
     def act(self, script: Script) -> None:
-        """The mount does something."""
+        """Make any operation of the mount."""
         remote = self.client.remote
         match script.number() % 8:
             case 0:
@@ -643,7 +642,7 @@ class Host:
                     self.reads[script.number() % len(self.reads)][3].cancel()
 
     def check(self) -> None:
-        """What is held is bounded, and nothing failed that should not."""
+        """Assert that memory is bounded, and that only expected failures occurred."""
         for failure in self.wrong:
             failure.raiseException()
         coalescer, reassembly = self.client.remote.coalescer, self.client.remote.receiver.reassembly
@@ -658,9 +657,9 @@ class Host:
 
 def _client(data: bytes) -> None:
     """
-    Whatever a server sends, cut anywhere, over TCP and by multicast: operations end with a
-    result or an C{OSError}, all that the client says is packets, the next connection works, and
-    no page is in the cache of which only a part came.
+    Whatever a server sends over TCP and by multicast, operations end with a result or an
+    C{OSError}, the client sends only packets, the next connection works, and the cache has no
+    incomplete page.
     """
     script = Script(data)
     with clean_log():
@@ -669,7 +668,7 @@ def _client(data: bytes) -> None:
             host.greet()
         if script.number() % 8:
             host.open()
-            host.heard()
+            host.receive()
             host.say(pack_tagged(Type.REPLY, host.tag(script), encode(opened(1, _IMAGE, _KEY))))
         while script:
             match script.number() % 12:
@@ -685,7 +684,7 @@ def _client(data: bytes) -> None:
                     packet, at = _from_server(how, script, host), script.number()
                     for piece in (packet[:at], packet[at:]):
                         host.say(piece)
-            host.heard()
+            host.receive()
             host.check()
         host.reconnect()
         assert host.client.remote.is_connected
@@ -696,11 +695,11 @@ def _client(data: bytes) -> None:
 
 
 def _from_server(how: int, script: Script, host: Host) -> bytes:
-    """A packet as a server might send it that knows the protocol, and does not keep it."""
+    """Return a packet of a server that knows the protocol but violates it."""
     tag = host.tag(script)
     match how:
         case 6:
-            return _sent_word(script, tag)
+            return _sent_packet(script, tag)
         case 7:
             offset = script.number() % 40 * PAGE
             end = offset + script.choice([PAGE, 3 * PAGE, BLOCK - offset % BLOCK, 1, 5000])
@@ -730,7 +729,7 @@ def _from_server(how: int, script: Script, host: Host) -> bytes:
 
 
 def _end(host: Host) -> None:
-    """The client stops: all that waits is given up, as the bridge does it."""
+    """Stop the client: cancel all reads, as the bridge does, and check that none is held."""
     for *_, reading in host.reads:
         reading.cancel()
     coalescer = host.client.remote.coalescer
@@ -746,17 +745,17 @@ def _end(host: Host) -> None:
 
 def _group(data: bytes) -> None:
     """
-    Whatever comes to the group, and whatever TCP says of it: each read ends with the right
-    bytes, within some seconds, as long as the server answers what it is asked over TCP; and no
-    other bytes ever come to the cache.
+    Whatever is sent to the group, and whatever SENT says, each read ends with the right bytes
+    within seconds as long as the server answers requests over TCP, and the cache has no wrong
+    bytes.
     """
     script = Script(data)
     with clean_log():
         host = Host()
         host.greet()
         host.open()
-        host.heard()
-        _let_open(host)
+        host.receive()
+        _answer_opens(host)
         receiver = host.client.remote.receiver
         while script:
             match script.number() % 8:
@@ -767,7 +766,7 @@ def _group(data: bytes) -> None:
                 case 4:
                     host.client.clock.advance(script.number() / 200)
                 case 5:
-                    host.say(_sent_word(script, host.tag(script)))
+                    host.say(_sent_packet(script, host.tag(script)))
                 case 6:
                     packets = _datagram(script)[: MAX_DATA - 4]
                     host.say(pack_tagged(Type.SEGMENTS, host.tag(script), packets))
@@ -776,15 +775,15 @@ def _group(data: bytes) -> None:
                     dropped = receiver.datagrams_dropped
                     receiver.datagramReceived(forged, ("10.0.0.2", 40000))
                     assert receiver.datagrams_dropped == dropped + 1
-            host.heard()
-            _let_open(host)
+            host.receive()
+            _answer_opens(host)
             host.check()
         host.read(0, len(_CONTENT))
         for _ in range(12):
-            host.heard()
-            _let_open(host)
-            asked, host.asked = host.asked, []
-            for kind, tag, offset, body in asked:
+            host.receive()
+            _answer_opens(host)
+            requests, host.requests = host.requests, []
+            for kind, tag, offset, body in requests:
                 if kind == Type.PING:
                     host.say(pack_tagged(Type.PONG, tag, b""))
                 elif kind == Type.READ and Read.parse(offset, body).over_tcp:
@@ -800,12 +799,12 @@ def _group(data: bytes) -> None:
         _end(host)
 
 
-def _let_open(host: Host) -> None:
+def _answer_opens(host: Host) -> None:
     """Answer each OPEN as an honest server does."""
-    for kind, tag, *_ in host.asked[:]:
+    for kind, tag, *_ in host.requests[:]:
         if kind == Type.OPEN:
             host.say(pack_tagged(Type.REPLY, tag, encode(opened(1, _IMAGE, _KEY))))
-    host.asked = [each for each in host.asked if each[0] != Type.OPEN]
+    host.requests = [each for each in host.requests if each[0] != Type.OPEN]
 
 
 def _answer(host: Host, read: Read) -> None:
@@ -818,7 +817,7 @@ def _answer(host: Host, read: Read) -> None:
 
 
 def _check_cache(host: Host) -> None:
-    """All pages that the cache holds are those of the image."""
+    """Assert that all pages in the cache are those of the image."""
     cache = host.client.cache
     for (key, block), held in list(cache._blocks.items()):
         assert key[0] == 5
@@ -831,12 +830,9 @@ def _check_cache(host: Host) -> None:
                 assert target == expected, f"wrong bytes at {offset} in the cache"
 
 
-# The library.
-
-
 @cache
 def _tree() -> tuple[ExportedDirectory, set[int]]:
-    """A directory that is shared, and the inodes in it; beside it lies what nobody may see."""
+    """Return an exported directory, and the inodes in it; the directory beside it is secret."""
     top = tempfile.mkdtemp(prefix="mufs-fuzz-")
     atexit.register(shutil.rmtree, top, True)
     root = os.path.join(top, "root")
@@ -853,7 +849,7 @@ def _tree() -> tuple[ExportedDirectory, set[int]]:
 
 
 def _paths(data: bytes) -> None:
-    """Any path is an C{OSError}, or names something beneath the root."""
+    """Any path raises C{OSError}, or names something beneath the root."""
     library, inside = _tree()
     with suppress(OSError):
         assert library.getattr(data).ino in inside
@@ -865,9 +861,6 @@ def _paths(data: bytes) -> None:
         assert {found.ino for _, found in library.readdir(data)} < inside
     with suppress(OSError):
         assert library.readlink(data) in (b"..", b"/", b"file")
-
-
-# Where to begin.
 
 
 def _framer_seeds() -> list[bytes]:
@@ -937,29 +930,29 @@ def _machine_seeds() -> list[bytes]:
 
 
 def _group_seeds() -> list[bytes]:
-    """Transfers that come in pieces, one of them changed, or more than there is room for."""
-    pieces = [bytes([0, 0, 0, index]) for index in range(9)]
+    """Transfers in datagrams, with one of them altered, or too long."""
+    datagrams = [bytes([0, 0, 0, index]) for index in range(9)]
     changed = [bytes([0, 4, 0, index, 0, 100, 1, 0, 0]) for index in range(9)]
     too_long = bytes([0, 6, 0, 130, 0, 0, 0, 0, 1, 2, 3, 4])
     return [
         *_machine_seeds(),
-        b"".join([pieces[0], changed[1], *pieces[2:4], pieces[8]]),
-        b"".join([pieces[0], pieces[1], changed[4], pieces[5], pieces[8]]),
-        b"".join([changed[0], *pieces[1:4], pieces[8]]),
-        b"".join([*pieces[1:4], changed[8], pieces[0]]),
-        b"".join([pieces[0], pieces[1], too_long, pieces[2], pieces[3], pieces[8]]),
-        b"".join([b"\3\0\0", *pieces[:4], pieces[8], b"\5\0\0\0\0\0\4\20"]),
+        b"".join([datagrams[0], changed[1], *datagrams[2:4], datagrams[8]]),
+        b"".join([datagrams[0], datagrams[1], changed[4], datagrams[5], datagrams[8]]),
+        b"".join([changed[0], *datagrams[1:4], datagrams[8]]),
+        b"".join([*datagrams[1:4], changed[8], datagrams[0]]),
+        b"".join([datagrams[0], datagrams[1], too_long, datagrams[2], datagrams[3], datagrams[8]]),
+        b"".join([b"\3\0\0", *datagrams[:4], datagrams[8], b"\5\0\0\0\0\0\4\20"]),
         b"\3\0\2" + bytes([5, 0, 2, 0, 0, 0, 0, 4, 20, 1, 3, 2, 4, 100]),
     ]
 
 
 def _client_seeds() -> list[bytes]:
-    """A read that is answered by DATA: of all of its pages, of a part of one, of another end."""
+    """Reads answered by DATA with whole pages, a part of a page, or a wrong end."""
     read = bytes([1, 1, 0, 2, 1, 0, 2])
     answers = [bytes([7, 0, offset, how, 0, 255]) for offset in (0, 32) for how in range(5)]
-    attributes, opening, second = (bytes(each) for each in (
-        [8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50]
-    ))  # fmt: skip
+    attributes, opening, second = (
+        bytes(each) for each in ([8, 0, 0, 0, 255], [8, 0, 0, 6, 255], [3, 50])
+    )
     pull = bytes([1, 1, 0, 11, 0, 2, 0, 1, 255]) + attributes + opening + second
     pages = [bytes([7, 0, page, 0, 0, 255]) for page in range(36)]
     pulls = [pull, pull + b"".join(pages[:9]), pull + b"".join(pages) + second]

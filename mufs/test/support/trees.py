@@ -1,4 +1,4 @@
-"""A tree of files of all kinds and names, and what is looked at to compare two such trees."""
+"""A tree of files of all kinds and names, and the attributes by which two trees are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 MANY = 10_000
 DEPTH = 20
-"""Directories of names of 255 bytes, one in the other: more than a path can name."""
+"""Levels of nested directories with names of 255 bytes: too deep for a single path."""
 
 NAMES = [
     b"\xff\xfe not UTF-8 \x80",
@@ -26,7 +26,7 @@ NAMES = [
     b"n" * 255,
     "ü".encode() * 127,
 ]
-"""Names that shells, terminals and encodings have trouble with."""
+"""Names that are difficult for shells, terminals and encodings."""
 
 LINKS = {
     "relative": b"plain",
@@ -38,10 +38,10 @@ LINKS = {
     "directory": b"kinds",
     "loop": b"loop",
 }
-"""Symbolic links, and where they point."""
+"""Symbolic links, and their targets."""
 
 EXTENTS = [0, GIB - 100, 4 * GIB - 77_777, 4 * GIB + 2 * MIB + 5, 5 * GIB - 3000]
-"""Where the large sparse file has bytes, the rest of it being a hole; up to its end."""
+"""Offsets of the data in the large sparse file; the rest is holes."""
 
 LARGE = 5 * GIB + 12_345
 
@@ -49,7 +49,7 @@ Look = tuple[int, ...]
 
 
 def build(root: Path) -> None:
-    """Make all kinds of files in an empty directory: about 20 MB of them, and 10,000 in one."""
+    """Fill an empty directory with all kinds of files: about 20 MB, and 10,000 in one directory."""
     random = Random(0)
     (root / "plain").write_bytes(random.randbytes(4321))
     _build_kinds(root / "kinds", random)
@@ -116,7 +116,7 @@ def _build_deep(root: Path) -> None:
 
 
 def look(path: bytes | Path) -> Look:
-    """What lstat tells of a file, but for the time of its last reading and its device."""
+    """Return the lstat fields of a file, except for its access time and device."""
     found = os.lstat(path)
     return (
         found.st_mode,
@@ -133,7 +133,7 @@ def look(path: bytes | Path) -> Look:
 
 
 def looks(top: Path) -> dict[bytes, Look]:
-    """What lstat tells of each file beneath a directory, if it is one, by its path from there."""
+    """Return L{look} of each file beneath a directory, by relative path; empty for a file."""
     root = os.fsencode(top)
     found: dict[bytes, Look] = {}
     if not stat.S_ISDIR(os.lstat(root).st_mode):

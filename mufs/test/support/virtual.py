@@ -1,4 +1,4 @@
-"""Time, links and connections in virtual time: what L{mufs.test.support.simulation} is made of."""
+"""Clock, links and connections in virtual time, used by L{mufs.test.support.simulation}."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mufs.wire.segments import HEADER, SEGMENT
 
 STRIDE = HEADER.size + SEGMENT
 FRAME = 42
-"""Bytes of Ethernet, IP and UDP headers that each datagram has on a link."""
+"""Bytes of Ethernet, IP and UDP headers of each datagram on a link."""
 
 WINDOW = 64 * 1024
-"""Bytes of a connection that may be on their way."""
+"""Bytes of a connection that may be in flight."""
 
 TCP_BUFFER = 64 * 1024
-"""Bytes more that it takes before it asks to wait."""
+"""Bytes that a connection buffers before it pauses its producer."""
 
 
 class VirtualTime(Clock):
-    """A clock that jumps from call to call, and stays quick with thousands of them."""
+    """A clock that jumps from call to call, fast even with thousands of pending calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class VirtualTime(Clock):
         return [call for _, _, call in self._heap if call.active()]
 
     def advance(self, amount: float) -> None:
-        """Let C{amount} seconds pass, each call in them at its own time."""
+        """Advance by C{amount} seconds, making each call at its own time."""
         self.run_until(lambda: False, self.rightNow + amount)
 
     def run_until(self, done: Callable[[], bool], at_last: float) -> None:
-        """Make calls until C{done} says so, or time comes to C{at_last}."""
+        """Make calls until C{done} returns true, or until the time C{at_last}."""
         while not done():
             if not self._heap or self._heap[0][0] > at_last:
                 self.rightNow = max(self.rightNow, at_last)
@@ -71,35 +71,37 @@ class VirtualTime(Clock):
 
 @define(eq=False)
 class Link:
-    """A wire: what goes through it goes one after the other, at C{rate} bits a second."""
+    """A link that carries packets one after the other, at C{rate} bits a second."""
 
     rate: float | None
     free_at: float = 0.0
 
     def through(self, now: float, size: int) -> float:
-        """When C{size} bytes that come at C{now} are at its end."""
+        """Return when C{size} bytes sent at C{now} arrive."""
         self.free_at = max(now, self.free_at) + (size * 8 / self.rate if self.rate else 0.0)
         return self.free_at
 
     def overtaking(self, now: float, size: int) -> float:
-        """The same for bytes that are let past all that waits, as a fair queue lets a rare flow."""
+        """Return when C{size} bytes arrive that overtake the queue, as in a fair queue."""
         self.free_at = max(now, self.free_at) + (size * 8 / self.rate if self.rate else 0.0)
         return now + (size * 8 / self.rate if self.rate else 0.0)
 
     def waiting(self, now: float) -> float:
-        """Bytes that lie before it."""
+        """Return the bytes in its queue."""
         return max(0.0, self.free_at - now) * (self.rate or 0) / 8
 
 
 @define(eq=False)
 class Path:
     """
-    The way from the server's link to one client, and what happens to datagrams on it.
+    The path from the server's link to one client.
 
-    @ivar latency: seconds, C{jitter}: up to so many more for a datagram, so that they overtake.
-    @ivar loss: the fraction lost, C{duplicates}: the fraction that comes twice.
-    @ivar rate: of a link on the way, in bits a second, whose queue holds C{queue} bytes.
-    @ivar joined: whether datagrams that come together are handed over together.
+    @ivar latency: delay in seconds.
+    @ivar jitter: maximum additional delay of a datagram in seconds; it causes reordering.
+    @ivar loss: the fraction of datagrams that is lost.
+    @ivar duplicates: the fraction of datagrams that arrives twice.
+    @ivar rate: the rate of a link on the path in bits a second, whose queue holds C{queue} bytes.
+    @ivar joined: whether consecutive datagrams are delivered together.
     """
 
     latency: float = 0.0001
@@ -116,11 +118,11 @@ class Path:
         self.link = Link(self.rate)
 
     def tcp(self, start: float, size: int) -> float:
-        """When bytes of a connection come that leave the server at C{start}."""
+        """Return when bytes of a connection arrive that leave the server at C{start}."""
         return self.link.through(start + self.latency, size)
 
     def datagrams(self, start: float, end: float, packets: bytes) -> list[tuple[float, bytes]]:
-        """What comes of datagrams that leave the server from C{start} to C{end}, and when."""
+        """Return arrivals, time and bytes, of datagrams sent from C{start} to C{end}."""
         total = -(-len(packets) // STRIDE)
         arrivals: list[list[Any]] = []
         for i in range(total):
@@ -144,15 +146,15 @@ class Path:
 
 class Stream:
     """
-    One end of a connection, as its protocol sees it: in order, nothing lost, until cut.
+    One end of a reliable connection, as its protocol sees it.
 
-    @ivar bytes_sent: what its protocol has written.
+    @ivar bytes_sent: the number of bytes that its protocol has written.
     """
 
     peer: Stream
 
     def __init__(self, clock: VirtualTime, host: str, arrival: Callable[[int], float]) -> None:
-        """@param arrival: when bytes that are written now come to the other end."""
+        """@param arrival: returns when bytes written now arrive at the other end."""
         self._clock = clock
         self._host = host
         self._arrival = arrival
@@ -180,7 +182,7 @@ class Stream:
         return self._host
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """See L{IConsumer}; only for one that pushes."""
+        """See L{IConsumer}; only push producers are supported."""
         assert streaming
         self._producer = producer
 
@@ -189,7 +191,7 @@ class Stream:
         self._producer = None
 
     def pauseProducing(self) -> None:
-        """See C{IPushProducer}: hand over nothing that comes from now on."""
+        """See C{IPushProducer}: stop delivering data to the protocol."""
         self._reading = False
 
     def resumeProducing(self) -> None:
@@ -205,7 +207,7 @@ class Stream:
         self.bytes_sent += len(data)
 
     def loseConnection(self) -> None:
-        """See L{ITransport}: what was written goes out first, nothing is read any more."""
+        """See L{ITransport}: send what was written, but deliver nothing more."""
         self._closing = True
         self._clock.callLater(0, self._send)
 
@@ -214,7 +216,7 @@ class Stream:
         self.end(ConnectionLost())
 
     def end(self, reason: Exception) -> None:
-        """The connection is no more, for neither end."""
+        """End the connection for both ends."""
         for stream in (self, self.peer):
             protocol, stream.protocol = stream.protocol, None
             if protocol is not None:
@@ -222,7 +224,7 @@ class Stream:
                 self._clock.callLater(0, protocol.connectionLost, Failure(reason))
 
     def _send(self) -> None:
-        """Put on the way what the window has room for; what comes at once comes as one."""
+        """Send as much as the window has room for."""
         data = bytes(self._unsent[: WINDOW - self._under_way])
         del self._unsent[: len(data)]
         if data:

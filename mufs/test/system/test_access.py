@@ -1,4 +1,4 @@
-"""Who sees what of the images, over TLS and through real mounts."""
+"""Access to images by certificates and by users, over TLS and through real mounts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.communication.client.channel import ClientChannel
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import wait_until
 from mufs.test.system.test_tls import LOCAL, TLSTestCase
 from mufs.wire.channel import Type
@@ -21,10 +21,10 @@ from mufs.wire.metadata import At, Attributes, Names, Opened, Statistics
 
 
 class OverTLSTests(TLSTestCase):
-    """Two clients of a server that shows each of them something else."""
+    """Two clients of a server that shares different directories with them."""
 
     async def clients(self) -> list[ClientChannel]:
-        """A client that may see all, and one that may see a subtree."""
+        """Connect a client that may see everything, and one that may see a subdirectory."""
         make_keys(self.own, [], ["other.org"])
         port = await self.listen(rules=("*.lab:/", "other.org:/free"))
         channels = []
@@ -43,19 +43,21 @@ class OverTLSTests(TLSTestCase):
         found = await other.ask(Type.STATFS, At(b""), Statistics)
         self.assertEqual(found.blocks, 0)
         answers: dict[Type, Any] = {
-            Type.OPEN: Opened, Type.GETATTR: Attributes, Type.READDIR: Names
-        }  # fmt: skip
+            Type.OPEN: Opened,
+            Type.GETATTR: Attributes,
+            Type.READDIR: Names,
+        }
         for kind, answer in answers.items():
-            asked: Deferred[Any] = other.ask(kind, At(b"secret-name.img"), answer)
+            request: Deferred[Any] = other.ask(kind, At(b"secret-name.img"), answer)
             try:
-                await asked
+                await request
             except OSError as error:
                 self.assertEqual(error.errno, errno.ENOENT)
             else:
                 self.fail(f"{kind} was answered")
 
     def test_refused(self) -> Deferred[None]:
-        """By the channel too, a client gets neither name nor key of what it may not see."""
+        """A client gets neither the name nor the key of an image that it may not see."""
         return ensureDeferred(self.refused())
 
     async def nothing_shared(self) -> None:
@@ -65,25 +67,28 @@ class OverTLSTests(TLSTestCase):
         self.assertIn("nothing is shared with host1.lab", str(user.refusal))
 
     def test_nothing_shared(self) -> Deferred[None]:
-        """A client that no rule is for is refused, with a line that says so."""
+        """A client without a matching rule is refused with the reason."""
         return ensureDeferred(self.nothing_shared())
 
 
 class MountTests(SynchronousTestCase):
-    """Mounts of clients that are shown something else each."""
+    """Mounts of clients with different access."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have keys, and images for everybody, for a user, and for a group."""
-        self.loopback = own(self)
+        """Make keys, and images for everybody, for root, for a user, and for a group."""
+        self.loopback = make_loopback(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, [LOCAL], ["one", "two"])
         self.content = os.urandom(3 << 20)
         for name, mode, uid, gid in (
-            ("all.img", 0o644, 0, 0), ("root.img", 0o600, 0, 0), ("user.img", 0o600, 1234, 0),
-            ("group.img", 0o640, 0, 4321), ("free/small.img", 0o644, 0, 0),
-        ):  # fmt: skip
+            ("all.img", 0o644, 0, 0),
+            ("root.img", 0o600, 0, 0),
+            ("user.img", 0o600, 1234, 0),
+            ("group.img", 0o640, 0, 4321),
+            ("free/small.img", 0o644, 0, 0),
+        ):
             file = self.loopback.images / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(self.content)
@@ -91,44 +96,50 @@ class MountTests(SynchronousTestCase):
             os.chown(file, uid, gid)
 
     def start_server(self, *options: str) -> None:
-        """Start the server; also once more."""
+        """Start or restart the server."""
         trust = f"trustRoots={self.keys}/ca:interface={LOCAL}"
         listen = f"tls:{self.loopback.port}:certificate={self.keys}/server.pem:{trust}"
         self.server = self.loopback.start_server(options=("--listen", listen, *options))
 
     def start_client(self, name: str) -> Path:
-        """Start a client with the certificate of that name; where it mounts."""
+        """Start a client with the certificate of that name, and return its mount point."""
         certificate = f"certificate={self.keys}/{name}.pem:trustRoots={self.keys}/ca"
         server = f"tls:{LOCAL}:{self.loopback.port}:{certificate}"
         self.loopback.start_client(name, "--server", server, "--allow-other")
         return self.loopback.mount_point(name)
 
     def read_as(self, path: Path, uid: int, *groups: int) -> str:
-        """What becomes of a read of a file by a user with these groups: fine, or an errno."""
+        """Read a file as a user with these groups, and return "fine" or the errno's name."""
         done = subprocess.run(
-            ["cat", str(path)], user=uid, group=uid, extra_groups=groups, cwd="/",
-            capture_output=True, timeout=60,
-        )  # fmt: skip
+            ["cat", str(path)],
+            user=uid,
+            group=uid,
+            extra_groups=groups,
+            cwd="/",
+            capture_output=True,
+            timeout=60,
+        )
         if b"Permission denied" in done.stderr:
             return "EACCES"
         return "fine" if done.stdout == self.content else f"{done}"[-500:]
 
     def test_shown(self) -> None:
         """
-        A client that may not see an image learns nothing of it, and makes nothing of what another
-        client has sent to the group.
+        A client that may not see an image learns nothing of it, and keeps nothing of its transfers
+        to the group.
         """
         self.start_server("--allow", "one:/", "--allow", "tw*:/free")
         one, two = self.start_client("one"), self.start_client("two")
-        # So that it listens, and would have a key if that were enough.
+        # Have it join the group, and get the key of another image.
         self.assertEqual((two / "free" / "small.img").read_bytes(), self.content)
         service = self.loopback.services["two"]
         before = service.status()
         self.assertEqual((one / "all.img").read_bytes(), self.content)
         wait_until(
             lambda: service.status()["segments_received"] > before["segments_received"] + 500,
-            20, "two hears what one reads",
-        )  # fmt: skip
+            20,
+            "two receives what one reads",
+        )
         after = service.status()
         self.assertEqual(after["bytes_overheard"], before["bytes_overheard"])
         self.assertEqual(after["cache_bytes"], before["cache_bytes"])
@@ -141,19 +152,22 @@ class MountTests(SynchronousTestCase):
         self.assertIn("two connected from", self.server.output)
 
     def test_callers(self) -> None:
-        """Root is nobody, users are who they are, and their further groups count."""
+        """By default root is squashed, and other users have the access of their UID and groups."""
         self.start_server()
         mount = self.start_client("one")
         for name, uid, groups, expected in (
-            ("all.img", 0, (), "fine"), ("root.img", 0, (), "EACCES"),
+            ("all.img", 0, (), "fine"),
+            ("root.img", 0, (), "EACCES"),
             ("user.img", 0, (), "EACCES"),
-            ("user.img", 1234, (), "fine"), ("user.img", 1235, (), "EACCES"),
-            ("group.img", 1235, (4321,), "fine"), ("group.img", 1235, (), "EACCES"),
-        ):  # fmt: skip
+            ("user.img", 1234, (), "fine"),
+            ("user.img", 1235, (), "EACCES"),
+            ("group.img", 1235, (4321,), "fine"),
+            ("group.img", 1235, (), "EACCES"),
+        ):
             self.assertEqual(self.read_as(mount / name, uid, *groups), expected, (name, uid))
 
     def test_no_root_squash(self) -> None:
-        """With C{--no-root-squash} root reads all; with C{--all-squash} not even an owner does."""
+        """With C{--no-root-squash} root reads everything; with C{--all-squash} all are nobody."""
         self.start_server("--no-root-squash")
         mount = self.start_client("one")
         self.assertEqual(self.read_as(mount / "root.img", 0), "fine")
@@ -163,7 +177,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(self.read_as(mount / "all.img", 1234), "fine")
 
     def test_opened_again(self) -> None:
-        """After a restart of the server a file is opened again for who had opened it."""
+        """After a restart of the server, a file is reopened with the credentials of its opener."""
         self.start_server()
         mount = self.start_client("one")
         os.seteuid(1234)

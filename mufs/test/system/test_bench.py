@@ -1,4 +1,4 @@
-"""The bench, without its peers, and without a word about speed: see bench/README.md."""
+"""The bench, without other systems, and without assertions on speed: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import LabError
 
-NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
+NO_BENCH = None if find_spec("bench") else "needs the sources of the bench"
 if NO_BENCH is None:
     from bench.cases import Figure, attempt, share
     from bench.measure import Row, image, read_csv, write_csv
     from bench.report import line, picture, tables
     from bench.systems import Mufs, System
 
-    NFS = Row("v0", "share", "nfs", 64 << 20, 2, 0, 1, 100.0)  # what a made-up run is called
+    NFS = Row("v0", "share", "nfs", 64 << 20, 2, 0, 1, 100.0)  # of no real run
 
 MIB = 1 << 20
 
 
 def ran(row: Row, seconds: float) -> Row:
-    """The run, once it is over."""
+    """Return the row of a run that succeeded."""
     return attrs.evolve(
         row, seconds=seconds, sent=10**6, cpu_server=0.5, cpu_clients=1.25, right=True
     )
 
 
 class ReportTests(SynchronousTestCase):
-    """What the bench makes of rows."""
+    """The reports on rows."""
 
     skip = NO_BENCH
 
     def test_csv(self) -> None:
-        """Rows are read as they were written, with what they lack, commas and lines."""
+        """Rows survive writing and reading, with missing values, commas and line breaks."""
         rows = [
             ran(NFS, 1.5),
             attrs.evolve(NFS, rate=None, error='not "there", it said\nat all'),
@@ -48,7 +48,7 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(read_csv(path), rows)
 
     def test_table(self) -> None:
-        """A cell is the median of those runs that were right; the others are told of."""
+        """A cell shows the median of the successful runs, and the number of failed ones."""
         more = attrs.evolve(NFS, hosts=4)
         rows = [
             *(ran(NFS, 1.0), ran(NFS, 9.0), ran(NFS, 2.0)),
@@ -64,7 +64,7 @@ class ReportTests(SynchronousTestCase):
         self.assertIn("| sshfs | failed | wrong bytes |", lines)
 
     def test_figures(self) -> None:
-        """Where a case has several figures each has a line, and each system a column."""
+        """A case with several figures has a line for each, and a column for each system."""
         cold = attrs.evolve(ran(NFS, 1.0), what="cold", per_second=5e3, unit="reads/s")
         lines = tables([cold, attrs.evolve(cold, system="mufs", what="warm")]).split("\n")
         self.assertIn("|  | nfs | mufs |", lines)
@@ -72,7 +72,7 @@ class ReportTests(SynchronousTestCase):
         self.assertIn("| warm |  | 5,000 reads/s |", lines)
 
     def test_ratio(self) -> None:
-        """What others took is told in times of what mUFS took at the same task, if it did it."""
+        """Times of other systems are also given relative to mUFS, if it did the same task."""
         mufs = attrs.evolve(NFS, system="mufs")
         rows = [ran(mufs, 2.0), ran(NFS, 5.0), ran(attrs.evolve(NFS, hosts=4), 6.0)]
         lines = tables(rows).split("\n")
@@ -80,14 +80,14 @@ class ReportTests(SynchronousTestCase):
         self.assertIn("| nfs | 5.00 s (2.50), 1 MB, 0.5 + 1.2 | 6.00 s, 1 MB, 0.5 + 1.2 |", lines)
 
     def test_line(self) -> None:
-        """A run is one line, that says whether the bytes were right, or why there is nothing."""
+        """The line of a run tells whether the bytes were right, or why it failed."""
         self.assertIn("1.50 s", line(ran(NFS, 1.5)))
         self.assertTrue(line(ran(NFS, 1.5)).endswith("right"))
         self.assertIn("WRONG", line(attrs.evolve(ran(NFS, 1.5), right=False)))
         self.assertTrue(line(attrs.evolve(NFS, error="gone")).endswith("FAILED: gone"))
 
     def test_picture(self) -> None:
-        """What can be compared is drawn; rows of which nothing can be are not."""
+        """A picture is drawn only of rows that can be compared."""
         path = Path(self.mktemp())
         picture([ran(NFS, 1.0)], path)
         self.assertFalse(path.exists())
@@ -101,18 +101,18 @@ class ReportTests(SynchronousTestCase):
 
 
 def failing(row: Row, system: System) -> Iterator[Row]:
-    """A measurement that a peer spoils."""
+    """Measure nothing, but fail as a peer does."""
     (system.lab.directory / "peer.log").write_text("first\nout of luck\n\n")
     raise LabError("not within 30 s\nnor later")
 
 
 class RunTests(SynchronousTestCase):
-    """What the bench measures."""
+    """Real measurements."""
 
-    skip = NO_BENCH or missing()
+    skip = NO_BENCH or why_unavailable()
 
     def test_share(self) -> None:
-        """Two hosts that share an image by mUFS get the right bytes, sent about once."""
+        """Two hosts that read an image by mUFS get the right bytes, which are sent about once."""
         with image(8 * MIB) as given:
             run = attrs.evolve(NFS, system="mufs", size=given.size)
             (row,) = attempt(run, Figure(share, [Mufs]), Mufs, given)
@@ -122,7 +122,7 @@ class RunTests(SynchronousTestCase):
         self.assertGreater(row.sent, given.size)
 
     def test_failure(self) -> None:
-        """A run that fails is a row, with the reason and the ends of all logs in one line."""
+        """The row of a failed run has the reason and the ends of all logs in one line."""
         with image(MIB) as given:
             (row,) = attempt(NFS, Figure(failing, [Mufs]), Mufs, given)
         self.assertFalse(row.right)

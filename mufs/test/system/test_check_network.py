@@ -1,6 +1,6 @@
-"""C{mufs check} as it is typed, in networks that have what it is to find.
+"""The command C{mufs check} in networks with faults.
 
-Where a finding says what to type, that is typed on the host, and has to help.
+The commands that a finding recommends are run on the host, and must remove the fault.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands import keys
 from mufs.commands.check.finding import WIDTH
-from mufs.commands.check.session import RATE
+from mufs.commands.check.session import MAX_RATE
 from mufs.commands.keys import make_keys
-from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab, why_unavailable, write_image
 from mufs.test.support.netns import run
 from mufs.test.support.processes import MUFS, SERVER_PORT
 
 COMMAND = [*MUFS, "check"]
 ENDPOINT = f"tcp:{SERVER_ADDRESS}:{SERVER_PORT}"
-SECONDS = 2
-"""For which images are read."""
+READ_SECONDS = 2
+"""Seconds for which C{mufs check} reads images."""
 
 MIB = 1 << 20
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-net_raw,-net_admin", "--inh-caps=-net_raw,-net_admin"]
@@ -34,7 +34,7 @@ WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-net_raw,-net_admin", "--inh-caps=-
 
 @frozen
 class Report:
-    """What came of a run: the findings by what they are about, and the exit status."""
+    """The result of a run: the findings by subject, and the exit status."""
 
     findings: dict[str, dict[str, Any]]
     status: int
@@ -53,12 +53,12 @@ class Report:
 
 
 class CheckTestCase(SynchronousTestCase):
-    """A server, with one image, and a host that is checked."""
+    """Has a lab with one image and a host."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Make the network; a switch that snoops, and asks, is one that nothing is wrong with."""
+        """Make the network."""
         self.lab = Lab(1, 100, Path(self.mktemp()))
         self.addCleanup(self.lab.close)
         self.network = self.lab.network
@@ -76,17 +76,20 @@ class CheckTestCase(SynchronousTestCase):
         return run(*self.network.enter(host), *command)
 
     def run_check(self, *options: str, before: list[str] | None = None) -> Any:
-        """Run it to its end."""
+        """Run C{mufs check} on the host, after the words C{before}."""
         return subprocess.run(
             [*self.network.enter("host1"), *(before or []), *COMMAND, *options],
-            capture_output=True, text=True, timeout=60, cwd=self.lab.directory,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.lab.directory,
+        )
 
     def check(
         self, *options: str, server: str = ENDPOINT, before: list[str] | None = None
     ) -> Report:
-        """Run it against the server, and take its findings from the JSON."""
-        given = ["--server", server, "--seconds", str(SECONDS), "--json", *options]
+        """Run C{mufs check} against the server, and return its findings."""
+        given = ["--server", server, "--seconds", str(READ_SECONDS), "--json", *options]
         done = self.run_check(*given, before=before)
         self.assertEqual(done.stderr, "")
         findings = json.loads(done.stdout)["findings"]
@@ -96,19 +99,19 @@ class CheckTestCase(SynchronousTestCase):
             self.assertTrue(report.findings[what]["remedy"], what)
         return report
 
-    def type_remedy(self, report: Report, what: str, commands: slice = slice(1)) -> None:
-        """Do on the host what a finding says."""
+    def run_remedy(self, report: Report, what: str, commands: slice = slice(1)) -> None:
+        """Run the commands that a finding recommends on the host."""
         for command in report.findings[what]["commands"][commands]:
             self.on_host(*command.split())
 
 
 class HealthyTests(CheckTestCase):
-    """Where nothing is wrong."""
+    """Networks without faults."""
 
     def test_healthy(self) -> None:
         """
-        Nothing is found, what is said fits the screen, and no more is read than it should; a
-        second time, when the server has sent it all before, the same.
+        Without faults there are no problems or warnings, the output fits the screen, the traffic
+        is bounded, and a second run finds the same.
         """
         self.set_switch(snooping=True, querier=True)
         self.start_server()
@@ -118,7 +121,7 @@ class HealthyTests(CheckTestCase):
         self.assertEqual(report.problems + report.warnings, [])
         self.assertIn("asks, by IGMP version 3", report.figure("querier"))
         self.assertIn(" 0.0% lost", report.figure("multicast"))
-        self.assertLess(sent, 1.15 * SECONDS * RATE / 8 + 200_000)
+        self.assertLess(sent, 1.15 * READ_SECONDS * MAX_RATE / 8 + 200_000)
         self.assertGreater(sent, 200_000)
         done = self.run_check("--server", ENDPOINT, "--seconds", "1")
         self.assertEqual(done.returncode, 0)
@@ -128,7 +131,7 @@ class HealthyTests(CheckTestCase):
         self.assertIn(" 0.0% lost", done.stdout)
 
     def test_this_host_alone(self) -> None:
-        """Without a server only this host is looked at, and that is said."""
+        """Without a server, only this host is checked, and the output mentions --server."""
         done = self.run_check()
         self.assertEqual(done.returncode, 0)
         self.assertIn("/dev/fuse can be opened", done.stdout)
@@ -136,7 +139,7 @@ class HealthyTests(CheckTestCase):
         self.assertNotIn("multicast ", done.stdout)
 
     def test_without_rights(self) -> None:
-        """Without the rights of root it says what it cannot see, and sees the rest."""
+        """Without root's rights, it names the checks that need them, and makes the others."""
         limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
         self.start_server()
         report = self.check(before=WITHOUT_RIGHTS)
@@ -148,7 +151,7 @@ class HealthyTests(CheckTestCase):
             self.assertIn(f"{limit // 1024} KiB of", report.figure("receive buffer"))
 
     def test_image(self) -> None:
-        """The image named is read; one that is not there, or none at all, is said."""
+        """The image named is read; it is a problem if it is missing, a warning if there is none."""
         (self.lab.images / "sub").mkdir()
         write_image(self.lab.images / "sub" / "small.img", MIB)
         self.start_server()
@@ -165,29 +168,29 @@ class HealthyTests(CheckTestCase):
 
 
 class LossTests(CheckTestCase):
-    """The network, or this host, loses what is multicast."""
+    """Networks and hosts that lose multicast packets."""
 
     def test_no_querier(self) -> None:
-        """Snooping without a querier works for a while: a warning, and no more."""
+        """Snooping without a querier, which works for a while, is a warning."""
         self.set_switch(snooping=True, querier=False)
         self.start_server()
         report = self.check()
         self.assertEqual((report.problems, report.warnings), ([], ["querier"]))
 
     def test_loss(self) -> None:
-        """The loss is measured: 5 % here, also where all was sent a moment ago."""
+        """The loss of 5 % is measured, even if the server sent the same data a moment ago."""
         self.start_server()
         self.network.set_loss("host1", 50)
         for _ in range(2):
             report = self.check()
             self.assertIn("multicast", report.warnings)
             loss = float(report.figure("multicast").rpartition(",")[2].split("%")[0])
-            # 3,500 segments or so, of a variance of 4.75 %: 0.37 % is one standard deviation.
+            # The standard deviation of the loss of about 3,500 segments is 0.37 %.
             self.assertGreater(loss, 2.5)
             self.assertLess(loss, 8.5)
 
     def test_firewall_of_this_host(self) -> None:
-        """What this host's firewall drops is seen at its interface, and TCP works."""
+        """A firewall on this host that drops multicast is identified, and the remedy helps."""
         self.start_server()
         rules = """table inet filter {
             chain input {
@@ -201,11 +204,11 @@ class LossTests(CheckTestCase):
         self.assertEqual(report.problems, ["multicast"])
         self.assertIn("firewall of this host", report.findings["multicast"]["remedy"])
         self.assertIn("MB came", report.figure("over TCP"))
-        self.type_remedy(report, "multicast", slice(None))
+        self.run_remedy(report, "multicast", slice(None))
         self.assertEqual(self.check().problems, [])
 
     def test_dropped_in_the_network(self) -> None:
-        """What does not come as far as the interface is not blamed on this host."""
+        """Multicast lost in the network is not blamed on this host's firewall."""
         self.start_server()
         rules = """table inet filter {
             chain output {
@@ -223,7 +226,7 @@ class LossTests(CheckTestCase):
         self.assertIn("MB came", report.figure("over TCP"))
 
     def test_long_packets(self) -> None:
-        """A network that drops long packets is told from one that drops all."""
+        """A network that drops only long packets is identified."""
         self.start_server()
         self.network.set_loss("host1", 1000, "ip protocol udp meta length > 1294")
         report = self.check()
@@ -231,22 +234,22 @@ class LossTests(CheckTestCase):
         self.assertIn("1440 bytes are dropped", report.figure("multicast"))
 
     def test_small_mtu(self) -> None:
-        """An interface for packets of 1280 bytes gets none of the server's; what to do helps."""
+        """An MTU smaller than the server's packets is found, and the remedy helps."""
         self.start_server()
         self.on_host("ip", "link", "set", "eth0", "mtu", "1280")
         report = self.check()
         self.assertEqual(report.problems, ["packet size", "multicast"])
-        self.type_remedy(report, "packet size")
+        self.run_remedy(report, "packet size")
         self.assertEqual(self.check().problems, [])
 
     def test_small_mtu_of_the_server(self) -> None:
-        """That the server's packets are small shows in its TCP."""
+        """A small MTU of the server is found by its TCP segments."""
         self.on_host("ip", "link", "set", "eth0", "mtu", "1280", host=SERVER)
         self.start_server()
         self.assertIn("packet size", self.check().warnings)
 
     def test_reverse_path(self) -> None:
-        """Datagrams that rp_filter drops are found, and what to do helps."""
+        """An rp_filter that drops multicast is found, and the remedy helps."""
         self.on_host("ip", "address", "add", "10.78.0.1/24", "dev", "eth0", host=SERVER)
         self.on_host("ip", "link", "add", "other", "type", "bridge")
         self.on_host("ip", "link", "set", "other", "up")
@@ -255,11 +258,11 @@ class LossTests(CheckTestCase):
         self.lab.start_server("--interface", "10.78.0.1")
         report = self.check()
         self.assertEqual(report.problems, ["rp_filter", "multicast"])
-        self.type_remedy(report, "rp_filter")
+        self.run_remedy(report, "rp_filter")
         self.assertEqual(self.check().problems, [])
 
     def test_router(self) -> None:
-        """A source behind a router is told, for multicast does not pass it."""
+        """A router between server and host, which multicast does not pass, is a problem."""
         self.on_host("ip", "address", "add", "10.78.0.1/24", "dev", "eth0", host=SERVER)
         self.on_host("ip", "route", "add", "10.78.0.0/24", "via", "10.77.0.99")
         self.lab.start_server("--interface", "10.78.0.1")
@@ -268,20 +271,20 @@ class LossTests(CheckTestCase):
         self.assertIn("10.77.0.99", report.figure("route"))
 
     def test_old_igmp(self) -> None:
-        """IGMP version 1, where it was set, is a warning; what to do helps."""
+        """A forced IGMP version 1 is a warning, and the remedy helps."""
         self.on_host("sysctl", "-qw", "net.ipv4.conf.eth0.force_igmp_version=1")
         self.start_server()
         report = self.check()
         self.assertIn("IGMP", report.warnings)
-        self.type_remedy(report, "IGMP")
+        self.run_remedy(report, "IGMP")
         self.assertNotIn("IGMP", self.check().warnings)
 
 
 class NoServerTests(CheckTestCase):
-    """There is no server, or it does not take this host."""
+    """Servers that are absent or do not respond."""
 
     def test_absent(self) -> None:
-        """Where nothing listens, no host answers, or the name is none, one problem says so."""
+        """A closed port, an unreachable host, and an invalid name or endpoint are problems."""
         self.assertEqual(self.check().problems, ["connection"])
         self.assertIn("refused", self.check().figure("connection"))
         self.assertEqual(self.check(server="tcp:10.77.0.99:7040").problems, ["connection"])
@@ -289,13 +292,13 @@ class NoServerTests(CheckTestCase):
         self.assertEqual(self.check(server="tcp").problems, ["--server"])
 
     def test_silent(self) -> None:
-        """A server that hangs keeps nobody waiting."""
+        """A server that hangs is found after a timeout."""
         server = self.start_server()
         server.signal(signal.SIGSTOP)
         self.assertIn("no WELCOME", self.check().figure("server"))
 
     def test_silent_names(self) -> None:
-        """Name servers that do not answer keep nobody waiting, neither what is interrupted then."""
+        """Name servers that do not answer cause a timeout, and Ctrl-C ends the wait."""
         config = self.lab.directory / "resolv.conf"
         config.write_text(f"nameserver {SERVER_ADDRESS}\noptions timeout:30\n")
         rules = """table inet filter {
@@ -319,23 +322,23 @@ class NoServerTests(CheckTestCase):
         self.assertEqual(running.wait(20), 130)
 
     def test_interface_down(self) -> None:
-        """An interface that is down is found; what to do helps."""
+        """An interface that is down is found, and the remedy helps."""
         self.start_server()
         self.on_host("ip", "link", "set", "eth0", "down")
         report = self.check()
         self.assertEqual(report.problems, ["interface"])
-        self.type_remedy(report, "interface")
+        self.run_remedy(report, "interface")
         self.assertEqual(self.check().problems, [])
 
     def test_interface_of_nobody(self) -> None:
-        """An --interface that this host does not have is found, with those that it has."""
+        """An --interface that does not exist is found, and the existing ones are listed."""
         self.start_server()
         report = self.check("--interface", "10.77.0.12")
         self.assertIn("interface", report.problems)
         self.assertIn("10.77.0.11 (eth0)", report.findings["interface"]["remedy"])
 
     def test_lost(self) -> None:
-        """A server that ends meanwhile is told from multicast that does not work."""
+        """A server that ends meanwhile is reported as a lost connection."""
         server = self.start_server()
         options = ["--server", ENDPOINT, "--seconds", "30", "--image", "disk.img"]
         write_image(self.lab.images / "disk.img", 128 * MIB)
@@ -346,7 +349,7 @@ class NoServerTests(CheckTestCase):
         self.assertIn("connection was lost", running.output)
 
     def test_interrupted(self) -> None:
-        """Ctrl-C ends it at once, with the status of the signal."""
+        """Ctrl-C ends it immediately, with the status of the signal."""
         write_image(self.lab.images / "disk.img", 128 * MIB)
         self.start_server()
         options = ["--server", ENDPOINT, "--seconds", "600"]
@@ -359,7 +362,7 @@ class NoServerTests(CheckTestCase):
 
 
 class TLSTests(CheckTestCase):
-    """Certificates that are not accepted."""
+    """Certificates that are valid, about to expire, or not accepted."""
 
     def setUp(self) -> None:
         """Make the keys."""
@@ -369,11 +372,11 @@ class TLSTests(CheckTestCase):
         make_keys(self.other, [SERVER_ADDRESS], ["host1.lab"])
 
     def serve(self, of: Path | None = None, names: str | None = None, days: int = 700) -> None:
-        """Start a server, with a new certificate if names are given."""
+        """Start a server, with a new certificate if C{names} are given."""
         directory = of or self.own
         if names is not None:
             (directory / "server.pem").unlink()
-            self.patch(keys, "VALID", timedelta(days=days))
+            self.patch(keys, "LIFETIME", timedelta(days=days))
             make_keys(directory, [names], [])
         listen = f"tls:{SERVER_PORT}:certificate={directory}/server.pem:trustRoots={self.own}/ca"
         self.start_server("--listen", listen)
@@ -383,8 +386,8 @@ class TLSTests(CheckTestCase):
         return self.check(server=f"tls:{SERVER_ADDRESS}:{SERVER_PORT}:{certificate}")
 
     def test_accepted(self) -> None:
-        """Where both are right, all is well; one that ends soon is a warning."""
-        self.patch(keys, "VALID", timedelta(days=12))
+        """Valid certificates are accepted; one that expires soon is a warning."""
+        self.patch(keys, "LIFETIME", timedelta(days=12))
         make_keys(self.own, [], ["soon.lab"])
         self.serve()
         report = self.connect()
@@ -396,8 +399,8 @@ class TLSTests(CheckTestCase):
         self.assertIn("own certificate", report.warnings)
 
     def test_own(self) -> None:
-        """A host whose certificate has expired, or is of another authority, is told so."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        """An expired certificate of the host, or one of another authority, is a problem."""
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         self.serve()
         report = self.connect("late.lab")
@@ -410,20 +413,20 @@ class TLSTests(CheckTestCase):
         self.assertIn("tls:", report.findings["server"]["remedy"])
 
     def test_server_expired(self) -> None:
-        """A server's certificate that has expired is shown as such."""
+        """An expired certificate of the server is reported as such."""
         self.serve(names=SERVER_ADDRESS, days=-1)
         report = self.connect()
         self.assertEqual(report.problems, ["server", "server's cert"])
         self.assertIn("expired", report.figure("server's cert"))
 
     def test_server_name(self) -> None:
-        """A server's certificate for another name is shown with its names."""
+        """A server's certificate for another name is reported with its names."""
         self.serve(names="images.lab")
         report = self.connect()
         self.assertEqual(report.problems, ["server", "server's name"])
         self.assertIn("for images.lab, not for", report.figure("server's name"))
 
     def test_server_signer(self) -> None:
-        """A server of another authority is shown with that."""
+        """A server's certificate of another authority is reported with that authority."""
         self.serve(of=self.other)
         self.assertEqual(self.connect().problems, ["server", "server's signer"])

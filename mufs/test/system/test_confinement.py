@@ -1,4 +1,4 @@
-"""What a host can reach of the server's files while somebody there moves and swaps them."""
+"""Hosts cannot leave the exported directory, even while files are moved and swapped in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ while True:
     if swap(-100, a, -100, b, 2):
         sys.exit(os.strerror(ctypes.get_errno()))
 """
-"""Exchanges two files, ever again, each time in one step (RENAME_EXCHANGE)."""
+"""Exchanges two files again and again, atomically (RENAME_EXCHANGE)."""
 
 DEAD = """
 import os, sys
@@ -55,7 +55,7 @@ FUSE(Operations(), sys.argv[1], foreground=True)
 
 
 class Opens:
-    """Tells of files that anybody opens (inotify); a look by O_PATH is none."""
+    """Reports opens of files (inotify), except those with O_PATH."""
 
     def __init__(self, *paths: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -65,20 +65,20 @@ class Opens:
                 raise OSError(ctypes.get_errno(), "inotify")
 
     def happened(self) -> bool:
-        """Whether one of them was opened since this was asked last."""
+        """Return whether one of the files was opened since the last call."""
         found = bool(select.select([self._fd], [], [], 0)[0])
         return found and bool(os.read(self._fd, 65536))
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         os.close(self._fd)
 
 
 class ConfinementTestCase(LibraryTestCase):
-    """Has, beside files inside and outside, means to look up and to watch."""
+    """Has files inside and outside of the root, and watches opens of files."""
 
     def swapping(self, a: Path, b: Path) -> subprocess.Popen[str]:
-        """A process that exchanges two files all the time, until the test ends."""
+        """Start a process that exchanges two files until the test ends."""
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", SWAP, str(a), str(b)],
             stdout=subprocess.PIPE,
@@ -95,13 +95,13 @@ class ConfinementTestCase(LibraryTestCase):
         return process
 
     def watch(self, *paths: Path) -> Opens:
-        """Look who opens these files."""
+        """Watch opens of these files."""
         opens = Opens(*paths)
         self.addCleanup(opens.close)
         return opens
 
-    def look(self, operation: str, path: bytes) -> object:
-        """What a host would see of an operation; C{None} for an error."""
+    def attempt(self, operation: str, path: bytes) -> object:
+        """Make an operation as a host does, and return its result, or C{None} for an error."""
         try:
             if operation == "open":
                 return self.all_of(self.library.open(path))
@@ -116,7 +116,7 @@ class ConfinementTestCase(LibraryTestCase):
     def at_every_call(
         self, operation: str, path: bytes, change: Callable[[], object], back: Callable[[], object]
     ) -> list[object]:
-        """What is seen of an operation when something changes before each of its system calls."""
+        """Return the results of an operation with a change before each of its system calls."""
         seen = []
         for place in range(40):
             calls = 0
@@ -132,7 +132,7 @@ class ConfinementTestCase(LibraryTestCase):
                 self.patch(os, name, partial(counted, getattr(os, name)))
                 for name in ("dup", "open", "fstat", "scandir", "readlink", "pread")
             ]
-            seen.append(self.look(operation, path))
+            seen.append(self.attempt(operation, path))
             for patch in patches:
                 patch.restore()
             if calls <= place:
@@ -149,14 +149,14 @@ class ConfinementTestCase(LibraryTestCase):
 
 
 class SpecialFileTests(ConfinementTestCase):
-    """FIFOs and devices: shown, and never opened."""
+    """FIFOs and devices are listed, and never opened."""
 
     def setUp(self) -> None:
-        """Have one of each, somebody at the other end, and a watch."""
+        """Make a FIFO with a reader and a device, and watch them."""
         super().setUp()
         self.fifo, self.device = self.root / "fifo", self.root / "device"
         os.mkfifo(self.fifo)
-        # Who opened it by mistake would not block, so that the test would end.
+        # With a peer, opening the FIFO by mistake does not block the test.
         self.addCleanup(os.close, os.open(self.fifo, os.O_RDWR))
         special = [self.fifo]
         if os.geteuid() == 0:
@@ -166,7 +166,7 @@ class SpecialFileTests(ConfinementTestCase):
         self.opens = self.watch(*special)
 
     def test_watch(self) -> None:
-        """The watch of these tests sees that a FIFO or a device is opened, and no O_PATH."""
+        """Watches report opens of FIFOs and devices, except with O_PATH."""
         for path in self.special:
             os.close(os.open(path, os.O_PATH))
             self.assertFalse(self.opens.happened())
@@ -174,18 +174,18 @@ class SpecialFileTests(ConfinementTestCase):
             self.assertTrue(self.opens.happened())
 
     def test_never_opened(self) -> None:
-        """No operation opens them, neither by their name nor by a listing."""
+        """No operation opens special files, neither by name nor by a listing."""
         for path in self.special:
             name = os.fsencode(path.name)
-            self.assertEqual(self.look("getattr", name), path.stat().st_ino)
+            self.assertEqual(self.attempt("getattr", name), path.stat().st_ino)
             for operation in ("open", "readdir", "readlink"):
-                self.assertIsNone(self.look(operation, name))
-            self.assertIsNone(self.look("open", name + b"/below"))
+                self.assertIsNone(self.attempt(operation, name))
+            self.assertIsNone(self.attempt("open", name + b"/below"))
             self.assertIn(name, dict(self.library.readdir(b"")))
         self.assertFalse(self.opens.happened())
 
     def test_swapped(self) -> None:
-        """Nor are they opened when they take a file's or directory's place during a look-up."""
+        """Special files that replace a file or directory during a look-up are not opened."""
         for special in self.special:
             for operation, name in [("open", "file"), ("readdir", "sub"), ("open", "sub")]:
                 swap = partial(self.exchange, self.root / name, special)
@@ -193,20 +193,20 @@ class SpecialFileTests(ConfinementTestCase):
                 self.assertFalse(self.opens.happened(), f"{operation} {special}")
 
     def test_swapped_all_the_time(self) -> None:
-        """The same while another process exchanges a file with a FIFO."""
+        """A FIFO is not opened while another process exchanges it with a file."""
         self.swapping(self.root / "file", self.fifo)
-        seen = {self.look("open", b"file") for _ in range(3000)}
+        seen = {self.attempt("open", b"file") for _ in range(3000)}
         self.assertLessEqual(seen, {INSIDE, None})
         self.assertFalse(self.opens.happened())
 
     def test_devices(self) -> None:
-        """What lies in /dev is no image, also where the whole of it is shared."""
+        """Devices cannot be opened even if /dev is exported."""
         self.library = ExportedDirectory("/dev")
         for name in (b"null", b"zero", b"tty", b"fd"):
-            self.assertIsNone(self.look("open", name))
+            self.assertIsNone(self.attempt("open", name))
 
     def test_links_of_proc(self) -> None:
-        """The links of /proc that lead anywhere without a path lead nowhere."""
+        """The magic links of /proc are not followed."""
         self.library = ExportedDirectory("/proc")
         here = b"%d" % os.getpid()
         for path in (
@@ -218,44 +218,44 @@ class SpecialFileTests(ConfinementTestCase):
             here + b"/root/..",
             here + b"/cwd/..",
         ):
-            self.assertIsNone(self.look("open", path))
-        self.assertIsNone(self.look("readdir", here + b"/root"))
-        self.assertIsNone(self.look("readdir", here + b"/cwd"))
-        self.assertEqual(self.look("readlink", here + b"/cwd"), os.fsencode(os.getcwd()))
+            self.assertIsNone(self.attempt("open", path))
+        self.assertIsNone(self.attempt("readdir", here + b"/root"))
+        self.assertIsNone(self.attempt("readdir", here + b"/cwd"))
+        self.assertEqual(self.attempt("readlink", here + b"/cwd"), os.fsencode(os.getcwd()))
 
 
 class SwapTests(ConfinementTestCase):
-    """Another process swaps what is looked up."""
+    """Another process exchanges files during look-ups."""
 
     def setUp(self) -> None:
-        """Have links that lead outside."""
+        """Make links that lead outside of the root."""
         super().setUp()
         os.symlink(self.outside, self.root / "link")
         os.symlink(self.outside / "file", self.root / "link to file")
 
     def test_directory(self) -> None:
-        """A directory that is exchanged with a link leads nowhere outside."""
+        """A directory that is exchanged with a link never leads outside."""
         self.swapping(self.root / "sub", self.root / "link")
         for _ in range(1500):
-            self.assertIn(self.look("open", b"sub/file"), (INSIDE, None))
-            self.assertIn(self.look("readdir", b"sub"), ([b"file"], None))
-            self.assertIsNone(self.look("open", b"sub/secret"))
-            self.assertIn(self.look("readlink", b"sub"), (os.fsencode(self.outside), None))
+            self.assertIn(self.attempt("open", b"sub/file"), (INSIDE, None))
+            self.assertIn(self.attempt("readdir", b"sub"), ([b"file"], None))
+            self.assertIsNone(self.attempt("open", b"sub/secret"))
+            self.assertIn(self.attempt("readlink", b"sub"), (os.fsencode(self.outside), None))
 
     def test_server(self) -> None:
-        """The same through the server's channel: a client opens and reads, and sees no more."""
+        """A client on the server's channel never reads outside while files are exchanged."""
         server = Server()
         server.factory.view = lambda _: self.library
         channel, wire = server.connect()
         self.assertEqual(self.read_over_tcp(server, channel, wire), INSIDE)
         self.swapping(self.root / "file", self.root / "link to file")
-        came = set()
+        results = set()
         for _ in range(500):
-            came.add(self.read_over_tcp(server, channel, wire))
-        self.assertLessEqual(came, {INSIDE, "ELOOP", "ENOENT", "ESTALE"})
+            results.add(self.read_over_tcp(server, channel, wire))
+        self.assertLessEqual(results, {INSIDE, "ELOOP", "ENOENT", "ESTALE"})
 
     def read_over_tcp(self, server: Server, channel: Any, wire: FakeTransport) -> object:
-        """What a client gets of a file: its bytes, or the name of the errno."""
+        """Read a file as a client, and return its bytes or the name of the errno."""
         channel.dataReceived(pack_tagged(Type.OPEN, 1, encode(At(b"file"))))
         ((kind, _, body),) = wire.tagged()
         if kind == Type.ERROR:
@@ -269,12 +269,11 @@ class SwapTests(ConfinementTestCase):
 
 
 class MovedTests(ConfinementTestCase):
-    """A directory is moved out of the root while it is walked, or open."""
+    """A directory is moved out of the root during a walk, or while an image is open."""
 
     def test_during_walk(self) -> None:
         """
-        A walk that has passed a directory goes on in it wherever it lies by then; it sees
-        nothing of what lies around it there.
+        A walk continues in a directory that was moved away, but sees nothing around its new place.
         """
         away = self.outside / "away"
         (self.outside / "away.sibling").write_bytes(OUTSIDE)
@@ -288,7 +287,7 @@ class MovedTests(ConfinementTestCase):
         self.assertTrue(all(seen in ([b"file"], None) for seen in listings))
 
     def test_open_image(self) -> None:
-        """An image that is open stays readable; its path is gone."""
+        """An open image remains readable after its directory was moved away, but not its path."""
         image = self.library.open(b"sub/file")
         os.rename(self.root / "sub", self.outside / "away")
         self.assertEqual(self.all_of(image), INSIDE)
@@ -296,14 +295,14 @@ class MovedTests(ConfinementTestCase):
         self.assert_errno(errno.ENOENT, self.library.readdir, b"sub")
 
     def test_root(self) -> None:
-        """The root is the directory that was given, wherever it is moved; not what replaces it."""
+        """The root remains the same directory when it is moved and replaced."""
         os.rename(self.root, self.outside / "moved")
         os.mkdir(self.root)
         (self.root / "file").write_bytes(OUTSIDE)
-        self.assertEqual(self.look("open", b"file"), INSIDE)
+        self.assertEqual(self.attempt("open", b"file"), INSIDE)
 
     def test_deep(self) -> None:
-        """A walk of a thousand directories ends, and leaves nothing open."""
+        """A walk of a thousand directories succeeds, and leaves no descriptor open."""
         self.addCleanup(subprocess.run, ["rm", "-rf", str(self.root)], check=True)
         here = os.open(self.root, os.O_RDONLY)
         for _ in range(1000):
@@ -315,17 +314,17 @@ class MovedTests(ConfinementTestCase):
         os.close(here)
         before = descriptors_open()
         path = b"d/" * 1000
-        self.assertEqual(self.look("readdir", path[:-1]), [b"file"])
-        self.assertEqual(self.look("open", path + b"file"), b"")
+        self.assertEqual(self.attempt("readdir", path[:-1]), [b"file"])
+        self.assertEqual(self.attempt("open", path + b"file"), b"")
         self.assert_errno(errno.ENOENT, self.library.open, path + b"d/file")
         self.assertEqual(descriptors_open(), before)
 
 
 class OtherFileSystemTests(SynchronousTestCase):
-    """What other file systems beneath the root do."""
+    """Other file systems beneath the root."""
 
     def test_times(self) -> None:
-        """Times beyond what can be sent are the last that can; the file is shown all the same."""
+        """Times out of range are clamped, and the file is still listed."""
         if not os.path.isdir("/dev/shm"):
             self.skipTest("needs a tmpfs")
         root = tempfile.mkdtemp(dir="/dev/shm")
@@ -341,7 +340,7 @@ class OtherFileSystemTests(SynchronousTestCase):
             self.assertEqual(found.mtime > 0, far > 0)
 
     def test_dead(self) -> None:
-        """A dead file system beneath the root is left out of a listing, and nothing else is."""
+        """A listing omits a dead file system beneath the root, and nothing else."""
         root = Path(self.mktemp()).absolute()
         dead = root / "dead"
         dead.mkdir(parents=True)
@@ -357,10 +356,10 @@ class OtherFileSystemTests(SynchronousTestCase):
         self.assertRaises(OSError, library.getattr, b"dead")
         self.assertEqual([name for name, _ in library.readdir(b"")], [b"file"])
 
-    test_dead.skip = loopback.missing()  # type: ignore[attr-defined]
+    test_dead.skip = loopback.why_unavailable()  # type: ignore[attr-defined]
 
     def test_mounted(self) -> None:
-        """What is mounted beneath the root is shared, and has inodes of its own."""
+        """A file system mounted beneath the root is exported, with distinct inodes."""
         top = Path(self.mktemp()).absolute()
         root, other = top / "root", top / "other"
         (root / "mnt").mkdir(parents=True)
@@ -375,4 +374,4 @@ class OtherFileSystemTests(SynchronousTestCase):
         error = self.assertRaises(OSError, library.getattr, b"mnt/..")
         self.assertEqual(error.errno, errno.EACCES)
 
-    test_mounted.skip = loopback.missing()  # type: ignore[attr-defined]
+    test_mounted.skip = loopback.why_unavailable()  # type: ignore[attr-defined]

@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from mufs.commands.status import _tables, amount
 from mufs.control import Control, TaskResource, _ControlSite
 from mufs.sockets import (
     MAX_SOCKET_PATH,
@@ -32,7 +31,7 @@ from mufs.sockets import (
 )
 from mufs.status.history import SAMPLE_INTERVAL
 from mufs.test.status.test_site import SiteTestCase
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import CHECKOUT, MUFS, Service
 
 
@@ -49,7 +48,7 @@ class PathTests(SynchronousTestCase):
     """The paths of sockets."""
 
     def setUp(self) -> None:
-        """Have an empty directory for them."""
+        """Make an empty directory for them."""
         self.run_directory = self.mktemp()
         self.patch(os, "environ", {**os.environ, VARIABLE: self.run_directory})
 
@@ -75,7 +74,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(os.stat(directory).st_mode & 0o7777, 0o755)
 
     def test_impossible(self) -> None:
-        """Where no directory can be created there is no socket."""
+        """If no directory can be created, there is no socket."""
         Path(self.run_directory).write_text("")
         self.assertRaises(OSError, new_socket, "client", "mnt")
 
@@ -108,26 +107,26 @@ class SocketTests(SiteTestCase):
     """A site that control sockets serve, over connections in memory."""
 
     def setUp(self) -> None:
-        """Have a task."""
+        """Make a site with a task."""
         super().setUp()
-        self.asked: list[Any] = []
+        self.requests: list[Any] = []
         self.doing: list[Deferred[Any]] = []
         self.cancelled = 0
-        self.lines = TaskResource(self.task)
-        self.control: Any = _ControlSite(self.clock, self.site, {b"task": self.lines})
+        self.tasks = TaskResource(self.task)
+        self.control: Any = _ControlSite(self.clock, self.site, {b"task": self.tasks})
 
-    def task(self, asked: Any, tell: Any) -> Deferred[Any]:
+    def task(self, request: Any, report: Any) -> Deferred[Any]:
         """Record the request."""
 
         def cancel(_: object) -> None:
             self.cancelled += 1
 
-        self.asked.append((asked, tell))
+        self.requests.append((request, report))
         self.doing.append(Deferred(cancel))
         return self.doing[-1]
 
     def post(self, body: bytes, path: str = "/task") -> Any:
-        """Send a request to the control site; the connection."""
+        """Send a request to the control site, and return the connection."""
         before, self.site = self.site, self.control
         transport = self.connect()
         self.site = before
@@ -136,22 +135,22 @@ class SocketTests(SiteTestCase):
         return transport
 
     def body(self, transport: Any) -> list[Any]:  # type: ignore[override]
-        """The lines that came since the last time."""
+        """Return the objects received since the last call, one from each line."""
         return [json.loads(line) for line in transport.taken().splitlines() if line[:1] == b"{"]
 
     def test_lines(self) -> None:
-        """The reports of a task come line by line, and its result at the end."""
+        """A task's reports are sent line by line, followed by its result."""
         transport = self.post(b'{"a": 1}')
-        ((asked, tell),) = self.asked
-        self.assertEqual(asked, {"a": 1})
-        tell({"b": 2})
+        ((request, report),) = self.requests
+        self.assertEqual(request, {"a": 1})
+        report({"b": 2})
         self.assertEqual(self.body(transport), [{"b": 2}])
         self.doing[0].callback({"c": 3})
         self.assertEqual(self.body(transport), [{"c": 3}])
         self.assertFalse(transport.connected)
 
     def test_failures(self) -> None:
-        """An error comes as one line; the details of an internal error are only in the log."""
+        """An error is sent as one line; the details of an internal error are only logged."""
         for error, text in (
             (FileNotFoundError(2, "no such file"), "no such file"), (ValueError("bad"), "bad"),
             (KeyError("x"), "the service failed; its log says how"),
@@ -166,7 +165,7 @@ class SocketTests(SiteTestCase):
         """A body that is not a JSON object is refused."""
         for body in (b"", b"[]", b"{", b"\xff"):
             self.assertIn(b" 400 ", self.post(body).taken().splitlines()[0])
-        self.assertEqual(self.asked, [])
+        self.assertEqual(self.requests, [])
 
     def test_interrupted(self) -> None:
         """Closing the connection cancels the task."""
@@ -177,7 +176,7 @@ class SocketTests(SiteTestCase):
     def test_stopped(self) -> None:
         """Stopping the service cancels it, too."""
         self.post(b"{}")
-        self.lines.stop()
+        self.tasks.stop()
         self.assertEqual(self.cancelled, 1)
 
     def test_not_taken(self) -> None:
@@ -185,7 +184,7 @@ class SocketTests(SiteTestCase):
         transport = self.post(b"{}")
         transport.producer.pauseProducing()
         for number in range(100):
-            self.asked[0][1]({"n": number})
+            self.requests[0][1]({"n": number})
         self.assertEqual(self.body(transport), [])
         self.doing[0].callback({"end": 1})
         self.assertEqual(self.body(transport), [{"end": 1}])
@@ -195,7 +194,7 @@ class SocketTests(SiteTestCase):
         self.assertEqual(self.get("/task", "POST")[0], 404)
 
     def test_sampled_once(self) -> None:
-        """Two ports, one clock: figures are sampled once, until both are closed."""
+        """Two ports share one sampling of figures, until both are closed."""
 
         def samples() -> int:
             before = len(self.site._history._samples)
@@ -211,7 +210,7 @@ class SocketTests(SiteTestCase):
         self.site.doStart()
 
     def test_without(self) -> None:
-        """Where no socket can be created that is logged, and the service goes on."""
+        """If no socket can be created, that is logged, and the service continues."""
         path = self.mktemp()
         Path(path).write_text("")
         self.patch(os, "environ", {**os.environ, VARIABLE: path})
@@ -220,28 +219,14 @@ class SocketTests(SiteTestCase):
         self.successResultOf(control.stop())
 
 
-class TableTests(SynchronousTestCase):
-    """How figures are shown."""
-
-    def test_amounts(self) -> None:
-        """Bytes are shown in the largest unit of which there is at least one."""
-        shown = [amount(count) for count in (0, 1023, 1024, 1536 << 10, 5 << 40)]
-        self.assertEqual(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 TiB"])
-
-    def test_others(self) -> None:
-        """A service that is not mUFS is reported as such."""
-        found = {"service": "server", "at": "http://x", "clients": 7}
-        self.assertRaises(Unreachable, _tables, [found])
-
-
 class ProcessTestCase(SynchronousTestCase):
     """Has a server and one image."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         (self.loopback.images / "disk.img").write_bytes(os.urandom(1_000_000))
         self.run_directory = self.loopback.directory / "run"
         self.server = self.loopback.start_server()
@@ -355,7 +340,7 @@ class ServiceTests(ProcessTestCase):
         self.assertEqual(ask(str(path))["mount"], str(point))
 
     def test_impossible(self) -> None:
-        """Where the directory cannot be created, one line says so, and the client mounts."""
+        """If the directory cannot be created, one line is logged, and the client mounts."""
         shutil.rmtree(self.run_directory)
         self.run_directory.write_text("")
         client = self.loopback.start_client("here")

@@ -1,4 +1,4 @@
-"""The Debian package, in a Debian of its own where nothing else is installed."""
+"""The Debian package, installed in a minimal Debian."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mufs.test.support.processes import CHECKOUT
 from mufs.test.system import test_distribution
 
 BASES = CHECKOUT / "build"
-"""Where the Debian lies that the tests use, and do not change: it is made once."""
+"""The directory of the base system, which is made once, and not changed by tests."""
 
 TOOLS = ("apt-get", "mmdebstrap", "dpkg-deb", "unshare", "ip")
 
@@ -32,7 +32,7 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=no
     chroot $2/root sh -ec "$3"
 """
 
-# A service as systemd would start it, but for its restrictions.
+# Starts a service as systemd does, but without its restrictions.
 START = """
 start() {
     unit=/lib/systemd/system/mufs-$1.service
@@ -67,18 +67,18 @@ rm -r /tmp/*.log /srv/images /mnt/images
 """
 
 
-def lacking() -> str | None:
-    """Say what is not there to make a Debian with, or None."""
+def why_unavailable() -> str | None:
+    """Return why a Debian system cannot be made here, or None if it can."""
     tools = [tool for tool in TOOLS if shutil.which(tool) is None]
     if tools:
         return f"needs {', '.join(tools)}"
     if "overlay" not in Path("/proc/filesystems").read_text():
         return "needs overlayfs"
-    return loopback.missing() or test_distribution.lacking()
+    return loopback.why_unavailable() or test_distribution.why_unavailable()
 
 
 def make_base(depends: str) -> Path:
-    """A minimal Debian of this machine's release, with what the package depends on."""
+    """Make a minimal Debian of this machine's release, with the package's dependencies."""
     release = dict(re.findall(r'^(\w+)="?(.*?)"?$', Path("/etc/os-release").read_text(), re.M))
     if release["ID"] != "debian":
         raise SkipTest("needs Debian")
@@ -90,22 +90,31 @@ def make_base(depends: str) -> Path:
     shutil.rmtree(made, ignore_errors=True)
     BASES.mkdir(exist_ok=True)
     done = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", "--format=directory", f"--include={include}",
-         release["VERSION_CODENAME"], str(made)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--format=directory",
+            f"--include={include}",
+            release["VERSION_CODENAME"],
+            str(made),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode != 0:
         raise SkipTest(f"needs packages of Debian: {done.stdout[-500:]}")
     return made.rename(base)
 
 
 class DebianTests(SynchronousTestCase):
-    """The life of the package on a machine."""
+    """Installation, use and removal of the package."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have the package, and a Debian that may be changed."""
+        """Build the package, and prepare a Debian system."""
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-deb-"))
         self.addCleanup(shutil.rmtree, self.directory)
         for name in ("upper", "work", "root"):
@@ -114,54 +123,61 @@ class DebianTests(SynchronousTestCase):
         made = subprocess.run(
             [CHECKOUT / "packaging" / "deb", wheel, self.directory],
             env={**os.environ, "PIP": str(Path(sys.executable).parent / "pip")},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.assertEqual(made.returncode, 0, made.stdout)
         (self.package,) = self.directory.glob("*.deb")
         self.base = make_base(
             subprocess.check_output(["dpkg-deb", "-f", self.package, "Depends"], text=True)
         )
 
-    def run_there(self, script: str) -> str:
+    def run_inside(self, script: str) -> str:
         """
-        Run a script of the shell in that Debian, and return what it said. Its processes, mounts
-        and network end with it; its files stay.
+        Run a shell script in the Debian system, and return its output. Only its files remain
+        afterwards; processes, mounts and network do not.
         """
         own = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
         done = subprocess.run(
             [*own, "sh", "-c", ENTER, "sh", str(self.base), str(self.directory), script],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             timeout=300,
-        )  # fmt: skip
+        )
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
 
     def files(self) -> set[str]:
-        """All that is there, but where any use of dpkg and mount may leave something."""
+        """Return all files, except where dpkg and mount may leave something."""
         theirs = ("/var/lib/dpkg/", "/var/cache/", "/var/log/", "/run/")
-        found = self.run_there("find / -xdev").splitlines()
+        found = self.run_inside("find / -xdev").splitlines()
         return {path for path in found if not path.startswith(theirs)}
 
     def test_life(self) -> None:
         """
-        It installs, brings commands, manual pages, units and a user, starts nothing, serves,
-        and when it is purged it leaves nothing but the user.
+        The package installs commands, manual pages, units and a user, starts nothing, serves, and
+        when purged leaves nothing but the user.
         """
         before = self.files()
         shutil.copy(self.package, self.directory / "upper" / "mufs.deb")
-        self.run_there("dpkg -i /mufs.deb")
-        # As an upgrade, and as if systemd ran, but did not answer.
-        self.run_there("mkdir -p /run/systemd/system; dpkg -i /mufs.deb; rm /mufs.deb")
+        self.run_inside("dpkg -i /mufs.deb")
+        # As an upgrade, with a systemd that runs but does not answer.
+        self.run_inside("mkdir -p /run/systemd/system; dpkg -i /mufs.deb; rm /mufs.deb")
 
-        self.run_there("mufs --help; mufs-server --help; mufs-client --help")
-        self.run_there("man -w mufs mufs-server mufs-client mount.mufs")
-        self.run_there("id mufs-server")
-        self.run_there("! ls /etc/systemd/system/*.wants/mufs-*")
-        self.run_there("test -s /usr/share/doc/mufs/etc/prometheus-alerts.yml")
-        said = self.run_there(START + SERVE)
-        self.assertNotIn("Traceback", said)
-        self.assertNotIn("plugin cache", said)
+        self.run_inside("mufs --help; mufs-server --help; mufs-client --help")
+        self.run_inside("man -w mufs mufs-server mufs-client mount.mufs")
+        self.run_inside("id mufs-server")
+        self.run_inside("! ls /etc/systemd/system/*.wants/mufs-*")
+        self.run_inside("test -s /usr/share/doc/mufs/etc/prometheus-alerts.yml")
+        self.run_inside("test -s /usr/share/doc/mufs/docs/operations/index.md")
+        output = self.run_inside(START + SERVE)
+        self.assertNotIn("Traceback", output)
+        self.assertNotIn("plugin cache", output)
 
-        self.run_there("dpkg -r mufs; test ! -e /usr/lib/mufs; test -e /etc/mufs/mufs-server.env")
-        self.run_there("mkdir -p /var/cache/mufs/x; dpkg -P mufs; test ! -e /var/cache/mufs")
+        self.run_inside("dpkg -r mufs; test ! -e /usr/lib/mufs; test -e /etc/mufs/mufs-server.env")
+        self.run_inside("mkdir -p /var/cache/mufs/x; dpkg -P mufs; test ! -e /var/cache/mufs")
         self.assertEqual(self.files() - before, set())

@@ -1,4 +1,4 @@
-"""The demo, as a user starts it."""
+"""The demo, started as a user does."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mufs.test.support.processes import wait_until
 MIB = 1 << 20
 
 
-def lacking() -> str | None:
-    """Say what this machine lacks to run the demo, or None."""
+def why_unavailable() -> str | None:
+    """Return why the demo cannot run on this machine, or None if it can."""
     try:
         check_machine()
     except Failed as reason:
@@ -30,9 +30,9 @@ def lacking() -> str | None:
 
 
 class DemoTests(SynchronousTestCase):
-    """Each runs the demo with a directory of its own for temporary files."""
+    """Runs of the demo, each with its own directory for temporary files."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         self.temporary = Path(self.mktemp()).absolute()
@@ -52,7 +52,7 @@ class DemoTests(SynchronousTestCase):
         return demo
 
     def clean(self, demo: subprocess.Popen[bytes]) -> None:
-        """Leave nothing behind of a demo that did."""
+        """Remove everything that a failed demo left behind."""
         if demo.poll() is None:
             demo.kill()
             demo.wait()
@@ -63,7 +63,7 @@ class DemoTests(SynchronousTestCase):
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def processes(self) -> Iterator[tuple[int, str]]:
-        """Those that the demo started: number and command line."""
+        """Return the processes that the demo started: ID and command line."""
         for found in Path("/proc").glob("[0-9]*"):
             try:
                 command = (found / "cmdline").read_bytes().replace(b"\0", b" ").decode()
@@ -77,23 +77,23 @@ class DemoTests(SynchronousTestCase):
         points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         return [point for point in points if point.startswith(str(self.temporary))]
 
-    def said(self) -> str:
+    def read_output(self) -> str:
         return self.output.read_text()
 
     def assert_ends(self, demo: subprocess.Popen[bytes], status: int) -> None:
-        """It ends with this status, and leaves no process, mount or file."""
-        self.assertEqual(demo.wait(90), status, self.said())
+        """Assert that it ends with this status, and leaves no process, mount or file."""
+        self.assertEqual(demo.wait(90), status, self.read_output())
         self.assertEqual(list(self.processes()), [])
         self.assertEqual(self.mounts(), [])
         self.assertEqual(os.listdir(self.temporary), [])
 
     def assert_delivered(self, size: int) -> None:
-        """Its table tells of an image of that size, read by both hosts, and adds up."""
-        said = self.said()
+        """Assert that its table shows an image of that size, read by both hosts, and adds up."""
+        output = self.read_output()
         hosts = re.findall(
-            r"^host \d +\S+ +\S+ +([\d.]+)% +(\d+) +(\d+) +(\d+) +right$", said, re.MULTILINE
+            r"^host \d +\S+ +\S+ +([\d.]+)% +(\d+) +(\d+) +(\d+) +right$", output, re.MULTILINE
         )
-        self.assertEqual(len(hosts), 2, said)
+        self.assertEqual(len(hosts), 2, output)
         for rate, hits, joined, misses in hosts:
             reads = int(hits) + int(joined) + int(misses)
             self.assertGreater(reads, 0)
@@ -107,8 +107,8 @@ class DemoTests(SynchronousTestCase):
         self.assertGreaterEqual(self.figure(r"each byte ([\d.]+) times"), 1)
 
     def figure(self, pattern: str) -> float:
-        found = re.search(pattern, self.said())
-        assert found is not None, self.said()
+        found = re.search(pattern, self.read_output())
+        assert found is not None, self.read_output()
         return float(found[1])
 
     def make_image(self, size: int) -> str:
@@ -118,18 +118,20 @@ class DemoTests(SynchronousTestCase):
         return str(image)
 
     def wait_for(self, demo: subprocess.Popen[bytes], word: str) -> None:
-        """Wait until it has said this, or has ended."""
-        wait_until(lambda: demo.poll() is not None or word in self.said(), 60, f"says {word}")
+        """Wait until its output contains C{word}, or it has ended."""
+        wait_until(
+            lambda: demo.poll() is not None or word in self.read_output(), 60, f"prints {word}"
+        )
 
     def test_own_image(self) -> None:
-        """Without an image it makes one that holds a file system."""
+        """Without an image, the demo makes one with a file system."""
         if shutil.which("mke2fs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             self.skipTest("needs mke2fs")
         self.assert_ends(self.start(), 0)
         self.assert_delivered(64 * MIB)
 
     def test_image_given(self) -> None:
-        """The image named is read by both hosts, whatever its size, and stays as it was."""
+        """Both hosts read the given image, of any size, which is not changed."""
         size = 3 * MIB + 1237
         image = self.make_image(size)
         before = os.stat(image)
@@ -139,7 +141,7 @@ class DemoTests(SynchronousTestCase):
         self.assertEqual((before.st_ctime_ns, before.st_nlink), (after.st_ctime_ns, after.st_nlink))
 
     def test_interrupted(self) -> None:
-        """Ctrl-C in the middle of the reads ends all."""
+        """Ctrl-C during the reads ends the demo and all its processes."""
         image = self.make_image(0)
         os.truncate(image, 1 << 30)
         demo = self.start(image)
@@ -148,14 +150,14 @@ class DemoTests(SynchronousTestCase):
         self.assert_ends(demo, 130)
 
     def test_terminated_at_once(self) -> None:
-        """SIGTERM while the services start ends all."""
+        """SIGTERM while the services start ends the demo and all its processes."""
         demo = self.start(self.make_image(MIB))
         self.wait_for(demo, "starting")
         demo.send_signal(signal.SIGTERM)
         self.assert_ends(demo, 143)
 
     def test_client_killed(self) -> None:
-        """When a client dies the demo says so, and ends."""
+        """When a client dies, the demo reports it, and ends."""
         image = self.make_image(0)
         os.truncate(image, 1 << 30)
         demo = self.start(image)
@@ -164,14 +166,14 @@ class DemoTests(SynchronousTestCase):
             if "/host1 " in command:
                 os.kill(pid, signal.SIGKILL)
         self.assert_ends(demo, 1)
-        self.assertIn("mufs.demo: client1 ended by itself", self.said())
+        self.assertIn("mufs.demo: client1 ended by itself", self.read_output())
 
     def test_no_such_image(self) -> None:
-        """A name that leads to no image is told in one line."""
+        """An image that cannot be read is an error of one line."""
         for name, reason in [
             ("/nonexistent/disk.img", "No such file or directory"),
-            (os.path.dirname(self.make_image(1)), "not a file with anything in it"),
-            (self.make_image(0), "not a file with anything in it"),
+            (os.path.dirname(self.make_image(1)), "not a file, or empty"),
+            (self.make_image(0), "not a file, or empty"),
         ]:
             self.assert_ends(self.start(name), 1)
-            self.assertEqual(self.said(), f"mufs.demo: {name}: {reason}\n")
+            self.assertEqual(self.read_output(), f"mufs.demo: {name}: {reason}\n")

@@ -1,4 +1,4 @@
-"""Disks of the server that fail or hang: a file system of the test, mounted beneath the images."""
+"""Disks of the server that fail or hang: a FUSE file system mounted in the exported directory."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Disk(Operations):
 
 FUSE(Disk(), point, foreground=True, direct_io=True)
 """
-"""A file with a bad sector of 512 bytes, whose reads hang as long as another file is there."""
+"""A file with a bad sector of 512 bytes, whose reads hang while another file exists."""
 
 NOWHERE = 1 << 40
 BAD = 5 * MIB // 2 + 3 * 4096
 
 
 class DiskTestCase(LabTestCase):
-    """Has a lab with an image in a good directory, and the same on a disk of the test's."""
+    """Has a lab with an image on a good disk, and the same image on a faulty one."""
 
     def make_disk(self, hosts: int, bad: int = NOWHERE) -> Lab:
         lab = self.make_lab(hosts, 4 * MIB + 77)
@@ -60,7 +60,7 @@ class DiskTestCase(LabTestCase):
         source.write_bytes(self.content)
         command = [sys.executable, "-c", DISK, *map(str, (source, bad, self.hang, point))]
         self.disk: Program = lab.start_program("disk", SERVER, command)
-        # What hangs in its reads ends with it, also if the test fails.
+        # Ends hanging reads even if the test fails.
         self.addCleanup(self.disk.kill)
         self.disk.wait_until(lambda: mounted(point), 20, "mounts")
         self.server = lab.start_server()
@@ -68,10 +68,10 @@ class DiskTestCase(LabTestCase):
 
 
 class BadSectorTests(DiskTestCase):
-    """A sector of an image that cannot be read."""
+    """A bad sector in an image."""
 
     def test_alone(self) -> None:
-        """It gives EIO, on every host, and each other page is read right, also those beside it."""
+        """The page with the bad sector gives EIO on every host; all other pages are read right."""
         lab = self.make_disk(2, BAD)
         lab.start_clients("--timeout", "10")
         lab.network.set_loss("host2", 1000)
@@ -83,7 +83,7 @@ class BadSectorTests(DiskTestCase):
         self.assertNotIn("Traceback", self.server.output)
 
     def check_pages(self, path: Path) -> None:
-        """All pages are there but the one with the bad sector."""
+        """Assert that all pages can be read but the one with the bad sector."""
         with open(path, "rb", buffering=0) as image:
             for offset in range(0, self.size, 4096):
                 try:
@@ -95,10 +95,10 @@ class BadSectorTests(DiskTestCase):
 
 
 class HangingTests(DiskTestCase):
-    """A disk that does not answer for a while."""
+    """A disk that hangs for a while."""
 
     def test_others(self) -> None:
-        """Reads of other images end meanwhile, by multicast and over TCP, and then its own do."""
+        """Reads of other images are not delayed by it, and its own end when it answers."""
         lab = self.make_disk(3)
         lab.start_clients()
         lab.network.set_loss("host2", 1000)
@@ -111,7 +111,7 @@ class HangingTests(DiskTestCase):
         self.assert_right([reader.result(20) for reader in hanging])
 
     def test_too_long(self) -> None:
-        """Its reads fail with EIO after their time, and are right again once it answers."""
+        """Its reads fail with EIO after the timeout, and succeed again once it answers."""
         lab = self.make_disk(1)
         lab.start_client("host1", "--timeout", "2")
         self.hang.touch()
@@ -128,7 +128,7 @@ class HangingTests(DiskTestCase):
         reader = lab.start_reader("host1", "bad/disk.img")
         wait_until(lambda: self.server.status()["queue"], 10, "it waits")
         self.server.signal(signal.SIGTERM)
-        # It has done all that it can, but the kernel keeps a process whose read hangs.
+        # It has stopped, but the kernel keeps the process while its read hangs.
         wait_until(lambda: "Server Shut Down" in self.server.output, 5, "the server ends")
         self.hang.unlink()
         self.assertIn(self.server.wait(5), ENDED)

@@ -1,4 +1,4 @@
-"""Wheel and source distribution, and what an installation of the wheel can do."""
+"""Wheel, source distribution, and an installation of the wheel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mufs.test.support.processes import CHECKOUT, Program, mounted
 RELEASE = f"mufs-{mufs.__version__}"
 
 
-def lacking() -> str | None:
-    """Say what is not there to build from, or None."""
+def why_unavailable() -> str | None:
+    """Return why no release can be built here, or None if it can."""
     if not (CHECKOUT / "setup.cfg").exists():
         return "needs the checkout"
     done = subprocess.run([sys.executable, "-c", "import build, setuptools"], capture_output=True)
@@ -32,11 +32,17 @@ def lacking() -> str | None:
 
 
 def run(*command: object, cwd: Path) -> str:
-    """Run a command, where and with what it cannot see the checkout, and return what it said."""
+    """Run a command that cannot see the checkout, and return its output."""
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env={**os.environ, "PYTHONPATH": ""}, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
-    )  # fmt: skip
+        [*map(str, command)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": ""},
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
     if done.returncode != 0:
         raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}")
     return done.stdout
@@ -44,7 +50,7 @@ def run(*command: object, cwd: Path) -> str:
 
 @cache
 def directory() -> Path:
-    """Where all is built and installed; it goes away at the end of the process."""
+    """Make the directory for builds, which is removed at the end of the process."""
     path = Path(tempfile.mkdtemp(prefix="mufs-dist-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
@@ -52,7 +58,7 @@ def directory() -> Path:
 
 @cache
 def built() -> Path:
-    """The directory with wheel and source distribution: the former is made from the latter."""
+    """Build the source distribution, and the wheel from it; return their directory."""
     dist = directory() / "dist"
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, CHECKOUT]
     run(*build, cwd=directory())
@@ -62,8 +68,8 @@ def built() -> Path:
 @cache
 def installed() -> Path:
     """
-    A virtual environment with the wheel in it, its scripts' directory. What mUFS depends on is
-    found where it is installed already, so that no index is asked.
+    Install the wheel in a virtual environment, and return the directory of its scripts. The
+    dependencies are taken from this environment, so that no package index is needed.
     """
     home = directory() / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", home, cwd=directory())
@@ -81,12 +87,12 @@ def installed() -> Path:
 
 
 class DistributionTests(SynchronousTestCase):
-    """What the files of a release hold."""
+    """The contents of a release."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def test_source(self) -> None:
-        """The source distribution has each file of the repository, so that its Makefile works."""
+        """The source distribution has all files of the repository."""
         if shutil.which("git") is None:
             raise SkipTest("needs git")
         done = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
@@ -98,13 +104,13 @@ class DistributionTests(SynchronousTestCase):
         self.assertEqual(tracked - packed, set())
 
     def test_wheel(self) -> None:
-        """The wheel brings all modules, the page's files and the plugin, hiding none of Twisted."""
+        """The wheel has all modules, the page's files and the plugin, but no modules of Twisted."""
         site = installed().parent.glob("lib/python*/site-packages")
         (files,) = ({str(path.relative_to(top)) for path in top.rglob("*")} for top in site)
         modules = {
             str(path.relative_to(CHECKOUT))
             for path in (CHECKOUT / "mufs").rglob("*")
-            if path.suffix in (".py", ".css", ".js")
+            if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
         }
         self.assertEqual(modules - files, set())
         self.assertIn("twisted/plugins/mufs_plugins.py", files)
@@ -113,27 +119,27 @@ class DistributionTests(SynchronousTestCase):
 
 
 class InstallationTests(SynchronousTestCase):
-    """What is installed, outside of the checkout."""
+    """The installed wheel, used outside of the checkout."""
 
-    skip = lacking()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have a directory that is no checkout."""
+        """Make a directory outside of the checkout."""
         self.bin = installed()
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-dist-"))
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
 
     def run_installed(self, *command: str) -> str:
-        """What one of its commands says."""
+        """Run one of the installed commands, and return its output."""
         return run(self.bin / command[0], *command[1:], cwd=self.directory)
 
     def test_installed_is_used(self) -> None:
-        """These tests are of what is installed, not of the checkout."""
+        """The tests import the installed package, not the checkout."""
         found = self.run_installed("python", "-c", "import mufs; print(mufs.__file__)")
         self.assertTrue(found.startswith(str(self.bin.parent)), found)
 
     def test_commands(self) -> None:
-        """All commands are there, and say what their options are."""
+        """All commands are installed, and show their help."""
         offered = self.run_installed("twistd", "--help")
         for command in ("mufs-server", "mufs-client"):
             self.assertRegex(offered, rf"(?m)^ +{command} +\w")
@@ -142,14 +148,14 @@ class InstallationTests(SynchronousTestCase):
         self.assertIn("keys", self.run_installed("mufs", "--help"))
 
     def test_plugins_remembered(self) -> None:
-        """When twistd has run once, its cache of plugins knows mUFS."""
+        """After the first run of twistd, its plugin cache contains mUFS."""
         self.run_installed("twistd", "--help")
         (cache,) = self.bin.parent.glob("lib/python*/site-packages/twisted/plugins/dropin.cache")
         self.assertIn(b"mufs_plugins", cache.read_bytes())
 
     def test_mount(self) -> None:
-        """Server and client serve, mount and read."""
-        if reason := loopback.missing():
+        """Installed server and client serve, mount and read."""
+        if reason := loopback.why_unavailable():
             raise SkipTest(reason)
         content = os.urandom(3 << 20)
         images, mount = self.directory / "images", self.directory / "mount"
@@ -159,9 +165,14 @@ class InstallationTests(SynchronousTestCase):
         tcp = loopback.free_port(socket.SOCK_STREAM)
         udp = loopback.free_port(socket.SOCK_DGRAM)
         server = self.start(
-            "mufs-server", "--images", images, "--listen", f"tcp:{tcp}:interface=127.0.0.1",
-            "--port", udp,
-        )  # fmt: skip
+            "mufs-server",
+            "--images",
+            images,
+            "--listen",
+            f"tcp:{tcp}:interface=127.0.0.1",
+            "--port",
+            udp,
+        )
         server.wait_until(lambda: "listening for clients" in server.output, 20, "listens")
         self.addCleanup(loopback.unmount, mount)
         client = self.start("mufs-client", "--server", f"tcp:127.0.0.1:{tcp}", "--mount", mount)
@@ -171,7 +182,7 @@ class InstallationTests(SynchronousTestCase):
         self.assertFalse(mounted(mount))
 
     def start(self, command: str, *options: object) -> Program:
-        """Start a service of what is installed."""
+        """Start an installed service."""
         line = [str(self.bin / command), *map(str, options)]
         program = Program(command, line, self.directory, {"PYTHONPATH": ""})
         self.addCleanup(program.kill)

@@ -1,4 +1,4 @@
-"""What a host runs out of: memory for the cache, open files, memory at all."""
+"""Hosts that run out of memory or open files."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ time.sleep(600)
 
 SERVER_MEMORY = 160 * MIB
 CLIENT_MEMORY = 100 * MIB
-"""What docs/operations/cache.md tells to give them, a client besides its cache."""
+"""Bytes that docs/operations/cache.md recommends; a client's cache is not included."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 class MemoryGroup:
-    """A group of processes that together may have so many bytes of memory, page cache and all."""
+    """A control group with a memory limit in bytes, which includes the page cache."""
 
-    def __init__(self, name: str, most: int) -> None:
-        """@raise OSError: where there is no such thing."""
+    def __init__(self, name: str, limit: int) -> None:
+        """@raise OSError: where control groups are not available."""
         first = (CGROUPS / "memory").is_dir()
         self._path = (CGROUPS / "memory" if first else CGROUPS) / f"{name}-{os.getpid()}"
         self._most_used = "memory.max_usage_in_bytes" if first else "memory.peak"
         self._killed = "memory.oom_control" if first else "memory.events"
         self._path.mkdir()
         try:
-            limit = "memory.limit_in_bytes" if first else "memory.max"
-            (self._path / limit).write_text(str(most))
+            file = "memory.limit_in_bytes" if first else "memory.max"
+            (self._path / file).write_text(str(limit))
         except OSError:
             self._path.rmdir()
             raise
 
     @property
     def command(self) -> list[str]:
-        """The head of a command that is to be in the group."""
+        """The head of a command that runs in the group."""
         script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
         return ["sh", "-c", script, str(self._path)]
 
@@ -65,30 +65,30 @@ class MemoryGroup:
         return int((self._path / self._most_used).read_text())
 
     def killed(self) -> int:
-        """How many processes were ended for want of memory."""
+        """Return how many processes the out-of-memory killer has ended."""
         lines = (self._path / self._killed).read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
     def close(self) -> None:
-        # A process that has ended counts for a moment still.
+        # A process counts for a moment after its end.
         wait_until(lambda: not (self._path / "cgroup.procs").read_text(), 10, "no process in it")
         self._path.rmdir()
 
 
 class MemoryLimitTests(LabTestCase):
-    """Server and client may have no more memory than docs/operations/cache.md asks for."""
+    """Server and client with the memory that docs/operations/cache.md recommends."""
 
-    def make_group(self, name: str, most: int) -> MemoryGroup:
+    def make_group(self, name: str, limit: int) -> MemoryGroup:
         try:
-            group = MemoryGroup(f"mufs-{name}", most)
+            group = MemoryGroup(f"mufs-{name}", limit)
         except OSError as error:
             raise SkipTest(f"no memory limits here: {error}") from None
-        # Before the lab, and so closed after it.
+        # Cleanups run in reverse order: it is closed after the lab.
         self.addCleanup(group.close)
         return group
 
     def test_enough(self) -> None:
-        """Neither is killed for want of memory, with an image much larger than both limits."""
+        """Neither runs out of memory with an image much larger than both limits."""
         groups = {
             SERVER: self.make_group(SERVER, SERVER_MEMORY),
             "host1": self.make_group("host1", CLIENT_MEMORY + 16 * MIB),
@@ -108,10 +108,10 @@ class MemoryLimitTests(LabTestCase):
 
 
 class CacheMemoryTests(LabTestCase):
-    """The system gives a client less memory than its cache may have."""
+    """The system gives a client less memory than the size of its cache."""
 
     def test_at_the_start(self) -> None:
-        """A client that cannot have its cache says so in one line, and ends."""
+        """A client that cannot allocate its cache ends with an error of one line."""
         lab = self.make_lab(2, 1)
         limits = {"host1": "--fsize=1000000", "host2": "--as=3000000000"}
         for host, limit in limits.items():
@@ -121,7 +121,7 @@ class CacheMemoryTests(LabTestCase):
             self.assertRegex(client.output, "^mufs-client: --cache-size: no 4096 MiB .*\n$")
 
     def test_while_reading(self) -> None:
-        """A client whose cache gets no more memory reads on, with what it has, and says so once."""
+        """A client whose cache cannot grow reads on with a smaller one, and logs that once."""
         lab = self.make_lab(1, 16 * MIB + 4099)
         lab.start_server()
         client = lab.start_client("host1", "--cache-size", "64M")
@@ -135,10 +135,10 @@ class CacheMemoryTests(LabTestCase):
 
 
 class OpenFilesTests(LabTestCase):
-    """A process may open no more files."""
+    """Processes that reach their limit of open files."""
 
     def test_images(self) -> None:
-        """Who opens too many images gets EMFILE; others go on, and open more when there is room."""
+        """A client with too many open images gets EMFILE; others are not affected."""
         lab = self.make_lab(2, MIB + 1)
         lab.before[SERVER] = ["prlimit", "--nofile=200"]
         for number in range(150):
@@ -152,7 +152,7 @@ class OpenFilesTests(LabTestCase):
                     files.enter_context(open(greedy / f"{number}.img", "rb"))
             self.assertEqual(caught.exception.errno, EMFILE)
             self.assertGreater(number, 30)
-            # Another host connects, looks around and reads what is open already.
+            # Another host connects, lists the directory and reads an image that is open already.
             lab.start_client("host2")
             other = lab.mount_point("host2")
             self.assertEqual(len(os.listdir(other)), 151)
@@ -169,7 +169,7 @@ class OpenFilesTests(LabTestCase):
             return False
 
     def test_connections(self) -> None:
-        """Too many connections are refused without work; hosts read on what they have open."""
+        """Too many connections are refused cheaply; hosts go on reading their open images."""
         lab = self.make_lab(2, 4 * MIB + 9)
         lab.before[SERVER] = ["prlimit", "--nofile=200"]
         server = lab.start_server()
@@ -190,13 +190,13 @@ class OpenFilesTests(LabTestCase):
         self.assertNotIn("Traceback", server.output)
 
     def test_client(self) -> None:
-        """A client that may open nothing more reads on, connects anew, and ends with its mount."""
+        """A client at its limit of open files reads on, reconnects, and unmounts at its end."""
         lab = self.make_lab(1, 8 * MIB + 3)
         server = lab.start_server()
         client = lab.start_client("host1")
         self.read_all(lab)
-        most = max(map(int, os.listdir(f"/proc/{client.pid}/fd"))) + 1
-        resource.prlimit(client.pid, resource.RLIMIT_NOFILE, (most, most))
+        limit = max(map(int, os.listdir(f"/proc/{client.pid}/fd"))) + 1
+        resource.prlimit(client.pid, resource.RLIMIT_NOFILE, (limit, limit))
         server.kill()
         os.replace(self.new_image(lab), lab.images / "disk.img")
         lab.start_server()

@@ -1,4 +1,4 @@
-"""Servers and clients that die, are stopped, come late, or are started with what cannot work."""
+"""Servers and clients that die, are stopped, start late, or have invalid options."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mufs.test.support.processes import Reader, Service, mounted, wait_until
 from mufs.test.system.test_network import MIB, LabTestCase
 
 ENDED = (0, -signal.SIGTERM)
-"""Exit statuses of a service that SIGTERM ended: twistd ends by the signal that it was sent."""
+"""Exit statuses after SIGTERM: twistd may end by the signal that it received."""
 
 
 class ServerFailureTests(LabTestCase):
-    """The server dies, or comes late."""
+    """The server dies, starts late, or cannot be reached."""
 
     def test_restart(self) -> None:
-        """Reads that the server's death interrupts end right once it is started again."""
+        """Reads interrupted by the server's death end right after its restart."""
         lab = self.make_lab(4, 24 * MIB + 2049, rate=50)
         server = lab.start_server()
         lab.start_clients()
@@ -30,17 +30,19 @@ class ServerFailureTests(LabTestCase):
         self.assert_right([reader.result() for reader in readers])
 
     def test_not_up_yet(self) -> None:
-        """A client started before its server waits, says so, and mounts when it comes."""
+        """A client started before its server logs that it waits, and then mounts."""
         lab = self.make_lab(1, MIB + 1)
         client = lab.start_client("host1", wait=False)
-        client.wait_until(lambda: "waiting for the server" in client.output, 60, "says so")
+        client.wait_until(
+            lambda: "waiting for the server" in client.output, 60, "logs that it waits"
+        )
         self.assertFalse(client.holds_mount())
         lab.start_server()
         lab.wait_mounted(client)
         self.read_all(lab)
 
     def test_cable_pulled(self) -> None:
-        """A host whose cable is out for a while reads right, and the others do not wait for it."""
+        """A host whose cable is unplugged for a while reads right, and delays no other."""
         lab = self.make_lab(2, 16 * MIB + 3, rate=50)
         lab.start_server()
         lab.start_clients()
@@ -56,7 +58,7 @@ class ClientFailureTests(LabTestCase):
     """A client is killed."""
 
     def test_killed(self) -> None:
-        """After a client's death another one mounts at its mount point, and no host notices."""
+        """After a client was killed, another one mounts there, and other hosts are not affected."""
         lab = self.make_lab(2, 24 * MIB + 77, rate=50)
         lab.start_server()
         clients = lab.start_clients()
@@ -68,10 +70,10 @@ class ClientFailureTests(LabTestCase):
 
 
 class ShutdownTests(LabTestCase):
-    """SIGTERM ends a service at once, and leaves nothing."""
+    """SIGTERM ends a service immediately, and leaves nothing behind."""
 
     def reading(self) -> tuple[Service, Service, Reader]:
-        """A server, a client and a read that has come a third of its way."""
+        """Start a server, a client, and a read that has completed a third."""
         self.lab = self.make_lab(1, 24 * MIB + 5, rate=50)
         server = self.lab.start_server()
         client = self.lab.start_client("host1")
@@ -79,13 +81,13 @@ class ShutdownTests(LabTestCase):
         return server, client, reader
 
     def assert_gone(self, client: Service) -> None:
-        """Stop the client; neither it nor its mount is there any more."""
+        """Stop the client; assert that it ends, and that its mount is gone."""
         client.stop()
         self.assertFalse(mounted(self.lab.mount_point("host1")))
         wait_until(lambda: not self.lab.network.pids("host1"), 5, "no process on the host")
 
     def test_client(self) -> None:
-        """A client that serves no read ends without complaint and leaves no mount."""
+        """An idle client ends without errors, and leaves no mount."""
         self.lab = self.make_lab(1, MIB + 5)
         self.lab.start_server()
         client = self.lab.start_client("host1")
@@ -95,20 +97,20 @@ class ShutdownTests(LabTestCase):
         self.assertNotIn("Traceback", client.output)
 
     def test_client_without_server(self) -> None:
-        """A client that waits for a server before it mounts ends."""
+        """A client that still waits for its server ends."""
         self.lab = self.make_lab(1, 1)
         client = self.lab.start_client("host1", wait=False)
         time.sleep(2)
         self.assert_gone(client)
 
     def test_client_while_reading(self) -> None:
-        """A client whose reads are under way ends, leaves no mount, and fails the reads."""
+        """A client with pending reads ends, leaves no mount, and fails the reads."""
         _, client, reader = self.reading()
         self.assert_gone(client)
         self.assertNotEqual(reader.result(10).error, "")
 
     def test_client_with_server_killed(self) -> None:
-        """A client whose reads wait for a server that died ends, and leaves no mount."""
+        """A client whose reads wait for a dead server ends, and leaves no mount."""
         server, client, reader = self.reading()
         server.kill()
         time.sleep(1)
@@ -117,7 +119,7 @@ class ShutdownTests(LabTestCase):
         self.assertNotEqual(reader.result(10).error, "")
 
     def test_client_with_server_frozen(self) -> None:
-        """A client whose reads wait for a server that does nothing ends, and leaves no mount."""
+        """A client whose reads wait for a frozen server ends, and leaves no mount."""
         server, client, reader = self.reading()
         server.signal(signal.SIGSTOP)
         time.sleep(1)
@@ -126,14 +128,14 @@ class ShutdownTests(LabTestCase):
         self.assertNotEqual(reader.result(10).error, "")
 
     def test_server(self) -> None:
-        """A server whose clients read ends, and leaves no process."""
+        """A server ends during reads, and leaves no process."""
         server, _, _ = self.reading()
         server.stop()
         self.assertIn(server.wait(), ENDED)
         self.assertEqual(self.lab.network.pids(SERVER), [])
 
     def test_server_with_client_frozen(self) -> None:
-        """A server whose client takes nothing from it any more ends."""
+        """A server ends although a frozen client receives nothing."""
         server, client, _ = self.reading()
         client.signal(signal.SIGSTOP)
         time.sleep(1)
@@ -144,10 +146,10 @@ class ShutdownTests(LabTestCase):
 
 
 class TimeoutTests(LabTestCase):
-    """The server is gone for longer than a read may wait."""
+    """The server is gone for longer than the timeout of reads."""
 
     def test_read_fails(self) -> None:
-        """A read ends with EIO once it has waited for its time, and `ls` ends too."""
+        """A read fails with EIO after the timeout, and opening another file fails, too."""
         lab = self.make_lab(1, 24 * MIB + 9, rate=50)
         server = lab.start_server()
         lab.start_client("host1", "--timeout", "3")
@@ -158,20 +160,20 @@ class TimeoutTests(LabTestCase):
 
 
 class RefusedStartTests(LabTestCase):
-    """What cannot work ends the service, with a line that says what was wrong."""
+    """Services that cannot start end with an error that gives the reason."""
 
-    def assert_refused(self, service: Service, told: str) -> None:
-        """It ends with another status than 0, and names what was wrong, without a traceback."""
+    def assert_refused(self, service: Service, expected: str) -> None:
+        """Assert that it ends with a nonzero status and this error, without a traceback."""
         try:
             status = service.wait(20)
         except LabError as still:
             self.fail(f"{still}\n{service.output}")
         self.assertNotEqual(status, 0, service.output)
         self.assertNotIn("Traceback", service.output)
-        self.assertIn(told, service.output)
+        self.assertIn(expected, service.output)
 
     def test_server_options(self) -> None:
-        """A server refuses values that make no sense, and says which."""
+        """A server refuses invalid options, and names them."""
         lab = self.make_lab(0, 1)
         refused = [
             ("--images", "/no/such/directory"),
@@ -189,7 +191,7 @@ class RefusedStartTests(LabTestCase):
             self.assert_refused(service, value)
 
     def test_port_taken(self) -> None:
-        """A server whose port another one has ends, and the other one goes on."""
+        """A server whose port is taken ends, and the server that has it continues."""
         lab = self.make_lab(0, 1)
         first = lab.start_server()
         second = lab.start_server(wait=False, name="second")
@@ -197,7 +199,7 @@ class RefusedStartTests(LabTestCase):
         self.assertTrue(first.running)
 
     def test_client_options(self) -> None:
-        """A client refuses values that make no sense, and says which."""
+        """A client refuses invalid options, and names them."""
         lab = self.make_lab(6, 1)
         full = lab.directory / "full"
         full.mkdir()

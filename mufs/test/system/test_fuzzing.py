@@ -1,4 +1,4 @@
-"""The command behind C{make fuzz}, as far as it needs no fuzzer."""
+"""The command of C{make fuzz}, without a fuzzer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 
 class RunnerTests(SynchronousTestCase):
-    """`make fuzz`, as far as it needs no fuzzer."""
+    """The command line of the fuzzing command."""
 
     def run_it(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
+        """Run the command."""
         command = [sys.executable, "-m", "mufs.test.fuzz", *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
     def test_repeat(self) -> None:
-        """An input that was found is run again; the name of its file tells the target."""
+        """With --repeat an input is run again by the target in its file name."""
         directory = Path(self.mktemp())
         directory.mkdir()
         found = directory / "framer-crash-1"
@@ -27,7 +27,7 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stdout), (0, f"{found}: nothing is wrong\n"))
 
     def test_unknown(self) -> None:
-        """A target that there is not is refused with a line that tells which there are."""
+        """An unknown target is refused with a list of the targets."""
         done = self.run_it("nonsense")
         self.assertEqual(done.returncode, 2)
         self.assertIn("no such target: nonsense (there are framer, ", done.stderr)

@@ -1,4 +1,4 @@
-"""A mount whose server breaks the protocol: what the kernel of the host sees of it."""
+"""A mount whose server violates the protocol, as the kernel sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrs import asdict, evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.doubles import make_attributes
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.wire.channel import Data, Framer, Read, Type, pack_tagged, parse_tagged
 from mufs.wire.metadata import VERSION, At, Attributes, Failure, Opened, Welcome, decode, encode
 
@@ -33,20 +33,21 @@ LISTINGS: dict[bytes, list[tuple[bytes, Attributes]]] = {
     b"twice": [(b"right", FILE), (b"other", FILE), (b"right", FILE)],
     b"long": [(LONG, FILE), (b"\xff\n", FILE), (b"...", FILE)],
     b"strange": [
-        (b"right", FILE), (b"type", evolve(FILE, mode=0o777)),
+        (b"right", FILE),
+        (b"type", evolve(FILE, mode=0o777)),
         (b"device", evolve(FILE, mode=stat.S_IFBLK | 0o666, rdev=1 << 63)),
         (b"set", evolve(FILE, mode=stat.S_IFREG | 0o6777)),
         (b"large", evolve(FILE, size=(1 << 63) - 1, blocks=(1 << 64) - 1)),
         (b"time", evolve(FILE, mtime=-(1 << 63), ctime=(1 << 64) - 1, nlink=(1 << 64) - 1)),
     ],
-}  # fmt: skip
-"""Directories, and what the server says that they hold."""
+}
+"""The listings that the server sends, by directory."""
 
 LINKS = {b"zero": b"a\0b", b"none": b"", b"overlong": b"x" * 4096, b"right": b"there"}
 
 
 class Hostile:
-    """A server in threads of its own that answers from tables."""
+    """A server in its own threads that answers from tables."""
 
     def __init__(self, port: int) -> None:
         self._listening = socket.create_server(("127.0.0.1", port))
@@ -109,36 +110,36 @@ class Hostile:
 
 
 def mounts() -> list[str]:
-    """The kernel's list of mounts."""
+    """Return the kernel's list of mounts."""
     with open("/proc/self/mountinfo") as table:
         return table.readlines()
 
 
 class HostileMountTests(SynchronousTestCase):
-    """The mount of a client whose server is hostile."""
+    """The mount of a client with a hostile server."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Mount."""
-        self.loopback = own(self)
+        """Start the server, and mount."""
+        self.loopback = make_loopback(self)
         server = Hostile(self.loopback.port)
         self.addCleanup(server.close)
         self.client = self.loopback.start_client("here", "--timeout", "1")
         self.mount = os.fsencode(self.loopback.mount_point("here"))
 
     def path(self, *names: bytes) -> bytes:
-        """A path in the mount."""
+        """Return a path in the mount."""
         return os.path.join(self.mount, *names)
 
     def assert_fails(self, call: Any, path: bytes) -> None:
-        """A call ends with EIO."""
+        """Assert that a call fails with EIO."""
         self.assertEqual(self.assertRaises(OSError, call, path).errno, errno.EIO)
 
     def test_hostile(self) -> None:
         """
-        Impossible names, links and attributes are EIO, and odd ones do no harm; what is right is
-        served all the time, and the log says in one line what was wrong.
+        Invalid names, links and attributes give EIO, unusual ones do no harm, valid ones are
+        served all the time, and the log has one line for each error.
         """
         for name in (b"up", b"dot", b"slash", b"zero", b"none", b"overlong", b"negative"):
             self.assert_fails(os.listdir, self.path(name))

@@ -46,10 +46,10 @@ def fields(datagram: bytes) -> dict[str, bytes]:
 
 
 class JournalTests(SynchronousTestCase):
-    """The entries in the journal."""
+    """Entries in the journal."""
 
     def setUp(self) -> None:
-        """Have a journal."""
+        """Listen as the journal does."""
         self.directory = Path(tempfile.mkdtemp(prefix="mufs-journal-"))
         self.addCleanup(shutil.rmtree, self.directory)
         self.journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -60,7 +60,7 @@ class JournalTests(SynchronousTestCase):
         self.log = Logger("mufs.server", observer=self.observer)
 
     def entry(self) -> dict[str, bytes]:
-        """The next entry."""
+        """Return the next entry."""
         return fields(self.journal.recv(1 << 20))
 
     def test_interface(self) -> None:
@@ -107,7 +107,7 @@ class JournalTests(SynchronousTestCase):
         self.assertRaises(BlockingIOError, self.entry)
 
     def test_odd_text(self) -> None:
-        """Text that is not Unicode, or very long, makes an entry, too."""
+        """Text that is not Unicode, or is very long, makes an entry, too."""
         self.log.info("{text}", text="\udcff" + "x" * (1 << 20))
         message = self.entry()["MESSAGE"]
         self.assertTrue(message.startswith(b"\\udcff"))
@@ -131,7 +131,7 @@ class JournalTests(SynchronousTestCase):
         self.assertIn("mufs-server: one more (the journal: ", said.read_text())
 
     def test_is_stream(self) -> None:
-        """A stream leads to the journal when it is the file that systemd names."""
+        """A stream leads to the journal if it is the file that systemd names."""
         with open(self.directory / "file", "w") as stream:
             there = os.fstat(stream.fileno())
             self.patch(os, "environ", {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
@@ -146,12 +146,12 @@ class JournalTests(SynchronousTestCase):
 
 
 class SyslogTests(SynchronousTestCase):
-    """Where there is no journal."""
+    """Logging to syslog without a journal."""
 
     def test_syslog(self) -> None:
-        """Each line, also of a traceback, has its priority and the name of the service."""
+        """Each line, including those of a traceback, has a priority and the service's name."""
         if os.geteuid() != 0 or shutil.which("unshare") is None:
-            raise SkipTest("needs root and unshare, for a /dev/log of its own")
+            raise SkipTest("needs root and unshare, for a private /dev/log")
         directory = Path(tempfile.mkdtemp(prefix="mufs-syslog-"))
         self.addCleanup(shutil.rmtree, directory)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:

@@ -1,4 +1,4 @@
-"""C{mufs keys} as a process, and the keys that it makes in use."""
+"""The command C{mufs keys}, and the use of its keys."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MUFS = os.path.join(BIN, "mufs")
 
 
 class CommandTests(KeysTestCase):
-    """The command C{mufs}."""
+    """The command C{mufs keys}."""
 
     def run_mufs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run it where nothing is yet."""
+        """Run the command in an empty directory."""
         if not os.path.exists(MUFS):
             raise SkipTest("needs mufs to be installed")
         directory = self.keys.parent
@@ -35,7 +35,7 @@ class CommandTests(KeysTestCase):
         )
 
     def test_help(self) -> None:
-        """The help fits a screen, that of each subcommand too."""
+        """The help of the command and of its subcommands fits a screen."""
         for arguments in (("--help",), ("keys", "--help")):
             done = self.run_mufs(*arguments)
             self.assertEqual(done.returncode, 0)
@@ -43,7 +43,7 @@ class CommandTests(KeysTestCase):
             self.assertIn("keys", done.stdout)
 
     def test_made(self) -> None:
-        """It says what it made, and in one line what it cannot."""
+        """The command prints what it has made, and an error of one line if it fails."""
         done = self.run_mufs("keys", "--server", "images.lab,192.0.2.1", "--client", "host1")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("keys/server.pem: images.lab, 192.0.2.1; until ", done.stdout)
@@ -80,12 +80,12 @@ cmp /srv/images/disk.img /mnt/images/disk.img
 
 
 class ReadmeTests(SynchronousTestCase):
-    """README.md."""
+    """The commands in README.md."""
 
-    skip = loopback.missing() or (None if shutil.which("unshare") else "needs unshare")
+    skip = loopback.why_unavailable() or (None if shutil.which("unshare") else "needs unshare")
 
     def test_three_commands(self) -> None:
-        """The three commands in it make a mount over TLS, as they stand there."""
+        """The three commands in README.md make a mount over TLS."""
         readme = Path(mufs.__file__).parent.parent / "README.md"
         if not readme.exists() or not os.path.exists(MUFS):
             raise SkipTest("needs the checkout, and mufs to be installed")

@@ -1,4 +1,4 @@
-"""Limits of a server with real sockets."""
+"""The limits of a server with real sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mufs.wire.channel import Type
 
 @implementer(IStreamServerEndpoint)
 class Wrapped:
-    """Listens on 127.0.0.1 with a factory around the one that is given, as TLS does."""
+    """An endpoint on 127.0.0.1 that wraps its factory, as TLS does."""
 
     def listen(self, factory: Any) -> Any:
         """See L{IStreamServerEndpoint.listen}."""
@@ -35,13 +35,13 @@ class Wrapped:
 
 
 class FloodTests(TestCase):
-    """Connections without end, to a server with real sockets."""
+    """A flood of connections to a server with real sockets."""
 
     timeout = 30
 
     @inlineCallbacks
     def test_refused(self) -> Any:
-        """Those that are too many are closed, and another address gets in."""
+        """Excess connections are closed, and those from another address are accepted."""
         directory = self.mktemp()
         os.mkdir(directory)
         endpoint = Wrapped()

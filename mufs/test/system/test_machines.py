@@ -1,4 +1,4 @@
-"""The experiment's images and virtual machines: see docs/experiments.md."""
+"""The images and virtual machines of the experiment: see docs/experiments.md."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from time import monotonic
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import Lab, missing
+from mufs.test.support.lab import Lab, why_unavailable
 from mufs.test.support.netns import LabError
 
-NO_BENCH = None if find_spec("bench") else "the bench is part of the sources alone"
+NO_BENCH = None if find_spec("bench") else "needs the sources of the bench"
 NO_DISK = NO_MACHINE = NO_TRACER = NO_BENCH
 if NO_BENCH is None:
     from bench.experiment import disk, machines
@@ -33,12 +33,12 @@ MIB = 1 << 20
 
 
 class DiskTests(SynchronousTestCase):
-    """Images of disks."""
+    """Disk images."""
 
     skip = NO_BENCH
 
     def test_partition_table(self) -> None:
-        """There is one partition, active and of Linux, from 1 MiB to the end of the disk."""
+        """There is one active Linux partition, from 1 MiB to the end of the disk."""
         sector = disk.boot_sector(b"\xaa" * 512, 64 * MIB)
         self.assertEqual((len(sector), sector[:440], sector[510:]), (512, b"\xaa" * 440, b"U\xaa"))
         active, kind, begin, length = struct.unpack("<B3xB3xII", sector[446:462])
@@ -47,7 +47,7 @@ class DiskTests(SynchronousTestCase):
         self.assertEqual(sector[462:510], bytes(48))
 
     def test_same_again(self) -> None:
-        """The same directory gives the same image, whenever its files were written."""
+        """The same directory gives the same image, regardless of the times of its files."""
         images = []
         for number in range(2):
             tree = Path(self.mktemp())
@@ -68,28 +68,28 @@ class DiskTests(SynchronousTestCase):
 
 
 class ConsoleTests(SynchronousTestCase):
-    """What a guest says at the end of its boot."""
+    """The console line of a guest at the end of its boot."""
 
     skip = NO_BENCH
 
     def test_booted(self) -> None:
-        """The line is found among others, as a serial console ends it."""
+        """The line is found among others, with the line ends of a serial console."""
         console = f"[  1.2] vda: vda1\r\nguest login: \r\nBOOTED {SUM}\r\n[  1.3] Power down\r\n"
         self.assertEqual(machines.booted(console), SUM)
 
     def test_not_yet(self) -> None:
-        """A line of which only the beginning was written is none."""
+        """An incomplete line is ignored."""
         for text in ("", "booting\r\n", "BOOTED ", f"x\r\nBOOTED {SUM[:40]}", f"x BOOTED {SUM}"):
             self.assertIsNone(machines.booted(text))
 
 
 class CommandTests(SynchronousTestCase):
-    """How qemu is called."""
+    """The command line of qemu."""
 
     skip = NO_BENCH
 
     def test_software_emulation(self) -> None:
-        """Without KVM a guest runs by software; its disk goes past the page cache if told so."""
+        """Without KVM the CPU is emulated; the disk bypasses the page cache only on request."""
         words = machines.command(
             "tcg", 256, drive="file=x,format=qcow2", console=Path("/c"), cache="none"
         )
@@ -99,20 +99,22 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("file=x,format=qcow2,if=virtio,cache=none", words)
 
     def test_kvm(self) -> None:
-        """With KVM all else is the same."""
+        """With KVM only the accelerator differs."""
         kvm = machines.command("kvm", 256, drive="file=x", console=Path("/c"), cache="writeback")
         tcg = machines.command("tcg", 256, drive="file=x", console=Path("/c"), cache="writeback")
-        self.assertEqual([pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
-                         [("kvm", "tcg,thread=multi")])  # fmt: skip
+        self.assertEqual(
+            [pair for pair in zip(kvm, tcg, strict=True) if pair[0] != pair[1]],
+            [("kvm", "tcg,thread=multi")],
+        )
 
 
 class MachineTests(SynchronousTestCase):
-    """Machines that boot, from a disk which says on the console what it is told to."""
+    """Machines that boot from a disk that prints a given text on the console."""
 
-    skip = NO_MACHINE or missing()
+    skip = NO_MACHINE or why_unavailable()
 
     def boot(self, text: str, timeout: float = 60.0) -> float:
-        """Boot from a disk on a mount of mUFS; return how long it took."""
+        """Boot from a disk on a mount of mUFS, and return the seconds that it took."""
         with Lab(1) as lab:
             path = lab.images / "disk.img"
             path.write_bytes(machines.speaking_disk(text.encode()))
@@ -128,33 +130,33 @@ class MachineTests(SynchronousTestCase):
             return machine.seconds
 
     def test_right(self) -> None:
-        """A machine has booted once it said the right sum."""
+        """A machine has booted when it prints the right checksum."""
         self.assertGreater(self.boot(f"\r\nBOOTED {SUM}\r\n"), 0)
 
     def test_wrong(self) -> None:
-        """Another sum is an error, that tells both."""
+        """A wrong checksum is an error that shows both."""
         error = self.assertRaises(LabError, self.boot, f"\r\nBOOTED {OTHER_SUM}\r\n")
         self.assertIn(OTHER_SUM, str(error))
         self.assertIn(SUM, str(error))
 
     def test_ended(self) -> None:
-        """A machine that ends without the line is an error, with what it wrote at last."""
+        """A machine that ends without a checksum is an error that shows its last output."""
         error = self.assertRaises(LabError, self.boot, "\r\nKernel panic\r\n")
         self.assertIn("ended early", str(error))
         self.assertIn("Kernel panic", str(error))
 
     def test_probe(self) -> None:
-        """What an accelerator is worth is found out by a guest: software emulation always runs."""
+        """Probing accelerators with a guest finds that software emulation works."""
         self.assertTrue(machines.guests_run("tcg"))
 
 
 class LiveTests(SynchronousTestCase):
-    """The whole of a run, with a disk of one sector that says what a guest says."""
+    """A whole run, with a disk of one sector that prints what a guest does."""
 
-    skip = NO_MACHINE or NO_TRACER or missing()
+    skip = NO_MACHINE or NO_TRACER or why_unavailable()
 
     def test_all(self) -> None:
-        """Machines boot on all hosts; each host's reads are told, and what the server did."""
+        """Machines boot on all hosts; the reads of each host and of the server are reported."""
         path = Path(self.mktemp()).absolute()
         path.write_bytes(machines.speaking_disk(f"\r\nBOOTED {SUM}\r\n".encode()))
         plan = Plan("none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), "tcg")

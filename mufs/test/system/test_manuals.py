@@ -1,4 +1,4 @@
-"""The manual pages and the pages of docs/operations/ list the options that there are."""
+"""The manual pages and docs/operations/ list all options, and no others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OF_TWISTED = {"help", "version"}
 
 
 def of_service(options: usage.Options) -> set[str]:
-    """The names of the options that a service takes."""
+    """Return the names of a service's options."""
     return {name.rstrip("=") for name in options.longOpt}
 
 
 def commands(
     parser: argparse.ArgumentParser, name: str = ""
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """The commands without further ones beneath them: C{"cache ls"} and its parser."""
+    """Yield the commands without subcommands, such as C{"cache ls"}, and their parsers."""
     beneath = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
     if not beneath:
         yield name, parser
@@ -38,25 +38,25 @@ def commands(
 
 
 def of_command(parser: argparse.ArgumentParser) -> set[str]:
-    """The long names of the options of a command, without C{--help}."""
+    """Return the long names of a command's options, without C{--help}."""
     names = {name for action in parser._actions for name in action.option_strings}
     return {name[2:] for name in names if name.startswith("--")} - {"help"}
 
 
 def page(name: str) -> str:
-    """The source of a manual page."""
+    """Return the source of a manual page."""
     if not PAGES.is_dir():
         raise SkipTest("needs the checkout")
     return (PAGES / name).read_text()
 
 
 def listed(text: str) -> set[str]:
-    """The options that a text in mdoc lists."""
+    """Return the options listed in an mdoc text."""
     return set(re.findall(r"^\.It Fl -([\w-]+)", text, re.MULTILINE))
 
 
 class ManualTests(SynchronousTestCase):
-    """docs/man/."""
+    """The manual pages in docs/man/."""
 
     def test_server(self) -> None:
         """mufs-server(8) has the options of `twistd mufs-server`, and no others."""
@@ -78,28 +78,30 @@ class ManualTests(SynchronousTestCase):
         self.assertEqual(documented, there)
 
     def test_mount(self) -> None:
-        """mount.mufs(8) has what can stand behind C{-o}: the client's options and its own."""
+        """mount.mufs(8) has all options after C{-o}: the client's and its own."""
         named = set(re.findall(r"^\.It Cm (\w+)", page("mount.mufs.8"), re.MULTILINE))
         of_client = of_service(client_tap.Options()) - OF_TWISTED - {"server", "mount", "source"}
         own = {"port", "bg", *mount.TLS}
         self.assertEqual(named, {name.replace("-", "_") for name in of_client} | own)
 
     def test_complete(self) -> None:
-        """Each page has all sections that one looks for."""
+        """Each page has all standard sections."""
         for name in ("mufs.1", "mufs-server.8", "mufs-client.8", "mount.mufs.8"):
             sections = re.findall(r"^\.Sh (.*)$", page(name), re.MULTILINE)
             expected = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "FILES"]
             self.assertEqual(sections, [*expected, "EXIT STATUS", "EXAMPLES", "SEE ALSO"], name)
 
     def test_form(self) -> None:
-        """mandoc finds nothing to warn of."""
+        """mandoc has no warnings."""
         if shutil.which("mandoc") is None:
             raise SkipTest("needs mandoc")
         page("mufs.1")
         done = subprocess.run(
             ["mandoc", "-Tlint", "-Wwarning", *sorted(PAGES.iterdir())],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         self.assertEqual((done.stdout, done.returncode), ("", 0))
 
 
@@ -107,7 +109,7 @@ class TableTests(SynchronousTestCase):
     """The tables of options in docs/operations/."""
 
     def assert_table(self, page: str, section: str, options: usage.Options) -> None:
-        """The table of a page's section has these options, each with its default."""
+        """Assert that the table in a section has these options with their defaults."""
         if not PAGES.is_dir():
             raise SkipTest("needs the checkout")
         text = (CHECKOUT / "docs" / "operations" / page).read_text()
@@ -115,13 +117,13 @@ class TableTests(SynchronousTestCase):
         rows = dict(re.findall(r"^\| `--([\w-]+).*?` \| (.*?) \|", text, re.MULTILINE))
         self.assertEqual(set(rows), of_service(options) - OF_TWISTED)
         for name, default in options.defaults.items():
-            if isinstance(default, str) and name != "cache-size":  # which is that of the machine
+            if isinstance(default, str) and name != "cache-size":  # depends on the machine
                 self.assertEqual(rows[name], f"`{default}`")
 
     def test_server(self) -> None:
-        """Those of the server."""
+        """The table of the server has its options and defaults."""
         self.assert_table("server.md", "Server options", server_tap.Options())
 
     def test_client(self) -> None:
-        """Those of the client."""
+        """The table of the client has its options and defaults."""
         self.assert_table("client.md", "Client options", client_tap.Options())

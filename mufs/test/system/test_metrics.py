@@ -1,4 +1,4 @@
-"""Metrics, alerts and dashboard, checked by promtool."""
+"""Metrics, alerts and the dashboard, checked by promtool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALERTS = "etc/prometheus-alerts.yml"
 
 
 def document(path: str) -> str:
-    """A file of the checkout."""
+    """Return the text of a file in the checkout."""
     file = CHECKOUT / path
     if not file.exists():
         raise SkipTest("needs the checkout")
@@ -26,7 +26,7 @@ def document(path: str) -> str:
 
 
 def promtool(*arguments: str, text: str = "") -> None:
-    """Have Prometheus' own tool check something; fail with what it says."""
+    """Run promtool, and fail with its output if it finds an error."""
     tool = shutil.which("promtool")
     if tool is None:
         raise SkipTest("needs promtool")
@@ -36,30 +36,30 @@ def promtool(*arguments: str, text: str = "") -> None:
 
 
 class MetricsTests(SynchronousTestCase):
-    """What Prometheus gets."""
+    """The metrics of server and client."""
 
     def test_promtool(self) -> None:
-        """Prometheus' own tool finds nothing wrong with them, nor with their names."""
+        """promtool finds no errors in the metrics and their names."""
         for schema in (SERVER, CLIENT):
             promtool("check", "metrics", text=metrics(schema, made_up(schema)))
 
 
 class DocumentTests(SynchronousTestCase):
-    """Whatever names metrics names those that there are."""
+    """Documents refer only to existing metrics."""
 
     def assert_known(self, text: str) -> None:
-        """All metrics of mUFS that a text names exist."""
+        """Assert that all metrics of mUFS in a text exist."""
         named = set(re.findall(r"mufs_(?:server|client)_\w+", text))
         self.assertGreater(len(named), 5)
         self.assertEqual(named - names(SERVER) - names(CLIENT), set())
 
     def test_alerts(self) -> None:
-        """The alerts are rules to Prometheus, over metrics that there are."""
+        """The alerts are valid rules over existing metrics."""
         self.assert_known(document(ALERTS))
         promtool("check", "rules", str(CHECKOUT / ALERTS))
 
     def test_alerts_fire(self) -> None:
-        """Each alert is there when what it is for lasts, and none is when all is well."""
+        """Each alert fires when its condition lasts, and not otherwise."""
         host = 'host="one",address="192.0.2.11",instance="s"'
         well = {
             'up{job="mufs-server",instance="s"}': "1x40",
@@ -88,7 +88,7 @@ class DocumentTests(SynchronousTestCase):
             self.assertRaises(AssertionError, self.assert_silent, name, ill)
 
     def assert_silent(self, alert: str, series: dict[str, str]) -> None:
-        """After 40 minutes of these values, one each minute, an alert is not there."""
+        """Assert that an alert does not fire after 40 minutes of these values, one a minute."""
         values = [{"series": name, "values": value} for name, value in series.items()]
         expected = [{"alertname": alert, "eval_time": "40m", "exp_alerts": []}]
         test = {"interval": "1m", "input_series": values, "alert_rule_test": expected}
@@ -97,7 +97,7 @@ class DocumentTests(SynchronousTestCase):
         promtool("test", "rules", str(file))
 
     def test_dashboard(self) -> None:
-        """The dashboard is JSON, and its queries are ones to Prometheus, over metrics there are."""
+        """The dashboard is JSON, and its queries are valid, over existing metrics."""
         text = document("etc/grafana-dashboard.json")
         self.assert_known(text)
         panels = json.loads(text)["panels"]
@@ -108,13 +108,13 @@ class DocumentTests(SynchronousTestCase):
             {"record": f"query{number}", "expr": query.replace("$__rate_interval", "1m")}
             for number, query in enumerate(queries)
         ]
-        # JSON is YAML.
+        # JSON is valid YAML.
         file = Path(self.mktemp())
         file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
         promtool("check", "rules", str(file))
 
     def test_tables(self) -> None:
-        """The table of the operator's manual has each metric with its figure, and no other."""
+        """The table in the manual lists each metric with its figure, and no others."""
         part = document("docs/operations/monitoring.md").split("\n### Metrics\n")[1].split("\n#")[0]
         rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", part, re.MULTILINE)
         self.assertEqual(rows, [(m, f) for schema in (SERVER, CLIENT) for f, m in pairs(schema)])

@@ -16,7 +16,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import Loopback, missing, shared
+from mufs.test.support.loopback import Loopback, shared_loopback, why_unavailable
 from mufs.test.support.trees import (
     DEPTH,
     EXTENTS,
@@ -36,27 +36,27 @@ NOBODY = 65534
 
 @cache
 def tree() -> Path:
-    """The tree that the server of `shared` exports, beside what other tests put there."""
-    path = shared().images / "tree"
+    """Build the tree in the exported directory of `shared_loopback`, and return its path."""
+    path = shared_loopback().images / "tree"
     path.mkdir()
     build(path)
     return path
 
 
 class MountTestCase(SynchronousTestCase):
-    """Has a tree, in `source` as the server has it and in `mount` as the client shows it."""
+    """Has a tree: `source` on the server, and `mount` as the client shows it."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Share the server, the client and the tree with all tests that only look."""
-        self.loopback: Loopback = shared()
+        """Use the shared server, client and tree, which no test changes."""
+        self.loopback: Loopback = shared_loopback()
         self.addCleanup(self.loopback.guard().cancel)
         self.source = tree()
         self.mount = self.loopback.mount_point("here") / "tree"
 
     def errno_of(self, function: Callable[..., object], *arguments: object) -> str:
-        """The name of the errno that a call ends with."""
+        """Return the name of the errno of a call that fails."""
         try:
             function(*arguments)
         except OSError as error:
@@ -64,7 +64,7 @@ class MountTestCase(SynchronousTestCase):
         return "none"
 
     def open(self, path: Path, flags: int = os.O_RDONLY) -> int:
-        """A descriptor that is closed after the test."""
+        """Open a file, and return a descriptor that is closed after the test."""
         descriptor = os.open(path, flags)
         self.addCleanup(os.close, descriptor)
         return descriptor
@@ -74,7 +74,7 @@ class TreeTests(MountTestCase):
     """Names and attributes."""
 
     def assert_same(self, name: str) -> None:
-        """The files beneath a directory have the same names and attributes on both sides."""
+        """Assert that the files beneath a directory have the same names and attributes."""
         expected = looks(self.source / name)
         found = looks(self.mount / name)
         self.assertEqual(sorted(found), sorted(expected))
@@ -96,14 +96,14 @@ class TreeTests(MountTestCase):
         self.assertEqual(found, expected)
 
     def test_root(self) -> None:
-        """The mount point shows the attributes of the exported directory, and has its entries."""
+        """The mount point has the attributes and entries of the exported directory."""
         mount, images = self.mount.parent, self.loopback.images
-        time.sleep(1.1)  # what was known of it before the tree was made
+        time.sleep(1.1)  # until attributes cached before the tree was built expire
         self.assertEqual(look(mount), look(images))
         self.assertEqual(sorted(os.listdir(mount)), sorted(os.listdir(images)))
 
     def test_entry_types(self) -> None:
-        """A listing tells of each entry the same type and inode as the source's listing."""
+        """A listing gives the same types and inodes as the source's."""
         listings = []
         for top in (self.source, self.mount):
             with os.scandir(top / "kinds") as entries:
@@ -121,14 +121,14 @@ class TreeTests(MountTestCase):
         self.assertEqual(listings[1], listings[0])
 
     def test_names(self) -> None:
-        """Names of 255 bytes and of any bytes are listed, and open the right file."""
+        """Names of 255 bytes and of arbitrary bytes are listed, and open the right files."""
         self.assert_same("names")
         for name in NAMES:
             with open(os.path.join(os.fsencode(self.mount / "names"), name), "rb") as file:
                 self.assertEqual(file.read(), name * 3)
 
     def test_symbolic_links(self) -> None:
-        """A symbolic link reads as it was made, wherever it points, and is followed here."""
+        """Symbolic links have their original targets, and are followed on this host."""
         for name, target in LINKS.items():
             self.assertEqual(os.readlink(os.fsencode(self.mount / name)), target)
         plain = (self.source / "plain").read_bytes()
@@ -139,7 +139,7 @@ class TreeTests(MountTestCase):
         )
 
     def test_many_files(self) -> None:
-        """A directory of 10,000 files is listed in full, by `ls -l`, too."""
+        """A directory of 10,000 files is listed completely, also by `ls -l`."""
         with os.scandir(self.mount / "many") as entries:
             self.assertEqual(len({entry.name for entry in entries}), MANY)
         lines = subprocess.run(
@@ -149,7 +149,7 @@ class TreeTests(MountTestCase):
         self.assert_same("many")
 
     def test_deeper_than_a_path(self) -> None:
-        """A tree is walked to its bottom by steps, though no path could name what lies there."""
+        """A tree deeper than PATH_MAX can be walked step by step."""
         below = self.open(self.mount / "deep", os.O_RDONLY | os.O_DIRECTORY)
         for level in range(DEPTH):
             (name,) = os.listdir(below)
@@ -161,7 +161,7 @@ class TreeTests(MountTestCase):
         self.assertEqual(os.read(bottom, 100), b"at the bottom")
 
     def test_longest_path(self) -> None:
-        """A path of nearly PATH_MAX bytes works as on the source, and a longer one fails alike."""
+        """A path of nearly PATH_MAX bytes works, and a longer one fails as on the source."""
         for levels in (14, 15, 16):
             below = "/".join(["deep", *(chr(ord("a") + level) * 255 for level in range(levels))])
             results = [self.errno_of(os.stat, top / below) for top in (self.source, self.mount)]
@@ -171,7 +171,7 @@ class TreeTests(MountTestCase):
                 self.assertEqual(look(self.mount / below), look(self.source / below))
 
     def test_statistics(self) -> None:
-        """The sizes that statfs tells are those of the server's file system."""
+        """The sizes in statfs are those of the server's file system."""
         found, expected = os.statvfs(self.mount), os.statvfs(self.source)
         self.assertEqual(
             (found.f_frsize, found.f_blocks, found.f_files, found.f_namemax),
@@ -179,7 +179,7 @@ class TreeTests(MountTestCase):
         )
 
     def test_special_files(self) -> None:
-        """Opening a FIFO opens one of this host: nobody on the server finds a reader there."""
+        """Opening a FIFO is local to this host: it gives the server's FIFO no reader."""
         self.open(self.mount / "kinds" / "fifo", os.O_RDONLY | os.O_NONBLOCK)
         fifo = self.source / "kinds" / "fifo"
         self.assertEqual(self.errno_of(os.open, fifo, os.O_WRONLY | os.O_NONBLOCK), "ENXIO")
@@ -187,7 +187,7 @@ class TreeTests(MountTestCase):
         self.assertEqual(self.errno_of(os.open, device, os.O_RDONLY), "EACCES")
 
     def test_several_file_systems(self) -> None:
-        """Files of different file systems beneath the root are not taken for one and the same."""
+        """Files of different file systems beneath the root are distinct."""
         volumes = [self.loopback.images / name for name in ("volume1", "volume2")]
         for volume in volumes:
             volume.mkdir()
@@ -201,10 +201,10 @@ class TreeTests(MountTestCase):
 
 
 class PermissionTests(MountTestCase):
-    """What may be read by whom, and that nothing may be written."""
+    """Permissions to read, and the refusal of writes."""
 
     def as_nobody(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a command as a user without rights."""
+        """Run a command as an unprivileged user."""
         return subprocess.run(
             command,
             user=NOBODY,
@@ -218,7 +218,7 @@ class PermissionTests(MountTestCase):
         )
 
     def test_access(self) -> None:
-        """access(2) tells root what it may do: read all, write nothing, run what has an x."""
+        """access(2) grants root reading, execution of executables, and no writing."""
         for name in os.listdir(self.source / "kinds"):
             path = self.mount / "kinds" / name
             self.assertTrue(os.access(path, os.F_OK | os.R_OK, follow_symlinks=False), name)
@@ -229,7 +229,7 @@ class PermissionTests(MountTestCase):
                 self.assertFalse(os.access(path, os.W_OK), name)
 
     def test_other_users(self) -> None:
-        """Another user reads what its mode lets all read, and nothing else."""
+        """Another user can read only what its mode permits."""
         kinds = self.mount / "kinds"
         self.assertEqual(self.as_nobody("cat", kinds / "644").stdout, "mode")
         for name in ("600", "0", "closed/file"):
@@ -247,19 +247,19 @@ class PermissionTests(MountTestCase):
             self.assertEqual(done.returncode, status, f"test {flag} {name}")
 
     def test_others_kept_out(self) -> None:
-        """Without --allow-other nobody but the user who mounted enters the mount."""
+        """Without --allow-other only the user who mounted can enter the mount."""
         self.addCleanup(self.loopback.start_client("private").stop)
         private = self.loopback.mount_point("private")
         self.assertIn("Permission denied", self.as_nobody("ls", private).stderr)
         self.assertEqual(look(private / "tree" / "plain"), look(self.source / "plain"))
 
     def test_programs_run(self) -> None:
-        """A program on the mount can be run."""
+        """Programs on the mount can be run."""
         done = subprocess.run([self.mount / "kinds" / "script"], check=False, timeout=30)
         self.assertEqual(done.returncode, 7)
 
     def test_read_only(self) -> None:
-        """Whatever would change something fails with EROFS."""
+        """All operations that would change something fail with EROFS."""
         plain, new, kinds = self.mount / "plain", self.mount / "new", self.mount / "kinds"
         attempts: list[Callable[[], object]] = [
             *(
@@ -293,7 +293,7 @@ class PermissionTests(MountTestCase):
         self.assertEqual(look(plain), look(self.source / "plain"))
 
     def test_extended_attributes(self) -> None:
-        """There are no extended attributes: reading one or listing them is not supported."""
+        """Reading and listing extended attributes is not supported."""
         plain = self.mount / "plain"
         for name in ("user.name", "security.selinux", "trusted.name"):
             self.assertEqual(self.errno_of(os.getxattr, plain, name), "ENOTSUP")
@@ -301,16 +301,16 @@ class PermissionTests(MountTestCase):
 
 
 class ErrorTests(MountTestCase):
-    """Operations that cannot work fail as they do on the source."""
+    """Operations fail with the same errors as on the source."""
 
     def assert_alike(self, function: Callable[..., object], path: str, *rest: object) -> str:
-        """The call ends with the same error on both sides; which one."""
+        """Assert that a call fails with the same error on both sides, and return its name."""
         expected = self.errno_of(function, self.source / path, *rest)
         self.assertEqual(self.errno_of(function, self.mount / path, *rest), expected, path)
         return expected
 
     def test_paths(self) -> None:
-        """A path that leads nowhere, through a file, in circles or is too long fails alike."""
+        """Paths that do not exist, lead through a file or a loop, or are too long fail alike."""
         for path, expected in (
             ("none", "ENOENT"),
             ("none/below", "ENOENT"),
@@ -328,7 +328,7 @@ class ErrorTests(MountTestCase):
                 self.assertEqual(self.assert_alike(function, path), expected)
 
     def test_kinds(self) -> None:
-        """A file used as a directory, a directory as a file and so on fail alike."""
+        """Using a file as a directory, a directory as a file, and so on fails alike."""
         for function, path, rest, expected in (
             (os.listdir, "plain", (), "ENOTDIR"),
             (os.open, "plain", (os.O_DIRECTORY,), "ENOTDIR"),
@@ -356,7 +356,7 @@ class ReadTests(MountTestCase):
     """The bytes of files."""
 
     def assert_reads(self, name: str, ranges: list[tuple[int, int]]) -> None:
-        """Reads of these ranges, from several threads at once, give the bytes of the source."""
+        """Assert that concurrent reads of these ranges give the source's bytes."""
         source, mount = self.open(self.source / name), self.open(self.mount / name)
 
         def differs(where: tuple[int, int]) -> bool:
@@ -371,7 +371,7 @@ class ReadTests(MountTestCase):
         self.assertEqual(wrong, [])
 
     def test_random(self) -> None:
-        """Reads at random offsets, of random lengths and beyond the end, give the right bytes."""
+        """Reads with random offsets and lengths, also beyond the end, give the right bytes."""
         seed = Random().randrange(1 << 32)
         random = Random(seed)
         size = os.stat(self.source / "image").st_size
@@ -383,7 +383,7 @@ class ReadTests(MountTestCase):
             raise AssertionError(f"seed {seed}: {error}") from None
 
     def test_large(self) -> None:
-        """A sparse file of more than 4 GiB reads right before, across and beyond 4 GiB."""
+        """A sparse file is read right before, across and beyond 4 GiB."""
         self.assertGreater(LARGE, 5 * GIB)
         around = [-4097, -1, 0, 1, 100_000, 149_999, 150_000]
         ranges = [
@@ -395,7 +395,7 @@ class ReadTests(MountTestCase):
         self.assert_reads("large", ranges)
 
     def test_sparse(self) -> None:
-        """A sparse file is as small on the disk as on the source, and its holes read as zeros."""
+        """A sparse file has as few blocks as the source, and its holes read as zeros."""
         for name in ("large", "kinds/sparse"):
             found = os.stat(self.mount / name)
             self.assertEqual(found.st_blocks, os.stat(self.source / name).st_blocks)
@@ -404,12 +404,12 @@ class ReadTests(MountTestCase):
         self.assertEqual(sparse, bytes(3 * MIB) + b"an island" + bytes(5 * MIB - 9))
 
     def test_empty(self) -> None:
-        """An empty file is at its end at once."""
+        """An empty file reads as empty."""
         self.assertEqual((self.mount / "kinds" / "empty").read_bytes(), b"")
         self.assertEqual(os.pread(self.open(self.mount / "kinds" / "empty"), 100, 4096), b"")
 
     def test_end(self) -> None:
-        """Seeking to the end finds the size; reads there are short, and empty beyond it."""
+        """Seeking to the end gives the size; reads are short at the end, and empty beyond it."""
         for name in ("image", "large", "kinds/page"):
             size = os.stat(self.source / name).st_size
             file = self.open(self.mount / name)
@@ -419,7 +419,7 @@ class ReadTests(MountTestCase):
             self.assertEqual(os.pread(file, 100, size + 5000), b"")
 
     def test_direct(self) -> None:
-        """Reads past the kernel's page cache give the right bytes, up to the very end."""
+        """Direct reads give the right bytes up to the end."""
         direct = self.open(self.mount / "image", os.O_RDONLY | os.O_DIRECT)
         expected = (self.source / "image").read_bytes()
         with mmap.mmap(-1, MIB) as buffer:
@@ -440,7 +440,7 @@ class ReadTests(MountTestCase):
                 self.assertEqual(mapped[:], expected)
 
     def test_sendfile(self) -> None:
-        """The kernel copies a file to elsewhere without a program reading it."""
+        """The kernel can copy a file by sendfile."""
         source = self.open(self.mount / "kinds" / "first")
         target = self.open(Path(self.mktemp()), os.O_CREAT | os.O_RDWR)
         while os.sendfile(target, source, None, MIB):
@@ -449,7 +449,7 @@ class ReadTests(MountTestCase):
         self.assertEqual(os.pread(target, MIB, 0), expected)
 
     def test_copies(self) -> None:
-        """`cp -a` of a tree makes one that `diff` and lstat find equal."""
+        """A copy by `cp -a` is equal according to `diff` and lstat."""
         copy = Path(self.mktemp()).absolute()
         copy.mkdir()
         names = ["plain", "kinds", "names", "image", *LINKS]
@@ -478,7 +478,7 @@ class ReadTests(MountTestCase):
             )
 
     def test_archive(self) -> None:
-        """`tar` of the mount and of the source, with the same order of names, are the same."""
+        """Archives by `tar` of the mount and of the source are identical."""
         archives = [
             subprocess.run(
                 [
@@ -503,7 +503,7 @@ class ReadTests(MountTestCase):
         self.assertEqual(archives[0] == archives[1], True)
 
     def test_two_clients(self) -> None:
-        """Two clients on one machine read the same file at the same time, both right."""
+        """Two clients on one machine read the same file right at the same time."""
         self.addCleanup(self.loopback.start_client("second").stop)
         second = self.loopback.mount_point("second") / "tree"
         with ThreadPoolExecutor(2) as threads:
@@ -512,7 +512,7 @@ class ReadTests(MountTestCase):
             self.assertEqual([data == expected for data in read], [True, True])
 
     def test_quiet(self) -> None:
-        """Neither side writes a line into its log for what is read and looked at."""
+        """Reads and look-ups write nothing into the logs."""
         services = [self.loopback.services[name] for name in ("server", "here")]
         before = [service.output for service in services]
         for number in range(1000, 1050):
@@ -522,7 +522,7 @@ class ReadTests(MountTestCase):
         self.assertNotIn("Traceback", "".join(before))
 
     def test_descriptors(self) -> None:
-        """Files that were opened and closed leave no descriptor open on either side."""
+        """Opening and closing files leaves no descriptor open on either side."""
         services = [self.loopback.services[name] for name in ("server", "here")]
 
         def count() -> list[int]:

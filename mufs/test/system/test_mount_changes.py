@@ -1,4 +1,4 @@
-"""What a mount shows of files that change on the server, and to those who have them open."""
+"""Files that change on the server, as the mount shows them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import missing, shared
+from mufs.test.support.loopback import shared_loopback, why_unavailable
 from mufs.test.support.trees import MIB
 
-SOON = 2.0
-"""Seconds after which every change must show: names and attributes are kept for one."""
+CHANGE_TIMEOUT = 2.0
+"""Seconds after which changes must be visible: the kernel caches attributes for one."""
 
 
 class ChangeTestCase(SynchronousTestCase):
-    """Has a directory of its own, in `source` and in `mount`."""
+    """Has its own directory: `source` on the server, and `mount`."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Share server and client with the tests that only look."""
-        loopback = shared()
+        """Make a directory on the shared server."""
+        loopback = shared_loopback()
         self.addCleanup(loopback.guard().cancel)
         self.source = loopback.images / self.id().rpartition(".")[2]
         self.source.mkdir()
         self.mount = loopback.mount_point("here") / self.source.name
 
     def write(self, name: str, letter: bytes, size: int = MIB) -> None:
-        """Put a new file of one letter in the place of what was there."""
+        """Replace a file by a new one that consists of one letter."""
         (self.source / "new").write_bytes(letter * size)
         os.replace(self.source / "new", self.source / name)
 
     def open(self, name: str) -> int:
-        """A descriptor of a file on the mount, closed after the test."""
+        """Open a file on the mount, and return a descriptor that is closed after the test."""
         descriptor = os.open(self.mount / name, os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         return descriptor
 
     def assert_old_or_stale(self, descriptor: int, letter: bytes, size: int = MIB) -> None:
-        """Wherever it is read, an open file has its old bytes, or says that it is gone."""
+        """Assert that reads of an open file give the old bytes or ESTALE."""
         for offset in (0, size // 2, size - 100, size // 4 + 1, size - 5000):
             try:
                 data = os.pread(descriptor, 100, offset)
@@ -55,7 +55,7 @@ class ChangeTestCase(SynchronousTestCase):
                 self.assertEqual(data, letter * 100, offset)
 
     def assert_new(self, name: str, letter: bytes, size: int) -> int:
-        """A file that is opened now has this size and these bytes; the descriptor of it."""
+        """Open a file, assert that it has these bytes, and return its descriptor."""
         descriptor = self.open(name)
         self.assertEqual(os.fstat(descriptor).st_size, size)
         self.assertEqual(os.lseek(descriptor, 0, os.SEEK_END), size)
@@ -63,18 +63,18 @@ class ChangeTestCase(SynchronousTestCase):
         return descriptor
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds, as long as a change may take to show."""
-        deadline = time.monotonic() + SOON
+        """Wait until the condition holds, for at most L{CHANGE_TIMEOUT}."""
+        deadline = time.monotonic() + CHANGE_TIMEOUT
         while not condition():
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
 
 
 class OpenFileTests(ChangeTestCase):
-    """A file changes while it is open."""
+    """Files that change while they are open."""
 
     def change(self, change: Callable[[bytes, int], None], sizes: list[int]) -> None:
-        """Change an open file again and again; look at it through each descriptor there is."""
+        """Change an open file repeatedly, and check what all of its descriptors read."""
         self.write("image", b"A")
         opened = [(self.assert_new("image", b"A", MIB), b"A", MIB)]
         for number, size in enumerate(sizes):
@@ -90,12 +90,12 @@ class OpenFileTests(ChangeTestCase):
             self.assert_old_or_stale(*old)
 
     def test_replaced(self) -> None:
-        """Of a file that is replaced, old bytes or ESTALE are read, and all the new ones."""
+        """Old descriptors of a replaced file give old bytes or ESTALE, new ones new bytes."""
         sizes = [MIB, 3 * MIB + 17, 10_000, 2 * MIB, 2 * MIB]
         self.change(lambda letter, size: self.write("image", letter, size), sizes)
 
     def test_rewritten(self) -> None:
-        """Of a file that is rewritten in place, old bytes or ESTALE are read, and the new ones."""
+        """Old descriptors of a rewritten file give old bytes or ESTALE, new ones new bytes."""
 
         def rewrite(letter: bytes, size: int) -> None:
             with open(self.source / "image", "r+b") as image:
@@ -104,7 +104,7 @@ class OpenFileTests(ChangeTestCase):
         self.change(rewrite, [MIB, MIB, 2 * MIB + 5])
 
     def test_truncated(self) -> None:
-        """A file that is truncated never seems to end early, and has the new size when opened."""
+        """Old descriptors of a truncated file never end early, and new ones have the new size."""
         self.write("image", b"A", 4 * MIB)
         old = self.open("image")
         os.pread(old, 100, 0)
@@ -115,7 +115,7 @@ class OpenFileTests(ChangeTestCase):
             self.assert_old_or_stale(old, b"A", 4 * MIB)
 
     def test_mapped(self) -> None:
-        """An open file does not show bytes of a later one that is mapped into memory."""
+        """An open file does not show bytes of a newer one that is mapped into memory."""
         self.write("image", b"A")
         old = self.open("image")
         self.assertEqual(os.pread(old, 4, 0), b"AAAA")
@@ -130,7 +130,7 @@ class OpenFileTests(ChangeTestCase):
     )
 
     def test_read_meanwhile(self) -> None:
-        """A file that is replaced all the time is read as one of them, whole, or ESTALE."""
+        """A file that is replaced all the time gives the bytes of one generation, or ESTALE."""
         seed = Random().randrange(1 << 32)
         random = Random(seed)
         self.write("image", b"A")
@@ -165,7 +165,7 @@ class OpenFileTests(ChangeTestCase):
         self.assertGreater(whole, 0)
 
     def test_reopened(self) -> None:
-        """Once all have closed the old file, the new one is cached and mapped as any other."""
+        """When the old file is closed everywhere, the new one is cached and can be mapped."""
         self.write("image", b"A")
         old = os.open(self.mount / "image", os.O_RDONLY)
         self.write("image", b"B")
@@ -178,17 +178,17 @@ class OpenFileTests(ChangeTestCase):
             self.assertEqual(mapped[:100], b"B" * 100)
 
     def assert_and_keep(self, name: str, letter: bytes) -> int:
-        """A descriptor that the test closes itself, of a file with these bytes."""
+        """Open a file with these bytes, and return a descriptor that the test closes."""
         descriptor = os.open(self.mount / name, os.O_RDONLY)
         self.assertEqual(os.read(descriptor, 100), letter * 100)
         return descriptor
 
 
 class DirectoryTests(ChangeTestCase):
-    """Files come and go."""
+    """Files that are made, removed and moved."""
 
     def test_removed(self) -> None:
-        """A file that is removed is soon gone here, and one that is made is there."""
+        """Removed files soon disappear, and new ones appear."""
         self.write("image", b"A", 10)
         self.assertEqual((self.mount / "image").read_bytes(), b"A" * 10)
         self.assertFalse((self.mount / "other").exists())
@@ -199,7 +199,7 @@ class DirectoryTests(ChangeTestCase):
         self.wait(lambda: os.listdir(self.mount) == ["other"])
 
     def test_attributes(self) -> None:
-        """New size, mode, owner and times of a file that nobody has open soon show."""
+        """Changes of the attributes of a closed file soon show."""
         self.write("image", b"A", 10)
         path = self.mount / "image"
         self.assertEqual(path.stat().st_size, 10)
@@ -221,7 +221,7 @@ class DirectoryTests(ChangeTestCase):
         self.wait(shows)
 
     def test_kind_changes(self) -> None:
-        """A directory in the place of a file, and a file in that of a directory, soon show."""
+        """A file replaced by a directory, and the reverse, soon show."""
         self.write("thing", b"A", 10)
         self.assertTrue((self.mount / "thing").is_file())
         os.unlink(self.source / "thing")
@@ -235,7 +235,7 @@ class DirectoryTests(ChangeTestCase):
         self.assertEqual((self.mount / "thing").read_bytes(), b"B" * 20)
 
     def test_moved_directories(self) -> None:
-        """Files beneath directories that change places are soon found in their new ones."""
+        """Files in directories that are exchanged are soon found at their new paths."""
         for name in ("one", "two"):
             (self.source / name).mkdir()
             self.write(f"{name}/file", name[0].encode(), 100)
@@ -253,15 +253,15 @@ class DirectoryTests(ChangeTestCase):
 
 
 class PageCacheTests(ChangeTestCase):
-    """What the kernel keeps of a file that was closed."""
+    """The kernel's page cache of closed files."""
 
     def setUp(self) -> None:
-        """Have the figures of the client."""
+        """Use the shared client, whose figures count reads."""
         super().setUp()
-        self.client = shared().services["here"]
+        self.client = shared_loopback().services["here"]
 
     def read(self, letter: bytes) -> int:
-        """Open the file, read it, find one letter in it, and close it; the reads of the mount."""
+        """Read the whole file, and return the number of reads that reached the mount."""
         before = self.client.status()["reads"]
         data = (self.mount / "image").read_bytes()
         self.assertEqual(data == letter * len(data) and len(data) == MIB, True)
@@ -269,7 +269,7 @@ class PageCacheTests(ChangeTestCase):
         return reads
 
     def test_kept(self) -> None:
-        """A file that is opened again, and is the same, is read from the kernel's page cache."""
+        """An unchanged file that is reopened is read from the page cache."""
         self.write("image", b"A")
         self.assertGreater(self.read(b"A"), 0)
         self.assertEqual([self.read(b"A") for _ in range(3)], [0, 0, 0])
@@ -277,7 +277,7 @@ class PageCacheTests(ChangeTestCase):
         self.assertEqual(self.read(b"A"), 0)
 
     def test_read_anew(self) -> None:
-        """One that was replaced meanwhile is read anew, and kept from then on."""
+        """A replaced file is read again, and then cached."""
         self.write("image", b"A")
         self.read(b"A")
         for letter in (b"B", b"C"):
@@ -286,7 +286,7 @@ class PageCacheTests(ChangeTestCase):
             self.assertEqual(self.read(letter), 0)
 
     def test_changed_and_changed_back(self) -> None:
-        """One whose place another one had meanwhile shows its own bytes, whoever has it open."""
+        """A file that was replaced temporarily shows its own bytes, even if it stayed open."""
         self.write("image", b"A")
         os.link(self.source / "image", self.source / "first")
         self.read(b"A")
@@ -300,7 +300,7 @@ class PageCacheTests(ChangeTestCase):
         self.read(b"A")
 
     def test_open_meanwhile(self) -> None:
-        """While the old file is open the new one is read past the page cache, and kept after."""
+        """A new file is not kept in the page cache until the old one is closed."""
         self.write("image", b"A")
         self.read(b"A")
         old = os.open(self.mount / "image", os.O_RDONLY)
@@ -313,7 +313,7 @@ class PageCacheTests(ChangeTestCase):
         self.assertEqual(self.read(b"B"), 0)
 
     def test_opened_unread(self) -> None:
-        """A file that was opened, and not read, vouches for nothing that was there before."""
+        """A file that was opened but not read does not revalidate older cached pages."""
         self.write("image", b"A")
         self.read(b"A")
         self.write("image", b"B")

@@ -1,4 +1,4 @@
-"""Mount points: which are taken, what becomes of them, and how a client leaves them."""
+"""Mount points: which are accepted, and their state when a client ends."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import missing, own, unmount
+from mufs.test.support.loopback import make_loopback, unmount, why_unavailable
 from mufs.test.support.processes import Service, mounted, wait_until
 
-AT_ONCE = 10.0
-"""Seconds that ending may take on a busy machine."""
+END_TIMEOUT = 10.0
+"""Seconds that the end of a process may take on a busy machine."""
 
 ENDED = (0, -signal.SIGTERM)
-"""Exit statuses of a service that SIGTERM ended."""
+"""Exit statuses of a service after SIGTERM."""
 
 OTHER = """
 import sys
 from fuse import FUSE, Operations
 FUSE(Operations(), sys.argv[1], foreground=True, subtype="other")
 """
-"""A file system in user space that is not mUFS."""
+"""A FUSE file system that is not mUFS."""
 
 
 def file_system(path: Path) -> str | None:
-    """The type of what is mounted at a path, the uppermost, without touching it."""
+    """Return the type of the topmost mount at a path, without accessing it."""
     found = None
     with open("/proc/self/mountinfo") as mounts:
         for line in mounts:
@@ -42,45 +42,45 @@ def file_system(path: Path) -> str | None:
 
 
 def close(descriptor: int) -> None:
-    """Close a file whose mount may be gone, which close(2) reports."""
+    """Close a file, ignoring the error if its mount is gone."""
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
 
 class MountPointTestCase(SynchronousTestCase):
-    """Has a server with one image, and nothing mounted yet."""
+    """Has a server with one image, and an unused mount point."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""
-        self.loopback = own(self)
+        self.loopback = make_loopback(self)
         (self.loopback.images / "image").write_bytes(b"i" * 1_000_000)
         self.server = self.loopback.start_server()
         self.point = self.loopback.mount_point("point")
 
     def start_client(self, name: str = "client", *options: str) -> Service:
-        """Start a client, and wait until it has mounted."""
+        """Start a client, and wait for its mount."""
         return self.loopback.start_client(name, *options, point=self.point)
 
     def assert_serves(self) -> None:
-        """The image can be read at the mount point."""
+        """Assert that the image can be read at the mount point."""
         self.assertEqual((self.point / "image").read_bytes() == b"i" * 1_000_000, True)
 
-    def assert_refused(self, service: Service, *told: str) -> None:
-        """It ends with status 1, and one line on standard error that says why."""
+    def assert_refused(self, service: Service, *expected: str) -> None:
+        """Assert that it ends with status 1 and one line on standard error with the reason."""
         self.assertEqual(service.wait(20), 1)
         lines = [line for line in service.output.splitlines() if not line.startswith("20")]
         self.assertEqual(len(lines), 1, service.output)
-        for each in told:
+        for each in expected:
             self.assertIn(each, lines[0])
 
 
 class RefusalTests(MountPointTestCase):
-    """What cannot work ends the process with one line and status 1."""
+    """Services that cannot start end with one line and status 1."""
 
     def test_unfit(self) -> None:
-        """A mount point that is missing, no directory, not empty or mounted at is refused."""
+        """A mount point that is missing, not a directory, not empty or in use is refused."""
         self.start_client()
         full = self.loopback.mount_point("full")
         (full / "file").touch()
@@ -98,7 +98,7 @@ class RefusalTests(MountPointTestCase):
         self.assertTrue(mounted(self.point))
 
     def test_in_use_under_another_name(self) -> None:
-        """A mount point in use is known by any of its names, also one that is not ASCII."""
+        """A mount point in use is refused under any of its names, including non-ASCII ones."""
         self.point = self.loopback.mount_point("Größe und\tmehr")
         os.unlink(self.loopback.images / "image")
         self.loopback.launch_client("first", point=self.point)
@@ -110,7 +110,7 @@ class RefusalTests(MountPointTestCase):
             self.assert_refused(service, "mounted there already")
 
     def test_port_taken(self) -> None:
-        """A server whose port is taken ends, and the one that has it goes on."""
+        """A server whose port is taken ends, and the one that has it continues."""
         second = self.loopback.start_server("second", wait=False)
         self.assert_refused(second, str(self.loopback.port), "in use")
         self.start_client()
@@ -118,10 +118,10 @@ class RefusalTests(MountPointTestCase):
 
 
 class EndTests(MountPointTestCase):
-    """A client ends."""
+    """The end of a client."""
 
     def test_killed(self) -> None:
-        """After a client was killed, the next one mounts at the same place."""
+        """After a client was killed, another one mounts at the same mount point."""
         first = self.start_client()
         file = os.open(self.point / "image", os.O_RDONLY)
         self.addCleanup(close, file)
@@ -135,15 +135,15 @@ class EndTests(MountPointTestCase):
         client = self.start_client()
         self.assert_serves()
         subprocess.run(["fusermount", "-u", self.point], check=True, timeout=10)
-        self.assertEqual(client.wait(AT_ONCE), 0)
+        self.assertEqual(client.wait(END_TIMEOUT), 0)
         self.assertNotIn("Traceback", client.output)
 
     def test_busy(self) -> None:
-        """SIGTERM ends a client whose files are open and mapped, and leaves no mount."""
+        """SIGTERM ends a client with open and mapped files, and leaves no mount."""
         client = self.start_client()
         file = os.open(self.point / "image", os.O_RDONLY)
         self.addCleanup(close, file)
-        self.assertLess(client.stop(), AT_ONCE)
+        self.assertLess(client.stop(), END_TIMEOUT)
         self.assertIn(client.wait(), ENDED)
         self.assertFalse(mounted(self.point))
         self.assertRaises(OSError, os.pread, file, 10, 0)
@@ -151,34 +151,34 @@ class EndTests(MountPointTestCase):
         self.assertNotIn("Traceback", client.output)
 
     def test_while_mounting(self) -> None:
-        """SIGTERM in the moment of mounting ends the client, and leaves no mount."""
+        """SIGTERM during mounting ends the client, and leaves no mount."""
         for number in range(5):
             client = self.loopback.launch_client(f"client{number}", point=self.point)
             while client.running and not mounted(self.point):
                 pass
             for each in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
                 client.signal(each)
-            self.assertIn(client.wait(AT_ONCE), ENDED)
+            self.assertIn(client.wait(END_TIMEOUT), ENDED)
             self.assertFalse(mounted(self.point))
 
     def test_odd_names(self) -> None:
-        """A mount point may have any name, and is left as any other."""
+        """A mount point may have any name, and is unmounted at the end."""
         for number, name in enumerate(("with space", "Größe", "a,b=c", "back\\slash", "-u", "#")):
             self.point = self.loopback.mount_point(name)
             client = self.loopback.launch_client(f"client{number}", point=self.point)
             wait_until(lambda: os.path.ismount(self.point), 20, f"mounted at {name}")
             self.assert_serves()
-            self.assertLess(client.stop(), AT_ONCE)
+            self.assertLess(client.stop(), END_TIMEOUT)
             self.assertFalse(os.path.ismount(self.point), name)
 
     def test_successor(self) -> None:
-        """A client that ends late does not take away the mount that another one made since."""
+        """A client that ends late does not unmount a newer client's mount."""
         first = self.start_client("first")
         file = os.open(self.point / "image", os.O_RDONLY)
         subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
         second = self.start_client("second")
         os.close(file)
-        self.assertEqual(first.wait(AT_ONCE), 0, first.output)
+        self.assertEqual(first.wait(END_TIMEOUT), 0, first.output)
         time.sleep(0.5)
         self.assertTrue(second.running)
         self.assertTrue(mounted(self.point))
@@ -186,17 +186,17 @@ class EndTests(MountPointTestCase):
 
 
 class SilentServerTests(MountPointTestCase):
-    """The server neither answers nor goes."""
+    """The server does not answer, but keeps its connections."""
 
     def freeze(self, timeout: int) -> None:
-        """Mount with this timeout in seconds, and stop the server."""
+        """Mount with this timeout in seconds, and freeze the server."""
         self.client = self.start_client("client", "--timeout", str(timeout))
         self.assert_serves()
-        time.sleep(1.1)  # what is known by then is asked for again
+        time.sleep(1.1)  # until cached attributes expire
         self.server.signal(signal.SIGSTOP)
 
     def test_timeout(self) -> None:
-        """An operation fails with an error when its time is over, and works again later."""
+        """An operation fails after the timeout, and succeeds when the server answers again."""
         self.freeze(3)
         begin = time.monotonic()
         self.assertRaises(OSError, os.stat, self.point / "image")
@@ -205,26 +205,26 @@ class SilentServerTests(MountPointTestCase):
         self.assert_serves()
 
     def test_unmounted(self) -> None:
-        """fusermount -u takes the mount away at once, and the client with it."""
+        """fusermount -u unmounts immediately, and ends the client."""
         self.freeze(60)
         begin = time.monotonic()
-        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=AT_ONCE)
-        self.client.wait(AT_ONCE)
-        self.assertLess(time.monotonic() - begin, AT_ONCE)
+        subprocess.run(["fusermount", "-u", self.point], check=True, timeout=END_TIMEOUT)
+        self.client.wait(END_TIMEOUT)
+        self.assertLess(time.monotonic() - begin, END_TIMEOUT)
 
     def test_waiting(self) -> None:
-        """SIGTERM ends a client whose reader waits, and the reader with an error."""
+        """SIGTERM ends a client with a waiting reader, which gets an error."""
         self.freeze(60)
         with subprocess.Popen(["ls", "-l", self.point], stderr=subprocess.PIPE) as reader:
             time.sleep(0.5)
             self.assertIsNone(reader.poll())
-            self.assertLess(self.client.stop(), AT_ONCE)
-            self.assertNotEqual(reader.wait(AT_ONCE), 0)
+            self.assertLess(self.client.stop(), END_TIMEOUT)
+            self.assertNotEqual(reader.wait(END_TIMEOUT), 0)
         self.assertFalse(mounted(self.point))
 
 
 class OtherFileSystemTests(MountPointTestCase):
-    """Something that is not mUFS is mounted at the mount point: it is left alone."""
+    """Other file systems at the mount point are left alone."""
 
     def mount_other(self) -> None:
         """Mount a small file system."""
@@ -232,14 +232,14 @@ class OtherFileSystemTests(MountPointTestCase):
         subprocess.run(command, check=True)
 
     def test_in_use(self) -> None:
-        """A file system with files is not mounted over."""
+        """A client does not mount over a file system with files."""
         self.mount_other()
         (self.point / "file").touch()
         self.assert_refused(self.loopback.launch_client("client", point=self.point), "not empty")
         self.assertEqual(os.listdir(self.point), ["file"])
 
     def test_empty(self) -> None:
-        """An empty file system is still there when the client is gone."""
+        """An empty file system at the mount point is still mounted after the client's end."""
         self.mount_other()
         client = self.loopback.launch_client("client", point=self.point)
         wait_until(
@@ -251,7 +251,7 @@ class OtherFileSystemTests(MountPointTestCase):
         self.assertEqual(file_system(self.point), "tmpfs")
 
     def test_on_top(self) -> None:
-        """A file system mounted over a client's mount is there when the client is gone."""
+        """A file system mounted over the client's mount is still mounted after its end."""
         client = self.start_client()
         self.mount_other()
         client.stop()
@@ -259,18 +259,18 @@ class OtherFileSystemTests(MountPointTestCase):
         self.assertEqual(file_system(self.point), "tmpfs")
 
     def test_mounted_since(self) -> None:
-        """A file system that is mounted once the client's mount is gone stays."""
+        """A file system mounted after the client's mount was removed stays mounted."""
         client = self.start_client()
         file = os.open(self.point / "image", os.O_RDONLY)
         subprocess.run(["fusermount", "-u", "-z", self.point], check=True, timeout=10)
         self.mount_other()
         os.close(file)
-        client.wait(AT_ONCE)
+        client.wait(END_TIMEOUT)
         time.sleep(0.5)
         self.assertEqual(file_system(self.point), "tmpfs")
 
     def test_dead(self) -> None:
-        """A dead mount of another file system in user space is not taken away, but refused."""
+        """A dead mount of another FUSE file system is refused, and not unmounted."""
         other = subprocess.Popen([sys.executable, "-c", OTHER, self.point])
         self.addCleanup(unmount, self.point)
         wait_until(lambda: file_system(self.point) == "fuse.other", 20, "mounted")
@@ -281,13 +281,13 @@ class OtherFileSystemTests(MountPointTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """The server runs with the limits that a system gives its services."""
+    """A server with a system's default resource limits."""
 
-    skip = missing() or (None if shutil.which("prlimit") else "needs prlimit")
+    skip = why_unavailable() or (None if shutil.which("prlimit") else "needs prlimit")
 
     def test_open_files(self) -> None:
-        """A server whose soft limit of open files is low has more images open than that."""
-        loopback = own(self)
+        """A server raises a low soft limit of open files when it needs more."""
+        loopback = make_loopback(self)
         for number in range(120):
             (loopback.images / str(number)).write_text(str(number))
         loopback.start_server(enter=("prlimit", "--nofile=64:4096"))

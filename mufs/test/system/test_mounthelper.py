@@ -1,4 +1,4 @@
-"""Mounting as people mount: options, and mount(8) itself with the helper in a /sbin of its own."""
+"""The mount helper: its options, and mount(8) with the helper installed in /sbin."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import make_keys
-from mufs.commands.mount import Failed, Wrong, client_options
 from mufs.test.support import loopback
-from mufs.test.support.loopback import own
+from mufs.test.support.loopback import make_loopback
 from mufs.test.support.processes import wait_until
 
 HELPER = os.path.join(os.path.dirname(sys.executable), "mount.mufs")
@@ -30,89 +29,25 @@ ln -s {HELPER} /sbin/mount.fuse.mufs
 touch "$0"
 exec sleep 600
 """
-"""The first process of the namespace, which reaps whom nobody waits for."""
+"""The first process of the namespace, which reaps orphaned processes."""
 
 
-class OptionTests(SynchronousTestCase):
-    """What mount(8) hands over, and what the client is told."""
-
-    def told(self, options: str, source: str = "images:/") -> list[str]:
-        """The client's options but those that it always has."""
-        arguments, _ = client_options(source, [options])
-        self.assertEqual(arguments.pop(), f"--source={source}")
-        return arguments
-
-    def test_defaults(self) -> None:
-        """What mount(8) says when nobody said anything is no option of the client."""
-        server = "--server=tcp:images:7040"
-        self.assertEqual(self.told("rw"), [server])
-        self.assertEqual(self.told("rw,nosuid,nodev,_netdev,nofail,user=joe,users"), [server])
-        self.assertEqual(self.told("defaults,ro,noatime,x-systemd.automount,x-gvfs-show"), [server])
-
-    def test_options(self) -> None:
-        """Options have the names of the command line, with either line between their words."""
-        self.assertEqual(
-            self.told("cache_size=1G,cache-dir=/var/cache/x,allow_other,noexec,timeout=5,port=7000"),
-            ["--cache-size=1G", "--cache-dir=/var/cache/x", "--allow-other", "--noexec",
-             "--timeout=5", "--server=tcp:images:7000"],
-        )  # fmt: skip
-
-    def test_tls(self) -> None:
-        """A certificate makes it TLS; colons in paths are no ends of words."""
-        self.assertEqual(
-            self.told("certificate=/etc/a:b.pem,trust_roots=/etc/ca,private-key=/k"),
-            [
-                "--server=tls:images:7040:certificate=/etc/a\\:b.pem:trustRoots=/etc/ca:privateKey=/k"
-            ],
-        )
-
-    def test_background(self) -> None:
-        """bg is for the helper."""
-        self.assertFalse(client_options("images:/", ["rw"])[1])
-        self.assertTrue(client_options("images:/", ["rw,bg"])[1])
-
-    def test_unknown(self) -> None:
-        """An option that is unknown, or has no value, or one too many, is named."""
-        for option in (
-            "size=1", "suid", "dev", "cache_size", "cache_size=", "allow_other=1", "port=http",
-            "server=tcp:evil:1", "mount=/", "context=x",
-        ):  # fmt: skip
-            with self.assertRaises(Wrong, msg=option) as caught:
-                self.told(f"rw,{option}")
-            self.assertIn(option, str(caught.exception))
-
-    def test_sloppy(self) -> None:
-        """With -s mount(8) wants unknown ones to be passed over."""
-        self.assertEqual(
-            client_options("images:/", ["vers=3"], True), client_options("images:/", [])
-        )
-
-    def test_remount(self) -> None:
-        """A remount is told that it is none."""
-        self.assertRaises(Failed, self.told, "rw,remount")
-
-    def test_source(self) -> None:
-        """What is no server, or a part of what one shares, is told so."""
-        for source in ("images", ":/", "/dev/sda", "images:", "images:disks", "images:/disks"):
-            self.assertRaises(Wrong, client_options, source, [])
-
-
-def missing() -> str | None:
-    """Say what this machine lacks, or None."""
+def why_unavailable() -> str | None:
+    """Return why mount(8) cannot be tested on this machine, or None if it can."""
     if not os.path.exists(HELPER):
         return "needs mount.mufs beside the interpreter"
-    lacking = [name for name in ("unshare", "nsenter", "findmnt") if not shutil.which(name)]
-    return loopback.missing() or (f"needs {', '.join(lacking)}" if lacking else None)
+    missing = [name for name in ("unshare", "nsenter", "findmnt") if not shutil.which(name)]
+    return loopback.why_unavailable() or (f"needs {', '.join(missing)}" if missing else None)
 
 
 class MountTests(SynchronousTestCase):
-    """mount(8), umount(8), fstab."""
+    """The helper with mount(8), umount(8) and fstab."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have a server, and a namespace with the helper in /sbin."""
-        self.loopback = own(self)
+        """Start a server, and make a mount namespace with the helper in /sbin."""
+        self.loopback = make_loopback(self)
         self.content = os.urandom(1 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.point = self.loopback.mount_point("mnt")
@@ -133,14 +68,18 @@ class MountTests(SynchronousTestCase):
         """Run a command in the namespace."""
         enter = ["nsenter", "--mount", "--pid", f"--target={self.init}"]
         return subprocess.run(
-            [*enter, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=timeout,
-        )  # fmt: skip
+            [*enter, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
 
     def mount(
         self, *options: str, type: str = "mufs", status: int = 0, arguments: tuple[str, ...] = ()
     ) -> str:
-        """Run mount(8), see with which status it ends, and return what it says."""
+        """Run mount(8), check its exit status, and return its output."""
         given = ",".join([self.options, *options])
         point = str(self.point)
         done = self.run_inside("mount", *arguments, "-t", type, "-o", given, self.source, point)
@@ -148,17 +87,17 @@ class MountTests(SynchronousTestCase):
         return done.stdout
 
     def shown(self) -> str:
-        """What findmnt shows at the mount point."""
+        """Return the output of findmnt for the mount point."""
         fields = "SOURCE,FSTYPE,VFS-OPTIONS"
         return self.run_inside("findmnt", "-no", fields, str(self.point)).stdout
 
     def clients(self) -> int:
-        """How many clients run in the namespace."""
+        """Return the number of clients in the namespace."""
         done = self.run_inside("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
         return done.stdout.split("\n").count("mufs-client")
 
     def assert_mounted(self) -> None:
-        """It is mounted, as the source that was named, and read-only, and can be read."""
+        """Assert that the source is mounted read-only, and can be read."""
         source, kind, *options = self.shown().split()
         self.assertEqual((source, kind), (self.source, "fuse.mufs"))
         self.assertLessEqual({"ro", "nosuid", "nodev"}, set(options[0].split(",")))
@@ -166,7 +105,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(self.run_inside(*same).returncode, 0)
 
     def unmount(self) -> None:
-        """Unmount by umount(8); the client ends."""
+        """Unmount by umount(8), and assert that the client ends."""
         self.assertEqual(self.run_inside("umount", str(self.point)).returncode, 0)
         wait_until(lambda: self.clients() == 0, 20, "the client ends")
 
@@ -174,15 +113,15 @@ class MountTests(SynchronousTestCase):
         """mount -t mufs and -t fuse.mufs are the same, and umount ends the client."""
         self.loopback.start_server()
         for kind in ("mufs", "fuse.mufs"):
-            said = self.mount(type=kind)
-            self.assertEqual(said, "")
+            output = self.mount(type=kind)
+            self.assertEqual(output, "")
             self.assert_mounted()
             self.assertEqual(self.clients(), 1)
             self.unmount()
         self.assertEqual(self.shown(), "")
 
     def test_noexec(self) -> None:
-        """noexec is kept."""
+        """The option noexec has its effect."""
         self.loopback.start_server()
         self.mount("noexec")
         self.assertIn("noexec", self.shown())
@@ -204,14 +143,14 @@ class MountTests(SynchronousTestCase):
             wait_until(lambda: self.clients() == 0, 20, "the client ends")
 
     def test_server_away(self) -> None:
-        """Without a server the mount fails with the reason, and leaves nothing behind."""
+        """Without a server, mounting fails with the reason, and leaves nothing behind."""
         self.options = f"port={self.loopback.port},timeout=4"
-        said = self.mount(status=32)
-        self.assertRegex(said, r"^mount.mufs: 127.0.0.1:/: not within 4 s: waiting .* refused")
+        output = self.mount(status=32)
+        self.assertRegex(output, r"^mount.mufs: 127.0.0.1:/: not within 4 s: waiting .* refused")
         self.assertEqual((self.shown(), self.clients()), ("", 0))
 
     def test_background(self) -> None:
-        """With bg the mount comes when the server does."""
+        """With bg, the mount appears when the server starts."""
         self.mount("bg")
         self.assertEqual(self.shown(), "")
         self.loopback.start_server()
@@ -219,7 +158,7 @@ class MountTests(SynchronousTestCase):
         self.assert_mounted()
 
     def test_wrong(self) -> None:
-        """What is wrong is said in a line, with the status of mount(8) for it."""
+        """Errors are one line, with the exit status that mount(8) defines for them."""
         self.assertEqual(
             self.mount("sise=1", status=1),
             "mount.mufs: option sise=1: is unknown, or cannot be had of a mount of mUFS\n",
@@ -232,7 +171,7 @@ class MountTests(SynchronousTestCase):
         )
 
     def test_again(self) -> None:
-        """A second mount, or a remount, does no harm to the first."""
+        """A second mount or a remount does not affect the first one."""
         self.loopback.start_server()
         self.mount()
         self.assertIn("mounted there already", self.mount(status=32))
@@ -245,7 +184,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual((self.shown(), self.clients()), ("", 0))
 
     def test_tls(self) -> None:
-        """With a certificate it is TLS."""
+        """With a certificate, the mount uses TLS."""
         keys = self.loopback.directory / "keys"
         make_keys(keys, ["127.0.0.1"], ["host"])
         listen = f"tls:{self.loopback.port}:interface=127.0.0.1:certificate={keys}/server.pem"
@@ -254,13 +193,13 @@ class MountTests(SynchronousTestCase):
         self.assert_mounted()
 
     def test_log(self) -> None:
-        """The log goes to the journal, and says nothing of who had waited for the mount."""
-        said = self.loopback.directory / "log"
+        """The client logs to the journal, without errors about the helper that waited."""
+        journal = self.loopback.directory / "log"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-            log.bind(str(said))
+            log.bind(str(journal))
             log.settimeout(30)
             there = "/run/systemd/journal"
-            inside = f"mount -t tmpfs none /run; mkdir -p {there}; ln -s {said} {there}/socket"
+            inside = f"mount -t tmpfs none /run; mkdir -p {there}; ln -s {journal} {there}/socket"
             self.run_inside("sh", "-ec", inside)
             self.loopback.start_server()
             self.mount()

@@ -1,4 +1,4 @@
-"""The network that the other tests with real hosts stand on: see `mufs.test.support.netns`."""
+"""The simulated Ethernet that tests with real hosts use: see `mufs.test.support.netns`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import missing
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import Network
 
 GROUP, PORT = "239.5.5.0", 7041
 
 SO_RCVBUFFORCE = 33
-"""A receive buffer beyond the system's limit: the usual one does not hold what is sent at once."""
+"""Sets a receive buffer beyond the system's limit, which does not hold a burst."""
 
 RECEIVER = f"""
 import socket, sys
@@ -44,9 +44,9 @@ for _ in range(100):
 
 
 class NetworkTests(SynchronousTestCase):
-    """What `Network` promises."""
+    """The features of `Network`."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         self.addresses = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3"}
@@ -54,7 +54,7 @@ class NetworkTests(SynchronousTestCase):
         self.addCleanup(self.network.close)
 
     def received(self) -> list[int]:
-        """Send 100,000 bytes from the first host; return what each other one got."""
+        """Send 100,000 bytes from the first host; return how many each of the others received."""
         receivers = [self.start(host, RECEIVER) for host in ("b", "c")]
         for receiver in receivers:
             assert receiver.stdout is not None
@@ -67,13 +67,13 @@ class NetworkTests(SynchronousTestCase):
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def test_multicast(self) -> None:
-        """What one host sends to a group comes to all others, sent once, counted with headers."""
+        """Multicast reaches all other hosts, is sent once, and is counted with headers."""
         before = self.network.bytes_sent("a")
         self.assertEqual(self.received(), [100_000, 100_000])
         self.assertApproximates(self.network.bytes_sent("a") - before, 104_200, 2000)
 
     def test_loss(self) -> None:
-        """A host loses the part that was asked for, and the others nothing."""
+        """A host loses the configured fraction, and the others nothing."""
         self.network.set_loss("b", 500)
         some, all_of_it = self.received()
         self.assertEqual(all_of_it, 100_000)
@@ -84,14 +84,14 @@ class NetworkTests(SynchronousTestCase):
         self.assertEqual(self.received(), [100_000, 100_000])
 
     def test_link(self) -> None:
-        """A host whose cable is pulled gets nothing until it is put in again."""
+        """A host whose cable is unplugged receives nothing until it is plugged in again."""
         self.network.set_link("b", False)
         self.assertEqual(self.received(), [0, 100_000])
         self.network.set_link("b", True)
         self.assertEqual(self.received(), [100_000, 100_000])
 
     def test_close(self) -> None:
-        """Closing ends what runs on the hosts, and leaves no namespace."""
+        """Closing ends all processes on the hosts, and leaves no namespace."""
         sleeper = subprocess.Popen([*self.network.enter("b"), "sleep", "60"])
         self.addCleanup(sleeper.kill)
         names = {self.network.namespace(host) for host in (*self.addresses, "switch")}

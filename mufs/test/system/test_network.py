@@ -1,7 +1,7 @@
-"""One server and several hosts, in earnest: processes, mounts, sockets and a network that loses.
+"""One server and several hosts: real processes, mounts and sockets on a network with loss.
 
-The images are of random bytes, their sizes no multiple of a page.  No test says how fast a thing
-is; bench/acceptance.py does.
+The images consist of random bytes, and their sizes are not multiples of a page.  Speed is not
+tested here, but by bench/acceptance.py.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.lab import SERVER, Lab, missing, write_image
+from mufs.test.support.lab import SERVER, Lab, why_unavailable, write_image
 from mufs.test.support.netns import run
 from mufs.test.support.processes import Reader, Reading, wait_until
 
 MIB = 1 << 20
-SMALL_TALK = 300_000
-"""Bytes that mounting, opening and asking may cost the server in a test, besides the data."""
+MAX_OVERHEAD = 300_000
+"""Bytes that the server may send in a test besides file data."""
 
 
 class LabTestCase(SynchronousTestCase):
-    """Has a lab that is taken down after the test, and one image in it."""
+    """Has a lab with one image, closed after the test."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def make_lab(
         self, hosts: int, size: int, rate: float | None = 100, snooping: bool = False
@@ -37,7 +37,7 @@ class LabTestCase(SynchronousTestCase):
         return lab
 
     def assert_right(self, readings: list[Reading]) -> None:
-        """All of the image's bytes came, and were right."""
+        """Assert that the whole image was read right."""
         right = [("", self.size, self.sha256)] * len(readings)
         self.assertEqual([(r.error, r.size, r.sha256) for r in readings], right)
 
@@ -49,7 +49,7 @@ class LabTestCase(SynchronousTestCase):
         return lab.network.bytes_sent(SERVER) - before
 
     def start_reading(self, lab: Lab) -> list[Reader]:
-        """Have the image read on all hosts, and return when the server has sent a third of it."""
+        """Start to read the image on all hosts, and return when a third of it was sent."""
         third = lab.network.bytes_sent(SERVER) + self.size // 3
         readers = lab.start_readers("disk.img")
         wait_until(lambda: lab.network.bytes_sent(SERVER) > third, 60, "a third of the image sent")
@@ -60,37 +60,37 @@ class DeliveryTests(LabTestCase):
     """Several hosts read the same image."""
 
     def test_lockstep(self) -> None:
-        """Four hosts that read at the same moment all get the right bytes, sent about once."""
+        """Four hosts that read at the same time get the right bytes, which are sent about once."""
         lab = self.make_lab(4, 16 * MIB + 1237)
         server = lab.start_server()
         clients = lab.start_clients()
-        self.assertLess(self.read_all(lab), 1.10 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab), 1.10 * self.size + MAX_OVERHEAD)
         for client in clients:
             figures = client.status()
             ways = figures["hits"] + figures["joined"] + figures["misses"]
             self.assertEqual(figures["reads"], ways)
             self.assertGreater(figures["reads"], 0)
             self.assertEqual(figures["multicast"], "working")
-        self.assertLess(server.status()["image_read_bytes"], 1.10 * self.size + SMALL_TALK)
+        self.assertLess(server.status()["image_read_bytes"], 1.10 * self.size + MAX_OVERHEAD)
         self.assertEqual(len(server.status()["clients"]), 4)
 
     def test_staggered(self) -> None:
-        """Hosts that start one after the other share most of what the first ones caused."""
+        """Hosts that start one after the other share most of the bytes sent."""
         lab = self.make_lab(4, 24 * MIB + 91, rate=50)
         lab.start_server()
         lab.start_clients()
-        self.assertLess(self.read_all(lab, apart=0.2), 1.6 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab, apart=0.2), 1.6 * self.size + MAX_OVERHEAD)
 
     def test_second_read(self) -> None:
-        """A host that reads an image again asks the server for none of its bytes."""
+        """A second reading of an image requests none of its bytes."""
         lab = self.make_lab(1, 8 * MIB + 7)
         lab.start_server()
         lab.start_clients()
         self.read_all(lab)
-        self.assertLess(self.read_all(lab), SMALL_TALK)
+        self.assertLess(self.read_all(lab), MAX_OVERHEAD)
 
     def test_small_cache(self) -> None:
-        """Hosts whose cache is smaller than the image read it right, in bounded memory."""
+        """Hosts whose cache is smaller than the image read it right in bounded memory."""
         lab = self.make_lab(2, 24 * MIB + 4097)
         lab.start_server()
         clients = lab.start_clients("--cache-size", "4M")
@@ -103,10 +103,10 @@ class DeliveryTests(LabTestCase):
 
 
 class LossTests(LabTestCase):
-    """The network loses what the server multicasts."""
+    """A network that loses multicast."""
 
     def read_with_loss(self, per_mille: int, size: int) -> list[dict[str, Any]]:
-        """Read the image on four hosts, each with its own losses; return the clients' figures."""
+        """Read the image on four hosts with independent loss; return the clients' figures."""
         lab = self.make_lab(4, size)
         lab.start_server()
         clients = lab.start_clients()
@@ -116,18 +116,18 @@ class LossTests(LabTestCase):
         return [client.status() for client in clients]
 
     def test_one_percent(self) -> None:
-        """With 1 % of all UDP packets lost on the way to each host, all bytes are right."""
+        """With 1 % of the UDP packets to each host lost, all bytes are right."""
         for figures in self.read_with_loss(10, 16 * MIB + 333):
             self.assertGreater(figures["segments_lost"], 0)
             self.assertEqual(figures["multicast"], "working")
 
     def test_ten_percent(self) -> None:
-        """With 10 % of all UDP packets lost on the way to each host, all bytes are right."""
+        """With 10 % of the UDP packets to each host lost, all bytes are right."""
         for figures in self.read_with_loss(100, 16 * MIB + 1):
             self.assertGreater(figures["repairs_sent"], 0)
 
     def test_no_multicast(self) -> None:
-        """Where no UDP packet arrives, all bytes come over TCP, and the status says why."""
+        """Without any UDP packets, all bytes come over TCP, and the status gives the reason."""
         for figures in self.read_with_loss(1000, 8 * MIB + 4095):
             self.assertGreaterEqual(figures["bytes_over_tcp"], self.size)
             self.assertEqual(figures["segments_received"], 0)
@@ -135,21 +135,21 @@ class LossTests(LabTestCase):
             self.assertGreater(len(figures["multicast"].split()), 2)
 
     def test_one_host_without_multicast(self) -> None:
-        """A host that no UDP packet reaches reads right, and costs the others nothing."""
+        """A host without any UDP packets reads right, and does not affect the others."""
         lab = self.make_lab(3, 8 * MIB + 5)
         lab.start_server()
         clients = lab.start_clients()
         lab.network.set_loss("host1", 1000)
-        self.assertLess(self.read_all(lab), 2.2 * self.size + SMALL_TALK)
+        self.assertLess(self.read_all(lab), 2.2 * self.size + MAX_OVERHEAD)
         multicast = [client.status()["multicast"] for client in clients]
         self.assertEqual([state == "working" for state in multicast], [False, True, True])
 
 
 class SlowHostTests(LabTestCase):
-    """One host that cannot take what is sent to the group."""
+    """One host that loses most of what is sent to the group."""
 
     def test_leaves(self) -> None:
-        """It leaves the group, which the switch then spares it, and ends right as the others do."""
+        """It leaves the group, so that the switch stops forwarding, and all hosts read right."""
         lab = self.make_lab(3, 16 * MIB + 77, rate=20, snooping=True)
         lab.start_server()
         clients = lab.start_clients()
@@ -164,16 +164,16 @@ class SlowHostTests(LabTestCase):
             self.assertEqual(client.status()["multicast"], "working")
 
     def groups(self, lab: Lab, host: str) -> list[str]:
-        """The groups that a host is in."""
+        """Return the multicast groups that a host is a member of."""
         own = json.loads(run("ip", "-n", lab.network.namespace(host), "-j", "maddress", "show"))
         return [each.get("address", "") for link in own for each in link["maddr"]]
 
 
 class ChangedImageTests(LabTestCase):
-    """The image changes on the server while a host has it open."""
+    """Images that change on the server while a host has them open."""
 
     def open_image(self) -> tuple[Lab, Reader]:
-        """Read the beginning of an image much larger than the cache."""
+        """Read the first part of an image much larger than the cache."""
         lab = self.make_lab(1, 24 * MIB + 511)
         lab.start_server()
         lab.start_client("host1", "--cache-size", "4M")
@@ -182,12 +182,12 @@ class ChangedImageTests(LabTestCase):
         return lab, reader
 
     def assert_old_or_stale(self, reading: Reading) -> None:
-        """The reading is of the image as it was, or says that this image is gone."""
+        """Assert that a reading gave the old bytes or ESTALE."""
         if reading.error != "ESTALE":
             self.assert_right([reading])
 
     def test_replaced(self) -> None:
-        """An image that is replaced gives the old bytes or ESTALE, and a new open the new ones."""
+        """A replaced image gives the old bytes or ESTALE, and a new open the new bytes."""
         lab, reader = self.open_image()
         new = self.size + 2 * MIB
         sha256 = write_image(lab.images / "new.img", new)
@@ -197,7 +197,7 @@ class ChangedImageTests(LabTestCase):
         self.assertEqual((again.error, again.size, again.sha256), ("", new, sha256))
 
     def test_truncated(self) -> None:
-        """An image that is truncated gives the old bytes or ESTALE, and a new open what is left."""
+        """A truncated image gives the old bytes or ESTALE, and a new open the remaining bytes."""
         lab, reader = self.open_image()
         os.truncate(lab.images / "disk.img", 9 * MIB + 13)
         self.assert_old_or_stale(reader.result())

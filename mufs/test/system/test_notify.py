@@ -1,4 +1,4 @@
-"""What systemd is told of a service, on a real socket of the kind that it has."""
+"""The notifications to systemd, on a real socket."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs import notify
 from mufs.commands.keys import make_keys
 from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Notifier, Supervision
-from mufs.test.support.loopback import missing, own
+from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import Service, wait_until
 
 
 class Systemd:
-    """Listens as systemd does."""
+    """Receives notifications as systemd does."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
         self._socket.setblocking(False)
         self.close = self._socket.close
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def listen(self) -> list[str]:
-        """The assignments received since the last call."""
-        told: list[str] = []
+        """Return the assignments received since the last call."""
+        assignments: list[str] = []
         while True:
             try:
-                told += self._socket.recv(65536).decode().split("\n")
+                assignments += self._socket.recv(65536).decode().split("\n")
             except BlockingIOError:
-                self.told += told
-                return told
+                self.received += assignments
+                return assignments
 
-    def was_told(self, assignment: str) -> bool:
-        """Whether this assignment was received at any time."""
+    def has_received(self, assignment: str) -> bool:
+        """Return whether this assignment was ever received."""
         self.listen()
-        return assignment in self.told
+        return assignment in self.received
 
 
 class FakeService:
-    """A service whose state a test sets."""
+    """A service whose state is set by a test."""
 
     def __init__(self) -> None:
         self.ready: Deferred[None] = Deferred()
@@ -67,7 +67,7 @@ class SupervisionTests(SynchronousTestCase):
     """The notifications of a service."""
 
     def setUp(self) -> None:
-        """Have systemd listen."""
+        """Listen as systemd does."""
         directory = tempfile.mkdtemp(prefix="mufs-notify-")
         self.addCleanup(shutil.rmtree, directory)
         self.address = f"{directory}/notify"
@@ -78,7 +78,7 @@ class SupervisionTests(SynchronousTestCase):
         self.clock = Clock()
 
     def start(self, renew: Callable[[], None] | None = None, **environment: str) -> Supervision:
-        """A supervision that is running; it is stopped with the test."""
+        """Start a supervision, which is stopped after the test."""
         environment = {"NOTIFY_SOCKET": self.address, **environment}
         made = Supervision(self.clock, self.service, renew, environment=environment)
         made.startService()
@@ -86,12 +86,12 @@ class SupervisionTests(SynchronousTestCase):
         return made
 
     def stop(self, supervision: Supervision) -> None:
-        """End it, if the test has not."""
+        """Stop a supervision, unless the test has done so."""
         if supervision.running:
             supervision.stopService()
 
     def test_ready(self) -> None:
-        """READY is sent when the service is ready, and not before; then its state."""
+        """READY is sent when the service is ready, and not before, followed by its state."""
         self.start()
         self.assertEqual(self.systemd.listen(), ["STATUS=waiting"])
         self.service.line = "serving"
@@ -99,7 +99,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["READY=1", "STATUS=serving"])
 
     def test_status(self) -> None:
-        """The state is sent only when it has changed, and as one line."""
+        """The state is sent only when it has changed, and in one line."""
         self.start()
         self.service.ready.callback(None)
         self.systemd.listen()
@@ -110,7 +110,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["STATUS=of two READY=1 lines"])
 
     def test_starting(self) -> None:
-        """Until the service is ready its state is sent soon: somebody waits."""
+        """Until the service is ready, changes of its state are sent at shorter intervals."""
         self.start()
         self.systemd.listen()
         self.service.line = "still waiting"
@@ -118,7 +118,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["STATUS=still waiting"])
 
     def test_stopping(self) -> None:
-        """STOPPING is sent at the end, and nothing afterwards."""
+        """STOPPING is sent at the end, and nothing after it."""
         supervision = self.start(WATCHDOG_USEC="2000000")
         self.systemd.listen()
         supervision.stopService()
@@ -133,13 +133,13 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["WATCHDOG=1"] * 2)
 
     def test_watchdog_of_another(self) -> None:
-        """A watchdog for another process gets none."""
+        """A watchdog for another process gets no notifications."""
         self.start(WATCHDOG_USEC="3000000", WATCHDOG_PID="1")
         self.clock.advance(3)
         self.assertNotIn("WATCHDOG=1", self.systemd.listen())
 
     def test_abstract(self) -> None:
-        """An address that begins with @ is an abstract one."""
+        """An address that begins with @ is an abstract socket."""
         name = self.address.replace("/", "-")
         abstract = Systemd(f"\0{name}")
         self.addCleanup(abstract.close)
@@ -153,7 +153,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), [])
 
     def test_closed(self) -> None:
-        """A closed socket is not logged, whether or not its file is still there."""
+        """A closed socket is not logged, whether or not its file still exists."""
         self.start()
         self.systemd.close()
         with capturedLogs() as events:
@@ -164,7 +164,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(events, [])
 
     def test_full(self) -> None:
-        """A socket that accepts nothing is logged, and tried again."""
+        """A full socket is logged, and tried again."""
         self.patch(notify, "NOTIFY_TIMEOUT", 0.01)
         fill = Notifier({"NOTIFY_SOCKET": self.address})
         with capturedLogs() as events:
@@ -176,7 +176,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.systemd.listen(), ["READY=1"])
 
     def test_reload(self) -> None:
-        """The begin of a reload is sent with its time, then its end."""
+        """The start of a reload is sent with its time, and then its end."""
         renewed: list[None] = []
         supervision = self.start(lambda: renewed.append(None))
         self.service.ready.callback(None)
@@ -188,14 +188,14 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(len(renewed), 1)
 
     def test_reload_before_ready(self) -> None:
-        """A reload does not make a service ready that is not yet."""
+        """A reload before the service is ready does not send READY."""
         supervision = self.start(lambda: None)
         self.systemd.listen()
         supervision.reload()
         self.assertEqual(self.systemd.listen(), [])
 
     def test_reload_in_vain(self) -> None:
-        """Certificates that cannot be read do not end the service."""
+        """A reload with unreadable certificates does not end the service."""
 
         def renew() -> None:
             raise usage.UsageError("no such file")
@@ -209,63 +209,65 @@ class SupervisionTests(SynchronousTestCase):
 class ServiceTests(SynchronousTestCase):
     """Server and client as processes."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have systemd listen, and certificates."""
-        self.loopback = own(self)
+        """Listen as systemd does, and make certificates."""
+        self.loopback = make_loopback(self)
         self.keys = self.loopback.directory / "keys"
         make_keys(self.keys, ["127.0.0.1"], ["host"])
         self.addresses = {
             name: str(self.loopback.directory / f"{name}.notify") for name in ("server", "client")
         }
-        self.server_told, self.client_told = map(Systemd, self.addresses.values())
-        self.addCleanup(self.server_told.close)
-        self.addCleanup(self.client_told.close)
+        self.server_systemd, self.client_systemd = map(Systemd, self.addresses.values())
+        self.addCleanup(self.server_systemd.close)
+        self.addCleanup(self.client_systemd.close)
 
     def enter(self, name: str) -> tuple[str, ...]:
-        """The head of a command that gives it the environment of a unit."""
+        """Return the head of a command that sets the environment of a unit."""
         return ("env", f"NOTIFY_SOCKET={self.addresses[name]}", "WATCHDOG_USEC=1000000")
 
     def endpoint(self, name: str) -> str:
-        """The certificates in an endpoint string."""
+        """Return the certificates as part of an endpoint string."""
         return f"certificate={self.keys}/{name}.pem:trustRoots={self.keys}/ca"
 
     def start_server(self) -> Service:
-        """The server, with TLS."""
+        """Start the server with TLS."""
         listen = f"tls:{self.loopback.port}:interface=127.0.0.1:{self.endpoint('server')}"
         return self.loopback.start_server(
             enter=self.enter("server"), options=("--listen", listen), wait=False
         )
 
     def test_both(self) -> None:
-        """Both report when they are ready, their state, that they are alive, and that they stop."""
+        """Both report readiness, state, watchdog notifications, and their end."""
         server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
         client = self.loopback.launch_client(
             "host", "--server", server_address, enter=self.enter("client")
         )
         waiting = f"STATUS=waiting for the server at tls:127.0.0.1:{self.loopback.port}: "
         client.wait_until(
-            lambda: any(each.startswith(waiting) for each in self.client_told.listen()),
-            30, "tells that it waits",
-        )  # fmt: skip
-        self.assertFalse(self.client_told.was_told("READY=1"))
+            lambda: any(each.startswith(waiting) for each in self.client_systemd.listen()),
+            30,
+            "reports that it waits",
+        )
+        self.assertFalse(self.client_systemd.has_received("READY=1"))
         server = self.start_server()
-        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
-        client.wait_until(lambda: self.client_told.was_told("READY=1"), 30, "is ready")
+        server.wait_until(lambda: self.server_systemd.has_received("READY=1"), 30, "is ready")
+        client.wait_until(lambda: self.client_systemd.has_received("READY=1"), 30, "is ready")
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))
         server.wait_until(
-            lambda: any("STATUS=clients: 1," in each for each in self.server_told.listen()),
-            30, "tells of its client",
-        )  # fmt: skip
-        self.assertTrue(self.client_told.was_told("WATCHDOG=1"))
+            lambda: any("STATUS=clients: 1," in each for each in self.server_systemd.listen()),
+            30,
+            "reports its client",
+        )
+        self.assertTrue(self.client_systemd.has_received("WATCHDOG=1"))
         client.stop()
         server.stop()
-        self.assertTrue(self.client_told.was_told("STOPPING=1"))
-        self.assertTrue(self.server_told.was_told("STOPPING=1"))
+        self.assertTrue(self.client_systemd.has_received("STOPPING=1"))
+        self.assertTrue(self.server_systemd.has_received("STOPPING=1"))
 
     def serial(self) -> int:
-        """The serial number of the certificate that the server shows."""
+        """Return the serial number of the server's certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_cert_chain(self.keys / "host.pem")
@@ -279,7 +281,7 @@ class ServiceTests(SynchronousTestCase):
         return x509.load_der_x509_certificate(shown).serial_number
 
     def reload(self, service: Service, line: str) -> None:
-        """Send SIGHUP, and wait for one more of this line in the log."""
+        """Send SIGHUP, and wait until this line is logged once more."""
         before = service.output.count(line)
         service.signal(signal.SIGHUP)
         service.wait_until(lambda: service.output.count(line) > before, 30, line)
@@ -296,7 +298,7 @@ class ServiceTests(SynchronousTestCase):
     def test_certificates(self) -> None:
         """SIGHUP reloads certificates for new connections; invalid ones are not used."""
         server = self.start_server()
-        server.wait_until(lambda: self.server_told.was_told("READY=1"), 30, "is ready")
+        server.wait_until(lambda: self.server_systemd.has_received("READY=1"), 30, "is ready")
         first = self.serial()
         self.replace("server")
         self.assertEqual(self.serial(), first)
@@ -308,7 +310,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.serial(), second)
 
     def test_client(self) -> None:
-        """A client that was refused for its certificate gets in with a new one after SIGHUP."""
+        """A client refused for its certificate is accepted with a new one after SIGHUP."""
         server_address = f"tls:127.0.0.1:{self.loopback.port}:{self.endpoint('host')}"
         (self.loopback.directory / "other").mkdir()
         make_keys(self.loopback.directory / "other", [], ["host"])
@@ -325,6 +327,6 @@ class ServiceTests(SynchronousTestCase):
         self.reload(client, "certificates not reloaded")
         (self.keys / "host.pem").write_bytes(good)
         self.reload(client, "certificates reloaded")
-        wait_until(lambda: self.client_told.was_told("READY=1"), 30, "it is mounted")
+        wait_until(lambda: self.client_systemd.has_received("READY=1"), 30, "it is mounted")
         self.reload(client, "certificates reloaded")
         self.assertTrue(os.path.ismount(self.loopback.mount_point("host")))

@@ -1,4 +1,4 @@
-"""What the way between server and hosts does to packets, and servers and links that pause."""
+"""Paths that reorder, duplicate and drop packets, and servers and links that pause."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mufs.test.support.netns import run
 from mufs.test.support.processes import wait_until
 from mufs.test.system.test_network import MIB, LabTestCase
 
-PAUSE = float(os.environ.get("MUFS_TEST_PAUSE", "2"))
-"""Seconds that something is away; with 10 and more the tests take as long as they say."""
+PAUSE_SECONDS = float(os.environ.get("MUFS_TEST_PAUSE", "2"))
+"""Seconds that a process or link pauses; C{MUFS_TEST_PAUSE} sets another value."""
 
 RELAY = """
 import random, socket, sys
@@ -36,7 +36,7 @@ while True:
     else:
         if where[2] == 4 or frame[23] != 17 or frame[0] & 1 == 0:
             continue
-        # Its checksum was left to a card that is not there: none is as good.
+        # The checksum was offloaded, so it is wrong here; 0 means none.
         frame = frame[:40] + bytes(2) + frame[42:]
         held.append(frame)
         if chance.random() < 0.1:
@@ -47,14 +47,14 @@ while True:
             going.send(each)
         held.clear()
 """
-"""Hands multicast from one port of the switch to another: 40 frames shuffled, some sent twice."""
+"""Forwards multicast from one port of the switch to another, shuffled and with duplicates."""
 
 
 class DisorderTests(LabTestCase):
-    """Datagrams that come twice, and in another order."""
+    """Duplicated and reordered datagrams."""
 
     def test_doubled_and_shuffled(self) -> None:
-        """A host that gets each tenth datagram twice, and all in disorder, reads by multicast."""
+        """A host that gets reordered datagrams, each tenth twice, reads by multicast."""
         lab = self.make_lab(2, 8 * MIB + 1111)
         network = lab.network
         switch = network.enter("switch")
@@ -74,12 +74,12 @@ class DatagramSizeTests(LabTestCase):
     """Links whose packets are smaller than the datagrams."""
 
     def set_mtu(self, lab: Lab, host: str) -> None:
-        """Have a host's link take 1200 bytes."""
+        """Set the MTU of a host's link to 1200 bytes."""
         namespace = lab.network.namespace(host)
         run("ip", "-n", namespace, "link", "set", "dev", "eth0", "mtu", "1200")
 
     def test_server(self) -> None:
-        """A server whose link takes less sends fragments from then on, and says so."""
+        """A server whose MTU becomes too small sends fragments, and logs that."""
         lab = self.make_lab(2, 6 * MIB + 5, rate=50)
         server = lab.start_server()
         clients = lab.start_clients()
@@ -91,22 +91,22 @@ class DatagramSizeTests(LabTestCase):
             self.assertEqual(client.status()["multicast"], "working")
 
     def test_client(self) -> None:
-        """A host whose link takes less than what is sent reads over TCP, and the other does not."""
+        """A host with a small MTU reads over TCP, and the other one by multicast."""
         lab = self.make_lab(2, 6 * MIB + 5)
         lab.start_server()
         self.set_mtu(lab, "host1")
-        # Of packets that the kernel has cut itself a virtual link takes larger ones, too.
+        # A virtual link does not check the size of packets that the kernel segments.
         lab.network.set_loss("host1", 1000, "meta length > 1200")
         narrow, wide = lab.start_clients()
         self.read_all(lab)
-        # All but what fits small datagrams: ends of transfers.
+        # All data but those in short datagrams, at the ends of transfers.
         self.assertGreater(narrow.status()["bytes_over_tcp"], 0.9 * self.size)
         self.assertLess(wide.status()["bytes_over_tcp"], self.size / 2)
 
     def test_between(self) -> None:
         """
-        A switch that drops what is too large without a word, TCP's too, gives EIO in due time, and
-        costs the other host nothing.
+        A switch that silently drops large packets, including those of TCP, causes EIO after the
+        timeout, and does not affect the other host.
         """
         lab = self.make_lab(2, 4 * MIB + 5)
         lab.start_server()
@@ -118,12 +118,12 @@ class DatagramSizeTests(LabTestCase):
 
 
 class GroupTests(LabTestCase):
-    """Switches that do not know who is in the group."""
+    """Switches that do not know the group's members."""
 
     def test_reports_filtered(self) -> None:
-        """A host whose reports reach no switch reads over TCP, says why, and the others do not."""
+        """A host whose IGMP reports are lost reads over TCP with the reason; others do not."""
         lab = self.make_lab(2, 4 * MIB + 5, snooping=True)
-        # A new querier has the switch send everything everywhere for so long.
+        # With a new querier, the switch floods multicast for this time.
         bridge = ["link", "set", "bridge", "type", "bridge", "mcast_query_response_interval", "100"]
         switch = ["ip", "-n", lab.network.namespace("switch")]
         run(*switch, *bridge, "mcast_querier", "0")
@@ -136,7 +136,7 @@ class GroupTests(LabTestCase):
         run(*lab.network.enter("host1"), "nft", "-f", "-", given=rules)
         lab.start_server()
         filtered, other = lab.start_clients()
-        # A switch floods what nobody is known to have joined.
+        # Without any known member, the switch floods the group.
         wait_until(lambda: lab.network.members("239.5.5.0") == {"host2"}, 20, "host2 is known")
         self.read_all(lab)
         self.assertIn("nothing arrives", filtered.status()["multicast"])
@@ -145,7 +145,7 @@ class GroupTests(LabTestCase):
 
 
 class PauseTests(LabTestCase):
-    """The server, or a link, is away for a while: reads wait, and end right."""
+    """Processes and links that pause: reads wait, and end right."""
 
     def start(self, hosts: int = 2) -> Lab:
         lab = self.make_lab(hosts, 9 * MIB + 3, rate=50)
@@ -155,40 +155,40 @@ class PauseTests(LabTestCase):
         return lab
 
     def assert_all_right(self) -> None:
-        """All reads end right, within the time that one may wait."""
+        """Assert that all reads end right, within their timeout."""
         self.assert_right([reader.result(60) for reader in self.readers])
         for client in self.clients:
             self.assertNotIn("Traceback", client.output)
         self.assertNotIn("Traceback", self.server.output)
 
     def test_server_stopped(self) -> None:
-        """A server that does nothing for a while."""
+        """Reads end right after the server was stopped for a while."""
         self.start()
         self.server.signal(signal.SIGSTOP)
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_SECONDS)
         self.server.signal(signal.SIGCONT)
         self.assert_all_right()
 
     def test_client_stopped(self) -> None:
-        """A client that does nothing for a while reads on; the other does not wait for it."""
+        """A client that was stopped for a while reads right, and does not delay the other."""
         self.start()
         self.clients[0].signal(signal.SIGSTOP)
         self.assert_right([self.readers.pop().result(60)])
-        time.sleep(PAUSE / 2)
+        time.sleep(PAUSE_SECONDS / 2)
         self.clients[0].signal(signal.SIGCONT)
         self.assert_all_right()
 
     def test_server_link(self) -> None:
-        """The server's link is down at its own end, where the interface loses the group."""
+        """Reads end right after the server's interface was down for a while."""
         lab = self.start()
         link = ["ip", "-n", lab.network.namespace(SERVER), "link", "set", "eth0"]
         run(*link, "down")
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_SECONDS)
         run(*link, "up")
         self.assert_all_right()
 
     def test_client_link(self) -> None:
-        """A client's link is down at its own end, where the interface leaves the group."""
+        """A client whose interface was down for a while is in the group again, and reads right."""
         lab = self.start()
         link = ["ip", "-n", lab.network.namespace("host1"), "link", "set", "eth0"]
         run(*link, "down")
@@ -202,7 +202,7 @@ class PauseTests(LabTestCase):
         return any(each.get("address") == "239.5.5.0" for link in links for each in link["maddr"])
 
     def test_other_key(self) -> None:
-        """A server started again, with other keys and its numbers from the beginning on."""
+        """Reads end right after a restart of the server, with new keys and numbers."""
         lab = self.start()
         before = self.clients[0].status()["segments_received"]
         self.server.kill()

@@ -1,4 +1,4 @@
-"""Clients that keep what they read in a directory, in earnest: processes, mounts, kill -9."""
+"""Clients with a persistent cache: real processes, mounts and SIGKILL."""
 
 import hashlib
 import os
@@ -10,22 +10,22 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.lab import write_image
-from mufs.test.support.loopback import Loopback, missing, unmount
+from mufs.test.support.loopback import Loopback, unmount, why_unavailable
 from mufs.test.support.processes import CHECKOUT, MUFS, Service, wait_until
 
 MIB = 1 << 20
 
 
-class KeptTestCase(SynchronousTestCase):
-    """Has a server with one image, and a directory for its client."""
+class PersistentCacheTestCase(SynchronousTestCase):
+    """Has a server with one image, and a cache directory for its client."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Start the server."""
         self.loopback = Loopback()
         self.addCleanup(self.loopback.close)
-        self.kept = self.loopback.directory / "kept"
+        self.cache_path = self.loopback.directory / "cache"
         self.image = self.loopback.images / "disk.img"
         self.size = 12 * MIB + 1237
         self.sha256 = write_image(self.image, self.size)
@@ -35,17 +35,17 @@ class KeptTestCase(SynchronousTestCase):
 
     def start(self, *options: str) -> Service:
         """Start the client."""
-        return self.loopback.start_client("here", "--cache-dir", str(self.kept), *options)
+        return self.loopback.start_client("here", "--cache-dir", str(self.cache_path), *options)
 
     def read(self) -> str:
-        """The SHA-256 of the image as the client shows it, past the kernel's page cache."""
+        """Return the SHA-256 of the image on the mount, read past the kernel's page cache."""
         path = self.loopback.mount_point("here") / "disk.img"
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def sent(self) -> int:
-        """Bytes of file data that the server has sent."""
+        """Return the bytes of file data that the server has sent."""
         figures = self.server.status()
         sent: int = figures["bytes_multicast"] + figures["bytes_over_tcp"]
         return sent
@@ -59,11 +59,11 @@ class KeptTestCase(SynchronousTestCase):
         )  # fmt: skip
 
 
-class ClientTests(KeptTestCase):
-    """Restarts, ordinary and others."""
+class ClientTests(PersistentCacheTestCase):
+    """Clients that are restarted or killed."""
 
     def test_restart(self) -> None:
-        """A client that was started anew reads all again without a byte from the server."""
+        """A restarted client reads everything from its cache, and nothing from the server."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
@@ -76,7 +76,7 @@ class ClientTests(KeptTestCase):
         self.assertEqual((figures["bytes_requested"], figures["blocks_damaged"]), (0, 0))
 
     def test_killed(self) -> None:
-        """Whenever a client is killed, and whatever is damaged then, the next one reads right."""
+        """After kills and damage of the cache directory, the next client reads right."""
         random = Random(7)
         for _ in range(3):
             client = self.start()
@@ -85,21 +85,21 @@ class ClientTests(KeptTestCase):
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             enough = random.randrange(self.size // 2)
-            wait_until(lambda: self.taken() > enough, 20, "something kept")  # noqa: B023
+            wait_until(lambda: self.taken() > enough, 20, "something in the cache")  # noqa: B023
             client.kill()
             reader.wait(20)
             unmount(self.loopback.directory / "here")
-            for name in ("index", *(p.name for p in self.kept.iterdir() if "-" in p.name)):
-                self.damage(random, self.kept / name)
+            for name in ("index", *(p.name for p in self.cache_path.iterdir() if "-" in p.name)):
+                self.damage(random, self.cache_path / name)
         self.start()
         self.assertEqual(self.read(), self.sha256)
 
     def test_damaged(self) -> None:
-        """A page that is wrong on the disk is asked for anew, and its block is kept again."""
+        """A damaged page on the disk is requested again, and its block is stored again."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
-        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        (data,) = [p for p in self.cache_path.iterdir() if "-" in p.name and p.suffix != ".path"]
         with open(data, "r+b") as file:
             file.seek(5 * MIB)
             file.write(b"wrong")
@@ -112,12 +112,12 @@ class ClientTests(KeptTestCase):
             client.stop()
 
     def taken(self) -> int:
-        """Bytes of the disk that the directory's files take."""
-        found = os.listdir(self.kept) if self.kept.exists() else []
-        return sum(os.lstat(self.kept / name).st_blocks * 512 for name in found)
+        """Return the disk space of the directory's files, in bytes."""
+        found = os.listdir(self.cache_path) if self.cache_path.exists() else []
+        return sum(os.lstat(self.cache_path / name).st_blocks * 512 for name in found)
 
     def damage(self, random: Random, path: Path) -> None:
-        """Change some bits of a file, and cut it now and then."""
+        """Change some bits of a file, and sometimes truncate it."""
         with open(path, "r+b") as file:
             size = file.seek(0, os.SEEK_END)
             for _ in range(5):
@@ -130,14 +130,14 @@ class ClientTests(KeptTestCase):
                 file.truncate(random.randrange(size))
 
     def test_small(self) -> None:
-        """A directory smaller than the image is never larger than it may be; reads are right."""
+        """A cache smaller than the image never exceeds its limit, and reads are right."""
         self.start("--cache-size", "4M")
         for _ in range(2):
             self.assertEqual(self.read(), self.sha256)
             self.assertLessEqual(self.taken(), 4 * MIB + 16384)
 
     def test_replaced(self) -> None:
-        """An image that was replaced while no client ran is read anew, and the old one dropped."""
+        """An image replaced while no client ran is read again, and the old one is dropped."""
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
         client.stop()
@@ -148,23 +148,23 @@ class ClientTests(KeptTestCase):
         wait_until(lambda: self.taken() < self.size * 3 // 2, 10, "the old image is dropped")
 
     def test_second_client(self) -> None:
-        """A second client at the same directory ends with one line; the first one goes on."""
+        """A second client with the same directory ends with one line; the first one continues."""
         self.start()
-        second = self.loopback.launch_client("second", "--cache-dir", str(self.kept))
+        second = self.loopback.launch_client("second", "--cache-dir", str(self.cache_path))
         self.assertEqual(second.wait(20), 1)
         self.assertEqual(
-            second.output, f"mufs-client: --cache-dir: {self.kept}: a client uses it\n"
+            second.output, f"mufs-client: --cache-dir: {self.cache_path}: a client uses it\n"
         )
         self.assertEqual(self.read(), self.sha256)
 
     def test_removed(self) -> None:
-        """A directory that is removed under the client costs it nothing but the keeping."""
+        """A client whose cache directory is removed goes on reading."""
         self.start()
-        shutil.rmtree(self.kept)
+        shutil.rmtree(self.cache_path)
         self.assertEqual(self.read(), self.sha256)
 
     def test_memory(self) -> None:
-        """Without a directory the client has no file open, and makes none, but log and socket."""
+        """Without a cache directory, the client opens and makes no files except log and socket."""
         before = self.files()
         client = self.loopback.start_client("here")
         self.assertEqual(self.read(), self.sha256)
@@ -177,65 +177,66 @@ class ClientTests(KeptTestCase):
         )
 
     def files(self) -> set[str]:
-        """What is in the directory that the client runs in, but mounts."""
+        """Return the files in the client's working directory, except mounts."""
         return {e.name for e in os.scandir(self.loopback.directory) if e.name != "here"}
 
 
-class CommandTests(KeptTestCase):
-    """C{mufs cache}."""
+class CommandTests(PersistentCacheTestCase):
+    """The command C{mufs cache}."""
 
     def setUp(self) -> None:
-        """Have an image kept."""
+        """Have an image in the cache."""
         super().setUp()
         client = self.start()
         self.assertEqual(self.read(), self.sha256)
-        self.in_use = self.mufs("cache", "rm", str(self.kept), "--all")
-        self.listed = self.mufs("cache", "ls", str(self.kept))
+        self.in_use = self.mufs("cache", "rm", str(self.cache_path), "--all")
+        self.listed = self.mufs("cache", "ls", str(self.cache_path))
         client.stop()
 
     def test_ls(self) -> None:
-        """The images are listed, also while a client runs."""
-        done = self.mufs("cache", "ls", str(self.kept))
+        """The images are listed, even while a client runs."""
+        done = self.mufs("cache", "ls", str(self.cache_path))
         head, line = done.stdout.splitlines()
         self.assertEqual(head.split(), ["held", "size", "last", "used", "image"])
         self.assertEqual(
-            (line.split()[:3], line.split()[-1]), (["12.0M", "12.0M", "100%"], "disk.img")
+            (line.split()[:5], line.split()[-1]),
+            (["12.0", "MiB", "12.0", "MiB", "100%"], "disk.img"),
         )
         self.assertEqual(self.listed.returncode, 0)
         self.assertIn("disk.img", self.listed.stdout)
 
     def test_rm(self) -> None:
-        """Images are removed by name, by age, or all, but not under a client."""
+        """Images are removed by name, by age, or all, but not while a client runs."""
         self.assertEqual(self.in_use.returncode, 1)
-        self.assertEqual(self.in_use.stderr, f"mufs cache: {self.kept}: a client uses it\n")
-        unknown = self.mufs("cache", "rm", str(self.kept), "other.img")
+        self.assertEqual(self.in_use.stderr, f"mufs cache: {self.cache_path}: a client uses it\n")
+        unknown = self.mufs("cache", "rm", str(self.cache_path), "other.img")
         self.assertIn("no image 'other.img'", unknown.stderr)
-        done = self.mufs("cache", "rm", str(self.kept), "--unused", "1")
-        self.assertEqual(done.stdout, "0 images removed, 0 bytes\n")
-        done = self.mufs("cache", "rm", str(self.kept), "disk.img")
-        self.assertEqual(done.stdout, "1 images removed, 12.0M bytes\n")
+        done = self.mufs("cache", "rm", str(self.cache_path), "--unused", "1")
+        self.assertEqual(done.stdout, "0 images removed, 0 B\n")
+        done = self.mufs("cache", "rm", str(self.cache_path), "disk.img")
+        self.assertEqual(done.stdout, "1 images removed, 12.0 MiB\n")
         self.start()
         self.assertEqual(self.read(), self.sha256)
         self.loopback.services["here"].stop()
-        self.assertEqual(self.mufs("cache", "rm", str(self.kept), "--all").returncode, 0)
-        self.assertEqual(os.listdir(self.kept), [])
-        refused = self.mufs("cache", "ls", str(self.kept))
-        self.assertEqual(refused.stderr, f"mufs cache: {self.kept}: holds no cache of mUFS\n")
+        self.assertEqual(self.mufs("cache", "rm", str(self.cache_path), "--all").returncode, 0)
+        self.assertEqual(os.listdir(self.cache_path), [])
+        refused = self.mufs("cache", "ls", str(self.cache_path))
+        self.assertEqual(refused.stderr, f"mufs cache: {self.cache_path}: holds no cache of mUFS\n")
 
     def test_verify(self) -> None:
-        """Wrong pages are counted and removed, and then there are none."""
-        done = self.mufs("cache", "verify", str(self.kept))
+        """Damaged pages are counted and removed."""
+        done = self.mufs("cache", "verify", str(self.cache_path))
         pages = -(-self.size // 4096)
-        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them wrong and removed\n")
-        (data,) = [p for p in self.kept.iterdir() if "-" in p.name and p.suffix != ".path"]
+        self.assertEqual(done.stdout, f"{pages} pages checked, 0 of them damaged and removed\n")
+        (data,) = [p for p in self.cache_path.iterdir() if "-" in p.name and p.suffix != ".path"]
         with open(data, "r+b") as file:
             for place in (0, 5000, self.size - 1):
                 file.seek(place)
                 file.write(b"wrong"[: self.size - place])
-        done = self.mufs("cache", "verify", str(self.kept))
-        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them wrong and removed\n")
+        done = self.mufs("cache", "verify", str(self.cache_path))
+        self.assertEqual(done.stdout, f"{pages} pages checked, 3 of them damaged and removed\n")
         self.assertEqual(done.returncode, 1)
-        done = self.mufs("cache", "verify", str(self.kept))
+        done = self.mufs("cache", "verify", str(self.cache_path))
         self.assertEqual((done.stdout.split()[0], done.returncode), (str(pages - 3), 0))
         self.start()
         self.assertEqual(self.read(), self.sha256)

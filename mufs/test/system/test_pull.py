@@ -24,15 +24,18 @@ def start(run: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*MUFS, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), VARIABLE: str(run)},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 class CommandTests(ProcessTestCase):
     """C{mufs pull} at a real mount."""
 
     def test_pull(self) -> None:
-        """Images are pulled one after the other, also by a link; each that cannot be is a line."""
+        """Images are pulled one after the other, also by a link; each failure is one line."""
         images = self.loopback.images
         sha256 = write_image(images / "other.img", 3 * MIB + 5)
         write_image(images / "large.img", 70 * MIB)
@@ -45,13 +48,16 @@ class CommandTests(ProcessTestCase):
         names = ["disk.img", "link", "none", "dir", "secret", "large.img"]
         done = self.mufs("pull", *(f"{point}/{name}" for name in names), "/proc/none")
         self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stderr.splitlines(), [
-            f"mufs: {point}/none: No such file or directory",
-            f"mufs: {point}/dir: is a directory",
-            f"mufs: {point}/secret: permission denied",
-            f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
-            "mufs: /proc/none: not on a mount of mUFS",
-        ])  # fmt: skip
+        self.assertEqual(
+            done.stderr.splitlines(),
+            [
+                f"mufs: {point}/none: No such file or directory",
+                f"mufs: {point}/dir: is a directory",
+                f"mufs: {point}/secret: permission denied",
+                f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
+                "mufs: /proc/none: not on a mount of mUFS",
+            ],
+        )
         first, second = done.stdout.splitlines()
         self.assertTrue(first.startswith("disk.img: 976.6 KiB of 976.6 KiB (100 %), "), first)
         self.assertTrue(second.startswith("other.img: 3.0 MiB of 3.0 MiB (100 %), "), second)
@@ -64,7 +70,7 @@ class CommandTests(ProcessTestCase):
         self.assertEqual((quiet.returncode, quiet.stdout, quiet.stderr), (0, "", ""))
 
     def test_interrupted(self) -> None:
-        """Ctrl-C ends the pull at the client, too; the next one goes on where that was."""
+        """Ctrl-C ends the pull at the client, and the next pull resumes it."""
         size = 64 * MIB
         write_image(self.loopback.images / "large.img", size)
         self.server.stop()
@@ -74,20 +80,24 @@ class CommandTests(ProcessTestCase):
         pulling = start(self.run_directory, "pull", point / "large.img")
         self.addCleanup(pulling.communicate)
         self.addCleanup(pulling.kill)
-        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are there")
+        wait_until(lambda: client.status()["cache_bytes"] > 8 * MIB, 20, "8 MiB are in the cache")
         pulling.send_signal(signal.SIGINT)
         self.assertEqual(pulling.wait(10), 130)
         assert pulling.stderr is not None
         self.assertEqual(pulling.stderr.read(), "")
-        # What was asked for comes still.
-        asked = client.status()["bytes_requested"]
-        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
-        self.assertLess(asked, size)
+        # Outstanding requests are still answered.
+        requested = client.status()["bytes_requested"]
+        wait_until(
+            lambda: client.status()["cache_bytes"] == requested,
+            20,
+            "all that was requested arrived",
+        )
+        self.assertLess(requested, size)
         self.assertEqual(self.mufs("pull", "--quiet", f"{point}/large.img").returncode, 0)
         self.assertEqual(client.status()["bytes_requested"], size)
 
     def test_server_away(self) -> None:
-        """While the server is away lines say so; the pull goes on when it is back."""
+        """While the server is away the output reports it, and the pull resumes when it returns."""
         size = 32 * MIB
         write_image(self.loopback.images / "large.img", size)
         self.server.stop()
@@ -112,15 +122,15 @@ class CommandTests(ProcessTestCase):
 class LabTests(SynchronousTestCase):
     """Real hosts that pull."""
 
-    skip = lab.missing()
+    skip = lab.why_unavailable()
 
     def has_begun(self, client: Service) -> bool:
-        """Whether the cache of a client has something."""
+        """Return whether the cache of a client has any data."""
         held: int = client.status()["cache_bytes"]
         return held > MIB
 
     def test_apart(self) -> None:
-        """A second host that begins later costs what went out before, and no more."""
+        """For a second host that starts later, only what was already sent is sent again."""
         self.lab = Lab(2, rate=100)
         self.addCleanup(self.lab.close)
         size = 32 * MIB

@@ -17,13 +17,13 @@ from mufs.test.system.test_pull import start
 
 
 class LabTests(SynchronousTestCase):
-    """Real hosts, and the command on the server's."""
+    """Pushes to real hosts, from the server's host."""
 
-    skip = lab.missing()
+    skip = lab.why_unavailable()
     size = 64 * MIB
 
     def make(self, hosts: int, *options: str, **how: Any) -> list[Service]:
-        """Start server and clients; the clients."""
+        """Start server and clients, and return the clients."""
         self.lab = Lab(hosts, **how)
         self.addCleanup(self.lab.close)
         self.sha256 = write_image(self.lab.images / "disk.img", self.size)
@@ -31,34 +31,35 @@ class LabTests(SynchronousTestCase):
         return self.lab.start_clients()
 
     def push(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the command."""
+        """Start C{mufs push}."""
         pushing = start(self.lab.directory / "run", "push", *arguments)
         self.addCleanup(pushing.communicate)
         self.addCleanup(pushing.kill)
         return pushing
 
     def pushed(self, *arguments: str) -> tuple[int, list[str], list[str]]:
-        """Push; the exit status, and the lines of both outputs."""
+        """Push, and return the exit status and the lines of stdout and stderr."""
         pushing = self.push(*arguments)
         out, errors = pushing.communicate(timeout=90)
         return pushing.returncode, out.splitlines(), errors.splitlines()
 
     def sent(self) -> int:
-        """Bytes that went out at the server's interface, headers and all."""
+        """Return the bytes that the server's interface has sent, headers included."""
         return self.lab.network.bytes_sent(SERVER)
 
     def assert_all_there(self) -> None:
-        """All hosts read the image right, and the server sends no byte of it."""
+        """Assert that all hosts read the image right, without bytes from the server."""
         before = self.server.status()
         readers = self.lab.start_readers("disk.img")
-        self.assertEqual([reader.result().sha256 for reader in readers],
-                         [self.sha256] * len(readers))  # fmt: skip
+        self.assertEqual(
+            [reader.result().sha256 for reader in readers], [self.sha256] * len(readers)
+        )
         after = self.server.status()
         for figure in ("bytes_multicast", "bytes_over_tcp", "requests"):
             self.assertEqual(after[figure], before[figure])
 
     def assert_sent_once(self, hosts: int) -> None:
-        """The image goes out once, with 6 % for headers and requests, and is there then."""
+        """Assert that a push sends the image once, with at most 6 % for headers and requests."""
         self.make(hosts, rate=200)
         before = self.sent()
         status, out, errors = self.pushed(str(self.lab.images / "disk.img"))
@@ -70,15 +71,15 @@ class LabTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_two(self) -> None:
-        """Two hosts."""
+        """An image is sent once to two hosts."""
         self.assert_sent_once(2)
 
     def test_four(self) -> None:
-        """Four hosts."""
+        """An image is sent once to four hosts."""
         self.assert_sent_once(4)
 
     def test_loss(self) -> None:
-        """Two hosts that lose 1 % get it for little more."""
+        """With 1 % loss at two hosts, little more is sent."""
         self.make(2, rate=200)
         for host in self.lab.hosts:
             self.lab.network.set_loss(host, 10)
@@ -89,7 +90,7 @@ class LabTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_killed(self) -> None:
-        """One that is killed meanwhile has failed, and the other one gets the image."""
+        """A client killed during a push is reported as failed, and the other one gets the image."""
         clients = self.make(2, "--rate-max", "100M")
         pushing = self.push("disk.img")
         wait_until(lambda: clients[1].status()["cache_bytes"] > MIB, 20, "some of it is there")
@@ -100,7 +101,7 @@ class LabTests(SynchronousTestCase):
         self.assertEqual(clients[0].status()["cache_bytes"], self.size)
 
     def test_restarted(self) -> None:
-        """One that is started again with what it has kept is sent only what it lacks."""
+        """A restarted client with a persistent cache is sent only the missing bytes."""
         self.lab = Lab(1)
         self.addCleanup(self.lab.close)
         self.sha256 = write_image(self.lab.images / "disk.img", self.size)
@@ -121,18 +122,22 @@ class LabTests(SynchronousTestCase):
         self.assert_all_there()
 
     def test_interrupted(self) -> None:
-        """Ctrl-C ends it at the client, too."""
+        """Ctrl-C ends the push at the client, too."""
         (client,) = self.make(1, "--rate-max", "100M")
         pushing = self.push("disk.img")
         wait_until(lambda: client.status()["cache_bytes"] > MIB, 20, "some of it is there")
         pushing.send_signal(signal.SIGINT)
         self.assertEqual(pushing.wait(10), 130)
-        asked = client.status()["bytes_requested"]
-        wait_until(lambda: client.status()["cache_bytes"] == asked, 20, "what was asked for came")
-        self.assertLess(asked, self.size)
+        requested = client.status()["bytes_requested"]
+        wait_until(
+            lambda: client.status()["cache_bytes"] == requested,
+            20,
+            "all that was requested arrived",
+        )
+        self.assertLess(requested, self.size)
 
     def test_errors(self) -> None:
-        """What cannot be pushed is one line."""
+        """Errors are one line."""
         self.lab = Lab(1)
         self.addCleanup(self.lab.close)
         (self.lab.images / "dir").mkdir()
@@ -158,6 +163,7 @@ class LabTests(SynchronousTestCase):
         why = "the image has 9.0 MiB, the cache 8.0 MiB"
         self.assertEqual(errors, [f"mufs: {name} {where}: {why}"])
         status, _, errors = self.pushed("secret", "--to", name, "other")
-        self.assertEqual(sorted(errors), sorted(
-            [f"mufs: {name} {where}: permission denied", "mufs: other: is not connected"]
-        ))  # fmt: skip
+        self.assertEqual(
+            sorted(errors),
+            sorted([f"mufs: {name} {where}: permission denied", "mufs: other: is not connected"]),
+        )

@@ -1,4 +1,4 @@
-"""The soak, for a short while; and that it notices what it is there to notice."""
+"""A short soak test, and the detection of errors by the soak test."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.soak import GROWTH, IMAGES, MIB, SETTLED, HostReader, Sample, growth
-from mufs.test.support.lab import missing
+from mufs.test.soak import IMAGES, MAX_GROWTH, MIB, SETTLING_SECONDS, HostReader, Sample, growth
+from mufs.test.support.lab import why_unavailable
 from mufs.test.support.processes import wait_until
 
 
 class SoakTests(SynchronousTestCase):
-    """All of it together."""
+    """A whole run."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def test_short(self) -> None:
-        """Two hosts read through some faults, and it ends well."""
+        """A short run with two hosts and some faults finds no problems."""
         command = [sys.executable, "-m", "mufs.test.soak", "--seed", "5", "--hosts", "2"]
         done = subprocess.run(
             [*command, "--minutes", "0.2"], capture_output=True, text=True, timeout=120
@@ -30,7 +30,7 @@ class SoakTests(SynchronousTestCase):
 
 
 class NoticeTests(SynchronousTestCase):
-    """A directory stands for the mount."""
+    """The checks of the reader, with a directory instead of a mount."""
 
     def setUp(self) -> None:
         self.mount, self.truth = Path(self.mktemp()), Path(self.mktemp())
@@ -48,13 +48,13 @@ class NoticeTests(SynchronousTestCase):
         return reader
 
     def test_right(self) -> None:
-        """What is right is not complained of."""
+        """Right bytes are not reported."""
         reader = self.start()
         self.assertTrue(reader.stop(10))
         self.assertEqual((reader.wrong, reader.errors), ([], []))
 
     def test_one_bit(self) -> None:
-        """A bit that is wrong in each page is noticed."""
+        """A single wrong bit in each page is reported."""
         for image in IMAGES:
             content = bytearray((self.mount / image).read_bytes())
             for offset in range(100, len(content), 4096):
@@ -63,7 +63,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertGreater(len(self.start().wrong), 0)
 
     def test_mixed_versions(self) -> None:
-        """Bytes of two versions in one open file are noticed, though each range is of one."""
+        """Ranges of different versions in one open file are reported."""
         for image in IMAGES:
             first = (self.truth / f"{image}.1").read_bytes()
             second = bytes(len(first))
@@ -73,7 +73,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertGreater(len(self.start().wrong), 0)
 
     def test_errors(self) -> None:
-        """Reads that fail are told, with when and why."""
+        """Reads that fail are reported with time and errno."""
         before = time.monotonic()
         reader = self.start()
         (self.mount / "a.img").unlink()
@@ -84,10 +84,10 @@ class NoticeTests(SynchronousTestCase):
 
 
 class GrowthTests(SynchronousTestCase):
-    """What is held, a sample each second."""
+    """The detection of growth, from one sample each second."""
 
     def held(self, memory: float = 0, files: float = 0, threads: float = 0) -> float:
-        """What is taken for growth, for so much more in each second."""
+        """Return the detected growth for a process that grows by these amounts each second."""
         return growth(
             [
                 Sample(
@@ -101,16 +101,16 @@ class GrowthTests(SynchronousTestCase):
         )[0]
 
     def test_flat(self) -> None:
-        """A process that holds the same all the time does not grow."""
+        """A constant process does not grow."""
         self.assertEqual(self.held(), 0)
 
     def test_leaks(self) -> None:
-        """One that holds more and more does: bytes, files or threads."""
-        self.assertGreater(self.held(memory=GROWTH / 300), GROWTH)
+        """Constant growth of memory, files or threads is detected."""
+        self.assertGreater(self.held(memory=MAX_GROWTH / 300), MAX_GROWTH)
         self.assertEqual(self.held(files=0.05), float("inf"))
         self.assertEqual(self.held(threads=0.05), float("inf"))
 
     def test_young(self) -> None:
-        """What it fills at its beginning does not count."""
-        young = [Sample(second, second * MIB, 1, 1) for second in range(int(SETTLED))]
+        """Growth at the start of a process does not count."""
+        young = [Sample(second, second * MIB, 1, 1) for second in range(int(SETTLING_SECONDS))]
         self.assertEqual(growth(young)[0], 0)

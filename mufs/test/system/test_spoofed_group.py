@@ -1,4 +1,4 @@
-"""A server and hosts in earnest, and another host that listens, or sends in the server's name."""
+"""Real server and hosts, and another host that captures or forges the server's packets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UDP, TCP = 17, 6
 
 
 class SpoofedTestCase(LabTestCase):
-    """Two hosts that mount, and a third one that does not."""
+    """Has two hosts with mounts, and a third one that attacks."""
 
     def make(self, size: int = 8 * MIB + 1237) -> Lab:
         lab = self.make_lab(3, size)
@@ -27,7 +27,7 @@ class SpoofedTestCase(LabTestCase):
         return lab
 
     def spoof(self, lab: Lab, *arguments: str) -> Program:
-        """Start the third host."""
+        """Start the spoofer on the third host."""
         name = "spoofer-" + "-".join(arguments)
         return lab.start_program(
             name.replace("/", ""),
@@ -36,11 +36,11 @@ class SpoofedTestCase(LabTestCase):
         )
 
     def sent(self, spoofer: Program) -> int:
-        """How many frames it has sent."""
+        """Return how many frames the spoofer has sent."""
         return max(map(int, re.findall(r"sent (\d+)", spoofer.output)), default=0)
 
     def read(self, lab: Lab, name: str = "disk.img") -> float:
-        """Both hosts read an image, right; the slower one's seconds."""
+        """Have both hosts read an image right, and return the slower one's seconds."""
         readers = [lab.start_reader(host, name) for host in lab.hosts[:2]]
         readings = [reader.result() for reader in readers]
         self.assert_right(readings)
@@ -48,13 +48,13 @@ class SpoofedTestCase(LabTestCase):
 
 
 class CaptureTests(SpoofedTestCase):
-    """What somebody learns who only listens."""
+    """What a captured transfer reveals."""
 
     def capture(self, listen: tuple[str, ...] = (), server: tuple[str, ...] = ()) -> str:
         """
-        Two hosts read a file, one by multicast and one over TCP.
+        Have two hosts read a file, one by multicast and one over TCP.
 
-        @return: the file that has what went by the server's interface meanwhile.
+        @return: the file with the frames captured at the server's interface.
         """
         lab = self.make_lab(2, 0)
         content = MARK * (4 * MIB // len(MARK))
@@ -72,28 +72,29 @@ class CaptureTests(SpoofedTestCase):
             lambda: all(
                 sum(map(len, payloads(file, protocol))) >= len(content) for protocol in (UDP, TCP)
             ),
-            20, "all was captured",
-        )  # fmt: skip
+            20,
+            "all was captured",
+        )
         spy.stop()
         return file
 
     def assert_nothing_to_read(self, file: str, protocol: int) -> None:
-        heard = b"".join(payloads(file, protocol))
-        self.assertNotIn(NAME.encode(), heard)
+        captured = b"".join(payloads(file, protocol))
+        self.assertNotIn(NAME.encode(), captured)
         for at in range(len(MARK) - 12):
-            self.assertNotIn(MARK[at : at + 12], heard)
+            self.assertNotIn(MARK[at : at + 12], captured)
 
     def test_multicast(self) -> None:
-        """Neither bytes nor names of files are in what is sent to the group."""
+        """Multicast packets reveal neither contents nor names of files."""
         file = self.capture()
         self.assert_nothing_to_read(file, UDP)
-        # The request channel is in the clear without TLS: so what is looked for would be found.
+        # Without TLS the request channel is not encrypted, which proves that the search works.
         over_tcp = b"".join(payloads(file, TCP))
         self.assertIn(NAME.encode(), over_tcp)
         self.assertIn(MARK, over_tcp)
 
     def test_tls(self) -> None:
-        """With TLS on the request channel they are nowhere."""
+        """With TLS, no packets reveal contents or names of files."""
         keys = Path(self.mktemp()).absolute()
         make_keys(keys, [SERVER_ADDRESS], ["host"])
         trust = f"trustRoots={keys}/ca"
@@ -106,10 +107,10 @@ class CaptureTests(SpoofedTestCase):
 
 
 class SpoofTests(SpoofedTestCase):
-    """What comes of it when somebody sends in the server's name while hosts read."""
+    """Forged packets while hosts read."""
 
     def attack(self, *ways: str) -> list[Service]:
-        """Have images read meanwhile, right, without more repairs than transfers; the clients."""
+        """Read images during an attack; assert right bytes and few repairs; return the clients."""
         lab = self.make()
         spoofer = self.spoof(lab, *ways)
         for number in range(3):
@@ -121,7 +122,7 @@ class SpoofTests(SpoofedTestCase):
         for client in figures["clients"]:
             self.assertLessEqual(client["repairs"], 3 * figures["transfers"])
         for host in lab.hosts[:2]:
-            # Cache, what the process is without it, and what may be kept of the group.
+            # The cache, the process without it, and the limits of reassembly.
             self.assertLess(lab.memory(host), 3 * self.size + 124 * MIB)
         spoofer.kill()
         self.sha256 = write_image(lab.images / "last.img", self.size)
@@ -129,7 +130,7 @@ class SpoofTests(SpoofedTestCase):
         return self.clients
 
     def test_control_packets(self) -> None:
-        """Forged, flipped and spliced announcements and completions: they are known for it."""
+        """Forged, altered and spliced control packets are dropped, and spoil no transfer."""
         for client in self.attack("control"):
             figures = client.status()
             self.assertGreater(figures["datagrams_dropped"], 100)
@@ -137,28 +138,28 @@ class SpoofTests(SpoofedTestCase):
             self.assertEqual(figures["multicast"], "working")
 
     def test_replays(self) -> None:
-        """Everything that was ever sent, again: nothing of it is taken in."""
+        """Replayed datagrams spoil no transfer, and reads are right."""
         for client in self.attack("replay"):
             figures = client.status()
             self.assertEqual(figures["transfers_rejected"], 0)
             self.assertEqual(figures["multicast"], "working")
 
     def test_noise(self) -> None:
-        """Segments with numbers near and far, where nothing belongs."""
+        """With forged segments of any numbers, reads are right, and multicast remains in use."""
         for client in self.attack("noise"):
             self.assertEqual(client.status()["multicast"], "working")
 
     def test_spoilt(self) -> None:
-        """A forged segment in each transfer: the bytes come all the same."""
+        """With a forged segment in each transfer, reads are right."""
         rejected = [client.status()["transfers_rejected"] for client in self.attack("spoil")]
         self.assertGreater(min(rejected), 0)
 
     def test_all_together(self) -> None:
-        """All of it, mixed: the bytes come all the same."""
+        """With all attacks together, reads are right."""
         self.attack("replay", "control", "noise", "spoil")
 
     def test_restarted_server(self) -> None:
-        """A recording of one run is of no use in the next one."""
+        """After a restart of the server, replays of its previous run leave reads right."""
         lab = self.make()
         spoofer = self.spoof(lab, "replay")
         self.read(lab)
@@ -173,5 +174,5 @@ class SpoofTests(SpoofedTestCase):
         for name in ("new.img", "newer.img"):
             self.sha256 = write_image(lab.images / name, self.size)
             self.read(lab, name)
-        # Segment numbers begin anew, so old segments may spoil a transfer, which is sent again.
+        # Segment numbers restart, so old segments may spoil a transfer, which is then repaired.
         self.assertGreater(self.sent(spoofer), 100)

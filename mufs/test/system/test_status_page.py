@@ -15,7 +15,7 @@ import mufs
 from mufs.status.figures import CLIENT, SERVER
 from mufs.test.support import browser
 from mufs.test.support.browser import Browser
-from mufs.test.support.loopback import Loopback, free_port, missing
+from mufs.test.support.loopback import Loopback, free_port, why_unavailable
 from mufs.test.support.processes import Service, listening, wait_until
 
 MIB = 1 << 20
@@ -29,11 +29,11 @@ ODD = [
 
 
 NO_UTF8 = r"no\xff\xfeutf-8\n\x1b[31m\u202egmi.img"
-"""How the third is shown."""
+"""How the third name is displayed."""
 
 
 class Scene:
-    """A server of images with odd names, and a client that has read all of them."""
+    """A server with oddly named images, and a client that has read all of them."""
 
     def __init__(self) -> None:
         self.loopback = Loopback()
@@ -56,44 +56,44 @@ class Scene:
                 pass
 
     def close_files(self) -> None:
-        """Close the images."""
+        """Close the open images."""
         while self.files:
             os.close(self.files.pop())
 
     def close(self) -> None:
-        """End all."""
+        """End the processes."""
         self.close_files()
         self.loopback.close()
 
 
 @cache
-def shared() -> Scene:
-    """The scene of all tests that only look; its loopback is closed at the end of the process."""
+def shared_scene() -> Scene:
+    """Return the scene shared by tests that change nothing, closed at the end of the process."""
     return Scene()
 
 
 class StatusTestCase(SynchronousTestCase):
-    """Has a server and a client."""
+    """Has a scene: a server and a client."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def use(self, scene: Scene) -> None:
-        """Look at this one."""
+        """Use this scene."""
         self.scene, self.server, self.client = scene, scene.server, scene.client
 
     def use_own(self) -> None:
-        """Have one that may be changed."""
+        """Use a new scene that the test may change."""
         scene = Scene()
         self.addCleanup(scene.close)
         self.use(scene)
 
     def setUp(self) -> None:
-        """Look at that of all."""
+        """Use the shared scene."""
         super().setUp()
-        self.use(shared())
+        self.use(shared_scene())
 
     def wait_reported(self) -> dict[str, Any]:
-        """The server's row of the client, once the client has reported."""
+        """Return the server's row of the client, once the client has reported."""
 
         def reported() -> bool:
             (row,) = self.server.status()["clients"]
@@ -127,16 +127,17 @@ class ProcessTests(StatusTestCase):
             self.assertGreater(image["demand"], 0)
 
     def test_closed(self) -> None:
-        """Closed images are not shown as open anywhere."""
+        """Closed images are not shown as open."""
         self.use_own()
         self.scene.close_files()
         wait_until(
             lambda: not any(image["opens"] for image in self.server.status()["images"]),
-            10, "the handles are closed",
-        )  # fmt: skip
+            10,
+            "the handles are closed",
+        )
 
     def test_figures_documented(self) -> None:
-        """Each figure is described in the operator's manual."""
+        """Each figure is described in docs/operations/monitoring.md."""
         manual = Path(mufs.__file__).parent.parent / "docs" / "operations" / "monitoring.md"
         text = manual.read_text(encoding="utf-8").split("\n## Figures\n")[1].split("\n## ")[0]
         server = self.server.status()
@@ -145,7 +146,7 @@ class ProcessTests(StatusTestCase):
                 self.assertIn(f"`{name}`", text)
 
     def test_figures_are_metrics(self) -> None:
-        """Each numeric figure is a metric, except derived ones: ratios and rates."""
+        """Each numeric figure is a metric, except derived ratios and rates."""
         known = {table.name: table.figures for table in SERVER.tables}
         server, client = self.server.status(), self.client.status()
         for figures, metrics in (
@@ -158,13 +159,13 @@ class ProcessTests(StatusTestCase):
             self.assertEqual(numbers - {"hit_rate", "demand"}, {each.name for each in metrics})
 
     def test_metrics(self) -> None:
-        """Both serve their metrics."""
+        """Server and client serve their metrics."""
         reads = self.client.status()["reads"]
         self.assertIn(f"mufs_client_reads_total {float(reads)}\n", self.client.get("/metrics"))
         self.assertIn("mufs_server_client_connections{", self.server.get("/metrics"))
 
     def test_this_host_alone(self) -> None:
-        """A port without an interface is one of the loopback: other addresses refuse."""
+        """A status port without an address listens only on loopback."""
         port = self.server.status_port
         assert port is not None
         self.assertTrue(listening(self.server.pid, port))
@@ -174,7 +175,7 @@ class ProcessTests(StatusTestCase):
                 self.assertNotEqual(other.connect_ex((address, port)), 0)
 
     def test_end_while_somebody_listens(self) -> None:
-        """SIGTERM ends the events as it ends the process: at once, and with a complete response."""
+        """SIGTERM ends a process immediately, with complete responses to event streams."""
         self.use_own()
         self.scene.close_files()
         for service in (self.client, self.server):
@@ -185,36 +186,36 @@ class ProcessTests(StatusTestCase):
             self.assertTrue(response.readline().startswith(b"data: <main>"))
             begin = time.monotonic()
             service.stop()
-            # An IncompleteRead would be raised if it were cut.
+            # An incomplete response raises IncompleteRead.
             self.assertTrue(response.read().endswith(b"\n"))
             self.assertLess(time.monotonic() - begin, 5)
             self.assertNotIn("Traceback", service.output)
 
 
 class BrowserTests(StatusTestCase):
-    """The pages as Chromium shows them."""
+    """The pages in Chromium."""
 
-    skip = missing() or (None if browser.find() else "needs chromium")
+    skip = why_unavailable() or (None if browser.find() else "needs chromium")
     both: ClassVar[list[bool]] = [False, True]
 
     def setUp(self) -> None:
-        """Start all."""
+        """Start a browser."""
         super().setUp()
         self.browser = Browser()
         self.addCleanup(self.browser.close)
 
     def url(self, service: Service) -> str:
-        """Its page."""
+        """Return the URL of a service's page."""
         return f"http://127.0.0.1:{service.status_port}/"
 
     def test_fits(self) -> None:
-        """On a phone and on a desktop, light and dark, nothing is wider than the screen."""
+        """On phones and desktops, light and dark, nothing is wider than the screen."""
         self.wait_reported()
         for service in (self.server, self.client):
             grounds = set()
             for width in (390, 1280):
                 for dark in self.both:
-                    self.browser.look(width, dark)
+                    self.browser.set_screen(width, dark)
                     self.browser.open(self.url(service))
                     wide = self.browser.evaluate("document.documentElement.scrollWidth")
                     self.assertLessEqual(wide, width)
@@ -223,7 +224,7 @@ class BrowserTests(StatusTestCase):
             self.assertEqual(len(grounds), 2)
 
     def test_names(self) -> None:
-        """Odd names are shown literally, and run nothing."""
+        """Odd names are displayed literally, and HTML in them is not interpreted."""
         for service in (self.server, self.client):
             self.browser.open(self.url(service))
             shown = self.browser.evaluate("document.querySelector('main').innerText")
@@ -236,7 +237,7 @@ class BrowserTests(StatusTestCase):
             self.assertEqual(self.browser.evaluate("document.title"), f"mufs-{service.name}")
 
     def test_refreshed(self) -> None:
-        """Changes are shown without reloading the page, and so is the loss of the connection."""
+        """Changes and the loss of the connection are shown without reloading the page."""
         self.use_own()
         self.browser.open(self.url(self.client))
         self.browser.evaluate("window.same = true")
@@ -248,7 +249,7 @@ class BrowserTests(StatusTestCase):
         self.browser.wait_until("document.body.classList.contains('stale')")
 
     def test_without_script(self) -> None:
-        """A browser without scripts shows the same, and reloads the page now and then."""
+        """Without scripts, the page shows the same, and is reloaded periodically."""
         self.browser.allow_scripts(False)
         self.browser.open(self.url(self.server))
         text = self.browser.evaluate("document.querySelector('main').innerText")
@@ -257,7 +258,7 @@ class BrowserTests(StatusTestCase):
         self.assertTrue(self.browser.evaluate(refresh))
 
     def test_policy(self) -> None:
-        """The page uses nothing that its policy forbids."""
+        """The page does not violate its content security policy."""
         self.browser.open(self.url(self.server))
         self.browser.wait_until("document.querySelectorAll('polyline').length >= 5")
         self.assertNotIn("Log.entryAdded", self.browser.events)

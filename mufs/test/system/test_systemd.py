@@ -1,4 +1,4 @@
-"""The units and fstab under a systemd of their own, which starts, watches and stops for real."""
+"""The systemd units and fstab, under a real systemd in a container."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.keys import make_keys
 from mufs.test.support.processes import wait_until
-from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, missing
+from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, why_unavailable
 
 SERVER, CLIENT = "mufs-server", "mufs-client@mnt-images"
 POINT = "/mnt/images"
@@ -23,7 +23,7 @@ POINT = "/mnt/images"
 class SystemdTests(SynchronousTestCase):
     """Server and client on one machine, by 127.0.0.1."""
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
         """Boot a machine with the units, installed as the README says."""
@@ -49,11 +49,11 @@ class SystemdTests(SynchronousTestCase):
             path.mkdir(exist_ok=True)
             path.chmod(0o755)
         (images / "disk.img").chmod(0o644)
-        # Where the checkout lies in a /tmp, which the server has one of its own of.
+        # Needed if the checkout is in /tmp, because the unit has PrivateTmp=.
         self.drop_in("mufs-server.service", f"BindReadOnlyPaths={' '.join(SHARED)}")
 
     def use_tls(self, certificate: str) -> Path:
-        """Have both use TLS; return where their certificates lie."""
+        """Have both use TLS, and return the directory of their certificates."""
         place = self.machine.etc / "mufs"
         keys = self.machine.directory / "keys"
         make_keys(keys, ["images.example.org"], ["host1"])
@@ -71,7 +71,7 @@ class SystemdTests(SynchronousTestCase):
         return place
 
     def drop_in(self, unit: str, *settings: str) -> None:
-        """What `systemctl edit` does."""
+        """Add settings to a unit, as `systemctl edit` does."""
         directory = self.units / f"{unit}.d"
         directory.mkdir(exist_ok=True)
         number = len(list(directory.iterdir()))
@@ -79,43 +79,49 @@ class SystemdTests(SynchronousTestCase):
         self.machine.run("systemctl", "daemon-reload")
 
     def entries(self, name: str) -> list[dict[str, Any]]:
-        """What a service has in the journal."""
+        """Return the entries of a service in the journal."""
         self.machine.run("journalctl", "--sync")
-        said = self.machine.run("journalctl", "-t", name, "-o", "json").stdout
-        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        output = self.machine.run("journalctl", "-t", name, "-o", "json").stdout
+        return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
-    def said_at(self, priority: str, name: str) -> list[str]:
-        """What a service has said at one level."""
+    def messages_at(self, priority: str, name: str) -> list[str]:
+        """Return the messages of a service with this priority."""
         return [each["MESSAGE"] for each in self.entries(name) if each["PRIORITY"] == priority]
 
     def wait_for_entry(self, name: str, message: str) -> None:
-        """Wait until a service has said this."""
+        """Wait until a service has logged this message."""
         wait_until(lambda: message in [each["MESSAGE"] for each in self.entries(name)], 30, message)
 
     def is_another(self, unit: str, process: str) -> bool:
-        """Whether another process than this is the unit's now."""
+        """Return whether a unit has another main process than this one."""
         return self.machine.show(unit, "MainPID") not in ("0", process)
 
     def assert_read(self, path: str) -> None:
-        """The image is there, for a process that is not the client's."""
+        """Assert that another process can read the image."""
         self.machine.run("cmp", f"{path}/disk.img", "/srv/images/disk.img")
 
     def test_start_and_stop(self) -> None:
         """
-        A client goes on starting while its server is away, and says so; both are started when they
-        serve, have what their units promise, and leave nothing when they are stopped.
+        A client stays in the state "activating" while its server is away, with the reason; both
+        units become active when they serve, and leave nothing behind when stopped.
         """
         machine = self.machine
         machine.run("systemctl", "start", "--no-block", CLIENT)
         waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
-        wait_until(lambda: waiting in machine.show(CLIENT, "StatusText"), 30, "it says so")
+        wait_until(
+            lambda: waiting in machine.show(CLIENT, "StatusText"),
+            30,
+            "the status says that it waits",
+        )
         self.assertEqual(machine.show(CLIENT, "ActiveState"), "activating")
         machine.run("systemctl", "start", SERVER)
         self.assertEqual(machine.show(SERVER, "ActiveState"), "active")
         machine.run("systemctl", "start", CLIENT)
         self.assert_read(POINT)
         wait_until(
-            lambda: "clients: 1," in machine.show(SERVER, "StatusText"), 30, "the server says so"
+            lambda: "clients: 1," in machine.show(SERVER, "StatusText"),
+            30,
+            "the server has a client",
         )
         self.assertIn(f"mounted at {POINT}; connected", machine.show(CLIENT, "StatusText"))
         machine.run("test", "-d", "/run/mufs/server", "-a", "-d", "/run/mufs/client")
@@ -126,9 +132,9 @@ class SystemdTests(SynchronousTestCase):
         (mounted,) = [each for each in self.entries("mufs-client") if "MUFS_MOUNT" in each]
         self.assertEqual((mounted["MESSAGE"], mounted["PRIORITY"]), (f"mounted at {POINT}", "6"))
         self.assertEqual(mounted["_SYSTEMD_UNIT"], f"{CLIENT}.service")
-        (warning,) = self.said_at("4", "mufs-server")
+        (warning,) = self.messages_at("4", "mufs-server")
         self.assertIn("no TLS", warning)
-        self.assertEqual(self.said_at("3", "mufs-server"), [])
+        self.assertEqual(self.messages_at("3", "mufs-server"), [])
 
         for unit in (CLIENT, SERVER):
             machine.run("systemctl", "stop", unit)
@@ -136,7 +142,7 @@ class SystemdTests(SynchronousTestCase):
         self.assertEqual(machine.run("findmnt", POINT, check=False).stdout, "")
 
     def test_cache(self) -> None:
-        """A cache in the directory that the unit makes, as mufs-client.env shows it."""
+        """A client uses the cache directory that its unit makes, as in mufs-client.env."""
         machine = self.machine
         example = (ETC / "mufs-client.env").read_text()
         shown = re.search("^#(MUFS_OPTIONS=.*--cache-dir.*)$", example, re.M)
@@ -147,7 +153,7 @@ class SystemdTests(SynchronousTestCase):
         self.assertIn("index", machine.run("ls", "/var/cache/mufs/mnt-images").stdout)
 
     def test_watchdog(self) -> None:
-        """What hangs is ended and started again, and the mount with it."""
+        """A service that hangs is restarted by the watchdog, and the mount works again."""
         machine = self.machine
         for unit in ("mufs-server.service", "mufs-client@.service"):
             self.drop_in(unit, "WatchdogSec=8", "RestartSec=100ms")
@@ -161,7 +167,7 @@ class SystemdTests(SynchronousTestCase):
         self.assert_read(POINT)
 
     def test_killed(self) -> None:
-        """A client that is killed is started again, and mounts where it had."""
+        """A killed client is restarted, and mounts again."""
         machine = self.machine
         machine.run("systemctl", "start", SERVER, CLIENT)
         killed = machine.show(CLIENT, "MainPID")
@@ -171,7 +177,7 @@ class SystemdTests(SynchronousTestCase):
         self.assert_read(POINT)
 
     def test_stopped_while_it_waits(self) -> None:
-        """A client that waits for its server is stopped without a fault."""
+        """A client that waits for its server can be stopped without errors."""
         self.machine.run("systemctl", "start", "--no-block", CLIENT)
         wait_until(
             lambda: "waiting" in self.machine.show(CLIENT, "StatusText"), 30, "the client waits"
@@ -180,17 +186,17 @@ class SystemdTests(SynchronousTestCase):
         self.assertEqual(self.machine.show(CLIENT, "Result"), "success")
 
     def test_in_vain(self) -> None:
-        """A service that cannot start says so in one line of the journal, and fails."""
+        """A service that cannot start fails, with the reason in one line of the journal."""
         machine = self.machine
         self.drop_in("mufs-client@.service", "Restart=no")
         (machine.root / "mnt" / "images" / "file").touch()
         done = machine.run("systemctl", "start", CLIENT, check=False)
         self.assertEqual(done.returncode, 1)
-        said = [each["MESSAGE"] for each in self.entries("mufs-client")]
-        self.assertEqual(said, [f"mufs-client: --mount: {POINT}: is not empty"])
+        output = [each["MESSAGE"] for each in self.entries("mufs-client")]
+        self.assertEqual(output, [f"mufs-client: --mount: {POINT}: is not empty"])
 
     def test_reload(self) -> None:
-        """`systemctl reload` brings new certificates, or not if they are bad; all stays active."""
+        """`systemctl reload` loads new certificates, ignores invalid ones, and ends nothing."""
         machine = self.machine
         place = self.use_tls("/etc/mufs/server.pem")
         with open(machine.etc / "group", "a") as groups:
@@ -205,19 +211,19 @@ class SystemdTests(SynchronousTestCase):
             self.wait_for_entry(name, "certificates reloaded, for new connections")
             (place / certificate).write_text("nothing of use")
             machine.run("systemctl", "reload", unit)
-            wait_until(partial(self.said_at, "3", name), 30, f"{name} complains")
+            wait_until(partial(self.messages_at, "3", name), 30, f"{name} complains")
             machine.wait_for(unit, "SubState", "running")
         self.assert_read(POINT)
 
     def test_credential(self) -> None:
-        """A key that is root's, handed to the server by LoadCredential=."""
+        """The server can use a key readable only by root through LoadCredential=."""
         self.use_tls("/run/credentials/mufs-server.service/server.pem")
         self.drop_in("mufs-server.service", "LoadCredential=server.pem:/etc/mufs/server.pem")
         self.machine.run("systemctl", "start", SERVER, CLIENT)
         self.assert_read(POINT)
 
     def test_fstab(self) -> None:
-        """A line of fstab is mounted when it is first used, and unmounted with its client."""
+        """An fstab mount is mounted at its first use, and its client ends with it."""
         machine = self.machine
         (machine.root / "mnt" / "auto").mkdir()
         (machine.etc / "fstab").write_text(
@@ -237,7 +243,7 @@ class SystemdTests(SynchronousTestCase):
         self.wait_for_entry("mufs-client", "unmounted: ending")
 
     def test_fstab_user(self) -> None:
-        """With the option user, a user mounts, reads and unmounts."""
+        """With the option user, a user can mount, read and unmount."""
         machine = self.machine
         point = machine.root / "mnt" / "user"
         point.mkdir()
@@ -261,5 +267,5 @@ class SystemdTests(SynchronousTestCase):
         machine.run("systemctl", "daemon-reload")
         done = machine.run("systemctl", "start", "mnt-images.mount", check=False)
         self.assertEqual(done.returncode, 1)
-        said = machine.run("journalctl", "-u", "mnt-images.mount").stdout
-        self.assertIn("mount.mufs: images.example.org:/: not within 1 s: waiting for", said)
+        output = machine.run("journalctl", "-u", "mnt-images.mount").stdout
+        self.assertIn("mount.mufs: images.example.org:/: not within 1 s: waiting for", output)

@@ -1,4 +1,4 @@
-"""TLS on the request channel: real certificates over real connections of this machine."""
+"""TLS on the request channel, with real certificates and real connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mufs.test.support.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
 from mufs.wire.metadata import VERSION, At, Attributes, Hello, Pull, Report, Welcome, encode
 
-HELLO = pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "whatever it says")))
+HELLO = pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "any name")))
 LOCAL = "127.0.0.1"
 the_reactor: Any = reactor
 
@@ -47,7 +47,7 @@ the_reactor: Any = reactor
 @implementer(IChannelUser)
 @define(eq=False)
 class RecordingUser:
-    """A client that remembers whether it was taken."""
+    """A client that records whether it was accepted."""
 
     channel: ClientChannel | None = None
     refusal: Refused | None = None
@@ -93,12 +93,12 @@ class RecordingUser:
 
 
 class TLSTestCase(TestCase):
-    """Has an authority with a server and a client, and another one with the same."""
+    """Has two authorities, each with certificates for a server and a client."""
 
     timeout = 60
 
     def setUp(self) -> None:
-        """Make the keys, and keep what is logged."""
+        """Make the keys, and record log events."""
         self.top = Path(self.mktemp()).absolute()
         self.own, self.other = self.top / "own", self.top / "other"
         for directory in (self.own, self.other):
@@ -110,8 +110,8 @@ class TLSTestCase(TestCase):
         self.library = MemoryLibrary()
         self.library.put(b"secret-name.img", b"secret bytes")
 
-    def said(self, side: str) -> list[str]:
-        """The lines that a side of the channel has logged."""
+    def logged(self, side: str) -> list[str]:
+        """Return the lines that one side of the channel has logged."""
         namespace = f"mufs.communication.{side}.channel"
         return [
             formatEvent(event)
@@ -120,11 +120,11 @@ class TLSTestCase(TestCase):
         ]
 
     def certificate(self, name: str = "host1.lab", of: Path | None = None) -> str:
-        """The part of an endpoint string that names a certificate, and who is trusted."""
+        """Return certificate and trusted authorities as part of an endpoint string."""
         return f"certificate={of or self.own}/{name}.pem:trustRoots={self.own}/ca"
 
     def bundle(self, path: Path, *files: Path) -> None:
-        """Put files together into one."""
+        """Concatenate files into one."""
         path.write_bytes(b"".join(file.read_bytes() for file in files))
 
     async def listen(
@@ -166,7 +166,7 @@ class TLSTestCase(TestCase):
         await deferLater(the_reactor, seconds)
 
     async def connect(self, server: str) -> RecordingUser:
-        """Connect a client, and wait until it is taken, or knows that it is not."""
+        """Connect a client, and wait until it is accepted or refused."""
         user = RecordingUser()
         factory = ClientChannelFactory(user, the_reactor, "told")
         lost: Any = factory.connect_failed
@@ -180,32 +180,32 @@ class TLSTestCase(TestCase):
         channel: Any = await endpoint.connect(factory)
         if await user.done:
             self.addCleanup(channel.transport.abortConnection)
-        # What the other side has to say of it may come a moment later.
+        # The server may log its reason later.
         for _ in range(100):
-            if self.said("server"):
+            if self.logged("server"):
                 break
             await self.pause()
         return user
 
     def assert_refused(self, on_server: str, on_client: str) -> None:
-        """Each side has said in one line what was wrong, and the server let nobody in."""
+        """Assert that each side has logged the reason in one line, and nobody was accepted."""
         for side, expected in (("server", on_server), ("client", on_client)):
-            lines = [line for line in self.said(side) if "listening" not in line]
+            lines = [line for line in self.logged(side) if "listening" not in line]
             self.assertEqual(len(lines), 1, (side, lines))
             self.assertIn(expected, lines[0])
         self.assertEqual([c.name for c in self.service.core.factory.channels if c.name], [])
 
 
 class AcceptanceTests(TLSTestCase):
-    """Who is let in, on either side."""
+    """Certificates that are accepted or refused."""
 
     async def meet(
         self, server: str | None, client: str | None, tls: bool = True, name: str = LOCAL
     ) -> None:
         """
-        Have a client come that is not taken.
+        Connect a client that is not accepted.
 
-        @param client: its certificate and whom it trusts; C{None} without TLS.
+        @param client: its certificate and trusted authorities; C{None} without TLS.
         """
         port = await self.listen(server, tls)
         kind = f"tcp:{LOCAL}:{port}" if client is None else f"tls:{name}:{port}:{client}"
@@ -225,26 +225,26 @@ class AcceptanceTests(TLSTestCase):
 
     def test_accepted(self) -> Deferred[None]:
         """
-        A client of the same authority is let in, under the name in its certificate, by the server's
-        name and by its address.
+        A client of the same authority is accepted, under the name in its certificate, by the
+        server's name and by its address.
         """
         return ensureDeferred(self.accepted())
 
     def test_no_certificate(self) -> Deferred[None]:
-        """A client without a certificate is not let in."""
+        """A client without a certificate is refused."""
         client = f"trustRoots={self.own}/ca"
         done = ensureDeferred(self.meet(None, client))
         return done.addCallback(lambda _: self.assert_refused("did not return", ""))
 
     def test_other_authority(self) -> Deferred[None]:
-        """A client of another authority is not let in."""
+        """A client of another authority is refused."""
         done = ensureDeferred(self.meet(None, self.certificate(of=self.other)))
         return done.addCallback(
             lambda _: self.assert_refused("'host1.lab' is of an authority that is not trusted", "")
         )
 
     def test_authority_taken_away(self) -> Deferred[None]:
-        """A client whose authority is no longer among those trusted is not let in."""
+        """A client whose authority is no longer trusted is refused."""
         trusted = self.top / "trusted"
         trusted.mkdir()
         self.bundle(trusted / "own.pem", self.own / "ca" / "ca.pem")
@@ -264,14 +264,14 @@ class AcceptanceTests(TLSTestCase):
         return done.addCallback(lambda _: self.assert_refused("is not trusted", ""))
 
     def test_expired(self) -> Deferred[None]:
-        """A client whose certificate has expired is not let in."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        """A client whose certificate has expired is refused."""
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         done = ensureDeferred(self.meet(None, self.certificate("late.lab")))
         return done.addCallback(lambda _: self.assert_refused("'late.lab' has expired", ""))
 
     def test_self_signed(self) -> Deferred[None]:
-        """A client that signed its certificate itself is not let in."""
+        """A client with a self-signed certificate is refused."""
         self.bundle(self.other / "self.pem", self.other / "ca" / "ca.pem", self.other / "ca.key")
         done = ensureDeferred(self.meet(None, self.certificate("self", self.other)))
         return done.addCallback(lambda _: self.assert_refused("is self-signed", ""))
@@ -283,35 +283,35 @@ class AcceptanceTests(TLSTestCase):
         self.assert_refused("TLS asked for none", "at once")
 
     def test_unasked(self) -> Deferred[None]:
-        """TLS that asks for no certificate lets nobody in, whoever made it."""
+        """The server refuses everybody if its TLS endpoint requests no certificates."""
         return ensureDeferred(self.unasked())
 
     def test_wild_name(self) -> Deferred[None]:
-        """What a certificate that is not accepted says goes into the log without line breaks."""
+        """The name in a refused certificate is logged without line breaks."""
         name, authority = x509.DNSName("a\nb" * 50), keys._authority(self.other, [])
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         self.patch(keys, "_name", lambda _: x509.Name([]))
-        keys._issue(authority, self.other / "wild.pem", [name], use, [])
+        keys._issue(authority, self.other / "wild.pem", names=[name], use=use)
         done = ensureDeferred(self.meet(None, self.certificate("wild", self.other)))
         done.addCallback(lambda _: self.assert_refused(r"of 'a\nba\nb", ""))
-        return done.addCallback(lambda _: self.assertNotIn("\n", self.said("server")[0]))
+        return done.addCallback(lambda _: self.assertNotIn("\n", self.logged("server")[0]))
 
     def test_no_name(self) -> Deferred[None]:
-        """A client whose certificate names nobody is not let in."""
+        """A client whose certificate has no name is refused."""
         self.patch(keys, "_name", lambda _: x509.Name([]))
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         names: list[x509.GeneralName] = [x509.IPAddress(ip_address(LOCAL))]
-        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names, use, [])
+        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names=names, use=use)
         done = ensureDeferred(self.meet(None, self.certificate("none")))
         return done.addCallback(lambda _: self.assert_refused("has no name", "at once"))
 
     def test_server_as_client(self) -> Deferred[None]:
-        """The certificate of a server is none for a client."""
+        """A client with a server's certificate is refused."""
         done = ensureDeferred(self.meet(None, self.certificate("server")))
         return done.addCallback(lambda _: self.assert_refused("is not for clients", ""))
 
     def test_client_as_server(self) -> Deferred[None]:
-        """The certificate of a client is none for a server."""
+        """A server with a client's certificate is refused."""
         make_keys(self.own, [], ["localhost"])
         done = ensureDeferred(
             self.meet(self.certificate("localhost"), self.certificate(), name="localhost")
@@ -319,21 +319,21 @@ class AcceptanceTests(TLSTestCase):
         return done.addCallback(lambda _: self.assert_refused("refuses", "another authority"))
 
     def test_other_server(self) -> Deferred[None]:
-        """A client does not speak to a server of another authority."""
+        """A client refuses a server of another authority."""
         server = self.certificate("server", self.other)
         done = ensureDeferred(self.meet(server, self.certificate()))
         return done.addCallback(lambda _: self.assert_refused("unknown ca", "another authority"))
 
     def test_expired_server(self) -> Deferred[None]:
-        """A client does not speak to a server whose certificate has expired."""
-        self.patch(keys, "VALID", timedelta(hours=-1))
+        """A client refuses a server whose certificate has expired."""
+        self.patch(keys, "LIFETIME", timedelta(hours=-1))
         (self.own / "server.pem").unlink()
         make_keys(self.own, [LOCAL], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
         return done.addCallback(lambda _: self.assert_refused("expired", "another authority"))
 
     def test_name_of_the_server(self) -> Deferred[None]:
-        """A client does not speak to a server whose certificate is for other hosts."""
+        """A client refuses a server whose certificate is for other hosts."""
         (self.own / "server.pem").unlink()
         make_keys(self.own, ["images.lab", "127.0.0.2"], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
@@ -358,20 +358,20 @@ class AcceptanceTests(TLSTestCase):
         while self.service.core.factory.channels:
             await self.pause()
         self.assertIsNone(user.channel)
-        self.assertIn("Invalid DNS pattern", self.said("client")[0])
+        self.assertIn("Invalid DNS pattern", self.logged("client")[0])
         self.flushLoggedErrors(CertificateError)
 
     def test_malformed_name_of_the_server(self) -> Deferred[None]:
-        """Nor to one whose certificate is for what cannot be a host's name."""
+        """A client refuses a server whose certificate has invalid host names."""
         return ensureDeferred(self.malformed())
 
     def test_plain_client(self) -> Deferred[None]:
-        """A client without TLS is not let in by a server with it."""
+        """A server with TLS refuses a client without TLS."""
         done = ensureDeferred(self.meet(None, None))
         return done.addCallback(lambda _: self.assert_refused("not TLS", "it may want TLS"))
 
     def test_plain_server(self) -> Deferred[None]:
-        """A client with TLS does not speak to a server without it."""
+        """A client with TLS refuses a server without TLS."""
         done = ensureDeferred(self.meet(None, self.certificate(), tls=False))
         return done.addCallback(lambda _: self.assert_refused("it speaks TLS", "it may want TLS"))
 
@@ -379,32 +379,32 @@ class AcceptanceTests(TLSTestCase):
         port = await self.listen(tls=False)
         for _ in range(3):
             await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
-        self.assertEqual(len(self.said("server")), 1)
+        self.assertEqual(len(self.logged("server")), 1)
 
     def test_said_once_without_tls(self) -> Deferred[None]:
-        """The same of a client that comes with TLS where there is none."""
+        """A server without TLS logs a client with TLS once."""
         return ensureDeferred(self.said_once_without_tls())
 
     async def said_once(self) -> None:
         port = await self.listen()
         for _ in range(3):
             await self.connect(f"tls:{LOCAL}:{port}:trustRoots={self.own}/ca")
-        self.assertEqual(len(self.said("server")), 1)
+        self.assertEqual(len(self.logged("server")), 1)
         await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
         await self.connect(f"tls:{LOCAL}:{port}:trustRoots={self.own}/ca")
-        while len(self.said("server")) < 2:
+        while len(self.logged("server")) < 2:
             await self.pause()
 
     def test_said_once(self) -> Deferred[None]:
-        """A server says of an address once why it is not let in, until it was."""
+        """A server logs once why it refuses an address, and again after it was accepted."""
         return ensureDeferred(self.said_once())
 
 
 class RawTests(TLSTestCase):
-    """What somebody gets to see who does not keep to what clients do."""
+    """Clients that do not behave as mUFS clients."""
 
     def context(self, certificate: Path | None = None) -> ssl.SSLContext:
-        """TLS that checks nothing."""
+        """Make a TLS context without verification."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -413,24 +413,24 @@ class RawTests(TLSTestCase):
         return context
 
     def talk(self, port: int, context: ssl.SSLContext) -> tuple[str, bytes]:
-        """Say HELLO and ask for all there is; the version of TLS, and what came until the end."""
-        heard = b""
+        """Send HELLO and READDIR; return the TLS version, or an error, and the received bytes."""
+        received = b""
         with socket.create_connection((LOCAL, port), timeout=20) as plain:
             try:
                 with context.wrap_socket(plain) as channel:
                     version = str(channel.version())
                     channel.sendall(HELLO + pack_tagged(Type.READDIR, 1, encode(At(b""))))
-                    while b"secret-name" not in heard:
+                    while b"secret-name" not in received:
                         data = channel.recv(1 << 16)
                         if not data:
                             break
-                        heard += data
-                    return version, heard
+                        received += data
+                    return version, received
             except OSError as error:
-                return type(error).__name__, heard
+                return type(error).__name__, received
 
     async def ask(self, change: Callable[[ssl.SSLContext], None], *own: Path) -> tuple[str, bytes]:
-        """What somebody hears with this certificate, or none, and with this change."""
+        """Return the result of L{talk} with a changed context, and a certificate or none."""
         port = await self.listen()
         context = self.context(*own)
         change(context)
@@ -438,7 +438,7 @@ class RawTests(TLSTestCase):
         return result
 
     def limit(self, version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
-        """Have TLS of this version alone."""
+        """Return a change of a context to this TLS version only."""
 
         def change(context: ssl.SSLContext) -> None:
             context.set_ciphers("ALL:@SECLEVEL=0")
@@ -449,33 +449,33 @@ class RawTests(TLSTestCase):
     async def versions(self) -> None:
         certificate = self.own / "host1.lab.pem"
         for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
-            told, heard = await self.ask(self.limit(version), certificate)
-            self.assertEqual(told, version.name.replace("_", "."))
-            self.assertIn(b"secret-name", heard)
+            spoken, received = await self.ask(self.limit(version), certificate)
+            self.assertEqual(spoken, version.name.replace("_", "."))
+            self.assertIn(b"secret-name", received)
         for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1):
-            told, heard = await self.ask(self.limit(version), certificate)
-            self.assertNotIn("TLSv", told)
-            self.assertEqual(heard, b"")
+            spoken, received = await self.ask(self.limit(version), certificate)
+            self.assertNotIn("TLSv", spoken)
+            self.assertEqual(received, b"")
 
     def test_versions(self) -> Deferred[None]:
-        """TLS 1.3 and 1.2 are spoken, and nothing older."""
+        """TLS 1.3 and 1.2 are supported, and older versions are refused."""
         return ensureDeferred(self.versions())
 
     async def nothing_heard(self) -> None:
         for own in ((), (self.other / "host1.lab.pem",), (self.own / "server.pem",)):
             for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
-                _, heard = await self.ask(self.limit(version), *own)
-                self.assertEqual(heard, b"")
+                _, received = await self.ask(self.limit(version), *own)
+                self.assertEqual(received, b"")
 
     def test_nothing_heard(self) -> Deferred[None]:
         """
-        Who shows no certificate, or a wrong one, hears not one byte of the channel, also with TLS
-        1.3, where a client is done with the handshake before the server has looked at it.
+        Without a valid certificate, a client receives no byte of the channel, even with TLS 1.3,
+        where the handshake ends for the client before the server has verified it.
         """
         return ensureDeferred(self.nothing_heard())
 
     def resumed(self, port: int, context: ssl.SSLContext) -> bool:
-        """Whether a second connection may leave out what was verified on the first one."""
+        """Return whether a second connection can resume the TLS session of the first one."""
         session = None
         for _ in range(2):
             with socket.create_connection((LOCAL, port), timeout=20) as plain:
@@ -493,7 +493,7 @@ class RawTests(TLSTestCase):
             self.assertFalse(await deferToThread(self.resumed, port, context))
 
     def test_no_resumption(self) -> Deferred[None]:
-        """Each connection shows its certificate anew."""
+        """TLS sessions are not resumed, so that each connection is verified."""
         return ensureDeferred(self.no_resumption())
 
     async def half_open(self) -> None:
@@ -511,10 +511,10 @@ class RawTests(TLSTestCase):
                 self.assertEqual(len(self.service.core.factory.channels), 1)
                 while self.service.core.factory.channels:
                     await self.pause()
-        self.assertEqual(len([line for line in self.said("server") if "no HELLO" in line]), 3)
+        self.assertEqual(len([line for line in self.logged("server") if "no HELLO" in line]), 3)
 
     def test_half_open(self) -> Deferred[None]:
-        """A handshake that does not come to its end ends as a HELLO does that does not come."""
+        """A connection whose handshake is not completed is closed after HELLO_TIMEOUT."""
         return ensureDeferred(self.half_open())
 
     async def unread(self) -> None:
@@ -531,5 +531,5 @@ class RawTests(TLSTestCase):
             channel.close()
 
     def test_given_up(self) -> Deferred[None]:
-        """A client that breaks the protocol and does not close its end is let go all the same."""
+        """A client that violates the protocol is dropped even if it does not close its end."""
         return ensureDeferred(self.unread())

@@ -1,10 +1,10 @@
 """
-docs/tutorial.md, carried out as it stands.
+The commands of docs/tutorial.md, run as they are shown.
 
-The blocks of C{bash} are run in one shell, in their order. A block of C{text} is what the commands
-of the one before it print: C{...} stands for anything within a line, or for any lines where it is
-one of its own. After a comment C{<!-- numbers within 10% -->} numbers may be so far from those that
-are shown; after C{<!-- numbers vary -->} they are examples.
+The C{bash} blocks are run in order in one shell. A C{text} block is the output of the commands in
+the block before it: C{...} stands for anything within a line, or for any lines if it is a line of
+its own. After a comment C{<!-- numbers within 10% -->} numbers may differ by that much; after
+C{<!-- numbers vary -->} they may differ by any amount.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mufs.test.support import lab
 from mufs.test.support.netns import LabError, run
 from mufs.test.support.processes import CHECKOUT, mount_points
 
-TIMEOUT = 150
-"""Seconds for all of it, which takes some 10."""
+TUTORIAL_TIMEOUT = 150
+"""Seconds for the whole tutorial, which takes about 10."""
 
 BLOCK = re.compile(
     r"^(?:<!-- numbers (?:within (?P<within>\d+)%|(?P<any>vary)) -->\n)?"
@@ -40,16 +40,16 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 
 @attrs.frozen
 class Step:
-    """Commands, and what they print if that is shown."""
+    """Commands, and their expected output, if shown."""
 
     commands: str
     output: str | None = None
     within: float = 0.0
-    """How far numbers of the output may be from those that are shown, in parts of these."""
+    """The relative difference allowed between printed and shown numbers."""
 
 
 def steps(document: str) -> list[Step]:
-    """What a document has one do."""
+    """Return the steps in a document."""
     found: list[Step] = []
     for block in BLOCK.finditer(document):
         if block["kind"] == "bash":
@@ -61,7 +61,7 @@ def steps(document: str) -> list[Step]:
 
 
 def matches(shown: str, printed: str, within: float) -> bool:
-    """Whether what was printed is what is shown."""
+    """Return whether printed output matches the output shown."""
     pattern, numbers = "", []
     for line in shown.splitlines():
         if line == "...":
@@ -84,27 +84,34 @@ def matches(shown: str, printed: str, within: float) -> bool:
 
 
 class RuleTests(SynchronousTestCase):
-    """How output is compared."""
+    """The comparison of output."""
 
     def test_matches(self) -> None:
-        """What is like what is shown."""
+        """Output with equal text, with ellipses or with similar numbers matches."""
         for shown, printed, within in [
-            ("a 1.5\n", "a 1.5\n", 0), ("a ... c\n", "a b b c\n", 0),
-            ("a\n...\nc\n", "a\nb\nb\nc\n", 0), ("a 1.00 b 2\n", "a 1.09 b 1.9\n", 0.1),
-            ("6.0e+07\n", "6.3e+07\n", 0.1), ("a 0.0\n", "a 1e+3\n", math.inf),
-        ]:  # fmt: skip
+            ("a 1.5\n", "a 1.5\n", 0),
+            ("a ... c\n", "a b b c\n", 0),
+            ("a\n...\nc\n", "a\nb\nb\nc\n", 0),
+            ("a 1.00 b 2\n", "a 1.09 b 1.9\n", 0.1),
+            ("6.0e+07\n", "6.3e+07\n", 0.1),
+            ("a 0.0\n", "a 1e+3\n", math.inf),
+        ]:
             self.assertTrue(matches(shown, printed, within), shown)
 
     def test_differs(self) -> None:
-        """What is not."""
+        """Output with different text, lines or numbers does not match."""
         for shown, printed, within in [
-            ("a 1.5\n", "a 1.6\n", 0), ("a ... c\n", "a b\nb c\n", 0), ("a\n", "a\nb\n", 0),
-            ("a 1.00\n", "a 1.12\n", 0.1), ("1 a\n", "a\n", 0.1), ("a.b\n", "acb\n", 0),
-        ]:  # fmt: skip
+            ("a 1.5\n", "a 1.6\n", 0),
+            ("a ... c\n", "a b\nb c\n", 0),
+            ("a\n", "a\nb\n", 0),
+            ("a 1.00\n", "a 1.12\n", 0.1),
+            ("1 a\n", "a\n", 0.1),
+            ("a.b\n", "acb\n", 0),
+        ]:
             self.assertFalse(matches(shown, printed, within), shown)
 
     def test_steps(self) -> None:
-        """Commands have the output that follows them."""
+        """Commands are paired with the output that follows them."""
         document = (
             "```bash\n1\n2\n```\n\n<!-- numbers within 5% -->\n```text\n3\n```\n```bash\n4\n```\n"
         )
@@ -112,12 +119,12 @@ class RuleTests(SynchronousTestCase):
 
 
 class TutorialTests(SynchronousTestCase):
-    """The whole way."""
+    """The whole tutorial."""
 
-    skip = lab.missing() or (None if shutil.which("curl") else "needs curl")
+    skip = lab.why_unavailable() or (None if shutil.which("curl") else "needs curl")
 
     def setUp(self) -> None:
-        """Have a directory for it."""
+        """Make a directory for it."""
         self.document = CHECKOUT / "docs" / "tutorial.md"
         if not self.document.exists():
             raise SkipTest("needs the checkout")
@@ -125,15 +132,15 @@ class TutorialTests(SynchronousTestCase):
         self.addCleanup(self.clean)
 
     def namespaces(self) -> list[str]:
-        """Those that the tutorial makes."""
+        """Return the network namespaces of the tutorial."""
         return [line.split()[0] for line in run("ip", "netns").splitlines() if line[:5] == "tour-"]
 
     def mounts(self) -> list[str]:
-        """What is mounted for it."""
+        """Return the mounts of the tutorial."""
         return [point for point in mount_points() if point.startswith(str(self.directory))]
 
     def clean(self) -> None:
-        """Leave nothing behind, wherever it ended."""
+        """Remove everything that a failed run left behind."""
         for name in self.namespaces():
             for pid in run("ip", "netns", "pids", name).split():
                 with contextlib.suppress(ProcessLookupError):
@@ -145,9 +152,9 @@ class TutorialTests(SynchronousTestCase):
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def test_tutorial(self) -> None:
-        """Each command succeeds, prints what is shown, and in the end nothing is left."""
+        """Each command succeeds and prints what is shown, and nothing is left at the end."""
         if self.namespaces():
-            raise SkipTest("somebody takes the tour at this moment")
+            raise SkipTest("the tutorial is already running on this machine")
         tour = steps(self.document.read_text())
         self.assertGreater(len(tour), 10)
         outputs = self.directory / "outputs"
@@ -157,12 +164,16 @@ class TutorialTests(SynchronousTestCase):
             script += f"exec >{outputs}/{number} 2>&1\n{step.commands}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         shell = subprocess.Popen(
-            ["bash", "-c", f"umask 022\n{script}"], cwd=self.directory, start_new_session=True,
+            ["bash", "-c", f"umask 022\n{script}"],
+            cwd=self.directory,
+            start_new_session=True,
             env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
-            status = shell.wait(TIMEOUT)
+            status = shell.wait(TUTORIAL_TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             status = shell.wait()

@@ -1,4 +1,4 @@
-"""The systemd units: checked by systemd, and tried with the services."""
+"""The systemd units, verified by systemd-analyze, and their restrictions with real services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.test.support import loopback
-from mufs.test.support.loopback import own
+from mufs.test.support.loopback import make_loopback
 from mufs.test.support.processes import CHECKOUT, Service, mounted, wait_until
 
 ETC = Path(__file__).resolve().parents[3] / "etc"
@@ -23,7 +23,7 @@ SERVER, CLIENT = "mufs-server.service", "mufs-client@.service"
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run systemd-analyze, which needs no systemd to run."""
+    """Run systemd-analyze, which does not need a running systemd."""
     if shutil.which("systemd-analyze") is None:
         raise SkipTest("needs systemd-analyze")
     if not ETC.is_dir():
@@ -39,7 +39,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def settings(unit: str) -> dict[str, list[str]]:
-    """The settings in the section [Service] of a unit."""
+    """Return the settings in the section [Service] of a unit."""
     found: dict[str, list[str]] = {}
     text = (ETC / unit).read_text().partition("[Service]")[2].partition("\n[")[0]
     for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
@@ -48,17 +48,17 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 class UnitTests(SynchronousTestCase):
-    """The checks of systemd-analyze."""
+    """The units according to systemd-analyze."""
 
     def verify(self, unit: str, name: str) -> None:
-        """Have systemd-analyze verify the unit, under the name that it would be started by."""
+        """Verify a unit by systemd-analyze, under the name by which it is started."""
         if not ETC.is_dir():
             raise SkipTest("needs the checkout")
         directory = Path(self.mktemp())
         directory.mkdir()
         shutil.copy(ETC / unit, directory / name)
         done = analyze("verify", "--man=no", str(directory / name))
-        # It loads the units of this machine too, and says what it thinks of them.
+        # The output also has warnings about this machine's own units.
         complaints = [line for line in done.stdout.splitlines() if "mufs" in line]
         self.assertEqual(complaints, [])
         self.assertEqual(done.returncode, 0, done.stdout)
@@ -76,7 +76,7 @@ class UnitTests(SynchronousTestCase):
         self.verify("mufs-client@.service", r"mufs-client@mnt-vm\x2dimages.service")
 
     def exposure(self, unit: str) -> float:
-        """The exposure of a unit by systemd-analyze: 0 is safe, 10 unsafe."""
+        """Return the exposure of a unit by systemd-analyze: 0 is safe, 10 unsafe."""
         copy = Path(self.mktemp())
         copy.mkdir()
         copy /= unit.replace("@", "@x")
@@ -93,7 +93,7 @@ class UnitTests(SynchronousTestCase):
         self.assertLessEqual(self.exposure(CLIENT), 4.3)
 
     def test_mount_is_seen(self) -> None:
-        """The client gets no mount namespace of its own: its mount would be visible to nobody."""
+        """The client has no private mount namespace, which would hide its mount."""
         if not ETC.is_dir():
             raise SkipTest("needs the checkout")
         hiding = re.compile(
@@ -105,7 +105,7 @@ class UnitTests(SynchronousTestCase):
 
 
 def system_calls(unit: str) -> set[str]:
-    """Those that a unit allows."""
+    """Return the system calls that a unit allows."""
     done = analyze("syscall-filter")
     sets: dict[str, set[str]] = {}
     for line in done.stdout.splitlines():
@@ -126,23 +126,23 @@ def system_calls(unit: str) -> set[str]:
     return allowed
 
 
-def missing() -> str | None:
-    """Say what this machine lacks to run services as the units do, or None."""
-    lacking = [name for name in ("strace", "setpriv", "unshare", "mount") if not shutil.which(name)]
-    return loopback.missing() or (f"needs {', '.join(lacking)}" if lacking else None)
+def why_unavailable() -> str | None:
+    """Return why services cannot run as in their units here, or None if they can."""
+    missing = [name for name in ("strace", "setpriv", "unshare", "mount") if not shutil.which(name)]
+    return loopback.why_unavailable() or (f"needs {', '.join(missing)}" if missing else None)
 
 
 class RestrictionTests(SynchronousTestCase):
     """
-    The services with the restrictions of their units, made by other means than systemd: users,
-    capabilities, what can be written; and a look at their system calls.
+    The services with the restrictions of their units, applied without systemd: users, capabilities
+    and read-only paths; their system calls are traced.
     """
 
-    skip = missing()
+    skip = why_unavailable()
 
     def setUp(self) -> None:
-        """Have an image."""
-        self.loopback = own(self)
+        """Make an image."""
+        self.loopback = make_loopback(self)
         self.content = os.urandom(3 << 20)
         (self.loopback.images / "disk.img").write_bytes(self.content)
         self.trace = self.loopback.directory / "trace"
@@ -152,8 +152,8 @@ class RestrictionTests(SynchronousTestCase):
 
     def reachable(self) -> list[str]:
         """
-        Commands, in a mount namespace of their own, after which everybody reaches the interpreter
-        and mUFS, also where these lie in somebody's home.
+        Return commands for a private mount namespace, which make the interpreter and mUFS
+        accessible to all users, even if they are in a home directory.
         """
         commands = []
         needed = [Path(sys.base_prefix), Path(sys.prefix), CHECKOUT]
@@ -176,14 +176,14 @@ class RestrictionTests(SynchronousTestCase):
         return commands
 
     def end_traced(self, service: Service) -> None:
-        """Have the service end that strace runs: it would outlive it."""
+        """End the service run by strace, which would outlive strace."""
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"PPid:\t{service.pid}\n" in (process / "status").read_text():
                     os.kill(int(process.name), signal.SIGTERM)
 
     def assert_allowed(self, unit: str) -> None:
-        """The system calls that were made are all allowed by the unit."""
+        """Assert that the unit allows all system calls that were made."""
         text = (self.trace / "calls").read_text(errors="replace")
         made = set(re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)", text, re.MULTILINE))
         self.assertGreater(len(made), 30)
@@ -193,16 +193,19 @@ class RestrictionTests(SynchronousTestCase):
         self.assertEqual(set(re.findall(r"socket\((\w+)", text)) - families, set())
 
     def test_server(self) -> None:
-        """The server works as nobody, without capabilities, where nothing can be written."""
+        """The server works as nobody, without capabilities, on a read-only file system."""
         system_calls(SERVER)
         here = self.loopback.directory
         self.loopback.images.chmod(0o755)
         (self.loopback.images / "disk.img").chmod(0o644)
-        here.chmod(0o777)  # for the socket of its figures, which the unit does not have
+        here.chmod(0o777)  # for the status socket, which the unit does not have
         commands = [
-            *self.reachable(), f"mount --bind {here} {here}", "mount -o remount,bind,ro /",
-            "mount -t proc -o subset=pid,hidepid=invisible none /proc", 'exec "$@"',
-        ]  # fmt: skip
+            *self.reachable(),
+            f"mount --bind {here} {here}",
+            "mount -o remount,bind,ro /",
+            "mount -t proc -o subset=pid,hidepid=invisible none /proc",
+            'exec "$@"',
+        ]
         nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
         enter = [
             *("unshare", "--mount", "sh", "-e", "-c", "\n".join(commands), "sh"),

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.test.support.properties import descriptors, examples
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import (
-    EPOCH_BYTES,
-    EPOCH_TIME,
+    EPOCH_LIFETIME,
+    MAX_EPOCH_BYTES,
     Epoch,
     Keys,
     derive_key,
@@ -120,18 +120,18 @@ class EpochTests(SynchronousTestCase):
 
     def test_time(self) -> None:
         """Keys are replaced after an hour, and not before."""
-        self.now = EPOCH_TIME - 1
+        self.now = EPOCH_LIFETIME - 1
         self.assertIsNone(self.keys.due())
-        self.now = EPOCH_TIME
+        self.now = EPOCH_LIFETIME
         self.assertIn("an hour", self.keys.due() or "")
         self.keys.replace()
         self.assertIsNone(self.keys.due())
 
     def test_volume(self) -> None:
         """They are after 2**36 bytes, of which a short transfer counts for a page."""
-        for length, count in ((BLOCK, EPOCH_BYTES // BLOCK), (1, EPOCH_BYTES // PAGE)):
+        for length, count in ((BLOCK, MAX_EPOCH_BYTES // BLOCK), (1, MAX_EPOCH_BYTES // PAGE)):
             self.assertLess(count, 1 << 32)
-            self.keys._sealed = EPOCH_BYTES - EPOCH_BYTES // count
+            self.keys._sealed = MAX_EPOCH_BYTES - MAX_EPOCH_BYTES // count
             self.assertIsNone(self.keys.due())
             self.keys.next_transfer(length)
             self.assertIn("64 GiB", self.keys.due() or "")
@@ -140,8 +140,8 @@ class EpochTests(SynchronousTestCase):
 
     def test_limits(self) -> None:
         """That is below what RFC 8446 and SP 800-38D allow for a key, of bytes and of nonces."""
-        self.assertLess(EPOCH_BYTES, 2**38.5)
-        self.assertLess(EPOCH_BYTES // PAGE, 1 << 32)
+        self.assertLess(MAX_EPOCH_BYTES, 2**38.5)
+        self.assertLess(MAX_EPOCH_BYTES // PAGE, 1 << 32)
 
     def test_nonces(self) -> None:
         """No two transfers have key and number in common: in no epoch, image or run."""

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.client.blocks import BlockCache, ImageKey
+from mufs.cache.client.blocks import BlockCache
 from mufs.cache.client.memory import Memory
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE, PAGES, split_into_blocks
+from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey, split_into_blocks
 
 T = TypeVar("T")
 

@@ -12,21 +12,22 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mufs.cache.client import directory as module
-from mufs.cache.client.blocks import BlockCache, ImageKey
-from mufs.cache.client.directory import MOST_WAITING, CacheDirectory
+from mufs.cache.client import writer
+from mufs.cache.client.blocks import BlockCache
+from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import INDEX, RECORD, SERVER, UnusableDirectory, server_of, summaries
 from mufs.cache.client.memory import Memory
+from mufs.cache.client.writer import MAX_QUEUED
 from mufs.interfaces import IBlockStorage
 from mufs.test.cache.client.test_blocks import IMAGES, SIZE, content, read
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
 
 HOST = "tcp:192.0.2.1:7040"
 ALL = (1 << PAGES) - 1
 
 
-class Kept:
+class PersistentCache:
     """A cache in a directory, whose writing is done when it is told to."""
 
     def __init__(
@@ -35,7 +36,7 @@ class Kept:
         self.now = now
         self.directory = CacheDirectory(str(path), server, lambda: self.now)
         try:
-            self.cache = BlockCache(size, self.directory)
+            self.blocks = BlockCache(size, self.directory)
         except BaseException:
             self.directory.close()
             raise
@@ -43,15 +44,15 @@ class Kept:
     def store(self, image: ImageKey, block: int, first: int = 0, count: int = PAGES) -> None:
         offset = block * BLOCK + first * PAGE
         end = min(offset + count * PAGE, (block + 1) * BLOCK, SIZE)
-        self.cache.store(image, offset, content(image, offset, end - offset))
+        self.blocks.store(image, offset, content(image, offset, end - offset))
 
-    def work(self) -> None:
+    def write_all(self) -> None:
         """Write all that waits."""
-        self.cache.stop()
-        self.cache.work()
+        self.blocks.stop()
+        self.blocks.run_writer()
 
     def close(self) -> None:
-        self.work()
+        self.write_all()
         self.directory.close()
 
     def held(self, image: ImageKey) -> set[int]:
@@ -59,7 +60,7 @@ class Kept:
         pages = set()
         for page in range(-(-SIZE // PAGE)):
             length = min(PAGE, SIZE - page * PAGE)
-            data = read(self.cache, image, page * PAGE, length)
+            data = read(self.blocks, image, page * PAGE, length)
             if data is not None:
                 assert data == content(image, page * PAGE, length), (image, page)
                 pages.add(page)
@@ -72,22 +73,22 @@ class DirectoryTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """There is nothing at the path yet."""
         self.path = Path(self.mktemp())
-        self._open: list[Kept] = []
+        self._open: list[PersistentCache] = []
 
     def tearDown(self) -> None:
         """Close what is open."""
-        for kept in self._open:
-            kept.directory.close()
+        for cache in self._open:
+            cache.directory.close()
 
-    def open(self, *arguments: Any, **named: Any) -> Kept:
+    def open(self, *arguments: Any, **named: Any) -> PersistentCache:
         """The cache in the directory."""
-        kept = Kept(self.path, *arguments, **named)
-        self._open.append(kept)
-        return kept
+        cache = PersistentCache(self.path, *arguments, **named)
+        self._open.append(cache)
+        return cache
 
-    def again(self, kept: Kept, *arguments: Any, **named: Any) -> Kept:
+    def restart(self, cache: PersistentCache, *arguments: Any, **named: Any) -> PersistentCache:
         """The same after a restart."""
-        kept.close()
+        cache.close()
         return self.open(*arguments, **named)
 
     def used(self) -> int:
@@ -103,109 +104,109 @@ class RestartTests(DirectoryTestCase):
         self.assertTrue(verifyObject(IBlockStorage, self.open().directory))
         self.assertTrue(verifyObject(IBlockStorage, Memory()))
 
-    def test_again(self) -> None:
+    def test_restart(self) -> None:
         """Pages that were stored are held, and no others, with the short last one."""
-        kept = self.open()
+        cache = self.open()
         for image in IMAGES:
-            kept.store(image, 0, 3, 5)
-            kept.store(image, 0, 20, 2)
-            kept.store(image, 4)
-        there, figure = kept.held(IMAGES[0]), kept.cache.held
+            cache.store(image, 0, 3, 5)
+            cache.store(image, 0, 20, 2)
+            cache.store(image, 4)
+        there, figure = cache.held(IMAGES[0]), cache.blocks.held
         self.assertEqual(there, {3, 4, 5, 6, 7, 20, 21, *range(4 * PAGES, 4 * PAGES + 6)})
-        kept = self.again(kept)
-        self.assertEqual([kept.held(image) for image in IMAGES], [there] * 3)
-        self.assertEqual(kept.cache.held, figure)
-        self.assertEqual(kept.cache.held_blocks(IMAGES[1])[0], 0b11 << 20 | 0b11111 << 3)
+        cache = self.restart(cache)
+        self.assertEqual([cache.held(image) for image in IMAGES], [there] * 3)
+        self.assertEqual(cache.blocks.held, figure)
+        self.assertEqual(cache.blocks.held_blocks(IMAGES[1])[0], 0b11 << 20 | 0b11111 << 3)
 
     def test_any_range(self) -> None:
         """Ranges that begin or end within pages are read right, with the end of the image."""
-        kept = self.open()
-        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        cache = self.open()
+        cache.blocks.opened(IMAGES[0], b"disk.img", SIZE)
         for block in range(5):
-            kept.store(IMAGES[0], block)
-        kept = self.again(kept)
+            cache.store(IMAGES[0], block)
+        cache = self.restart(cache)
         for offset, length in [
             (1, 10), (PAGE - 1, 2), (BLOCK - 5, BLOCK + 10), (SIZE - 1, 1), (SIZE - PAGE, PAGE),
             (0, SIZE), (SIZE - 99, 99), (5, 0), (4 * BLOCK, PAGE),
         ]:  # fmt: skip
             right = content(IMAGES[0], offset, length)
-            self.assertEqual(read(kept.cache, IMAGES[0], offset, length), right, (offset, length))
+            self.assertEqual(read(cache.blocks, IMAGES[0], offset, length), right, (offset, length))
 
     def test_fresh(self) -> None:
         """What is not written yet is read all the same, also beside what is."""
-        kept = self.open()
-        kept.store(IMAGES[0], 0, 4, 4)
-        kept.work()
-        kept.store(IMAGES[0], 0, 0, 2)
-        kept.store(IMAGES[0], 0, 2, 2)
-        self.assertEqual(kept.held(IMAGES[0]), set(range(8)))
+        cache = self.open()
+        cache.store(IMAGES[0], 0, 4, 4)
+        cache.write_all()
+        cache.store(IMAGES[0], 0, 0, 2)
+        cache.store(IMAGES[0], 0, 2, 2)
+        self.assertEqual(cache.held(IMAGES[0]), set(range(8)))
         right = content(IMAGES[0], 100, 7 * PAGE)
-        self.assertEqual(read(kept.cache, IMAGES[0], 100, 7 * PAGE), right)
-        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(8)))
+        self.assertEqual(read(cache.blocks, IMAGES[0], 100, 7 * PAGE), right)
+        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(8)))
 
     def test_not_written(self) -> None:
         """What was not written before the end is not there, and what was is."""
-        kept = self.open()
-        kept.store(IMAGES[0], 0)
-        kept.work()
-        kept.store(IMAGES[0], 1)
-        kept.directory.close()
+        cache = self.open()
+        cache.store(IMAGES[0], 0)
+        cache.write_all()
+        cache.store(IMAGES[0], 1)
+        cache.directory.close()
         self.assertEqual(self.open().held(IMAGES[0]), set(range(PAGES)))
 
     def test_order(self) -> None:
         """What a run of the client did not use goes before what it did, and first what is older."""
-        kept = self.open(3 * (BLOCK + RECORD))
-        kept.store(IMAGES[0], 0)
-        kept.store(IMAGES[0], 1)
-        kept.work()
-        kept.now += 10
-        kept.store(IMAGES[0], 2)
-        kept = self.again(kept, 3 * (BLOCK + RECORD), now=2000.0)
-        self.assertIsNotNone(read(kept.cache, IMAGES[0], 0, PAGE))
-        kept = self.again(kept, 3 * (BLOCK + RECORD), now=3000.0)
-        kept.store(IMAGES[1], 0)
-        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {0, 2})
-        kept.store(IMAGES[1], 1)
-        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {0})
+        cache = self.open(3 * (BLOCK + RECORD))
+        cache.store(IMAGES[0], 0)
+        cache.store(IMAGES[0], 1)
+        cache.write_all()
+        cache.now += 10
+        cache.store(IMAGES[0], 2)
+        cache = self.restart(cache, 3 * (BLOCK + RECORD), now=2000.0)
+        self.assertIsNotNone(read(cache.blocks, IMAGES[0], 0, PAGE))
+        cache = self.restart(cache, 3 * (BLOCK + RECORD), now=3000.0)
+        cache.store(IMAGES[1], 0)
+        self.assertEqual(set(cache.blocks.held_blocks(IMAGES[0])), {0, 2})
+        cache.store(IMAGES[1], 1)
+        self.assertEqual(set(cache.blocks.held_blocks(IMAGES[0])), {0})
 
     def test_far(self) -> None:
         """Blocks where no file can reach are not kept, and nothing else suffers."""
-        kept = self.open()
-        kept.cache.opened(IMAGES[1], b"huge.img", (1 << 64) - 1)
+        cache = self.open()
+        cache.blocks.opened(IMAGES[1], b"huge.img", (1 << 64) - 1)
         for offset in ((1 << 63) - BLOCK, 1 << 63, (1 << 64) - BLOCK):
-            kept.cache.store(IMAGES[1], offset, bytes(BLOCK))
-            self.assertIsNone(read(kept.cache, IMAGES[1], offset, PAGE))
-        kept.store(IMAGES[0], 0)
-        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(PAGES)))
+            cache.blocks.store(IMAGES[1], offset, bytes(BLOCK))
+            self.assertIsNone(read(cache.blocks, IMAGES[1], offset, PAGE))
+        cache.store(IMAGES[0], 0)
+        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(PAGES)))
 
     def test_smaller(self) -> None:
         """With a smaller size the blocks used last are kept, and the space of others comes back."""
-        kept = self.open()
+        cache = self.open()
         for number in range(4):
-            kept.store(IMAGES[0], number)
-            kept.work()
-            kept.now += 1
-        kept = self.again(kept, 2 * (BLOCK + RECORD))
-        self.assertEqual(set(kept.cache.held_blocks(IMAGES[0])), {2, 3})
+            cache.store(IMAGES[0], number)
+            cache.write_all()
+            cache.now += 1
+        cache = self.restart(cache, 2 * (BLOCK + RECORD))
+        self.assertEqual(set(cache.blocks.held_blocks(IMAGES[0])), {2, 3})
         self.assertLess(self.used(), 2 * BLOCK + 3 * PAGE)
-        kept.store(IMAGES[0], 0)
-        kept = self.again(kept)
-        self.assertEqual(kept.held(IMAGES[0]), {*range(PAGES), *range(3 * PAGES, 4 * PAGES)})
+        cache.store(IMAGES[0], 0)
+        cache = self.restart(cache)
+        self.assertEqual(cache.held(IMAGES[0]), {*range(PAGES), *range(3 * PAGES, 4 * PAGES)})
 
     def test_replaced(self) -> None:
         """What another generation is opened in place of is dropped, with its files."""
         old, new, other = IMAGES
-        kept = self.open()
-        kept.cache.opened(old, b"disk.img", SIZE)
-        kept.cache.opened(other, b"other.img", SIZE)
-        kept.store(old, 0)
-        kept.store(other, 0)
-        kept = self.again(kept)
-        kept.cache.opened(new, b"disk.img", SIZE)
-        kept.store(new, 0, 0, 1)
-        self.assertEqual([len(kept.held(image)) for image in (old, new, other)], [0, 1, PAGES])
-        kept = self.again(kept)
-        self.assertEqual([len(kept.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        cache = self.open()
+        cache.blocks.opened(old, b"disk.img", SIZE)
+        cache.blocks.opened(other, b"other.img", SIZE)
+        cache.store(old, 0)
+        cache.store(other, 0)
+        cache = self.restart(cache)
+        cache.blocks.opened(new, b"disk.img", SIZE)
+        cache.store(new, 0, 0, 1)
+        self.assertEqual([len(cache.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        cache = self.restart(cache)
+        self.assertEqual([len(cache.held(image)) for image in (old, new, other)], [0, 1, PAGES])
         paths = {each.path: each.key for each in summaries(str(self.path))}
         self.assertEqual(paths, {b"disk.img": new, b"other.img": other})
         self.assertEqual(len(list(self.path.iterdir())), 6)
@@ -217,30 +218,30 @@ class QuotaTests(DirectoryTestCase):
     def test_quota(self) -> None:
         """The files never take more than the size, but for the paths of images."""
         size = 1 << 20
-        kept = self.open(size)
+        cache = self.open(size)
         for image in IMAGES * 3:
             for block in range(4):
-                kept.store(image, block)
-                kept.work()
+                cache.store(image, block)
+                cache.write_all()
                 self.assertLessEqual(self.used(), size + (1 + len(IMAGES)) * PAGE)
-        self.assertGreater(kept.cache.evictions, 0)
+        self.assertGreater(cache.blocks.evictions, 0)
         self.assertGreaterEqual(self.used(), size // (BLOCK + RECORD) * BLOCK)
-        self.assertEqual(kept.cache.damaged, 0)
+        self.assertEqual(cache.blocks.damaged, 0)
 
     def test_slow_disk(self) -> None:
         """While nothing is written only so much waits in memory; what came last is held."""
-        number = MOST_WAITING + 100
-        kept = self.open(2 * number * (BLOCK + RECORD))
+        number = MAX_QUEUED + 100
+        cache = self.open(2 * number * (BLOCK + RECORD))
         for block in range(number):
-            kept.cache.store((9, 9), block * BLOCK, b"%8d" % block * (PAGE // 8))
-            self.assertLessEqual(kept.cache.held, MOST_WAITING * PAGE)
-            self.assertEqual(kept.cache.is_behind, block + 1 >= MOST_WAITING // 2)
+            cache.blocks.store((9, 9), block * BLOCK, b"%8d" % block * (PAGE // 8))
+            self.assertLessEqual(cache.blocks.held, MAX_QUEUED * PAGE)
+            self.assertEqual(cache.blocks.is_behind, block + 1 >= MAX_QUEUED // 2)
         for block in range(number):
-            there = read(kept.cache, (9, 9), block * BLOCK, 8)
+            there = read(cache.blocks, (9, 9), block * BLOCK, 8)
             self.assertEqual(there, b"%8d" % block if block >= 100 else None)
-        kept = self.again(kept, 2 * number * (BLOCK + RECORD))
-        self.assertFalse(kept.cache.is_behind)
-        self.assertEqual(kept.cache.held, MOST_WAITING * PAGE)
+        cache = self.restart(cache, 2 * number * (BLOCK + RECORD))
+        self.assertFalse(cache.blocks.is_behind)
+        self.assertEqual(cache.blocks.held, MAX_QUEUED * PAGE)
 
 
 class DamageTests(DirectoryTestCase):
@@ -248,12 +249,12 @@ class DamageTests(DirectoryTestCase):
 
     def make_directory(self) -> Path:
         """A directory with blocks of three images, closed."""
-        kept = self.open()
+        cache = self.open()
         for number, image in enumerate(IMAGES):
-            kept.cache.opened(image, b"%d.img" % number, SIZE)
+            cache.blocks.opened(image, b"%d.img" % number, SIZE)
             for block in range(5):
-                kept.store(image, block, number, 20)
-        kept.close()
+                cache.store(image, block, number, 20)
+        cache.close()
         return self.path
 
     @examples(80)
@@ -271,7 +272,7 @@ class DamageTests(DirectoryTestCase):
         for _ in range(data.draw(st.integers(1, 4))):
             damage(data, trial / data.draw(st.sampled_from(self.names)), trial, self.names)
         try:
-            kept = Kept(trial)
+            cache = PersistentCache(trial)
         except UnusableDirectory:
             spared = (trial / SERVER).exists() and (trial / SERVER).read_bytes()
             assert spared != (self.template / SERVER).read_bytes()
@@ -279,35 +280,37 @@ class DamageTests(DirectoryTestCase):
             return
         try:
             for number, image in enumerate(IMAGES):
-                kept.cache.opened(image, b"%d.img" % number, SIZE)
+                cache.blocks.opened(image, b"%d.img" % number, SIZE)
             for image in IMAGES:
-                kept.held(image)
+                cache.held(image)
                 for block in range(5):
-                    asked = read(kept.cache, image, block * BLOCK, min(BLOCK, SIZE - block * BLOCK))
+                    asked = read(
+                        cache.blocks, image, block * BLOCK, min(BLOCK, SIZE - block * BLOCK)
+                    )
                     if asked is None:
-                        kept.cache.discard(image, block)
-                        kept.store(image, block)
-            kept.close()
-            kept = Kept(trial)
+                        cache.blocks.discard(image, block)
+                        cache.store(image, block)
+            cache.close()
+            cache = PersistentCache(trial)
             everything = set(range(-(-SIZE // PAGE)))
             for image in IMAGES:
-                self.assertEqual(kept.held(image), everything)
+                self.assertEqual(cache.held(image), everything)
         finally:
-            kept.directory.close()
+            cache.directory.close()
         shutil.rmtree(trial)
 
     def test_stored_again(self) -> None:
         """Damaged blocks that are stored again, each in the other's slot, spoil nothing."""
-        kept = self.open()
-        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
+        cache = self.open()
+        cache.blocks.opened(IMAGES[0], b"disk.img", SIZE)
         for block in range(2):
-            kept.store(IMAGES[0], block)
-        kept = self.again(kept)
+            cache.store(IMAGES[0], block)
+        cache = self.restart(cache)
         for block in range(2):
-            kept.cache.discard(IMAGES[0], block)
+            cache.blocks.discard(IMAGES[0], block)
         for block in range(2):
-            kept.store(IMAGES[0], block)
-        self.assertEqual(self.again(kept).held(IMAGES[0]), set(range(2 * PAGES)))
+            cache.store(IMAGES[0], block)
+        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(2 * PAGES)))
 
     def test_swapped(self) -> None:
         """Bytes and paths of one image are not taken for those of another."""
@@ -316,28 +319,28 @@ class DamageTests(DirectoryTestCase):
         os.rename(self.path / names[0], self.path / "kept")
         os.rename(self.path / names[1], self.path / names[0])
         os.rename(self.path / "kept", self.path / names[1])
-        kept = self.open()
-        self.assertEqual([len(kept.held(image)) for image in IMAGES[:2]], [0, 0])
-        self.assertGreater(len(kept.held(IMAGES[2])), 80)
+        cache = self.open()
+        self.assertEqual([len(cache.held(image)) for image in IMAGES[:2]], [0, 0])
+        self.assertGreater(len(cache.held(IMAGES[2])), 80)
 
     def test_other_server(self) -> None:
         """Even under the same numbers nothing is taken from another server's cache."""
         self.make_directory()
         (self.path / SERVER).write_bytes((self.path / SERVER).read_bytes().replace(b"2.1", b"2.2"))
-        kept = self.open(server="tcp:192.0.2.2:7040")
-        self.assertEqual([len(kept.held(image)) for image in IMAGES], [0, 0, 0])
+        cache = self.open(server="tcp:192.0.2.2:7040")
+        self.assertEqual([len(cache.held(image)) for image in IMAGES], [0, 0, 0])
 
     def test_removed(self) -> None:
         """A directory that is removed under the client is one that keeps nothing more."""
-        kept = self.open()
-        kept.store(IMAGES[0], 0)
-        kept.work()
+        cache = self.open()
+        cache.store(IMAGES[0], 0)
+        cache.write_all()
         shutil.rmtree(self.path)
-        kept.cache.discard(IMAGES[0], 0)
-        self.patch(module, "PAUSE", 0.0)
-        kept.store(IMAGES[0], 1)
-        kept.work()
-        self.assertEqual(kept.held(IMAGES[0]), set(range(PAGES, 2 * PAGES)))
+        cache.blocks.discard(IMAGES[0], 0)
+        self.patch(writer, "RETRY_INTERVAL", 0.0)
+        cache.store(IMAGES[0], 1)
+        cache.write_all()
+        self.assertEqual(cache.held(IMAGES[0]), set(range(PAGES, 2 * PAGES)))
 
 
 def damage(data: Any, path: Path, directory: Path, names: list[str]) -> None:
@@ -384,9 +387,9 @@ class UseTests(DirectoryTestCase):
 
     def test_one_at_a_time(self) -> None:
         """A directory that is in use is refused, and taken when it no longer is."""
-        kept = self.open()
+        cache = self.open()
         self.assert_refused("a client uses it", self.open)
-        self.again(kept)
+        self.restart(cache)
 
     def test_server(self) -> None:
         """A directory is of one server, by whatever options its endpoint has."""
@@ -414,16 +417,16 @@ class UseTests(DirectoryTestCase):
 
     def test_no_directory(self) -> None:
         """What is no directory, or has none above it, is refused with the reason."""
-        self.assert_refused("No such file", lambda: Kept(self.path / "below"))
+        self.assert_refused("No such file", lambda: PersistentCache(self.path / "below"))
         self.path.touch()
         self.assert_refused("Not a directory", self.open)
 
     def test_modes(self) -> None:
         """Nobody else can read what is kept."""
-        kept = self.open()
-        kept.cache.opened(IMAGES[0], b"disk.img", SIZE)
-        kept.store(IMAGES[0], 0)
-        kept.work()
+        cache = self.open()
+        cache.blocks.opened(IMAGES[0], b"disk.img", SIZE)
+        cache.store(IMAGES[0], 0)
+        cache.write_all()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o700)
         modes = {each.stat().st_mode & 0o777 for each in self.path.iterdir()}
         self.assertEqual((modes, len(list(self.path.iterdir()))), ({0o600}, 4))

@@ -11,7 +11,7 @@ from mufs.communication.server.key_rotation import (
 )
 from mufs.test.support.doubles import ImageInMemory, make_sent
 from mufs.wire.pages import PAGE
-from mufs.wire.sealing import EPOCH_TIME, Keys
+from mufs.wire.sealing import EPOCH_LIFETIME, Keys
 
 
 class KeyRotationTests(SynchronousTestCase):
@@ -35,13 +35,13 @@ class KeyRotationTests(SynchronousTestCase):
 
     def test_kept(self) -> None:
         """Keys that are not worn out stay, and nothing has to wait for them."""
-        self.clock.advance(EPOCH_TIME - 1)
+        self.clock.advance(EPOCH_LIFETIME - 1)
         self.successResultOf(self.rotation.prepare())
         self.assertEqual(self.announced, [])
 
     def test_worn_out(self) -> None:
         """Worn-out keys are replaced; sealing waits until clients have the new ones."""
-        self.clock.advance(EPOCH_TIME)
+        self.clock.advance(EPOCH_LIFETIME)
         preparing = self.rotation.prepare()
         self.assertEqual(self.announced, [1])
         self.clock.advance(KEY_DELIVERY_DELAY / 2)
@@ -55,7 +55,7 @@ class KeyRotationTests(SynchronousTestCase):
         transfer = self.make_transfer()
         self.window.add(transfer)
         self.assertTrue(self.rotation.is_current(transfer))
-        self.clock.advance(EPOCH_TIME)
+        self.clock.advance(EPOCH_LIFETIME)
         self.rotation.prepare()
         self.assertFalse(self.rotation.is_current(transfer))
         self.assertIsNone(self.window.get(transfer.descriptor.transfer))
@@ -83,7 +83,7 @@ class KeyRotationTests(SynchronousTestCase):
 
     def test_worn_out_meanwhile(self) -> None:
         """Keys that wear out before they are replaced for an expelled client change once."""
-        self.clock.advance(EPOCH_TIME)
+        self.clock.advance(EPOCH_LIFETIME)
         self.rotation.expelled()
         self.rotation.prepare()
         self.clock.advance(MIN_KEY_LIFETIME)

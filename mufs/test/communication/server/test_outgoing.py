@@ -145,7 +145,7 @@ class OutgoingTests(SynchronousTestCase):
         outgoing = self.make(None)
         told = self.come(outgoing, UNIXAddress("/run/socket"))
         self.assertEqual(told, Welcome(VERSION, "", PORT, ("", 0), SEGMENT))
-        self.assertEqual(self.logged("tells no interface"), 1)
+        self.assertEqual(self.logged("has no interface for multicast"), 1)
 
     def test_unusable(self) -> None:
         """Where its interface is of no use, clients read over TCP, and another one may do."""

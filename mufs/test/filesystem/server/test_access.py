@@ -71,7 +71,7 @@ class RuleTests(AccessTestCase):
         for text in ("", "host", "host:", ":/a", "host:a", "h:/a/../b", "h:/a//b", "h:/./a"):
             self.assertRaises(ValueError, parse_rule, text)
         error = self.assertRaises(ValueError, parse_rule, "host:/a:rw")
-        self.assertIn("for reading alone", str(error))
+        self.assertIn("exported read-only", str(error))
 
     def test_no_rules(self) -> None:
         """Without rules everybody sees all, with whatever name."""

@@ -1,4 +1,4 @@
-"""The content of the status pages."""
+"""The content of the client's status page."""
 
 from __future__ import annotations
 
@@ -8,94 +8,15 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status import client_page, server_page
+from mufs.status import client_page
 from mufs.status.client_page import HeldImage, held_parts
-from mufs.status.figures import CLIENT, SERVER
+from mufs.status.figures import CLIENT
 from mufs.status.history import History
 from mufs.status.plots import COLUMNS
 from mufs.test.status.test_markup import Read
 from mufs.wire.pages import BLOCK, PAGE
 
 SQUARES = client_page.MAX_MAP_ROWS * COLUMNS
-
-
-def row(name: str, **changes: Any) -> dict[str, Any]:
-    """A client among the server's figures."""
-    return {
-        "name": name, "address": "192.0.2.11", "image": "disk.img", "images": 1, "reads": 4,
-        "hits": 3, "lag": 0.02, "over_tcp": False, "multicast": "working", **changes,
-    }  # fmt: skip
-
-
-def image(name: str, demand: int, **changes: Any) -> dict[str, Any]:
-    """An image among them."""
-    return {"name": name, "opens": 1, "bytes_requested": 5, "demand": demand, **changes}
-
-
-class ServerPageTests(SynchronousTestCase):
-    """The server's page."""
-
-    def show(self, clients: list[dict[str, Any]], images: list[dict[str, Any]]) -> Read:
-        """The page for these figures."""
-        figures: dict[str, Any] = {figure.name: 0 for figure in SERVER.figures}
-        figures |= {"clients": clients, "images": images, "interface": None}
-        history = History(Clock(), lambda: figures)
-        history.sample()
-        return Read(server_page.server_page(lambda: figures, history))
-
-    def test_nobody(self) -> None:
-        """Without clients and images it says so."""
-        text = self.show([], []).text
-        for said in ("no client is connected", "no image was opened yet", "nothing is sent"):
-            self.assertIn(said, text)
-
-    def test_ways(self) -> None:
-        """Each row says whether multicast reaches the client, and if not, why not."""
-        lossy = "not working: too lossy: 57% of the segments"
-        cases: list[tuple[dict[str, Any], str]] = [
-            ({}, "multicast"),
-            ({"over_tcp": True, "multicast": lossy}, "TCP: too lossy: 57% of the segments"),
-            ({"over_tcp": True}, "TCP: what multicast did not bring"),
-            ({"multicast": "not used yet"}, "not used yet"),
-            ({"multicast": ""}, "\N{EN DASH}"),
-            ({"multicast": "a\n\u202eb"}, r"a\n\u202eb"),
-        ]
-        for changes, said in cases:
-            self.assertTrue(self.show([row("host", **changes)], []).text.endswith(
-                f"{said}Imagesno image was opened yet"), (changes, said))  # fmt: skip
-
-    def test_images_of_a_client(self) -> None:
-        """A row names the image read last, and how many more are open."""
-        cases: list[tuple[dict[str, Any], str]] = [
-            ({}, "disk.img"),
-            ({"images": 3}, "disk.img and 2 more"),
-            ({"images": 0}, "disk.img"),
-            ({"image": None}, "none yet"),
-        ]
-        for changes, said in cases:
-            text = self.show([row("host", **changes, reads=0)], []).text
-            self.assertIn(f"192.0.2.11{said}\N{EN DASH}", text)
-
-    def test_order(self) -> None:
-        """Clients over TCP come first, then long waits; the most requested image is the hottest."""
-        text = self.show(
-            [row("a"), row("b", lag=1), row("c", over_tcp=True), row("d", lag=2, over_tcp=True)],
-            [image("cold", 1), image("hot", 9), image("warm", 5)],
-        ).text
-        for names in ("dcba", ["hot", "warm", "cold"]):
-            places = [text.index(f"{name}192" if len(name) == 1 else f"{name}1") for name in names]
-            self.assertEqual(places, sorted(places))
-
-    def test_very_many(self) -> None:
-        """The number of rows is limited, and a note says how many more there are."""
-        read = self.show(
-            [row(f"host{number}") for number in range(1000)],
-            [image(f"image{number}", 0) for number in range(1000)],
-        )
-        rows = [tag for tag, _ in read.tags].count("tr")
-        self.assertEqual(rows, server_page.MAX_CLIENT_ROWS + server_page.MAX_IMAGE_ROWS + 2)
-        self.assertIn("and 800 more clients", read.text)
-        self.assertIn("and 980 more images", read.text)
 
 
 class ClientPageTests(SynchronousTestCase):
@@ -129,13 +50,32 @@ class ClientPageTests(SynchronousTestCase):
         for said in ("in the cache 900 90.0%", "way already 75 7.5%", "of the server 25 2.5%"):
             self.assertIn(said, text)
 
+    def test_nothing_yet(self) -> None:
+        """Before the first read there is no hit rate, and before the first image no map."""
+        text = self.show([]).text
+        self.assertIn("hit rate\N{EN DASH}reads0", text)
+        self.assertIn("no image was opened yet", text)
+        self.assertIn("hit rate75.0%", self.show([], reads=4, hits=3, hit_rate=0.75).text)
+
+    def test_names(self) -> None:
+        """Names are text, whatever is in them."""
+        image = HeldImage(b"<i>\n.img", PAGE, True, lambda block, pages: pages & ~1)
+        text = self.show([image]).text
+        self.assertIn("/mnt/<b> from tcp:here", text)
+        self.assertIn(r"<i>\n.img 4.0 KiB, 100.0% held", text)
+
+    def test_sampled_map(self) -> None:
+        """The map of an image that is too large to look at all of it says so."""
+        large = HeldImage(b"large", 1 << 40, True, lambda block, pages: 0)
+        self.assertIn("large 1.0 TiB, about 100.0% held", self.show([large]).text)
+
     def test_maps(self) -> None:
         """The images opened last have a map, with how much is held, and whether they are open."""
         some = HeldImage(b"some", 2 * BLOCK, True, lambda block, pages: pages if block else 0)
         none = HeldImage(b"none", PAGE, False, lambda block, pages: pages)
         text = self.show([some, none]).text
-        self.assertIn("some 256 KiB, 50.0% held", text)
-        self.assertIn("none 4 KiB, 0.0% held; closed", text)
+        self.assertIn("some 256.0 KiB, 50.0% held", text)
+        self.assertIn("none 4.0 KiB, 0.0% held; closed", text)
         many = self.show([some] * 100)
         maps = [attributes for _, attributes in many.tags if attributes.get("class") == "map"]
         self.assertEqual(len(maps), client_page.MAX_MAPS)

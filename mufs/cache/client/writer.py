@@ -1,0 +1,83 @@
+"""
+What waits to be written to a cache directory.
+
+The thread that changes the cache queues jobs, and never waits for the disk; L{Writer.run} does
+them in a thread of its own.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from twisted.logger import Logger
+
+from mufs.cache.client.index import PendingWrite, Place
+from mufs.wire.pages import ImageKey
+
+MAX_QUEUED = 512
+"""Jobs that may wait in memory; each write among them has at most 128 KiB."""
+
+RETRY_INTERVAL = 1.0
+"""Seconds between tries of what cannot be written."""
+
+
+class Writer:
+    """A queue of writes and other work on files."""
+
+    _log = Logger()
+
+    def __init__(self, path: str, write: Callable[[Place, PendingWrite], None]) -> None:
+        """
+        @param path: of the directory, for the log.
+        @param write: writes pages of a block. Raises C{OSError}.
+        """
+        self._path = path
+        self._write = write
+        self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._failing = False
+
+    def write(self, place: Place, pending: PendingWrite) -> None:
+        """Queue pages of a block; C{place.unwritten} has them until they are on disk."""
+        self._jobs.put((self._write, place, pending))
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Queue a call that changes files. It may raise C{OSError}."""
+        self._jobs.put((function, *arguments))
+
+    def is_behind(self) -> bool:
+        """Whether half of what may wait is waiting."""
+        return self._jobs.qsize() >= MAX_QUEUED // 2
+
+    def pop_overflow(self) -> tuple[ImageKey, int] | None:
+        """Drop the oldest jobs until there is room, or a write is among them: its block."""
+        while self._jobs.qsize() >= MAX_QUEUED:
+            with suppress(Empty):
+                job = self._jobs.get_nowait()
+                if job is not None and job[0] == self._write and job[2] in job[1].unwritten:
+                    return job[1].image.key, job[1].number
+        return None
+
+    def stop(self) -> None:
+        """Let L{run} return once it has done what is queued."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Do what is queued until L{stop}. What fails is queued again, and tried later."""
+        for function, *arguments in iter(self._jobs.get, None):
+            try:
+                function(*arguments)
+            except OSError as error:
+                if not self._failing:
+                    self._failing = True
+                    self._log.warn(
+                        "cannot write to {path} ({reason}): new data is held in memory only",
+                        path=self._path, reason=error.strerror,
+                    )  # fmt: skip
+                self._jobs.put((function, *arguments))
+                time.sleep(RETRY_INTERVAL)
+            else:
+                if self._failing and function == self._write:
+                    self._failing = False
+                    self._log.info("writing to {path} again", path=self._path)

@@ -1,0 +1,70 @@
+"""Findings about this host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.commands.check import host
+from mufs.commands.check.finding import Level
+from mufs.communication.client.receiver import RECEIVE_BUFFER
+
+
+class HostTests(SynchronousTestCase):
+    """What this host needs."""
+
+    def test_device(self) -> None:
+        """A device that is missing or closed to this user is a problem, with what to type."""
+        path = Path(self.mktemp())
+        self.assertIn("modprobe fuse", host.fuse_device(str(path)).commands)
+        path.mkdir()
+        closed = host.fuse_device(str(path))
+        self.assertIs(closed.level, Level.PROBLEM)
+        self.assertIn("directory", closed.figure)
+
+    def test_library(self) -> None:
+        """The library is looked for as fusepy does, which takes a path from the environment."""
+        self.patch(host, "find_library", lambda name: None)
+        self.assertIs(host.fuse_library().level, Level.PROBLEM)
+        self.patch(os, "environ", {"FUSE_LIBRARY_PATH": "/opt/libfuse.so"})
+        self.assertEqual(host.fuse_library().figure, "/opt/libfuse.so")
+
+    def test_fusermount(self) -> None:
+        """A fusermount that does not run as root is of no use to others than root."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        self.patch(os, "environ", {"PATH": str(directory.absolute())})
+        self.assertIs(host.fusermount().level, Level.PROBLEM)
+        program = directory / "fusermount"
+        program.touch()
+        program.chmod(0o755)
+        self.patch(os, "geteuid", lambda: 0)
+        self.assertIs(host.fusermount().level, Level.OK)
+        self.patch(os, "geteuid", lambda: 1000)
+        self.assertEqual(host.fusermount().commands, (f"chmod u+s {program.absolute()}",))
+        program.chmod(0o4755)
+        self.assertIs(host.fusermount().level, Level.OK)
+
+    def test_allow_other(self) -> None:
+        """user_allow_other counts if it is a line, and no comment."""
+        config = Path(self.mktemp())
+        self.assertIs(host.allow_other(config).level, Level.WARNING)
+        config.write_text("# mount_max = 1000\n#user_allow_other\n")
+        self.assertIs(host.allow_other(config).level, Level.WARNING)
+        config.write_text("mount_max = 1000\nuser_allow_other\n")
+        self.assertIs(host.allow_other(config).level, Level.OK)
+
+    def test_receive_buffer(self) -> None:
+        """A small limit is a warning to whom it limits, and told to whom it does not."""
+        limit = Path(self.mktemp())
+        limit.write_text("212992\n")
+        most = host.number(str(limit))
+        small = host.receive_buffer(212992, most)
+        self.assertIs(small.level, Level.WARNING)
+        self.assertIn("208 KiB of the 16384", small.figure)
+        self.assertEqual(small.commands, ("sysctl -w net.core.rmem_max=16777216",))
+        self.assertIn("gets 208", host.receive_buffer(RECEIVE_BUFFER, most).figure)
+        self.assertNotIn("gets", host.receive_buffer(RECEIVE_BUFFER, 1 << 30).figure)
+        self.assertIsNone(host.number(str(limit) + ".missing"))

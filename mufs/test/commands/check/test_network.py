@@ -1,0 +1,49 @@
+"""Findings about the route to the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.commands.check import network
+from mufs.commands.check.finding import Level
+from mufs.commands.check.network import Interface
+
+ETHERNET = Interface("eth0", "192.0.2.11", 1500, True, True, True, False, False)
+
+
+class NetworkTests(SynchronousTestCase):
+    """What this host's kernel tells of the way to a server."""
+
+    def test_loopback(self) -> None:
+        """The way to this host is the loopback, and its interface is found by its address."""
+        self.assertEqual(network.route("127.0.0.1"), network.Route("lo", "127.0.0.1", None))
+        found = network.interface_of("127.0.0.1")
+        assert found is not None
+        self.assertTrue(found.is_up and found.is_loopback)
+        self.assertEqual(found.name, "lo")
+        self.assertIs(network.usable("127.0.0.1").level, Level.OK)
+        self.assertIs(network.usable("192.0.2.250").level, Level.PROBLEM)
+
+    def test_packet_size(self) -> None:
+        """Datagrams that are larger than a packet are a problem; what TCP tells is a warning."""
+        small = attrs.evolve(ETHERNET, mtu=1439)
+        self.assertIs(network.packet_size(small, 1400, None).level, Level.PROBLEM)
+        self.assertIs(network.packet_size(ETHERNET, 1400, 1387).level, Level.WARNING)
+        self.assertIs(network.packet_size(ETHERNET, 1400, 1388).level, Level.OK)
+        just = attrs.evolve(ETHERNET, mtu=1440)
+        self.assertIs(network.packet_size(just, 1400, None).level, Level.OK)
+
+    def test_bad_interfaces(self) -> None:
+        """An interface is a problem that is down, without carrier or multicast; Wi-Fi a warning."""
+        self.assertIs(self.usable(), Level.OK)
+        for fault in ("is_up", "has_carrier", "has_multicast"):
+            self.assertIs(self.usable(**{fault: False}), Level.PROBLEM, fault)
+        self.assertIs(self.usable(is_wireless=True), Level.WARNING)
+
+    def usable(self, **changes: Any) -> Level:
+        there = attrs.evolve(ETHERNET, **changes)
+        self.patch(network, "interfaces", lambda: [there])
+        return network.usable(there.address).level

@@ -1,0 +1,105 @@
+"""The content of the server's status page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mufs.status import server_page
+from mufs.status.figures import SERVER
+from mufs.status.history import History
+from mufs.test.status.test_markup import Read
+
+
+def row(name: str, **changes: Any) -> dict[str, Any]:
+    """A client among the server's figures."""
+    return {
+        "name": name, "address": "192.0.2.11", "image": "disk.img", "images": 1, "reads": 4,
+        "hits": 3, "lag": 0.02, "over_tcp": False, "multicast": "working", **changes,
+    }  # fmt: skip
+
+
+def image(name: str, demand: int, **changes: Any) -> dict[str, Any]:
+    """An image among them."""
+    return {"name": name, "opens": 1, "bytes_requested": 5, "demand": demand, **changes}
+
+
+class ServerPageTests(SynchronousTestCase):
+    """The server's page."""
+
+    def show(
+        self, clients: list[dict[str, Any]], images: list[dict[str, Any]], **changes: Any
+    ) -> Read:
+        """The page for these figures."""
+        figures: dict[str, Any] = {figure.name: 0 for figure in SERVER.figures}
+        figures |= {"clients": clients, "images": images, "interface": None, **changes}
+        history = History(Clock(), lambda: figures)
+        history.sample()
+        return Read(server_page.server_page(lambda: figures, history))
+
+    def test_nobody(self) -> None:
+        """Without clients and images it says so."""
+        text = self.show([], []).text
+        for said in ("no client is connected", "no image was opened yet", "nothing is sent"):
+            self.assertIn(said, text)
+
+    def test_interface(self) -> None:
+        """It says where multicast goes out."""
+        text = self.show([], [], interface="192.0.2.1").text
+        self.assertIn("multicast goes out on 192.0.2.1", text)
+
+    def test_heat(self) -> None:
+        """An image's heat is its share of that of the hottest."""
+        read = self.show([], [image("a", 8), image("b", 2), image("c", 0)])
+        heat = [attributes["value"] for tag, attributes in read.tags if tag == "meter"]
+        self.assertEqual(heat, ["1.000", "0.250", "0.000"])
+
+    def test_ways(self) -> None:
+        """Each row says whether multicast reaches the client, and if not, why not."""
+        lossy = "not working: too lossy: 57% of the segments"
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({}, "multicast"),
+            ({"over_tcp": True, "multicast": lossy}, "TCP: too lossy: 57% of the segments"),
+            ({"over_tcp": True}, "TCP: what multicast did not bring"),
+            ({"multicast": "not used yet"}, "not used yet"),
+            ({"multicast": ""}, "\N{EN DASH}"),
+            ({"multicast": "a\n\u202eb"}, r"a\n\u202eb"),
+        ]
+        for changes, said in cases:
+            self.assertTrue(self.show([row("host", **changes)], []).text.endswith(
+                f"{said}Imagesno image was opened yet"), (changes, said))  # fmt: skip
+
+    def test_images_of_a_client(self) -> None:
+        """A row names the image read last, and how many more are open."""
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({}, "disk.img"),
+            ({"images": 3}, "disk.img and 2 more"),
+            ({"images": 0}, "disk.img"),
+            ({"image": None}, "none yet"),
+        ]
+        for changes, said in cases:
+            text = self.show([row("host", **changes, reads=0)], []).text
+            self.assertIn(f"192.0.2.11{said}\N{EN DASH}", text)
+
+    def test_order(self) -> None:
+        """Clients over TCP come first, then long waits; the most requested image is the hottest."""
+        text = self.show(
+            [row("a"), row("b", lag=1), row("c", over_tcp=True), row("d", lag=2, over_tcp=True)],
+            [image("cold", 1), image("hot", 9), image("warm", 5)],
+        ).text
+        for names in ("dcba", ["hot", "warm", "cold"]):
+            places = [text.index(f"{name}192" if len(name) == 1 else f"{name}1") for name in names]
+            self.assertEqual(places, sorted(places))
+
+    def test_very_many(self) -> None:
+        """The number of rows is limited, and a note says how many more there are."""
+        read = self.show(
+            [row(f"host{number}") for number in range(1000)],
+            [image(f"image{number}", 0) for number in range(1000)],
+        )
+        rows = [tag for tag, _ in read.tags].count("tr")
+        self.assertEqual(rows, server_page.MAX_CLIENT_ROWS + server_page.MAX_IMAGE_ROWS + 2)
+        self.assertIn("and 800 more clients", read.text)
+        self.assertIn("and 980 more images", read.text)

@@ -1,0 +1,167 @@
+"""The command line of the client."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.task import Clock
+
+from mufs import client_tap
+from mufs.client import ClientSettings
+from mufs.filesystem.client.mounting import MountSettings
+from mufs.test.test_options import OptionsTestCase
+
+SERVER = "tcp:192.0.2.1:7040"
+
+
+class ClientOptionsTests(OptionsTestCase):
+    """The options of C{twistd mufs-client}."""
+
+    def client(self, *arguments: str) -> client_tap.Options:
+        """The client's command line: the required options, then these."""
+        options = client_tap.Options()
+        options.parseOptions(
+            ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount), *arguments]
+        )
+        return options
+
+    def assert_client_refuses(self, option: str, *values: str) -> None:
+        """All these values of an option are refused, in a line that names option and value."""
+        for value in values:
+            arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
+            arguments += [f"--{option}", value]
+            self.assert_refused(client_tap.Options(), arguments, f"--{option}", value)
+
+    def test_defaults(self) -> None:
+        """With only server and directory given, all other options have their defaults."""
+        options = self.client()
+        names = ("cache-size", "timeout", "interface", "status", "allow-other")
+        cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
+        self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
+
+    def test_values(self) -> None:
+        """Values are converted; the directory becomes an absolute path."""
+        options = self.client(
+            *("--cache-size", "1M", "--timeout", "0.5", "--interface", "192.0.2.2"),
+            *("--allow-other", "--status", "tcp:0:interface=127.0.0.1"),
+        )
+        names = ("cache-size", "timeout", "interface", "allow-other")
+        self.assertEqual([options[name] for name in names], [1 << 20, 0.5, "192.0.2.2", 1])
+        self.assertEqual(options["mount"], str(self.mount.absolute()))
+
+    def test_bad_values(self) -> None:
+        """An invalid value is refused in a line that names option and value."""
+        self.assert_client_refuses("cache-size", "0", "1023K", "all", "-1", "", "9" * 400)
+        self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
+        self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
+        self.assert_client_refuses(
+            "server",
+            "",
+            "192.0.2.1",
+            "tcp",
+            "tcp:192.0.2.1",
+            "tcp:192.0.2.1:http",
+            "udp:192.0.2.1:7040",
+            "tls:h..h:7040",
+        )
+        self.assert_client_refuses("status", "tcp", "http")
+
+    def test_bad_certificate(self) -> None:
+        """An invalid certificate is refused, too."""
+        pem = self.images / "not.pem"
+        pem.write_text("not a certificate")
+        self.assert_client_refuses("server", f"tls:host:7040:certificate={pem}")
+        self.assert_client_refuses("server", "ssl:host:7040", "tls:host:7040:trustRoots=/none")
+
+    def test_mount_points(self) -> None:
+        """A mount point that is missing, not empty or not a directory is refused."""
+        full = self.images / "full"
+        full.mkdir()
+        (full / "file").touch()
+        self.assert_client_refuses(
+            "mount", str(full), str(full / "file"), str(full / "none"), "/dev/null"
+        )
+
+    def test_required(self) -> None:
+        """A missing or empty server or directory is refused."""
+        mount = ["--mount", str(self.mount)]
+        server = ["--server", "tcp:192.0.2.1:7040"]
+        self.assert_refused(client_tap.Options(), mount, "--server")
+        self.assert_refused(client_tap.Options(), server, "--mount")
+        self.assert_refused(client_tap.Options(), [*server, "--mount", ""], "--mount")
+
+    def test_too_large(self) -> None:
+        """A cache larger than the memory of any host is refused like other invalid values."""
+        arguments = ["--server", "tcp:192.0.2.1:7040", "--mount", str(self.mount)]
+        options = client_tap.Options()
+
+        def make() -> None:
+            options.parseOptions([*arguments, "--cache-size", "99999999999G"])
+            client_tap.makeService(options, Clock())
+
+        error = self.assertRaises(SystemExit, make)
+        self.assertIn("--cache-size", str(error.code))
+
+
+class MakeServiceTests(OptionsTestCase):
+    """What becomes of the options."""
+
+    def make(self, *arguments: str) -> dict[str, Any]:
+        """What the service is given for these options."""
+        given: dict[str, Any] = {}
+
+        def make(reactor: object, settings: ClientSettings, **more: Any) -> Service:
+            given.update(more, settings=settings)
+            return Service()
+
+        self.patch(client_tap, "ClientMount", make)
+        options = client_tap.Options()
+        options.parseOptions(
+            ["--server", SERVER, "--mount", str(self.mount), "--cache-size", "1M", *arguments]
+        )
+        client_tap.makeService(options, Clock())
+        return given
+
+    def test_settings(self) -> None:
+        """The settings are those of the options; the cache is in memory, as large as is set."""
+        given = self.make("--timeout", "5", "--noexec")
+        mount = MountSettings(str(self.mount.absolute()), SERVER, allow_other=False, noexec=True)
+        self.assertEqual(given["settings"], ClientSettings(
+            server=SERVER, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
+            host=socket.gethostname(), tls=False,
+        ))  # fmt: skip
+        self.assertEqual(given["cache"].capacity, 1 << 20)
+        self.assertIsNone(given["status"])
+
+    def test_source(self) -> None:
+        """The device name that mount(8) shows can be set."""
+        self.assertEqual(self.make("--source", "images")["settings"].mount.source, "images")
+
+    def test_tls(self) -> None:
+        """A client whose server has a TLS endpoint knows that it uses TLS."""
+        self.assertTrue(self.make("--server", "tls:192.0.2.1:7040")["settings"].tls)
+
+    def test_cache_directory(self) -> None:
+        """A cache directory is created; if that is impossible, one line says so."""
+        directory = self.mktemp()
+        self.make("--cache-dir", directory)
+        self.assertTrue(Path(directory).is_dir())
+        with self.assertRaises(SystemExit) as raised:
+            self.make("--cache-dir", str(self.images / "none" / "cache"))
+        self.assertRegex(str(raised.exception.code), r"^mufs-client: --cache-dir: .*/none/cache: ")
+
+    def test_no_memory(self) -> None:
+        """A cache for which there is no memory ends the command with one line."""
+
+        def refuse(size: int, storage: object) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        self.patch(client_tap, "BlockCache", refuse)
+        error = self.assertRaises(SystemExit, self.make)
+        self.assertEqual(
+            error.code,
+            f"mufs-client: --cache-size: no 1 MiB to be had here: {os.strerror(errno.ENOMEM)}",
+        )
