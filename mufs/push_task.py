@@ -1,4 +1,4 @@
-"""The push that people ask for at the control socket of a server."""
+"""The push task of a server's control socket."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def push_task(factory: ServerChannelFactory, library: IImageLibrary, directory: 
     """
     The task C{push}: have clients pull an image.
 
-    @param directory: real path of the exported directory; empty if the library is none.
+    @param directory: real path of the exported directory; empty if the library is not a directory.
     """
 
     async def push(asked: dict[str, Any], tell: Callable[[Record], None]) -> Record:

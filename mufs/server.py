@@ -46,7 +46,7 @@ class ServerSettings:
         the first client.
     @ivar rate_min: bits per second, as is C{rate_max}.
     @ivar tls: whether the endpoint of the request channel is one of TLS.
-    @ivar images: real path of the exported directory; empty if the library is none.
+    @ivar images: real path of the exported directory; empty if the library is not a directory.
     """
 
     group: str

@@ -191,14 +191,16 @@ def follow(
 
     @raise Unreachable: when the service does not answer, or goes away.
     """
-    with _answer(where, "POST", path, json.dumps(body)) as response:
+    with _answer(where, "POST", path, body=json.dumps(body)) as response:
         while line := response.readline(MAX_ANSWER_BYTES):
             yield _record(where, line)
     raise Unreachable(f"{where}: ended")
 
 
 @contextmanager
-def _answer(where: str, method: str, path: str, body: str | None = None) -> Iterator[HTTPResponse]:
+def _answer(
+    where: str, method: str, path: str, *, body: str | None = None
+) -> Iterator[HTTPResponse]:
     connection, base = _connection(where)
     try:
         connection.request(method, base + path, body)

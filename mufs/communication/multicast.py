@@ -26,10 +26,10 @@ def set_option(handle: socket.socket, level: int, option: int, value: int) -> bo
 
 def grow_receive_buffer(handle: socket.socket, size: int) -> int:
     """Request a receive buffer of C{size} bytes; the bytes granted."""
-    return _grow(handle, socket.SO_RCVBUF, _SO_RCVBUFFORCE, size)
+    return _grow(handle, socket.SO_RCVBUF, force=_SO_RCVBUFFORCE, size=size)
 
 
-def _grow(handle: socket.socket, option: int, force: int, size: int) -> int:
+def _grow(handle: socket.socket, option: int, *, force: int, size: int) -> int:
     """
     Request a buffer of C{size} bytes, beyond the system's limit if the process may exceed it.
 
@@ -56,7 +56,7 @@ class MulticastProtocol(DatagramProtocol):
 
     def grow_send_buffer(self, size: int) -> int:
         """Request a send buffer of C{size} bytes; the bytes granted."""
-        return _grow(self._socket(), socket.SO_SNDBUF, _SO_SNDBUFFORCE, size)
+        return _grow(self._socket(), socket.SO_SNDBUF, force=_SO_SNDBUFFORCE, size=size)
 
     def grow_receive_buffer(self, size: int) -> int:
         """Request a receive buffer of C{size} bytes; the bytes granted."""

@@ -32,7 +32,7 @@ MAX_MAP_ROWS = 16
 MAX_SAMPLES_PER_SQUARE = 4
 """Blocks of a square that are looked up, evenly spread: the map of a large image is a sample."""
 
-ALL = (1 << PAGES) - 1
+ALL_PAGES = (1 << PAGES) - 1
 """The pages of a whole block."""
 
 
@@ -135,6 +135,6 @@ def held_parts(image: HeldImage) -> tuple[list[float], bool]:
     for first in range(0, blocks, per):
         looks = range(first, min(first + per, blocks), step)
         beyond = PAGES - last if looks[-1] == blocks - 1 else 0
-        lacking = sum(image.missing(block, ALL).bit_count() for block in looks) - beyond
+        lacking = sum(image.missing(block, ALL_PAGES).bit_count() for block in looks) - beyond
         found.append(1 - lacking / (len(looks) * PAGES - beyond))
     return found, step == 1

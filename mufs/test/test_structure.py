@@ -16,7 +16,7 @@ MAX_LINES = 400
 MAX_ATTRIBUTES = 15
 """That the instances of a class have, unless its docstring says why they are more."""
 
-OLD_NAMES = re.compile(r"(MOST|LONGEST|LARGEST)(_|$)|PATIENCE$")
+OLD_NAMES = re.compile(r"_?((MOST|LONGEST|LARGEST)(_|$)|PATIENCE$)")
 """Limits begin with MAX_, and durations say what they bound."""
 
 

@@ -355,7 +355,7 @@ def _is_greedy(item: Entry | Resend) -> bool:
 
 
 def _add_repair_credit(share: Share, size: int) -> None:
-    """Let a host that was told of C{size} bytes have as many repaired."""
+    """Add repair credit for C{size} bytes that were sent to a host."""
     share.repair_credit = min(share.repair_credit + size, MAX_REPAIR_CREDIT)
 
 

@@ -69,7 +69,7 @@ class MulticastHealth:
     It judges the losses that others measure: L{MulticastReceiver} reports each transfer that the
     group completes in order, L{Repairs} each that the server says it sent for this host.
 
-    @ivar state: C{"working"}, or why it is not, for people.
+    @ivar state: C{"working"}, or why it is not, as text.
     @ivar join: called with whether to be in the group, when that changes.
     @ivar is_failing: whether the last sample lost too much.
     """
@@ -168,10 +168,10 @@ class MulticastHealth:
         """
         return self.works and not (for_others and self.is_failing)
 
-    def _wait(self, now: float, longest: float) -> None:
+    def _wait(self, now: float, max_delay: float) -> None:
         """Probe after the present delay, and then after twice that."""
         self._probe_at = now + self._probe_after
-        self._probe_after = min(longest, self._probe_after * 2)
+        self._probe_after = min(max_delay, self._probe_after * 2)
 
     def _reset_sample(self) -> None:
         self._expected = self._lost = self._same_verdicts = 0

@@ -13,13 +13,13 @@ LATE_SEGMENT_DELAY = 0.01
 """Seconds that segments may arrive later than the SENT over TCP that tells of them."""
 
 MAX_BACKLOG_DELAYS = 20
-"""How many such delays a busy host is given while datagrams wait in its receive buffer."""
+"""Such delays at most while datagrams wait in the receive buffer of a busy host."""
 
 MAX_QUEUE_DELAYS = 8
-"""How many of them segments are given that may lie in a queue which SENT overtook."""
+"""Such delays at most while segments may still wait in a queue that SENT overtook."""
 
 MAX_LOST_TRANSFERS = 1024
-"""Transfers lost as a whole that are remembered while they are repaired; some never are."""
+"""Transfers lost as a whole that are remembered until they are repaired; some never are."""
 
 OVERHEARD_REPAIR_DELAY = 0.05
 """Seconds until an overheard transfer is repaired: a repair for others may complete it before."""
@@ -27,9 +27,9 @@ OVERHEARD_REPAIR_DELAY = 0.05
 
 class Repairs:
     """
-    What is lost is asked for by multicast again, segment by segment, and then over TCP: first the
-    segments still missing, at last the range itself. Each step follows the server's word that
-    the previous one was taken, so none needs a timer of its own.
+    Lost segments are requested again by multicast, then over TCP, and at last the whole range is
+    read over TCP. Each step waits for the server's SENT of the previous one, so none needs a timer
+    of its own.
 
     A SENT is judged here, once its segments are due: what of it is lost, and what to do about it.
     Whether multicast may be used for that is L{MulticastHealth}'s decision.

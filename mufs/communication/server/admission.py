@@ -41,7 +41,7 @@ def bound_by_files(limits: Limits) -> None:
 
 
 def bound_unsent_bytes(port: Any) -> None:
-    """Have the connections of a listening port leave little unsent in the kernel."""
+    """Limit the unsent bytes that connections of a listening port leave in the kernel."""
     # They inherit it from the listening socket; one that is not TCP does not know it.
     with suppress(AttributeError, OSError):
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
@@ -69,7 +69,7 @@ class Admission:
         def build_or_refuse(address: Any) -> Any:
             if not self._limits.refuses(getattr(address, "host", None)):
                 return build(address)
-            # Twisted accepts the more in one turn of the reactor the more came before.
+            # Twisted accepts more connections per turn of the reactor when many came before.
             port.numberAccepts = 1
             if self._limits.refused % REFUSALS_PER_PAUSE == 0 and self._pause is None:
                 port.stopReading()

@@ -49,8 +49,8 @@ from mufs.wire.pages import PAGE
 
 SENT_DELAY = 0.01
 """
-Seconds for which SENT packets are held back, to be written together: the bytes that they tell of
-are at the client already.
+Seconds for which SENT packets are held back, to be written together: the client already has the
+bytes that they announce.
 """
 
 TLS_RECORD = b"\x16\x03"
@@ -63,7 +63,10 @@ _NO_WORK = frozenset({Type.PING, Type.PULLED})
 @implementer(IClient, IPushProducer)
 class ServerChannel(Protocol):
     """
-    One client.
+    One client: it hands its packets to the parts that answer them.
+
+    It has many attributes because it puts these parts together, and each client's figures for the
+    status are kept here.
 
     It has more attributes than its state, which L{Intake} and L{Handles} hold: the parts that it
     puts together, and the figures that the status shows of a client.
@@ -349,7 +352,7 @@ class ServerChannel(Protocol):
             self.sent(repair.tag, transfer, Occasion.TCP)
 
     def _write(self, packet: bytes) -> None:
-        # What is still under way when the connection is closing has nobody to go to.
+        # The connection is closing: nobody is left to receive this.
         if not self._intake.closed:
             self.transport.write(packet)
 

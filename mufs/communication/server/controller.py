@@ -63,10 +63,10 @@ class MulticastController:
         self._clock = clock
         self.pace = pace
         self.keys_replaced: Callable[[], None] = lambda: None
-        self._key_rotation = KeyRotation(keys, window, clock, lambda: self.keys_replaced())
+        self._key_rotation = KeyRotation(keys, window, clock, announce=lambda: self.keys_replaced())
         self._reads = DiskReads(read, clock, wake=self._wake, failed=self._drop)
-        self._scavenger = ScavengerSchedule(queue, pace, clock, self._wake)
-        self._sender = Sender(keys, pace, clock, segment)
+        self._scavenger = ScavengerSchedule(queue, pace, clock, wake=self._wake)
+        self._sender = Sender(keys, pace, clock, segment=segment)
         self._idle = True
         self._sending: Deferred[None] = succeed(None)
         self.transfers = 0
@@ -154,7 +154,7 @@ class MulticastController:
             self._sending.addErrback(lambda failure: self._log.failure("cannot send", failure))
 
     async def _run(self) -> None:
-        """Send until nothing is ready, repairs first but not more than so many in a row."""
+        """Send until nothing is ready, repairs first, C{MAX_REPAIRS_IN_A_ROW} in a row at most."""
         try:
             repaired = 0
             while True:

@@ -27,6 +27,7 @@ class KeyRotation:
         keys: Keys,
         window: SentWindow,
         clock: IReactorTime,
+        *,
         announce: Callable[[], None],
     ) -> None:
         """

@@ -18,7 +18,7 @@ class OutgoingMulticast:
     """
     Opens the output on the configured interface, or else on that by which the first client comes.
 
-    Until there is an output, clients are told of no group, and read over TCP.
+    Until there is an output, clients are given no group, and read over TCP.
     """
 
     _log = Logger()

@@ -15,7 +15,7 @@ from zope.interface import Attribute, Interface
 from mufs.interfaces import IImageLibrary
 from mufs.wire.metadata import ROOT, Pulled
 
-REPORT_INTERVAL = 1.0
+PROGRESS_INTERVAL = 1.0
 """Seconds from one report on a push to the next."""
 
 PULL_TIMEOUT = 30.0
@@ -202,7 +202,7 @@ class Pushes:
 
         @param clients: those that are connected now.
         @param names: of the clients to ask; C{None} for all that may see the image.
-        @param report: called with the progress every C{REPORT_INTERVAL}.
+        @param report: called with the progress every C{PROGRESS_INTERVAL}.
         @return: fires when all clients have succeeded or failed; fails with C{OSError} when no
             client may see the image; may be cancelled.
         @raise OSError: EBUSY, when the image is being pushed, or too many others are.
@@ -235,7 +235,7 @@ class Pushes:
             push.add_client(client)
         push.check_done()
         if not push.done.called:
-            ticks.start(REPORT_INTERVAL, now=False)
+            ticks.start(PROGRESS_INTERVAL, now=False)
         return done
 
     def add_client(self, client: IPushed) -> None:

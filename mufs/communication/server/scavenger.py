@@ -9,7 +9,7 @@ from mufs.communication.server.pacing import Pace
 from mufs.wire.channel import Priority
 
 SCAVENGER_DIVISOR = 40
-"""The scavenger class gets one part in so many of the time while others are served."""
+"""While others are served, the scavenger class gets one in C{SCAVENGER_DIVISOR} of the time."""
 
 SCAVENGER_DELAY = 1.0
 """Seconds since others were last served after which the scavenger class gets all of the time."""
@@ -22,7 +22,7 @@ class ScavengerSchedule:
     """Decides which service classes of the queue may be taken from now."""
 
     def __init__(
-        self, queue: MulticastQueue, pace: Pace, clock: IReactorTime, wake: Callable[[], None]
+        self, queue: MulticastQueue, pace: Pace, clock: IReactorTime, *, wake: Callable[[], None]
     ) -> None:
         """@param wake: called when the scavenger class may be served again."""
         self._queue = queue

@@ -30,7 +30,7 @@ class Sender:
     @ivar bytes_multicast: bytes of all datagrams so far.
     """
 
-    def __init__(self, keys: Keys, pace: Pace, clock: IReactorTime, segment: int) -> None:
+    def __init__(self, keys: Keys, pace: Pace, clock: IReactorTime, *, segment: int) -> None:
         self._keys = keys
         self._pace = pace
         self._clock = clock

@@ -26,10 +26,10 @@ MULTICAST_WEIGHT = 40
 """Bytes of multicast for each byte of one client, while multicast fills the server's link."""
 
 MAX_CREDIT = 4 * DATA_SIZE
-"""Bytes that a client may be sent at once of the share that it did not use."""
+"""Bytes of its unused share that a client may be sent at once."""
 
 RETRY_DELAY = 0.01
-"""Seconds after which a client that has used up its share looks whether it may go on."""
+"""Seconds after which a client that has used up its share is checked again."""
 
 
 class UnicastReads:
@@ -67,7 +67,7 @@ class UnicastReads:
         self._write = write
         self._failed = failed
         self._share = share
-        self._lines: dict[Priority, dict[IImage, deque[Read]]] = {p: {} for p in Priority}
+        self._queues: dict[Priority, dict[IImage, deque[Read]]] = {p: {} for p in Priority}
         self._reading: set[IImage] = set()
         self._is_starting = False
         self._is_throttled = False
@@ -77,7 +77,7 @@ class UnicastReads:
 
     def request(self, image: IImage, read: Read) -> None:
         """Answer C{read}; its range must lie within the image."""
-        self._lines[read.priority].setdefault(image, deque()).append(read)
+        self._queues[read.priority].setdefault(image, deque()).append(read)
         self._share.waiting += read.length
         self._start_reads()
 
@@ -129,9 +129,9 @@ class UnicastReads:
     def stop(self) -> None:
         """Forget what was asked for: the connection is gone."""
         self._is_paused = True
-        for images in self._lines.values():
-            for line in images.values():
-                self._share.waiting -= sum(read.length for read in line)
+        for images in self._queues.values():
+            for queue in images.values():
+                self._share.waiting -= sum(read.length for read in queue)
             images.clear()
 
     def _start_reads(self) -> None:
@@ -147,7 +147,7 @@ class UnicastReads:
     def _start_next(self) -> bool:
         """Start to read of the next image, in order of priority; whether there was one."""
         if not (self._is_paused or self._is_throttled):
-            for images in self._lines.values():
+            for images in self._queues.values():
                 image = next((image for image in images if image not in self._reading), None)
                 if image is not None:
                     self._start_read(images, image)
@@ -156,19 +156,19 @@ class UnicastReads:
 
     def _start_read(self, images: dict[IImage, deque[Read]], image: IImage) -> None:
         """Read the next part of an image of which none is being read."""
-        line = images[image]
-        read = line[0]
+        queue = images[image]
+        read = queue[0]
         length = min(read.length, DATA_SIZE - read.offset % DATA_SIZE)
         if not self.charge(length):
             self._is_throttled = True
             self._clock.callLater(RETRY_DELAY, self._unthrottle)
             return
-        del images[image], line[0]
+        del images[image], queue[0]
         self._share.waiting -= length
         if length < read.length:
-            line.appendleft(evolve(read, offset=read.offset + length, length=read.length - length))
-        if line:
-            images[image] = line  # behind the other images
+            queue.appendleft(evolve(read, offset=read.offset + length, length=read.length - length))
+        if queue:
+            images[image] = queue  # behind the other images
         self._reading.add(image)
         reading: Deferred[bytes] = self._read(image, read.offset, length, read.length - length)
         reading.addCallback(self._send, image, read.offset)
@@ -186,10 +186,10 @@ class UnicastReads:
         if not isinstance(error, OSError):
             self._log.failure("cannot read an image", failure)
             error = OSError(EIO, "the server failed")
-        line = images.get(image)
-        if line and line[0].tag == read.tag:
-            self._share.waiting -= line.popleft().length
-            if not line:
+        queue = images.get(image)
+        if queue and queue[0].tag == read.tag:
+            self._share.waiting -= queue.popleft().length
+            if not queue:
                 del images[image]
         self._failed(read.tag, error)
 

@@ -50,7 +50,7 @@ class ReadCoalescer:
     (L{resume}). Whether a request goes by multicast or TCP is L{MulticastHealth.should_use}'s
     decision, but for reads that must be answered over TCP by now.
 
-    Everything here runs in the reactor's thread. Five of its attributes are figures for the
+    Everything here runs in the reactor's thread. It has many attributes: five are figures for the
     status.
 
     @ivar joined: reads that waited for bytes already on their way.
@@ -58,7 +58,7 @@ class ReadCoalescer:
     @ivar bytes_requested: bytes that the server was asked for.
     @ivar bytes_overheard: bytes that came without having been asked for.
     @ivar bytes_over_tcp: bytes that came over TCP.
-    @ivar fillers: who fills the cache, by open image.
+    @ivar fillers: what fills the cache, by open image.
     @ivar in_flight: the requests and the waiting reads.
     """
 
@@ -101,7 +101,7 @@ class ReadCoalescer:
         """
         Fill C{target} with the bytes at C{offset}.
 
-        @param at_random: nobody reads ahead here; so this read may bring what lies around it.
+        @param at_random: the read is part of no sequence, so it may also request pages around it.
         @return: the number of bytes, less at the end of the image; fails with C{OSError}; may be
             cancelled.
         """

@@ -125,7 +125,7 @@ class OpenImages:
 
     def mark_stale(self, path: bytes, attributes: Attributes, before: int) -> None:
         """
-        Compare the images open at a path with attributes that the server told.
+        Compare the images open at a path with attributes from the server.
 
         @param before: the handle that was to come next when the server was asked: images with
             that handle or a later one may be newer than the attributes.

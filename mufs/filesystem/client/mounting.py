@@ -21,7 +21,7 @@ UNMOUNT_TIMEOUT = 1.0
 MAX_UNMOUNT_TRIES = 5
 """Tries in that time: the mount may still be in the making when the client has to end."""
 
-RESERVED_FDS = 10
+UNMOUNT_RESERVED_FDS = 10
 """File descriptors kept for unmounting, which must work when there are no others left."""
 
 
@@ -63,7 +63,7 @@ class Mounting:
         self._before: Mounted | None = None
         self._mounted: Mounted | None = None
         self._served: Deferred[None] | None = None
-        self._reserved = [os.open(os.devnull, os.O_RDONLY) for _ in range(RESERVED_FDS)]
+        self._reserved = [os.open(os.devnull, os.O_RDONLY) for _ in range(UNMOUNT_RESERVED_FDS)]
 
     def mount(self) -> "Deferred[None]":
         """

@@ -1,4 +1,4 @@
-"""Pulls: whole images are brought into the cache before anybody reads them."""
+"""Pulls: whole images are brought into the cache before they are read."""
 
 import errno
 from collections.abc import Awaitable, Callable
@@ -57,7 +57,7 @@ class PullableFileSystem(Protocol):
         """The attributes of the file at a path."""
 
     def open(self, path: bytes, caller: Caller) -> Awaitable[tuple[int, object]]:
-        """Open the present generation of an image: a handle, and what is of no concern here."""
+        """Open the present generation of an image: a handle, and a value unused here."""
 
     def opened(self, handle: int) -> OpenImage:
         """What a handle stands for."""

@@ -13,9 +13,9 @@ GAP_FILL_MAX_PAGES = 16
 """A read at random also asks for a gap of fewer pages between it and pages in the cache."""
 
 PROBE_EVERY_READS = 64
-"""Afterwards one read in 64 asks for its whole block to measure the path again."""
+"""After the warm-up, one of this many reads asks for its whole block to measure the path again."""
 
-ALL = (1 << PAGES) - 1
+ALL_PAGES = (1 << PAGES) - 1
 """The pages of a whole block."""
 
 
@@ -72,6 +72,6 @@ class RandomReads:
 
     def _held(self, key: ImageKey, block: int) -> int:
         """The cached pages of a block and of the next one."""
-        missing = self._cache.missing(key, block, ALL)
-        missing |= self._cache.missing(key, block + 1, ALL) << PAGES
+        missing = self._cache.missing(key, block, ALL_PAGES)
+        missing |= self._cache.missing(key, block + 1, ALL_PAGES) << PAGES
         return ~missing & (1 << 2 * PAGES) - 1

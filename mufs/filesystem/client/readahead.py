@@ -24,7 +24,7 @@ READS_PER_DOUBLING = 16
 """Reads at random in a row after which each brings twice as much around it."""
 
 MAX_AROUND = 16 * BLOCK
-"""Most bytes that a read at random brings around it."""
+"""Bytes at most that a read at random brings around it."""
 
 MIN_WINDOW = 6 * 1024 * 1024
 """Bytes that keep any path of little delay full although both ends pause at times."""

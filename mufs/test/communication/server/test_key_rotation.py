@@ -23,7 +23,7 @@ class KeyRotationTests(SynchronousTestCase):
         self.keys = Keys(bytes(32), self.clock.seconds)
         self.window = SentWindow()
         self.announced: list[int] = []
-        self.rotation = KeyRotation(self.keys, self.window, self.clock, self.announce)
+        self.rotation = KeyRotation(self.keys, self.window, self.clock, announce=self.announce)
 
     def announce(self) -> None:
         """Record the keys in use."""

@@ -31,7 +31,7 @@ class ScavengerScheduleTests(SynchronousTestCase):
         self.woken = 0
         self.images = 10
         pace = Pace(self.clock, floor=1e8, ceiling=1e8, start=1e8)
-        self.schedule = ScavengerSchedule(self.queue, pace, self.clock, self.wake)
+        self.schedule = ScavengerSchedule(self.queue, pace, self.clock, wake=self.wake)
         self.greedy, self.other = RecordingReader("greedy"), RecordingReader("other")
 
     def wake(self) -> None:

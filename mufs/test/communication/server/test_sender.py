@@ -72,7 +72,7 @@ class SenderTests(SynchronousTestCase):
     def start(self, rate: float) -> None:
         """Create a sender with a rate in bits per second."""
         pace = Pace(self.clock, floor=rate, ceiling=rate, start=rate)
-        self.sender = Sender(Keys(bytes(32)), pace, self.clock, SEGMENT)
+        self.sender = Sender(Keys(bytes(32)), pace, self.clock, segment=SEGMENT)
         self.output = self.sender.output = RecordingOutput()
 
     def seal(self, block: int, pages: int) -> SentTransfer:

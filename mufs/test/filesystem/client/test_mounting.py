@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client import mounting
 from mufs.filesystem.client.mounting import (
-    RESERVED_FDS,
+    UNMOUNT_RESERVED_FDS,
     UNMOUNT_TIMEOUT,
     MountFailed,
     Mounting,
@@ -125,7 +125,7 @@ class MountingTests(SynchronousTestCase):
 
     def test_unmount(self) -> None:
         """The own mount is taken away with descriptors that were kept for that."""
-        self.assertEqual(len(self.mounting._reserved), RESERVED_FDS)
+        self.assertEqual(len(self.mounting._reserved), UNMOUNT_RESERVED_FDS)
         ended = self.mount()
         unmounted = self.mounting.unmount()
         self.assertEqual(self.ran, [["fusermount", "-u", "-z", "-q", "--", POINT]])
