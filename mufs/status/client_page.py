@@ -20,7 +20,7 @@ from mufs.status.widgets import (
     section,
 )
 from mufs.units import format_bytes
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES
 from mufs.wire.segments import SEGMENT
 
 MAX_MAPS = 8
@@ -31,9 +31,6 @@ MAX_MAP_ROWS = 16
 
 MAX_SAMPLES_PER_SQUARE = 4
 """Blocks of a square that are looked up, evenly spread: the map of a large image is a sample."""
-
-ALL_PAGES = (1 << PAGES) - 1
-"""The pages of a whole block."""
 
 
 @frozen

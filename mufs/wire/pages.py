@@ -11,6 +11,9 @@ PAGE = 4096
 BLOCK = 128 * 1024
 PAGES = BLOCK // PAGE
 
+ALL_PAGES = (1 << PAGES) - 1
+"""The bitmap of all pages of a block."""
+
 ImageKey = tuple[int, int]
 """Image and generation, each a number of 64 bits."""
 

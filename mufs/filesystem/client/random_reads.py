@@ -1,7 +1,7 @@
 """What a read at random brings from the server beside its own pages."""
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.wire.pages import PAGE, PAGES, ImageKey
+from mufs.wire.pages import ALL_PAGES, PAGE, PAGES, ImageKey
 
 WHOLE_BLOCK_MAX_SECONDS = 0.005
 """Seconds that a whole block may take to arrive for a read at random to ask for it."""
@@ -14,9 +14,6 @@ GAP_FILL_MAX_PAGES = 16
 
 PROBE_EVERY_READS = 64
 """After the warm-up, one of this many reads asks for its whole block to measure the path again."""
-
-ALL_PAGES = (1 << PAGES) - 1
-"""The pages of a whole block."""
 
 
 class RandomReads:
