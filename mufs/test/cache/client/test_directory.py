@@ -24,7 +24,6 @@ from mufs.test.support.properties import examples
 from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
 
 HOST = "tcp:192.0.2.1:7040"
-ALL = (1 << PAGES) - 1
 
 
 class PersistentCache:

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.cache.client import index as module
 from mufs.cache.client.index import CacheIndex, Place, checksums
 from mufs.cache.client.layout import INDEX, RECORD
-from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
+from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES, ImageKey
 
 KEY: ImageKey = (1, 2)
 SUMS = tuple(range(1, PAGES + 1))
@@ -54,8 +54,7 @@ class IndexTests(SynchronousTestCase):
         self.record(3, now=30)
         self.record(0, now=10, first=4, count=2)
         self.record(1, now=20)
-        everything = (1 << PAGES) - 1
-        expected = [(0, 1, 0b11 << 4), (1, 2, everything), (3, 0, everything)]
+        expected = [(0, 1, 0b11 << 4), (1, 2, ALL_PAGES), (3, 0, ALL_PAGES)]
         self.assertEqual(self.loaded(), (expected, []))
 
     def test_excess(self) -> None:

@@ -47,6 +47,18 @@ from mufs.wire.metadata import (
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.segments import ANNOUNCEMENT, SEGMENT, parse, segment_count
 
+REQUEST_TYPES = (
+    Type.GETATTR,
+    Type.READDIR,
+    Type.READLINK,
+    Type.OPEN,
+    Type.CLOSE,
+    Type.STATFS,
+    Type.READ,
+    Type.REPAIR,
+    Type.PING,
+)
+
 
 class HelloTests(ServerChannelTestCase):
     """The first exchange."""
@@ -167,18 +179,7 @@ class FramingTests(ServerChannelTestCase):
 
     def test_unknown_types(self) -> None:
         """A packet of a type that clients do not send ends the connection."""
-        clients = {
-            Type.GETATTR,
-            Type.READDIR,
-            Type.READLINK,
-            Type.OPEN,
-            Type.CLOSE,
-            Type.STATFS,
-            Type.READ,
-            Type.REPAIR,
-            Type.PING,
-        }
-        for kind in set(range(256)) - clients:
+        for kind in set(range(256)).difference(REQUEST_TYPES):
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack(kind, bytes(4)))
 
@@ -214,17 +215,7 @@ class FramingTests(ServerChannelTestCase):
 
     def test_empty_packets(self) -> None:
         """A packet without data is malformed, whatever its type."""
-        for kind in (
-            Type.GETATTR,
-            Type.READDIR,
-            Type.READLINK,
-            Type.OPEN,
-            Type.CLOSE,
-            Type.STATFS,
-            Type.READ,
-            Type.REPAIR,
-            Type.PING,
-        ):
+        for kind in REQUEST_TYPES:
             self.channel, self.wire = self.server.connect()
             self.assert_closes(pack(kind))
 

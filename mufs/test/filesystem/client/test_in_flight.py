@@ -14,9 +14,8 @@ from mufs.filesystem.client.in_flight import (
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.channel import MAX_READ, Priority
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE
 
-ALL = (1 << PAGES) - 1
 SIZE = 40 * BLOCK
 
 
@@ -33,7 +32,7 @@ class TableTests(SynchronousTestCase):
         """Request pages of blocks 0 and 1, and wait for some of them."""
         self.image = image = make_image()
         self.table = ReadsInFlight()
-        self.ahead = ReadRequest(1, image, Priority.AHEAD, False, {0: ALL, 1: ALL})
+        self.ahead = ReadRequest(1, image, Priority.AHEAD, False, {0: ALL_PAGES, 1: ALL_PAGES})
         self.fill = ReadRequest(2, image, Priority.BACKGROUND, False, {1: 0b11})
         self.table.add_request(self.ahead)
         self.table.add_request(self.fill)
@@ -93,7 +92,7 @@ class TableTests(SynchronousTestCase):
     def test_drop(self) -> None:
         """A dropped request keeps its pages, so that they can be asked for again."""
         self.assertIs(self.table.drop_request(1), self.ahead)
-        self.assertEqual(self.ahead.pages, {0: ALL, 1: ALL})
+        self.assertEqual(self.ahead.pages, {0: ALL_PAGES, 1: ALL_PAGES})
         self.assertEqual(self.table.waiting_for(self.ahead), [self.first, self.second])
         self.assertIsNone(self.table.drop_request(1))
         self.table.drop_all_requests()
@@ -131,12 +130,14 @@ class RangeTests(SynchronousTestCase):
         """Adjacent pages share a range, over blocks, and the last ends with the image."""
         self.assertEqual(merge_ranges({}, SIZE), [])
         self.assertEqual(merge_ranges({0: 0b1011}, SIZE), [(0, 2 * PAGE), (3 * PAGE, PAGE)])
-        self.assertEqual(merge_ranges({0: 0, 1: ALL, 2: 1}, SIZE), [(BLOCK, BLOCK + PAGE)])
-        self.assertEqual(merge_ranges({0: ALL, 2: ALL}, SIZE), [(0, BLOCK), (2 * BLOCK, BLOCK)])
+        self.assertEqual(merge_ranges({0: 0, 1: ALL_PAGES, 2: 1}, SIZE), [(BLOCK, BLOCK + PAGE)])
+        self.assertEqual(
+            merge_ranges({0: ALL_PAGES, 2: ALL_PAGES}, SIZE), [(0, BLOCK), (2 * BLOCK, BLOCK)]
+        )
         self.assertEqual(merge_ranges({0: 0b11}, PAGE + 1), [(0, PAGE + 1)])
 
     def test_bound(self) -> None:
         """No range is longer than a READ may be."""
         blocks = 2 * MAX_READ // BLOCK
-        ranges = merge_ranges(dict.fromkeys(range(blocks), ALL), 2 * MAX_READ)
+        ranges = merge_ranges(dict.fromkeys(range(blocks), ALL_PAGES), 2 * MAX_READ)
         self.assertEqual(ranges, [(0, MAX_READ), (MAX_READ, MAX_READ)])
