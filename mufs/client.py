@@ -8,7 +8,7 @@ from typing import Any
 from attrs import asdict, frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import MultiService
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IProtocol,
@@ -30,6 +30,7 @@ from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import asking_thread
 from mufs.filesystem.client.mounting import Mounting, MountSettings
+from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
@@ -127,6 +128,7 @@ class ClientMount(MultiService):
         self.ready: Deferred[None] = Deferred()
         self._why_absent = ""
         self._mount_begun = self._ending = False
+        self._writer: Deferred[None] = succeed(None)
         self._remote = remote = RemoteFileSystem(
             reactor,
             cache,
@@ -160,6 +162,12 @@ class ClientMount(MultiService):
 
     def startService(self) -> None:
         """Connect as soon as the server is there, and mount then."""
+        try:
+            self._mounting.claim()
+        except (UnusableMountPoint, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._fail(f"--mount: {self._settings.mount.directory}: {reason}")
+            return
         self._control.listen(escape(self._settings.mount.directory))
         if not self._settings.tls:
             self._log.warn("no TLS: the server is not verified, and keys are received in the clear")

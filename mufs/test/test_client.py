@@ -17,6 +17,7 @@ from mufs import client
 from mufs.cache.client.blocks import BlockCache
 from mufs.client import WRITER_TIMEOUT, ClientMount, ClientSettings
 from mufs.filesystem.client.mounting import MountFailed, MountSettings
+from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
 from mufs.test.support.doubles import FakeTransport, make_attributes
@@ -83,6 +84,7 @@ class StandInMounting:
 
     @ivar served: fires when the mount ends; C{None} before it is made.
     @ivar unmounted: how often it was taken away.
+    @ivar unusable: what keeps the mount point from being used.
     """
 
     def __init__(
@@ -91,6 +93,12 @@ class StandInMounting:
         self.on_mounted = on_mounted
         self.served: Deferred[None] | None = None
         self.unmounted = 0
+        self.unusable: Exception | None = None
+
+    def claim(self) -> None:
+        """See L{Mounting.claim}."""
+        if self.unusable is not None:
+            raise self.unusable
 
     def mount(self) -> Deferred[None]:
         """See L{Mounting.mount}."""
@@ -138,7 +146,8 @@ class ClientMountTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have a client that is not started yet."""
-        self.patch(os, "environ", {**os.environ, VARIABLE: self.mktemp()})
+        self.run_directory = self.mktemp()
+        self.patch(os, "environ", {**os.environ, VARIABLE: self.run_directory})
         self.failures: list[str] = []
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(client, "Bridge", StandInBridge)
@@ -226,6 +235,20 @@ class ClientMountTests(SynchronousTestCase):
         self.mounting.on_mounted()
         self.successResultOf(self.client.ready)
         self.assertIn("mounted at /mnt/images; connected to", self.client.state())
+
+    def test_taken(self) -> None:
+        """A client whose mount point another one has ends, and touches nothing."""
+        for error, reason in (
+            (UnusableMountPoint("another client"), "another client"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+        ):
+            self.failures.clear()
+            self.client = self.make()
+            self.mounting.unusable = error
+            self.client.startService()
+            self.assertEqual(self.failures, [f"--mount: /mnt/images: {reason}"])
+            self.assertFalse(os.path.exists(self.run_directory))
+            self.successResultOf(self.stop())
 
     def test_root_late(self) -> None:
         """A connection that ends before the root is known is no failure: it is asked again."""

@@ -97,8 +97,8 @@ def _stat(attributes: Attributes) -> dict[str, int]:
 
 class Operations:
     """
-    A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes. After the
-    first getxattr, which has no method here, it answers ENOTSUP to all by itself.
+    A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes. After
+    the first getxattr, which has no method here, it answers ENOTSUP to all of them itself.
     """
 
     use_ns = True
@@ -134,7 +134,7 @@ class Operations:
 
     @_operation
     def listxattr(self, path: str) -> list[str]:
-        """Extended attributes: there are none, which programs that copy them take without a word."""
+        """There are no extended attributes: programs that copy them take that without a word."""
         return []
 
     @_operation
