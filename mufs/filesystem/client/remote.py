@@ -4,7 +4,6 @@ import errno
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
-from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -37,7 +36,8 @@ from mufs.wire.metadata import (
 )
 from mufs.wire.pages import ImageKey, split_into_blocks
 
-T = TypeVar("T")
+MAX_LAG = (1 << 32) - 1
+"""The longest wait that a report has room for, in milliseconds; a read may wait for longer."""
 
 
 @implementer(IChannelUser)
@@ -202,7 +202,8 @@ class RemoteFileSystem:
         self.lag = self.coalescer.take_lag()
         reads, hits = self.reads_and_hits
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
-        return Report(reads, hits, round(self.lag * 1000), works, state)
+        lag = min(round(self.lag * 1000), MAX_LAG)
+        return Report(reads, hits, lag, works, state)
 
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY

@@ -81,7 +81,7 @@ class ManualTests(SynchronousTestCase):
         """mount.mufs(8) has all options after C{-o}: the client's and its own."""
         named = set(re.findall(r"^\.It Cm (\w+)", page("mount.mufs.8"), re.MULTILINE))
         of_client = of_service(client_tap.Options()) - OF_TWISTED - {"server", "mount", "source"}
-        own = {"port", "bg", *mount.TLS}
+        own = {"port", "bg", "hard", "soft", "timeo", *mount.TLS}
         self.assertEqual(named, {name.replace("-", "_") for name in of_client} | own)
 
     def test_complete(self) -> None:
