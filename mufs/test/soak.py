@@ -104,7 +104,9 @@ class HostReader:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.figures: dict[str, float] = {"reads": 0, "bytes": 0, "opens": 0, "longest": 0}
+        self.figures: dict[str, float] = dict.fromkeys(
+            ("reads", "bytes", "opens", "shorts", "longest"), 0.0
+        )
         self.errors: list[tuple[float, str]] = []
         self.wrong: list[object] = []
         self.reported_at = time.monotonic()
@@ -332,7 +334,8 @@ class Soak:
             f, errors = reader.figures, Counter(error for _, error in reader.errors)
             lines.append(
                 f"{host}: {f['reads']:.0f} reads, {f['bytes'] / MIB:.0f} MiB, {f['opens']:.0f} "
-                f"opens, longest {f['longest']:.1f} s, errors {dict(errors)}"
+                f"opens, {f['shorts']:.0f} short reads, longest {f['longest']:.1f} s, "
+                f"errors {dict(errors)}"
             )
         lines += [f"{name} held {growth(each)[1]}" for name, each in self.samples.items()]
         lines += [f"NOT WELL: {each}" for each in self.problems] or ["all well"]
