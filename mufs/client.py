@@ -25,6 +25,7 @@ from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
+from mufs.memory import trimming
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.client_figures import client_figures, client_state, held_images
@@ -122,6 +123,7 @@ class ClientMount(MultiService):
             self._listener(status).setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)
         self._connector(server).setServiceParent(self)
+        trimming(reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Connect as soon as the server is there, and mount then."""
