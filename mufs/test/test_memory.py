@@ -1,5 +1,6 @@
 """Memory that was freed, and goes back to the system."""
 
+import ctypes
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class TrimTests(SynchronousTestCase):
 
     def test_other_library(self) -> None:
         """A C library that cannot do so is left alone."""
-        self.patch(memory.ctypes, "CDLL", lambda name: object())
+        self.patch(ctypes, "CDLL", lambda name: object())
         trim()
 
     def test_repeated(self) -> None:
