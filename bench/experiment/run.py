@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         help="cache mode of the virtual machines' disks [none]")  # fmt: skip
     add("--accelerator", choices=machines.ACCELERATORS,
         help="what runs the virtual machines [kvm if it runs a firmware fast enough]")  # fmt: skip
+    add("--read-ahead", type=int, default=machines.READ_AHEAD,
+        help="KiB that the kernels of virtual machines read ahead [%(default)s]")  # fmt: skip
     directory = Path(__file__).parents[1] / "results"
     add("--output", type=Path, default=directory, help="directory for the results")
     return made
@@ -89,7 +91,8 @@ def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
     """One panel, of virtual machines."""
     print(f"making the image ({options.scale}) unless it exists", flush=True)
     image = images.make_image(options.scale)
-    plan = live.Plan(options.scale, image, _accelerator(options), options.cache)
+    hardware = machines.Hardware(_accelerator(options), options.cache, options.read_ahead)
+    plan = live.Plan(options.scale, image, hardware)
     print("booting one machine alone unless its reads were recorded", flush=True)
     live.lone_boot(plan)
     outcomes = []

@@ -96,7 +96,8 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(words[words.index("-accel") + 1], "tcg,thread=multi")
         self.assertEqual(words[words.index("-m") + 1], "256")
         self.assertEqual(words[words.index("-serial") + 1], "file:/c")
-        self.assertIn("file=x,format=qcow2,if=virtio,cache=none", words)
+        self.assertIn("file=x,format=qcow2,if=none,id=disk,cache=none", words)
+        self.assertIn("virtio-blk-pci,drive=disk,opt_io_size=65536", words)
 
     def test_kvm(self) -> None:
         """With KVM only the accelerator differs."""
@@ -123,9 +124,8 @@ class MachineTests(SynchronousTestCase):
             image = GuestImage(path, path.stat().st_size, SUM, 64, timeout)
             mounted = lab.mount_point("host1") / "disk.img"
             machine = machines.Machine(lab, "host1", "vm1", base=mounted, image=image)
-            machines.boot(
-                [machine], accelerator="tcg", cache="none", start=monotonic(), timeout=timeout
-            )
+            hardware = machines.Hardware("tcg")
+            machines.boot([machine], hardware, start=monotonic(), timeout=timeout)
             machine.finish()
             return machine.seconds
 
@@ -193,7 +193,9 @@ class LiveTests(SynchronousTestCase):
         """Machines boot on all hosts; the reads of each host and of the server are reported."""
         path = Path(self.mktemp()).absolute()
         path.write_bytes(machines.speaking_disk(f"\r\nBOOTED {SUM}\r\n".encode()))
-        plan = Plan("none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), "tcg")
+        plan = Plan(
+            "none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), machines.Hardware("tcg")
+        )
         outcome = boot_all(plan, Mufs)
         self.assertTrue(outcome.right)
         self.assertEqual([host.name for host in outcome.hosts], [name for name, _ in PLACES])
