@@ -63,6 +63,9 @@ class RecordingUser:
         self.refusal = reason
         self.done.callback(False)
 
+    def silent(self) -> None:
+        """See L{IChannelUser.silent}."""
+
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
 
