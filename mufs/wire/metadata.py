@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
 
-VERSION = 4
+VERSION = 5
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding has no larger numbers than 2**64 - 1

@@ -22,6 +22,7 @@ from mufs.commands.check.session import (
     shown_certificate,
 )
 from mufs.communication.client.channel import Refused
+from mufs.communication.interfaces import NetworkInterface, interface_of, interfaces, route
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
 from mufs.status.markup import shown
 from mufs.wire.metadata import VERSION
@@ -120,7 +121,7 @@ async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -
     if address != name:
         tell(ok("name", f"{shown(name)} is {address}"))
     try:
-        way = network.route(address)
+        way = route(address)
     except OSError as error:
         tell(network.no_route(address, error))
         return False
@@ -132,7 +133,7 @@ async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -
 
 def _look_at_interface(address: str, tell: Tell) -> None:
     tell(network.usable(address))
-    found = network.interface_of(address)
+    found = interface_of(address)
     if found is not None:
         tell(network.igmp_version(found.name))
 
@@ -197,7 +198,7 @@ async def _connected(
     here = given.interface
     if here is None and handle.family == socket.AF_INET:
         here = handle.getsockname()[0]
-    interface = None if here is None else network.interface_of(here)
+    interface = None if here is None else interface_of(here)
     source, _ = welcome.source
     try:
         IPv4Address(source), IPv4Address(welcome.group or source)
@@ -237,7 +238,7 @@ async def _read(
     given: argparse.Namespace,
     *,
     session: Session,
-    interface: network.Interface,
+    interface: NetworkInterface,
     tell: Tell,
 ) -> None:
     """Read an image for some seconds while watching what arrives at the interface."""
@@ -261,7 +262,7 @@ async def _read(
     size = session.remote.opened(handle).size
     tell(ok("image", f"reading {shown(path)} ({size / 1e6:.1f} MB) for {given.seconds:g} s"))
     welcome, source = session.welcome, session.welcome.source[0]
-    is_here = any(each.address == source for each in network.interfaces())
+    is_here = any(each.address == source for each in interfaces())
     counter = listener = None
     if not interface.is_loopback:
         try:

@@ -59,6 +59,9 @@ class IChannelUser(Interface):
     def connected(channel: "ClientChannel", welcome: Welcome) -> None:
         """The server answered HELLO; requests may be made."""
 
+    def moved(welcome: Welcome) -> None:
+        """The group's datagrams come from elsewhere now, or come at all."""
+
     def refused(reason: Refused) -> None:
         """The server answered HELLO with an error."""
 
@@ -192,6 +195,8 @@ class ClientChannel(Protocol):
             self._user.key(Key.parse(offset, body))
         elif kind == Type.PULL:
             self._user.pull(decode(Pull, body))
+        elif kind == Type.WELCOME:
+            self._user.moved(decode(Welcome, parse_tagged(body)[1]))
         else:
             tag, rest = parse_tagged(body)
             if kind == Type.REPLY:

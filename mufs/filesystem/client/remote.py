@@ -72,17 +72,20 @@ class RemoteFileSystem:
         max_ahead: int,
         *,
         on_welcome: Callable[[ClientChannel, Welcome], None],
+        on_moved: Callable[[Welcome], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
         """
         @param max_ahead: bytes that may be read ahead of a reader.
         @param on_welcome: called at the beginning of each connection, before it is used.
+        @param on_moved: called when the server sends to the group from elsewhere.
         @param on_refused: called when the server refuses this client.
         """
         self._clock = clock
         self._cache = cache
         self.window = ReadAheadWindow(clock, max_ahead)
         self._on_welcome = on_welcome
+        self.moved = on_moved
         self.refused = on_refused
         self.attributes = AttributeCache(clock)
         self.multicast_health = MulticastHealth(clock)

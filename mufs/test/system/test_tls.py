@@ -58,6 +58,9 @@ class RecordingUser:
         self.channel = channel
         self.done.callback(True)
 
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
+
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
         self.refusal = reason

@@ -9,9 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.check import network
 from mufs.commands.check.finding import Level
-from mufs.commands.check.network import Interface
+from mufs.communication import interfaces
+from mufs.communication.interfaces import Route, interface_of, route
+from mufs.test.support.doubles import make_interface
 
-ETHERNET = Interface("eth0", "192.0.2.11", 1500, True, True, True, False, False)
+ETHERNET = make_interface("192.0.2.11")
 
 
 class NetworkTests(SynchronousTestCase):
@@ -19,8 +21,8 @@ class NetworkTests(SynchronousTestCase):
 
     def test_loopback(self) -> None:
         """The way to this host is the loopback, and its interface is found by its address."""
-        self.assertEqual(network.route("127.0.0.1"), network.Route("lo", "127.0.0.1", None))
-        found = network.interface_of("127.0.0.1")
+        self.assertEqual(route("127.0.0.1"), Route("lo", "127.0.0.1", None))
+        found = interface_of("127.0.0.1")
         assert found is not None
         self.assertTrue(found.is_up and found.is_loopback)
         self.assertEqual(found.name, "lo")
@@ -45,5 +47,5 @@ class NetworkTests(SynchronousTestCase):
 
     def usable(self, **changes: Any) -> Level:
         there = attrs.evolve(ETHERNET, **changes)
-        self.patch(network, "interfaces", lambda: [there])
+        self.patch(interfaces, "interfaces", lambda: [there])
         return network.usable(there.address).level

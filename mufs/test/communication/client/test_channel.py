@@ -50,6 +50,9 @@ class User:
         """See L{IChannelUser.connected}."""
         self.is_connected = True
 
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
+
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
 

@@ -108,6 +108,7 @@ class RemoteTestCase(SynchronousTestCase):
             self.cache,
             BLOCK,
             on_welcome=lambda channel, welcome: None,
+            on_moved=lambda welcome: None,
             on_refused=lambda reason: None,
         )
         self.server_pulls = ServerPulls()
