@@ -40,6 +40,10 @@ _REFUSALS = {
         "give this host access on the server (here to everything)",
         "twistd mufs-server --allow 'NAME:/' ...",
     ),
+    "too many connections": (
+        "end clients of this host that are not needed; the server's log says which limit it is",
+        "journalctl -u mufs-server",
+    ),
     "unknown ca": (
         "the server does not trust the authority that signed this host's certificate: make a new "
         "certificate where the server's ca.key is",

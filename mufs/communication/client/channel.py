@@ -214,8 +214,12 @@ class ClientChannel(Protocol):
 
     def _greeted(self, kind: int, body: bytes) -> None:
         if kind == Type.ERROR:
-            self._user.refused(Refused(decode(Failure, body).text))
+            failure = decode(Failure, body)
             self._end()
+            if failure.errno != "EAGAIN":
+                self._user.refused(Refused(failure.text))
+            elif self.factory is not None:
+                self.factory.connect_failed(failure.text)
         elif kind == Type.WELCOME:
             try:
                 check_names(self.transport)
