@@ -198,14 +198,20 @@ async def _connected(
     if certificate is not None and server is not None:
         for finding in certificates.of_server(certificate, server[0], _named(given)):
             tell(finding)
-    handle = session.socket()
-    here = given.interface
-    if here is None and handle.family == socket.AF_INET:
-        here = handle.getsockname()[0]
-    interface = None if here is None else interface_of(here)
     source, _ = welcome.source
+    if not welcome.group:
+        tell(
+            problem(
+                "multicast",
+                "the server sends no multicast to this host",
+                "see the server's log: its interface may be away, or this host is the first client "
+                "and connects by IPv6 or a UNIX socket; then set the server's --interface",
+                "journalctl -u mufs-server",
+            )
+        )
+        return
     try:
-        IPv4Address(source), IPv4Address(welcome.group or source)
+        IPv4Address(source), IPv4Address(welcome.group)
     except ValueError as error:
         tell(
             problem(
@@ -213,16 +219,11 @@ async def _connected(
             )
         )
         return
-    if not welcome.group:
-        tell(
-            problem(
-                "multicast",
-                "the server sends no multicast to this host",
-                "see the server's log; set its --interface to its address in this network",
-                "journalctl -u mufs-server",
-            )
-        )
-        return
+    handle = session.socket()
+    here = session.interface or given.interface
+    if here is None and handle.family == socket.AF_INET:
+        here = handle.getsockname()[0]
+    interface = None if here is None else interface_of(here)
     tell(network.same_network(source))
     if interface is not None:
         tell(network.reverse_path(interface.name, source))

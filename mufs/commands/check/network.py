@@ -35,10 +35,10 @@ def usable(address: str) -> Finding:
         )
         return problem(
             "interface",
-            f"no interface has the address {address}",
+            f"there is no interface {address} with an IPv4 address",
             f"set --interface to an address of this host: {own or 'it has none'}",
         )
-    figure = f"{found.name} ({address}), MTU {found.mtu}"
+    figure = f"{found.name} ({found.address}), MTU {found.mtu}"
     if not found.is_up:
         command = f"ip link set dev {found.name} up"
         return problem("interface", f"{figure}, is down", "bring the interface up", command)
@@ -115,10 +115,12 @@ def packet_size(found: NetworkInterface, segment: int, largest: int | None) -> F
     """
     need = segment + HEADERS
     if found.mtu < need:
-        return problem(
+        return warning(
             "packet size",
-            f"the server's datagrams have {need} bytes, but the MTU of {found.name} is {found.mtu}",
-            "raise the MTU; where that is impossible, as in a VPN, this host reads over TCP",
+            f"the server's datagrams have {need} bytes, but the MTU of {found.name} is "
+            f"{found.mtu}: they arrive in fragments, or not at all",
+            "raise the MTU; where that is impossible, as in a VPN, fragments cost processor time, "
+            "and the loss of one is that of the whole datagram",
             f"ip link set dev {found.name} mtu 1500",
         )
     if largest is not None and largest + TCP_HEADERS < need:

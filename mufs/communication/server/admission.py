@@ -5,7 +5,7 @@ from contextlib import suppress
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -61,6 +61,8 @@ _ALERT = bytes.fromhex("15 0303 0002 02 31")
 
 
 class _Refusal(Protocol):
+    transport: ITransport
+
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
 
