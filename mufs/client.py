@@ -25,6 +25,7 @@ from zope.interface import implementer
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
+from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
@@ -61,8 +62,8 @@ class ClientSettings:
     What the operator has set.
 
     @ivar server: the endpoint string of the server, to be shown.
-    @ivar interface: address of the interface to listen on, or C{None} for that of the route to
-        the server.
+    @ivar interface: address or name of the interface to listen on, or C{None} for that of the
+        route to the server.
     @ivar cache_size: bytes.
     @ivar timeout: seconds that an operation may take, 0 for any time.
     @ivar offline_for: seconds for which what was last known does while the server is away.
@@ -136,6 +137,7 @@ class ClientMount(MultiService):
             settings.cache_size // 4,
             offline_for=settings.offline_for,
             on_welcome=self._welcomed,
+            on_moved=self._moved,
             on_refused=self._refused,
         )
         pulls = Pulls(remote, cache, reactor)
@@ -146,8 +148,8 @@ class ClientMount(MultiService):
             remote.multicast_health,
             interface=settings.interface,
             on_joined=self._joined,
-            on_unusable=self._fail,
         )
+        NetworkChanges(reactor, self._membership.network_changed).setServiceParent(self)
         self._bridge = Bridge(reactor, remote, settings.timeout, asker=asking_thread)
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
@@ -264,6 +266,9 @@ class ClientMount(MultiService):
             asking: Deferred[Any] = self._remote.getattr(b"")
             asking.addCallback(lambda _: self._remote.statfs())
             asking.addCallbacks(self._mount, self._cannot_mount)
+
+    def _moved(self, welcome: Welcome) -> None:
+        self._membership.moved(welcome)
 
     def _joined(self) -> None:
         buffer = self._remote.receiver.buffer

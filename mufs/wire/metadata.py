@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
 
-VERSION = 4
+VERSION = 5
 
 MAX_PATH_BYTES = 65536
 """Bytes of a path in a request."""

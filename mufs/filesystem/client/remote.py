@@ -70,18 +70,21 @@ class RemoteFileSystem:
         *,
         offline_for: float = 0.0,
         on_welcome: Callable[[ClientChannel, Welcome], None],
+        on_moved: Callable[[Welcome], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
         """
         @param max_ahead: bytes that may be read ahead of a reader.
         @param offline_for: seconds for which what was last known does while the server is away.
         @param on_welcome: called at the beginning of each connection, before it is used.
+        @param on_moved: called when the server sends to the group from elsewhere.
         @param on_refused: called when the server refuses this client.
         """
         self._clock = clock
         self._cache = cache
         self.window = ReadAheadWindow(clock, max_ahead)
         self._on_welcome = on_welcome
+        self.moved = on_moved
         self.refused = on_refused
         self.multicast_health = MulticastHealth(clock)
         self.coalescer = ReadCoalescer(

@@ -117,6 +117,7 @@ class RemoteTestCase(SynchronousTestCase):
             BLOCK,
             offline_for=OFFLINE_FOR,
             on_welcome=lambda channel, welcome: None,
+            on_moved=lambda welcome: None,
             on_refused=lambda reason: None,
         )
         self.server_pulls = ServerPulls()
