@@ -70,6 +70,7 @@ def client_page(
             "hit rate": percent(now["hit_rate"]) if now["reads"] else NONE,
             "reads": count(now["reads"]),
             "lag": seconds(now["lag"]),
+            "delivered to readers": format_bytes(now["bytes_delivered"]),
             "in the cache": format_bytes(now["cache_bytes"]),
             "overheard": format_bytes(now["bytes_overheard"]),
             "over TCP": format_bytes(now["bytes_over_tcp"]),

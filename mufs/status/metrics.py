@@ -1,11 +1,17 @@
 """The figures as metrics for Prometheus."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
@@ -15,6 +21,8 @@ from mufs.status.figures import Figure, Kind, Schema, Table
 from mufs.status.markup import shown
 
 Figures = Callable[[], Mapping[str, Any]]
+
+_Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 class FiguresCollector(Collector):
@@ -36,13 +44,12 @@ class FiguresCollector(Collector):
         """See C{Collector.collect}."""
         values, prefix = self._figures(), self._schema.prefix
         for figure in self._schema.figures:
-            family = _family(prefix, figure)
-            family.add_metric([], values[figure.name] * figure.scale)
-            yield family
+            yield _filled(_family(prefix, figure), values[figure.name], figure.scale)
         for table in self._schema.tables:
             rows = _by_labels(table, values[table.name])
             for figure in table.figures:
                 family = _family(prefix + table.prefix, figure, list(table.labels))
+                assert not isinstance(family, HistogramMetricFamily)
                 for labels, same in rows.items():
                     numbers = [row[figure.name] for row in same]
                     value = max(numbers) if figure.largest else sum(numbers)
@@ -61,11 +68,23 @@ def _by_labels(
     return found
 
 
-def _family(
-    prefix: str, figure: Figure, labels: Sequence[str] = ()
-) -> CounterMetricFamily | GaugeMetricFamily:
+def _family(prefix: str, figure: Figure, labels: Sequence[str] = ()) -> _Family:
+    name, text = prefix + figure.metric, f"{figure.help}."
+    if figure.kind is Kind.HISTOGRAM:
+        return HistogramMetricFamily(name, text, labels=["kind"])
     kind = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
-    return kind(prefix + figure.metric, f"{figure.help}.", labels=labels)
+    return kind(name, text, labels=labels)
+
+
+def _filled(family: _Family, value: Any, scale: float) -> _Family:
+    if isinstance(family, HistogramMetricFamily):
+        for kind, waits in value.items():
+            totals = accumulate(waits["reads"].values())
+            buckets = list(zip(waits["reads"], totals, strict=True))
+            family.add_metric([kind], buckets, waits["seconds"])
+    else:
+        family.add_metric([], value * scale)
+    return family
 
 
 class _Process(ProcessCollector):

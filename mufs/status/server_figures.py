@@ -39,6 +39,7 @@ def server_totals(core: ServerCore, *, tls: bool) -> dict[str, object]:
         "parity_sent": controller.parity_sent,
         "bytes_multicast": controller.bytes_multicast,
         "bytes_over_tcp": core.factory.bytes_over_tcp,
+        "bytes_delivered": core.factory.bytes_delivered,
         "rate": round(core.pace.rate),
         "key_epoch": core.keys.epoch.number,
         "connections": core.limits.connections,
@@ -60,7 +61,7 @@ def server_state(core: ServerCore) -> str:
 
 def _client(channel: ServerChannel) -> dict[str, object]:
     """The row of a client; before its first report as if it had read nothing."""
-    report = channel.report or Report(0, 0, 0, True, "")
+    report = channel.report or Report(0, 0, 0, 0, True, "")
     last = channel.handles.last_access
     return {
         "name": channel.name,
@@ -69,6 +70,7 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "requests": channel.requests,
         "repairs": channel.repairs,
         "bytes_over_tcp": channel.bytes_over_tcp,
+        "bytes_delivered": channel.bytes_delivered,
         "over_tcp": _reads_over_tcp(channel),
         "waiting": channel.share.waiting,
         "held_back": channel.host.held_back,

@@ -30,6 +30,11 @@ def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
+def ratio(part: float, whole: float) -> str:
+    """One amount as a multiple of another."""
+    return f"{part / whole:.2f}" if whole else NONE
+
+
 def seconds(value: float) -> str:
     """A duration."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"

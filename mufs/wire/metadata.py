@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
 
-VERSION = 4
+VERSION = 5
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding has no larger numbers than 2**64 - 1
@@ -149,6 +149,7 @@ class Report:
     @ivar reads: number of reads since it started.
     @ivar hits: number of reads answered from its cache.
     @ivar lag: the longest wait of a read since the last report, in milliseconds.
+    @ivar delivered: bytes that readers were given since the last report.
     @ivar works: whether no fault of multicast is known.
     @ivar multicast: the same as text.
     """
@@ -156,6 +157,7 @@ class Report:
     reads: U64
     hits: U64
     lag: U32
+    delivered: U64
     works: bool
     multicast: Text
 

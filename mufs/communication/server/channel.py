@@ -76,6 +76,7 @@ class ServerChannel(Protocol):
     @ivar name: what the client is called; empty until it was welcomed.
     @ivar library: what the client sees, once it was welcomed.
     @ivar requests: how many it has made, C{repairs} how many of segments.
+    @ivar bytes_delivered: what it gave to readers, as it reported on this connection.
     @ivar over_tcp: whether its last READ asked for an answer over TCP.
     """
 
@@ -93,6 +94,7 @@ class ServerChannel(Protocol):
         self.name = ""
         self.requests = 0
         self.repairs = 0
+        self.bytes_delivered = 0
         self.over_tcp = False
         self._framer = Framer()
         self._sent_packets: list[bytes] = []
@@ -312,6 +314,8 @@ class ServerChannel(Protocol):
         tag, report = parse_tagged(body)
         if report:
             self.report = decode(Report, report)
+            self.bytes_delivered += self.report.delivered
+            self._clients.bytes_delivered += self.report.delivered
         self._write(pack_tagged(Type.PONG, tag, b""))
 
     def _pulled(self, offset: int, body: bytes) -> None:

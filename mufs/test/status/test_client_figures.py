@@ -64,6 +64,9 @@ class ClientFiguresTests(SynchronousTestCase):
         self.assertEqual(figures["reads"], sum(figures[k] for k in ("hits", "joined", "misses")))
         self.assertEqual(figures["hit_rate"], figures["hits"] / 16)
         self.assertGreaterEqual(figures["hits"], 8)
+        self.assertEqual(figures["bytes_delivered"], 2 * MIB)
+        for kind, name in (("hit", "hits"), ("joined", "joined"), ("miss", "misses")):
+            self.assertEqual(sum(figures["read_seconds"][kind]["reads"].values()), figures[name])
         self.assertEqual((figures["cache_bytes"], figures["cache_size"]), (MIB, SIZE))
         self.assertEqual((figures["connected"], figures["multicast_works"]), (True, True))
         self.assertEqual((figures["server"], figures["mount"]), (SERVER, "/mnt/images"))

@@ -105,7 +105,7 @@ class DocumentTests(SynchronousTestCase):
         queries = [target["expr"] for panel in panels for target in panel["targets"]]
         self.assertGreater(len(queries), 10)
         rules = [
-            {"record": f"query{number}", "expr": query.replace("$__rate_interval", "1m")}
+            {"record": f"query{number}", "expr": re.sub(r"\$__\w+", "1m", query)}
             for number, query in enumerate(queries)
         ]
         # JSON is valid YAML.

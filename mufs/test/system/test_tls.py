@@ -77,7 +77,7 @@ class RecordingUser:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        return Report(0, 0, 0, True, "not used yet")
+        return Report(0, 0, 0, 0, True, "not used yet")
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""
