@@ -14,7 +14,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
+from mufs.sockets import (
+    Nobody,
+    Unreachable,
+    ask,
+    hidden_directories,
+    locate,
+    socket_of_mount,
+    sockets,
+)
 from mufs.status.widgets import count, ratio, seconds
 from mufs.units import format_bytes
 
@@ -61,7 +69,10 @@ def console() -> Console:
 def _run(given: argparse.Namespace) -> None:
     out = console()
     if given.watch is None:
-        _print(out, _found(given.where), given)
+        found = _found(given.where)
+        _print(out, found, given)
+        if any("error" in each for each in found):
+            sys.exit(1)
         return
     try:
         if given.json or not out.is_terminal:
@@ -99,10 +110,15 @@ def _found(where: str | None) -> list[Found]:
         except Nobody:
             continue  # the socket of a process that was killed
         except Unreachable as error:
-            found.append({"service": "?", "at": at, "error": str(error)})
+            found.append(_no_answer(at, str(error)))
+    found += [_no_answer(at, f"{at}: Permission denied") for at in hidden_directories()]
     if not found:
         raise Unreachable("no server and no client runs here")
     return found
+
+
+def _no_answer(at: str, error: str) -> Found:
+    return {"service": "?", "at": at, "error": error}
 
 
 def _at(where: str) -> str:

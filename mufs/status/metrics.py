@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from mufs.status.figures import Figure, Kind, Schema, Table
-from mufs.status.markup import shown
+from mufs.units import shown
 
 Figures = Callable[[], Mapping[str, Any]]
 

@@ -3,7 +3,7 @@
 from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel
 from mufs.server_core import ServerCore
-from mufs.status.markup import shown
+from mufs.units import shown
 from mufs.wire.metadata import Report
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mufs.status.history import History
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
 from mufs.status.plots import Line, plot
 from mufs.status.widgets import (
     NONE,
@@ -20,7 +20,7 @@ from mufs.status.widgets import (
     section,
     table,
 )
-from mufs.units import format_bytes
+from mufs.units import format_bytes, shown
 
 MAX_CLIENT_ROWS = 200
 """Clients shown: first those that read over TCP, then those whose reads wait longest."""

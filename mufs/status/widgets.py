@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
+from mufs.units import shown
 
 MAX_NAME_LENGTH = 60
 """Characters of a name that are shown."""

@@ -68,7 +68,7 @@ class OutgoingMulticast:
         if self._configured is None:
             self._follow(channel)
         self._log.info(
-            "{client} connected from {peer}", client=channel.name, peer=channel.address or "?"
+            "{client} connected from {address}", client=channel.name, address=channel.address or "?"
         )
         group = "" if self._output is None else self._group
         return Welcome(VERSION, group, self._port, self._source, SEGMENT)
@@ -80,10 +80,10 @@ class OutgoingMulticast:
         if self._output is None:
             if here is None:
                 self._log.warn(
-                    "{client} connected to {address}, which has no interface for multicast: "
+                    "{client} connected to {here}, which has no interface for multicast: "
                     "it reads over TCP (set --interface)",
                     client=channel.name,
-                    address=address,
+                    here=address,
                 )
             else:
                 self._open(here)

@@ -89,12 +89,37 @@ class AddressTests(SynchronousTestCase):
 
         self.patch(status, "sockets", lambda: list(answers))
         self.patch(status, "ask", ask)
+        self.patch(status, "hidden_directories", lambda: ["/run/mufs/server"])
         found = [(each["service"], each["at"]) for each in _found(None)]
-        self.assertEqual(found, [("?", "ill"), ("client", "one"), ("server", "two")])
+        self.assertEqual(
+            found, [("?", "ill"), ("client", "one"), ("server", "two"), ("?", "/run/mufs/server")]
+        )
+
+    def test_no_success(self) -> None:
+        """When one of several services could not be asked, the command fails."""
+        parser = argparse.ArgumentParser()
+        status.add_parser(parser.add_subparsers())
+        shown = io.StringIO()
+        self.patch(status, "console", lambda: Console(file=shown, width=200))
+        self.patch(status, "hidden_directories", list)
+        self.patch(status, "sockets", lambda: ["one", "closed"])
+
+        def ask(where: str) -> Any:
+            if where == "closed":
+                raise Unreachable("closed: Permission denied")
+            return CLIENT
+
+        self.patch(status, "ask", ask)
+        given = parser.parse_args(["status"])
+        error = self.assertRaises(SystemExit, given.run, given)
+        self.assertEqual(error.code, 1)
+        self.assertIn("client /mnt", shown.getvalue())
+        self.assertIn("closed: Permission denied", shown.getvalue())
 
     def test_nothing(self) -> None:
         """That nothing runs is an error."""
         self.patch(status, "sockets", list)
+        self.patch(status, "hidden_directories", list)
         self.assertRaises(Unreachable, _found, None)
 
     def test_seconds(self) -> None:
