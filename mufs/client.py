@@ -15,6 +15,7 @@ from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.certificate_watch import CertificateWatch
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
 from mufs.control import Control, Record
@@ -25,6 +26,7 @@ from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
+from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.client_figures import client_figures, client_state, held_images
@@ -69,6 +71,8 @@ class _QuietClientService(ClientService):
 class ClientMount(MultiService):
     """
     Mounts what a server exports.
+
+    It has many attributes because it puts the parts of the client together.
 
     @ivar ready: fires once it is mounted.
     """
@@ -120,6 +124,8 @@ class ClientMount(MultiService):
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)
         if status is not None:
             self._listener(status).setServiceParent(self)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, server))
+        self._certificate.setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)
         self._connector(server).setServiceParent(self)
 
@@ -158,6 +164,7 @@ class ClientMount(MultiService):
             tls=settings.tls,
             server=settings.server,
             mount=settings.mount.directory,
+            certificate_days=self._certificate.days_left(),
         )
 
     def state(self) -> str:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from mufs.certificate_watch import CertificateWatch
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
@@ -21,6 +22,7 @@ from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
+from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
@@ -111,6 +113,8 @@ class ServerService(MultiService):
             limits=Limits(reactor),
         )
         self._admission = Admission(self.core.limits, reactor)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, listen))
+        self._is_revoked = revocation_of(listen)
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
@@ -119,6 +123,7 @@ class ServerService(MultiService):
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
         self.ready: Deferred[None] = Deferred()
+        self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
         if status is not None:
@@ -148,7 +153,18 @@ class ServerService(MultiService):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
-        return server_figures(self.core, tls=self._settings.tls, interface=self._outgoing.interface)
+        return server_figures(
+            self.core,
+            tls=self._settings.tls,
+            interface=self._outgoing.interface,
+            certificate_days=self._certificate.days_left(),
+        )
+
+    def reloaded(self) -> None:
+        """TLS was reloaded: disconnect the clients whose certificates are revoked now."""
+        for channel in list(self.core.factory.channels):
+            if channel.name and self._is_revoked(channel.transport):
+                channel.close("its certificate is revoked")
 
     def state(self) -> str:
         """The state in one line."""

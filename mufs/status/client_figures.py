@@ -17,6 +17,7 @@ def client_figures(
     tls: bool,
     server: str,
     mount: str,
+    certificate_days: float | None = None,
 ) -> dict[str, object]:
     """
     All figures of /status.json.
@@ -25,10 +26,12 @@ def client_figures(
     @param tls: whether the request channel is one of TLS.
     @param server: its endpoint string.
     @param mount: the mount point.
+    @param certificate_days: days until this host's certificate expires, if it has one.
     """
     return {
         **client_measurements(remote, cache, cache_size=cache_size),
         "tls": tls,
+        "certificate_days": certificate_days,
         "server": server,
         "mount": mount,
     }

@@ -103,6 +103,10 @@ SERVER = Schema(
         Figure("refused", "connections_refused", COUNTER, "Connections refused as too many"),
         Figure("cut_off", "connections_cut_off", COUNTER, "Connections that the server closed"),
         Figure("tls", "tls", GAUGE, "1 if the request channel uses TLS"),
+        Figure(
+            "certificate_days", "certificate_left_seconds", GAUGE,
+            "Seconds until the certificate of this service expires, if it has one", scale=86400,
+        ),
     ],
     [
         Table(
@@ -176,5 +180,9 @@ CLIENT = Schema(
         Figure("multicast_works", "multicast_works", GAUGE, "0 if multicast does not work"),
         Figure("connected", "connected", GAUGE, "1 while there is a connection to the server"),
         Figure("tls", "tls", GAUGE, "1 if the request channel uses TLS"),
+        Figure(
+            "certificate_days", "certificate_left_seconds", GAUGE,
+            "Seconds until the certificate of this service expires, if it has one", scale=86400,
+        ),
     ],
 )  # fmt: skip

@@ -82,7 +82,7 @@ def _filled(family: _Family, value: Any, scale: float) -> _Family:
             totals = accumulate(waits["reads"].values())
             buckets = list(zip(waits["reads"], totals, strict=True))
             family.add_metric([kind], buckets, waits["seconds"])
-    else:
+    elif value is not None:
         family.add_metric([], value * scale)
     return family
 

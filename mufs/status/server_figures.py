@@ -7,15 +7,19 @@ from mufs.units import shown
 from mufs.wire.metadata import Report
 
 
-def server_figures(core: ServerCore, *, tls: bool, interface: str | None) -> dict[str, object]:
+def server_figures(
+    core: ServerCore, *, tls: bool, interface: str | None, certificate_days: float | None = None
+) -> dict[str, object]:
     """
     All figures of /status.json.
 
     @param tls: whether the request channel is one of TLS.
     @param interface: address of the interface that multicast goes out on.
+    @param certificate_days: days until the server's certificate expires, if it has one.
     """
     return {
         **server_totals(core, tls=tls),
+        "certificate_days": certificate_days,
         "interface": interface,
         "clients": [_client(each) for each in core.factory.channels if each.name],
         "images": [_image(image, rate) for image, rate in core.factory.access_statistics],

@@ -74,7 +74,9 @@ class ClientFiguresTests(SynchronousTestCase):
     def test_measurements(self) -> None:
         """Without a mount they are the same, but for the settings."""
         found = client_measurements(self.client.remote, self.client.cache, cache_size=SIZE)
-        settings = {"tls": False, "server": SERVER, "mount": "/mnt/images"}
+        settings = {
+            "tls": False, "server": SERVER, "mount": "/mnt/images", "certificate_days": None,
+        }  # fmt: skip
         self.assertEqual({**found, **settings}, self.figures())
 
     def test_no_reads(self) -> None:
