@@ -21,6 +21,7 @@ from mufs.communication.client.membership import Membership
 from mufs.control import Control, Record
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.mount import libfuse_version
 from mufs.filesystem.client.mounting import Mounting, MountSettings
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
@@ -29,6 +30,7 @@ from mufs.listening import ListeningService
 from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.client_figures import client_figures, client_state, held_images
 from mufs.status.client_page import client_page
 from mufs.status.figures import CLIENT
@@ -93,6 +95,7 @@ class ClientMount(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
+        self._about = About(libfuse_version())
         self._cache = cache
         self.ready: Deferred[None] = Deferred()
         self._why_absent = ""
@@ -157,7 +160,7 @@ class ClientMount(MultiService):
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
         settings = self._settings
-        return client_figures(
+        figures = client_figures(
             self._remote,
             self._cache,
             cache_size=settings.cache_size,
@@ -166,6 +169,7 @@ class ClientMount(MultiService):
             mount=settings.mount.directory,
             certificate_days=self._certificate.days_left(),
         )
+        return {**self._about.figures(), **figures}
 
     def state(self) -> str:
         """The state in one line."""

@@ -27,6 +27,7 @@ from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
 from mufs.status.server_page import server_page
@@ -90,6 +91,7 @@ class ServerService(MultiService):
         """
         super().__init__()
         self._settings = settings
+        self._about = About()
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
@@ -153,12 +155,15 @@ class ServerService(MultiService):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
-        return server_figures(
+        figures = server_figures(
             self.core,
             tls=self._settings.tls,
             interface=self._outgoing.interface,
             certificate_days=self._certificate.days_left(),
         )
+        settings = self._settings
+        group = f"{settings.group}:{settings.port}"
+        return {**self._about.figures(), "directory": settings.images, "group": group, **figures}
 
     def reloaded(self) -> None:
         """TLS was reloaded: disconnect the clients whose certificates are revoked now."""

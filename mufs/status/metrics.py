@@ -10,6 +10,7 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
@@ -21,6 +22,8 @@ from mufs.status.figures import Figure, Kind, Schema, Table
 from mufs.units import shown
 
 Figures = Callable[[], Mapping[str, Any]]
+
+BUILD = "mufs_build", "Versions of mUFS, Python and, in a client, libfuse."
 
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -34,6 +37,7 @@ class FiguresCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values, so that registering does not collect the figures."""
+        yield InfoMetricFamily(*BUILD)
         for figure in self._schema.figures:
             yield _family(self._schema.prefix, figure)
         for table in self._schema.tables:
@@ -43,6 +47,8 @@ class FiguresCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """See C{Collector.collect}."""
         values, prefix = self._figures(), self._schema.prefix
+        build = {name: str(values.get(name, "")) for name in ("version", "python", "libfuse")}
+        yield InfoMetricFamily(*BUILD, build)
         for figure in self._schema.figures:
             yield _filled(_family(prefix, figure), values[figure.name], figure.scale)
         for table in self._schema.tables:

@@ -84,8 +84,16 @@ class MetricsTests(SynchronousTestCase):
                 (sample,) = family.samples
                 self.assertEqual(sample.value, figures[figure.name] * figure.scale)
             found = {sample.name for family in families.values() for sample in family.samples}
-            self.assertEqual({name for name in found if name.startswith("mufs_")}, names(schema))
+            ours = {name for name in found if name.startswith("mufs_")}
+            self.assertEqual(ours, names(schema) | {"mufs_build_info"})
             self.assertIn("process_resident_memory_bytes", found)
+
+    def test_build(self) -> None:
+        """The versions are labels of one metric."""
+        versions = {"version": "1.2", "python": "3.13.1", "libfuse": "2.9"}
+        text = metrics(CLIENT, {**made_up(CLIENT), **versions})
+        expected = 'mufs_build_info{libfuse="2.9",python="3.13.1",version="1.2"} 1.0'
+        self.assertIn(f"\n{expected}\n", text)
 
     def test_durations(self) -> None:
         """A histogram counts in each bucket all that took no longer, for each kind of read."""
