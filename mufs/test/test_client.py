@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -20,6 +21,7 @@ from mufs.filesystem.client.mounting import MountFailed, MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
+from mufs.test.communication.test_multicast import RecordingSocket
 from mufs.test.support.doubles import FakeTransport, make_attributes
 from mufs.test.test_listening import RecordingEndpoint
 from mufs.wire.channel import Type, pack_tagged
@@ -114,12 +116,19 @@ class StandInMounting:
         return succeed(None)
 
 
+class StandInNetworkChanges(Service):
+    """A network that does not change."""
+
+    def __init__(self, reactor: object, on_change: object) -> None:
+        pass
+
+
 class MulticastPort:
     """A port for multicast, without a socket."""
 
-    def joinGroup(self, group: str, interface: str) -> Deferred[None]:
-        """See L{IMulticastTransport.joinGroup}."""
-        return succeed(None)
+    def getHandle(self) -> RecordingSocket:
+        """See L{ISystemHandle.getHandle}."""
+        return RecordingSocket()
 
     def stopListening(self) -> None:
         """See L{IListeningPort.stopListening}."""
@@ -152,6 +161,7 @@ class ClientMountTests(SynchronousTestCase):
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(client, "Bridge", StandInBridge)
         self.patch(client, "Mounting", StandInMounting)
+        self.patch(client, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append
         globalLogPublisher.addObserver(observer)

@@ -60,6 +60,9 @@ class IChannelUser(Interface):
     def connected(channel: "ClientChannel", welcome: Welcome) -> None:
         """The server answered HELLO; requests may be made."""
 
+    def moved(welcome: Welcome) -> None:
+        """The group's datagrams come from elsewhere now, or come at all."""
+
     def refused(reason: Refused) -> None:
         """The server answered HELLO with an error."""
 
@@ -214,6 +217,8 @@ class ClientChannel(Protocol):
             self._user.key(Key.parse(offset, body))
         elif kind == Type.PULL:
             self._user.pull(decode(Pull, body))
+        elif kind == Type.WELCOME:
+            self._user.moved(decode(Welcome, parse_tagged(body)[1]))
         else:
             tag, rest = parse_tagged(body)
             if kind == Type.REPLY:
@@ -231,8 +236,12 @@ class ClientChannel(Protocol):
 
     def _greeted(self, kind: int, body: bytes) -> None:
         if kind == Type.ERROR:
-            self._user.refused(Refused(decode(Failure, body).text))
+            failure = decode(Failure, body)
             self._end()
+            if failure.errno != "EAGAIN":
+                self._user.refused(Refused(failure.text))
+            elif self.factory is not None:
+                self.factory.connect_failed(failure.text)
         elif kind == Type.WELCOME:
             try:
                 check_names(self.transport)

@@ -51,6 +51,9 @@ class User:
         """See L{IChannelUser.connected}."""
         self.is_connected = True
 
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
+
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
 
@@ -79,7 +82,7 @@ class User:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        return Report(4, 3, 20, True, "working")
+        return Report(4, 3, 20, 700, True, "working")
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
@@ -250,7 +253,18 @@ class AskTests(ClientChannelTestCase):
 
 
 class FailedConnectTests(SynchronousTestCase):
-    """Connections that end before the server says a word."""
+    """Connections that end before the server welcomes this host."""
+
+    def test_too_many(self) -> None:
+        """A server that has too many connections refuses for now: the client waits."""
+        user = User()
+        factory = ClientChannelFactory(user, Clock(), "host")
+        channel, transport = factory.buildProtocol(None), FakeTransport()
+        transport.protocol = channel
+        channel.makeConnection(transport)
+        channel.dataReceived(pack_tagged(Type.ERROR, 0, encode(Failure("EAGAIN", "too many"))))
+        self.assertFalse(transport.connected)
+        self.assertEqual((factory.failed_connects, factory.last_connect_error), (1, "too many"))
 
     def test_connect_failed(self) -> None:
         """They are counted until a WELCOME, and a repeated reason is logged once."""
