@@ -15,6 +15,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 
+from mufs.ending import end_once
+
 STATUS_INTERVAL = 5.0
 """Seconds between two checks for a new state to report."""
 
@@ -154,7 +156,8 @@ class Supervision(Service):
 
 
 def supervised(reactor: Any, service: Any, reload: Callable[[], None] | None) -> MultiService:
-    """A service together with its L{Supervision}."""
+    """A service together with its L{Supervision}, which one signal ends."""
+    end_once(reactor)
     both = MultiService()
     service.setServiceParent(both)
     Supervision(reactor, service, reload).setServiceParent(both)

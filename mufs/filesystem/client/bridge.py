@@ -33,6 +33,10 @@ wait for a server that is away.
 """
 
 
+MIN_WAIT_SECONDS = 0.1
+"""Seconds that a call waits before it is looked at."""
+
+
 @define(eq=False)
 class _Call:
     """
@@ -209,7 +213,7 @@ class Bridge:
         for call in list(self._calls):
             if self._is_late(call, now):
                 self._expire(call)
-            elif now - call.began < WATCH_INTERVAL:
+            elif now - call.began < MIN_WAIT_SECONDS:
                 break
             elif is_interrupted(call.asker):
                 self._cancel(call, errno.EINTR, os.strerror(errno.EINTR))
