@@ -43,7 +43,7 @@ class ClientSettings:
     """
     What the operator has set.
 
-    @ivar server: the endpoint string of the server, to be shown.
+    @ivar server: the address of the server, to be shown.
     @ivar interface: address of the interface to listen on, or C{None} for that of the route to
         the server.
     @ivar cache_size: bytes.
@@ -189,7 +189,7 @@ class ClientMount(MultiService):
 
     def _listener(self, status: IStreamServerEndpoint) -> ListeningService:
         def failed(reason: str) -> None:
-            self._fail(f"cannot serve the status: {reason}")
+            self._fail(f"cannot serve the status: {reason}: choose another, such as --status 7090")
 
         return ListeningService(status, self._site, on_failed=failed)
 

@@ -171,7 +171,8 @@ class ServerService(MultiService):
                 self.ready.callback(None)
 
         def failed(reason: str) -> None:
-            self._fail(f"cannot listen for {purpose}: {reason}")
+            other = "--listen 7050" if purpose == "clients" else "--status 7090"
+            self._fail(f"cannot listen for {purpose}: {reason}: choose another, such as {other}")
 
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)

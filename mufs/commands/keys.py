@@ -57,6 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="make keys and certificates for TLS",
         description="Make keys and certificates for TLS: an authority, unless DIR has one, and "
         "what is signed by it. Nothing is overwritten.",
+        example="mufs keys --server images.example.org --client host1",
     )
     keys.add_argument("--dir", type=Path, default=Path("keys"), help="where (default: keys)")
     keys.add_argument(

@@ -7,26 +7,20 @@ common name.
 """
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from OpenSSL.crypto import FILETYPE_PEM
 from service_identity import VerificationError
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import (
-    Certificate,
-    CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
-    trustRootFromCertificates,
-)
+from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from mufs.communication.certificates import authorities, own_certificate
 
 # Error codes of X509_verify_cert(3).
 _FAULTS = {
@@ -46,8 +40,8 @@ class ServerTLS:
     def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
         """
         @param certificate: PEM file; it holds the key, too, unless C{private_key} names another.
-        @param trust_roots: directory whose files C{*.pem} are the authorities' certificates.
-        @raise Exception: see L{renew}.
+        @param trust_roots: the authorities: a PEM file, or a directory of files C{*.pem}.
+        @raise UnusableFile: see L{renew}.
         """
         self._files = certificate, private_key, trust_roots
         self.renew()
@@ -56,23 +50,12 @@ class ServerTLS:
         """
         Read the files, for connections from now on.
 
-        @raise Exception: when a file cannot be used: C{OSError}, C{ValueError}, or an error of
-            OpenSSL or its bindings. What was read before stays in use then.
+        @raise UnusableFile: when one cannot be used. What was read before stays in use then.
         """
         certificate, private_key, trust_roots = self._files
-        pem = Path(certificate).read_bytes()
-        if private_key is None:
-            own = PrivateCertificate.loadPEM(pem)
-        else:
-            key = KeyPair.load(Path(private_key).read_bytes(), FILETYPE_PEM)
-            own = PrivateCertificate.fromCertificateAndKeyPair(Certificate.loadPEM(pem), key)
-        files = sorted(Path(trust_roots).glob("*.pem"))
-        roots = [Certificate.loadPEM(file.read_bytes()) for file in files]
-        if not roots:
-            raise ValueError(f"no *.pem in {trust_roots}")
-        options = CertificateOptions(
-            own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
-        )
+        own = own_certificate(certificate, private_key)
+        roots = trustRootFromCertificates(authorities(trust_roots))
+        options = CertificateOptions(own.privateKey.original, own.original, trustRoot=roots)
         context: SSL.Context = options.getContext()
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
         self._context = context

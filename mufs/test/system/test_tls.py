@@ -23,6 +23,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from mufs.addresses import ListenAddress, parse_listen, parse_server
 from mufs.commands import keys
 from mufs.commands.keys import make_keys
 from mufs.communication.client.channel import (
@@ -32,8 +33,8 @@ from mufs.communication.client.channel import (
     Refused,
 )
 from mufs.communication.server import intake
+from mufs.endpoints import ServerEndpoint, listen_endpoint
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
 from mufs.server import ServerService, ServerSettings
 from mufs.test.support.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
@@ -132,19 +133,21 @@ class TLSTestCase(TestCase):
         certificate: str | None = None,
         tls: bool = True,
         rules: tuple[str, ...] = (),
-        make: Any = channel_server_endpoint,
+        unchecked: bool = False,
     ) -> int:
-        """Start a server, and return its port."""
-        if make is server_endpoint:
+        """Start a server, and return its port; C{unchecked} by TLS that asks for no certificate."""
+        if unchecked:
             string = f"ssl:0:privateKey={self.own}/server.pem:interface={LOCAL}"
+            where = ListenAddress(0, endpoint=string)
         elif tls:
             string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
+            where = parse_listen(string)
         else:
-            string = f"tcp:0:interface={LOCAL}"
+            where = parse_listen(f"{LOCAL}:0")
         settings = ServerSettings(
             group="239.5.5.0", port=7041, interface=LOCAL, rate_min=10**6, rate_max=10**10, tls=tls
         )
-        endpoint = make(the_reactor, "listen", string)
+        endpoint = listen_endpoint(the_reactor, where)
         self.service = ServerService(
             the_reactor,
             settings,
@@ -176,7 +179,7 @@ class TLSTestCase(TestCase):
             user.done.callback(False)
 
         self.patch(factory, "connect_failed", connect_failed)
-        endpoint = channel_client_endpoint(the_reactor, "server", server)
+        endpoint = ServerEndpoint(the_reactor, parse_server(server))
         channel: Any = await endpoint.connect(factory)
         if await user.done:
             self.addCleanup(channel.transport.abortConnection)
@@ -277,7 +280,7 @@ class AcceptanceTests(TLSTestCase):
         return done.addCallback(lambda _: self.assert_refused("is self-signed", ""))
 
     async def unasked(self) -> None:
-        port = await self.listen(make=server_endpoint)
+        port = await self.listen(unchecked=True)
         user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
         self.assertIsNone(user.channel)
         self.assert_refused("TLS asked for none", "at once")
@@ -351,9 +354,8 @@ class AcceptanceTests(TLSTestCase):
         port = await self.listen()
         user = RecordingUser()
         factory = ClientChannelFactory(user, the_reactor, "told")
-        endpoint = channel_client_endpoint(
-            the_reactor, "server", f"tls:{LOCAL}:{port}:{self.certificate()}"
-        )
+        address = parse_server(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        endpoint = ServerEndpoint(the_reactor, address)
         await endpoint.connect(factory)
         while self.service.core.factory.channels:
             await self.pause()
