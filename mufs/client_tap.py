@@ -125,8 +125,7 @@ class Options(CommonOptions):
     def postOptions(self) -> None:
         """Check the values, as far as that is possible before the service starts."""
         self.require("server", "mount")
-        if self["tls-ca"] and not self["tls-cert"]:
-            self.require("tls-cert")
+        self.require_with("tls-ca", "tls-cert")
         size, server, status = self["cache-size"], self["server"], self["status"]
         super().postOptions()
         self["server"] = self.checked(

@@ -6,6 +6,7 @@ words.
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv6Address
@@ -63,22 +64,21 @@ class ServerEndpoint:
     answers. Those of IPv4 come first, as multicast takes the interface of the connection.
 
     With TLS it checks the certificate and the name of the server.
+
+    @ivar reload: see L{reload_of}.
     """
 
     def __init__(self, reactor: Any, address: ServerAddress) -> None:
         """@raise UnusableFile: when a certificate or key cannot be used."""
         self._reactor = reactor
         self._address = address
-        self.reload()
+        self._tls: IOpenSSLClientConnectionCreator | None = None
+        self.reload = None if address.tls is None else partial(self._load, address.tls)
+        if self.reload is not None:
+            self.reload()
 
-    def reload(self) -> None:
-        """
-        Read the certificates again, for new connections.
-
-        @raise UnusableFile: when one cannot be used. Nothing is changed then.
-        """
-        address = self._address
-        self._tls = None if address.tls is None else _client_tls(address.host, address.tls)
+    def _load(self, files: TLSFiles) -> None:
+        self._tls = _client_tls(self._address.host, files)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See C{IStreamClientEndpoint}; fails with L{CannotConnect}."""

@@ -179,6 +179,12 @@ class Options(usage.Options):
             if not self[option]:
                 raise usage.UsageError(f"--{option} is required, such as {self._example(option)}")
 
+    def require_with(self, option: str, needed: str) -> None:
+        """@raise UsageError: when an option is given without another that it needs."""
+        if self[option] and not self[needed]:
+            right = self._example(needed)
+            raise usage.UsageError(f"--{option} needs --{needed}, too, such as {right}")
+
     def wrong(self, option: str, text: str, why: object) -> usage.UsageError:
         """An error that names an option and its value, says why, and gives a right example."""
         example = getattr(why, "example", None)

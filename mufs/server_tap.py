@@ -118,8 +118,8 @@ class Options(CommonOptions):
     def postOptions(self) -> None:
         """Check the values, as far as that is possible before the service starts."""
         self.require("images")
-        if self["tls-cert"] or self["tls-ca"]:
-            self.require("tls-cert", "tls-ca")
+        self.require_with("tls-cert", "tls-ca")
+        self.require_with("tls-ca", "tls-cert")
         listen, status = self["listen"], self["status"]
         rates = self["rate-min"], self["rate-max"]
         super().postOptions()

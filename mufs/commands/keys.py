@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mufs.options import typed
+
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=730)
 CLOCK_SKEW = timedelta(days=1)
@@ -74,7 +76,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _keys(given: argparse.Namespace) -> None:
     servers = [name for name in given.server.split(",") if name]
     if not servers and not given.client:
-        raise UnusableKeys("nothing to make: give --server, --client or both")
+        raise UnusableKeys(
+            "nothing to make: give --server, --client or both, such as `mufs keys --client host1`"
+        )
     print("\n".join(make_keys(given.dir, servers, given.client)))
 
 
@@ -90,7 +94,7 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
     """
     for name in clients:
         if name == "server" or not isinstance(_alternative(name), x509.DNSName):
-            raise UnusableKeys(f"{name!r} is no name for a client")
+            raise UnusableKeys(f"{typed(name)} is no name for a client, such as host1")
     names = [_alternative(name) for name in servers]
     wanted = [*(["server"] if servers else []), *clients]
     for number, name in enumerate(wanted):
@@ -113,7 +117,10 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         if not _NAME.fullmatch(name):
-            raise UnusableKeys(f"{name!r} is neither a host's name nor an address") from None
+            raise UnusableKeys(
+                f"{typed(name)} is neither a host's name nor an address, such as "
+                "images.example.org or 192.0.2.1"
+            ) from None
         return x509.DNSName(name)
 
 

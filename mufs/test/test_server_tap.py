@@ -112,8 +112,9 @@ class ServerOptionsTests(OptionsTestCase):
             files = ("--tls-cert", str(pem), "--tls-ca", str(authorities))
             options = self.server("--listen", "127.0.0.1:0", *files)
             self.assertEqual(options["listen"].tls, TLSFiles(str(pem), None, str(authorities)))
-        self.assert_server_refuses("tls-cert", str(pem))
-        self.assert_server_refuses("tls-ca", str(keys / "ca"))
+        for option in ("--tls-cert", "--tls-ca"):
+            arguments = ["--images", str(self.images), option, str(pem)]
+            self.assert_refused(server_tap.Options(), arguments, "--tls-cert", "--tls-ca")
         for tls in (good, rf"certificate={keys}/a\:b.pem:trustRoots={keys}/ca:interface=127.0.0.1"):
             self.server("--listen", f"tls:0:{tls}")
 

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.keys import UnusableKeys, make_keys
+from mufs.options import typed
 
 
 class KeysTestCase(SynchronousTestCase):
@@ -131,7 +132,7 @@ class MakeTests(KeysTestCase):
             "h\n",
             "192.0.2.7",
         ):
-            self.assert_refused([], [name], repr(name))
+            self.assert_refused([], [name], typed(name))
         for name in ("a/b", "*.lab", "192.0.2.256/24", "x" * 65, "höst"):
             self.assert_refused([name], [], "neither")
 

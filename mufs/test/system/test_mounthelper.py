@@ -168,8 +168,8 @@ class MountTests(SynchronousTestCase):
         (self.point / "file").touch()
         self.assertEqual(
             self.mount(status=32),
-            f"mount.mufs: 127.0.0.1:/: --mount {self.point}: is not empty: give an empty directory, "
-            "such as --mount /mnt/images\n",
+            f"mount.mufs: 127.0.0.1:/: --mount {self.point}: is not empty: "
+            "give an empty directory, such as --mount /mnt/images\n",
         )
 
     def test_again(self) -> None:
