@@ -94,8 +94,10 @@ def join(host: str, port: int) -> str:
 
 def parse_port(text: str, *, least: int = 1) -> int:
     """@raise WrongValue: when it is none."""
+    if not text:
+        raise WrongValue("the port is missing")
     if not (text.isascii() and text.isdecimal()) or not least <= int(text[:9]) < 65536:
-        raise WrongValue(f"port {text or 'nothing'} is not a number from {least} to 65535")
+        raise WrongValue(f"port {text} is not a number from {least} to 65535")
     return int(text)
 
 
@@ -109,7 +111,7 @@ def split_address(text: str) -> tuple[str, str | None]:
         try:
             IPv6Address(match[1])
         except ValueError:
-            wrong = f"{match[1] or 'nothing'} is not an IPv6 address"
+            wrong = f"[{match[1]}] is not an IPv6 address"
             raise WrongValue(wrong, "[fd00::1]:7040") from None
         return match[1], match[3]
     if text.count(":") > 1:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from typing import Any
 
 from twisted.application.service import IService
@@ -172,10 +171,10 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         cache = BlockCache(settings.cache_size, storage)
     except UnusableDirectory as error:
         why = f"{error}: give a directory of this client's own"
-        sys.exit(f"{Options.name}: {config.wrong('cache-dir', directory, why)}")
+        config.exit(config.wrong("cache-dir", directory, why))
     except OSError as error:
         size = f"{settings.cache_size >> 20}M"
         why = f"is more than there is here ({error.strerror})"
-        sys.exit(f"{Options.name}: {config.wrong('cache-size', size, why)}")
+        config.exit(config.wrong("cache-size", size, why))
     service = ClientMount(reactor, settings, cache=cache, server=server, status=status)
     return supervised(reactor, service, reload_of(server))

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import partial
 from getopt import GetoptError
 from ipaddress import IPv4Address
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import twisted
 from twisted.python import usage
@@ -103,9 +103,14 @@ def check_interface(text: str) -> None:
                     ) from None
 
 
+def one_line(text: str) -> str:
+    """Text with its control characters escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def typed(text: str) -> str:
-    """A wrong value as it was typed in a shell, on one line."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    """A wrong value as it was typed in a shell."""
+    shown = one_line(text)
     return shlex.quote(shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}...")
 
 
@@ -141,7 +146,11 @@ class Options(usage.Options):
         except usage.UsageError as error:
             cause = error.__context__
             text = self._not_parsed(cause) if isinstance(cause, GetoptError) else str(error)
-            sys.exit(f"{self.name}: {text}")
+            self.exit(text)
+
+    def exit(self, message: object) -> NoReturn:
+        """End the command with status 1 and one line."""
+        sys.exit(f"{self.name}: {one_line(str(message))}")
 
     def parseArgs(self, *arguments: str) -> None:
         """@raise UsageError: when there is any argument besides the options."""

@@ -7,7 +7,7 @@ from mufs.commands import cache, fill, keys, status
 from mufs.commands.check import command as check
 from mufs.commands.keys import UnusableKeys
 from mufs.commands.parser import Parser
-from mufs.options import version
+from mufs.options import one_line, version
 from mufs.sockets import Unreachable
 
 
@@ -34,9 +34,9 @@ def main() -> None:
     try:
         given.run(given)
     except (UnusableKeys, Unreachable) as error:
-        sys.exit(f"mufs: {error}")
+        sys.exit(f"mufs: {one_line(str(error))}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"mufs: {where}{error.strerror or error}")
+        sys.exit(f"mufs: {one_line(f'{where}{error.strerror or error}')}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -20,7 +20,7 @@ from typing import IO, NoReturn
 from mufs.addresses import DEFAULT_PORT, WrongValue, parse_port, split_address
 from mufs.client_tap import Options
 from mufs.filesystem.client.mountpoint import AUTOMOUNT, uppermost
-from mufs.options import parse_seconds, typed, version
+from mufs.options import one_line, parse_seconds, typed, version
 
 WRONG, FAILED = 1, 32
 """Exit statuses of mount(8): wrong usage; mount failed."""
@@ -255,8 +255,8 @@ def main() -> None:
         if not given.fake:
             mount(directory, arguments, background)
     except Wrong as error:
-        print(f"mount.mufs: {error}", file=sys.stderr)
+        print(f"mount.mufs: {one_line(str(error))}", file=sys.stderr)
         sys.exit(WRONG)
     except Failed as error:
-        print(f"mount.mufs: {given.source}: {error}", file=sys.stderr)
+        print(f"mount.mufs: {one_line(f'{given.source}: {error}')}", file=sys.stderr)
         sys.exit(FAILED)

@@ -59,14 +59,13 @@ class SystemdTests(SynchronousTestCase):
         make_keys(keys, ["images.example.org"], ["host1"])
         shutil.copytree(keys, place, dirs_exist_ok=True)
         place.chmod(0o755)
-        ends = "trustRoots=/etc/mufs/ca"
+        authority = "--tls-ca /etc/mufs/ca"
         (place / "mufs-server.env").write_text(
-            "MUFS_IMAGES=/srv/images\n"
-            f"MUFS_OPTIONS=--listen tls:7040:certificate={certificate}:{ends}\n"
+            f"MUFS_IMAGES=/srv/images\nMUFS_OPTIONS=--tls-cert {certificate} {authority}\n"
         )
         (place / "mufs-client.env").write_text(
-            f"MUFS_SERVER=tls:images.example.org:7040:certificate=/etc/mufs/host1.pem:{ends}\n"
-            "MUFS_OPTIONS=\n"
+            "MUFS_SERVER=images.example.org\n"
+            f"MUFS_OPTIONS=--tls-cert /etc/mufs/host1.pem {authority}\n"
         )
         return place
 
@@ -107,7 +106,7 @@ class SystemdTests(SynchronousTestCase):
         """
         machine = self.machine
         machine.run("systemctl", "start", "--no-block", CLIENT)
-        waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
+        waiting = "waiting for the server at images.example.org:7040: Connection refused"
         wait_until(
             lambda: waiting in machine.show(CLIENT, "StatusText"),
             30,
@@ -193,7 +192,13 @@ class SystemdTests(SynchronousTestCase):
         done = machine.run("systemctl", "start", CLIENT, check=False)
         self.assertEqual(done.returncode, 1)
         output = [each["MESSAGE"] for each in self.entries("mufs-client")]
-        self.assertEqual(output, [f"mufs-client: --mount: {POINT}: is not empty"])
+        self.assertEqual(
+            output,
+            [
+                f"mufs-client: --mount {POINT}: is not empty: give an empty directory, such as "
+                "--mount /mnt/images"
+            ],
+        )
 
     def test_reload(self) -> None:
         """`systemctl reload` loads new certificates, ignores invalid ones, and ends nothing."""

@@ -70,6 +70,7 @@ mufs-client --server tcp:h:99999 --mount {mount} | port 99999
 mufs-client --server 192.0.2 --mount {mount} | 192.0.2 is not an IPv4 address
 mufs-client --server fd00::1 --mount {mount} | brackets
 mufs-client --server http://h:7040 --mount {mount} | http://h:7040
+mufs-client --server 'a{newline}b' --mount {mount} | is not the name
 mufs-client --server '' --mount {mount} | --server is required
 mufs-client --server tls:h:7040:cert={keys}/host1.pem --mount {mount} | cert= is not known
 mufs-client --server tls:h:7040:certificate={top}/file --mount {mount} | {top}/file holds no cert
@@ -96,6 +97,7 @@ twistd -n --pidfile= mufs-client --server tcp:h --mount {mount} | the port is mi
 MOUNT = """
 mount.mufs | such as `mount -t mufs images.example.org:/ /mnt/images`
 mount.mufs h {mount} | h is not of the form HOST:/
+mount.mufs 'a{newline}b:/' {mount} | is not the name
 mount.mufs h:/disks {mount} | mounted as a whole
 mount.mufs fd00::1:/ {mount} | brackets
 mount.mufs h:7040:/ {mount} | -o port=7040
@@ -111,6 +113,7 @@ mount.mufs h:/ {top}/none | --mount {top}/none
 
 TOOLS = """
 mufs | required: COMMAND
+mufs status 'a{newline}b' | is not on a mount
 mufs statsu | did you mean status
 mufs xyz | no command xyz
 mufs status --wach | --wach
@@ -188,6 +191,7 @@ class WrongCommandTests(SynchronousTestCase):
         self.names = {
             **{name: str(self.top / name) for name in ("images", "mount", "keys", "used")},
             "top": str(self.top),
+            "newline": "\n",
             "taken": str(taken.getsockname()[1]),
         }
 
