@@ -84,7 +84,18 @@ class Options(CommonOptions):
             "Directory for the cache, of this client only (default: in memory)",
         ],
         ["source", None, None, "Device name that mount(8) shows (default: the server)"],
-        ["timeout", None, "30", "Seconds after which an operation fails with EIO"],
+        [
+            "timeout",
+            None,
+            "0",
+            "Seconds after which an operation fails with EIO; 0: it waits for the server",
+        ],
+        [
+            "offline-for",
+            None,
+            "3600",
+            "Seconds for which names and attributes last known do while the server is away",
+        ],
         [
             "status",
             None,
@@ -101,6 +112,7 @@ class Options(CommonOptions):
         "interface": parse_interface,
         "cache-size": _cache_size,
         "timeout": parse_seconds,
+        "offline-for": parse_seconds,
         "status": parse_status,
     }
     arguments = {
@@ -113,10 +125,11 @@ class Options(CommonOptions):
         "cache-dir": ("DIR", "/var/cache/mufs/images"),
         "source": ("NAME", "images"),
         "timeout": ("SECONDS", "30"),
+        "offline-for": ("SECONDS", "3600"),
         "status": ("PORT|ADDRESS:PORT", "7080"),
     }
     groups = {
-        "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout"],
+        "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],
         "Mount": ["mount", "allow-other", "noexec", "source"],
         "Cache": ["cache-size", "cache-dir"],
     }
@@ -160,6 +173,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         interface=config["interface"],
         cache_size=config["cache-size"],
         timeout=config["timeout"],
+        offline_for=config["offline-for"],
         host=socket.gethostname(),
         tls=address.tls is not None,
     )

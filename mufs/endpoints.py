@@ -6,6 +6,7 @@ words.
 import errno
 import os
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,7 @@ class ServerEndpoint:
     With TLS it checks the certificate and the name of the server.
 
     @ivar reload: see L{reload_of}.
+    @ivar expires: see L{expiry_of}.
     """
 
     def __init__(self, reactor: Any, address: ServerAddress) -> None:
@@ -73,12 +75,21 @@ class ServerEndpoint:
         self._reactor = reactor
         self._address = address
         self._tls: IOpenSSLClientConnectionCreator | None = None
+        self.expires: datetime | None = None
         self.reload = None if address.tls is None else partial(self._load, address.tls)
         if self.reload is not None:
             self.reload()
 
     def _load(self, files: TLSFiles) -> None:
-        self._tls = _client_tls(self._address.host, files)
+        own = None
+        if files.certificate is not None:
+            own = own_certificate(files.certificate, files.private_key)
+        roots = platformTrust()
+        if files.authorities is not None:
+            roots = trustRootFromCertificates(authorities(files.authorities))
+        self._tls = optionsForClientTLS(self._address.host, trustRoot=roots, clientCertificate=own)
+        if own is not None:
+            self.expires = own.original.to_cryptography().not_valid_after_utc
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See C{IStreamClientEndpoint}; fails with L{CannotConnect}."""
@@ -112,19 +123,6 @@ class ServerEndpoint:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._address.timeout} s"
         return "the connection failed"
-
-
-def _client_tls(host: str, files: TLSFiles) -> IOpenSSLClientConnectionCreator:
-    own = None
-    if files.certificate is not None:
-        own = own_certificate(files.certificate, files.private_key)
-    roots = platformTrust()
-    if files.authorities is not None:
-        roots = trustRootFromCertificates(authorities(files.authorities))
-    creator: IOpenSSLClientConnectionCreator = optionsForClientTLS(
-        host, trustRoot=roots, clientCertificate=own
-    )
-    return creator
 
 
 class _Attempts:
@@ -218,7 +216,13 @@ class _TLSServerEndpoint(SSL4ServerEndpoint):
 
     def __init__(self, reactor: Any, address: ListenAddress, tls: ServerTLS) -> None:
         super().__init__(reactor, address.port, tls, address.backlog, address.interface or "")
+        self.tls = tls
         self.reload = tls.renew
+
+    @property
+    def expires(self) -> datetime:
+        """See L{expiry_of}."""
+        return self.tls.expires
 
 
 def listen_endpoint(reactor: Any, address: ListenAddress) -> IStreamServerEndpoint:
@@ -249,6 +253,20 @@ def reload_of(endpoint: object) -> Callable[[], None] | None:
     it has none. It raises L{UnusableFile}, and changes nothing, if they cannot be used.
     """
     return getattr(endpoint, "reload", None)
+
+
+def expiry_of(endpoint: object) -> datetime | None:
+    """
+    When the certificate that an endpoint of the request channel uses expires; C{None} if it has
+    none.
+    """
+    return getattr(endpoint, "expires", None)
+
+
+def revocation_of(endpoint: object) -> Callable[[object], bool]:
+    """Tells whether an endpoint to listen on has revoked the certificate at a connection."""
+    tls = getattr(endpoint, "tls", None)
+    return tls.has_revoked if isinstance(tls, ServerTLS) else lambda _: False
 
 
 def why_not_listening(error: BaseException | None) -> str:

@@ -57,13 +57,13 @@ def _number(text: str, unit: int) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """A positive number of seconds. Raises L{WrongValue}."""
+    """A number of seconds, 0 or more. Raises L{WrongValue}."""
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0
-    if not 0 < seconds < 1e9:
-        raise WrongValue("is not a number of seconds above 0")
+        seconds = -1
+    if not 0 <= seconds < 1e9:
+        raise WrongValue("is not a number of seconds")
     return seconds
 
 

@@ -11,8 +11,7 @@ from mufs.cache.client.layout import Summary, UnusableDirectory, summaries, summ
 from mufs.cache.client.maintenance import remove, remove_all, verify
 from mufs.commands.parser import converted
 from mufs.options import typed
-from mufs.status.markup import shown
-from mufs.units import format_bytes
+from mufs.units import format_bytes, shown
 
 SECONDS_PER_DAY = 86400
 

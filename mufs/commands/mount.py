@@ -28,6 +28,12 @@ WRONG, FAILED = 1, 32
 BACKGROUND_TIMEOUT = 5.0
 """Seconds to wait for the mount with C{bg}; the client then goes on in the background."""
 
+SERVER_TIMEOUT = 30.0
+"""Seconds to wait for the server's first answer if operations may wait for ever."""
+
+SOFT_TIMEOUT = 30.0
+"""Seconds that an operation may take with C{soft}, unless another time is given."""
+
 START_TIMEOUT = 60.0
 """Seconds to wait for the client's first status; the time to reach the server counts from then."""
 
@@ -96,7 +102,7 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
     values = {str(name).replace("-", "_") for name, *_ in Options.optParameters}
     values -= {"server", "mount", "source"}
     arguments: list[str] = []
-    port, background = DEFAULT_PORT, False
+    port, background, soft = DEFAULT_PORT, False, None
     for option in filter(None, ",".join(texts).split(",")):
         name, equals, value = option.partition("=")
         name = name.replace("-", "_")
@@ -111,20 +117,31 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
                 raise Wrong(f"option {option}: {error}, such as port={DEFAULT_PORT}") from None
         elif name == "bg":
             background = True
+        elif name in ("hard", "soft") and not equals:
+            soft = name == "soft"
+        elif name == "timeo" and value.isdecimal():
+            arguments.append(f"--timeout={int(value) / 10:g}")
         elif name == "remount":
             raise Failed("cannot remount: unmount, and mount with the new options")
         elif name in FORMER:
             raise Wrong(
                 f"option {option}: is {FORMER[name]}= now, such as {_example(FORMER[name])}"
             )
-        elif name in flags:
+        elif name in flags | {"hard", "soft"}:
             raise Wrong(f"option {option}: takes no value, such as -o {name}")
-        elif name in values | {"port"}:
+        elif name in values | {"port", "timeo"}:
             raise Wrong(f"option {option}: has no value, such as {_example(name)}")
         elif name not in IGNORED and not name.startswith(("x_", "X_")) and not sloppy:
-            near = get_close_matches(name, [*flags, *values, "port", "bg"], 1)
+            known = [*flags, *values, "port", "bg", "hard", "soft", "timeo"]
+            near = get_close_matches(name, known, 1)
             wrong = f"option {option}: is unknown, or cannot be had of a mount of mUFS"
             raise Wrong(f"{wrong}, such as {_example(near[0] if near else 'cache_size')}")
+    limits = [each for each in arguments if each.startswith("--timeout=")]
+    if soft and not limits:
+        arguments.append(f"--timeout={SOFT_TIMEOUT:g}")
+    elif soft is False:
+        # As in NFS: hard says what happens, whatever time is given besides.
+        arguments = [each for each in arguments if each not in limits]
     return [*arguments, f"--server={host}:{port}", f"--source={source}"], background
 
 
@@ -150,17 +167,17 @@ def _host(source: str) -> str:
 
 def _example(name: str) -> str:
     """A right use of a mount option."""
-    values = {**Options.arguments, "port": ("", str(DEFAULT_PORT))}
+    values = {**Options.arguments, "port": ("", str(DEFAULT_PORT)), "timeo": ("", "300")}
     option = name.replace("_", "-")
     return f"-o {name}={values[option][1]}" if option in values else f"-o {name}"
 
 
 def _timeout(arguments: list[str]) -> float:
-    """Seconds to wait for the server: the client's C{--timeout}."""
+    """Seconds to wait for the server: the client's C{--timeout}, if it has one."""
     given = [each.partition("=")[2] for each in arguments if each.startswith("--timeout=")]
     text = given[-1] if given else Options()["timeout"]
     try:
-        return parse_seconds(text)
+        return parse_seconds(text) or SERVER_TIMEOUT
     except ValueError as error:
         raise Wrong(f"option timeout={text}: {error}, such as {_example('timeout')}") from None
 

@@ -6,7 +6,11 @@ of a certificate is the first DNS name among its alternative names (RFC 5280, 4.
 common name.
 """
 
+from collections.abc import Set
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -16,11 +20,11 @@ from service_identity import VerificationError
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
+from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mufs.communication.certificates import authorities, own_certificate
+from mufs.communication.certificates import UnusableAuthority, authorities, own_certificate
 
 # Error codes of X509_verify_cert(3).
 _FAULTS = {
@@ -35,12 +39,19 @@ _FAULTS = {
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """Accepts clients with a client certificate of one of the operator's authorities."""
+    """
+    Accepts clients with a client certificate of one of the operator's authorities that is on no
+    list of revoked ones.
+
+    @ivar expires: when the server's own certificate expires.
+    """
 
     def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
         """
         @param certificate: PEM file; it holds the key, too, unless C{private_key} names another.
-        @param trust_roots: the authorities: a PEM file, or a directory of files C{*.pem}.
+        @param trust_roots: the authorities: a PEM file, or a directory whose files C{*.pem} are
+            their certificates, and C{*.crl} their lists of revoked ones; beside a file C{ca.pem},
+            C{ca.crl} is such a list.
         @raise UnusableFile: see L{renew}.
         """
         self._files = certificate, private_key, trust_roots
@@ -54,21 +65,78 @@ class ServerTLS:
         """
         certificate, private_key, trust_roots = self._files
         own = own_certificate(certificate, private_key)
-        roots = trustRootFromCertificates(authorities(trust_roots))
-        options = CertificateOptions(own.privateKey.original, own.original, trustRoot=roots)
+        roots = authorities(trust_roots)
+        options = CertificateOptions(
+            own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
+        )
         context: SSL.Context = options.getContext()
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+        revoked = _revoked(trust_roots, roots)
+        verified = partial(_verified, revoked)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verified)
         self._context = context
+        self._revoked = revoked
+        self.expires: datetime = own.original.to_cryptography().not_valid_after_utc
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """See C{IOpenSSLServerConnectionCreator}."""
         return SSL.Connection(self._context, None)
 
+    def has_revoked(self, transport: Any) -> bool:
+        """Whether the certificate of the client at a connection is revoked now."""
+        shown = transport.getPeerCertificate()
+        return shown is not None and _identity(shown.to_cryptography()) in self._revoked
 
-def _verified(connection: object, certificate: Any, fault: int, depth: int, ok: int) -> bool:
+
+Revoked = Set[tuple[bytes, int]]
+"""Issuers and serial numbers."""
+
+
+def _identity(certificate: x509.Certificate) -> tuple[bytes, int]:
+    return certificate.issuer.public_bytes(), certificate.serial_number
+
+
+def _revoked(path: str, roots: list[Certificate]) -> Revoked:
+    """
+    What the lists of revoked certificates of authorities name. A list holds until it is replaced,
+    whatever date it gives for the next one.
+
+    @param path: of the authorities, a directory or a file.
+    @raise UnusableAuthority: when one is none, or is not signed by one of these authorities.
+    """
+    known = [root.original.to_cryptography() for root in roots]
+    place = Path(path)
+    lists = place.glob("*.crl") if place.is_dir() else [place.with_suffix(".crl")]
+    found = set()
+    for file in sorted(lists):
+        try:
+            listed = x509.load_pem_x509_crl(file.read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            wrong = f"{file} is no list of revoked certificates in PEM"
+            raise UnusableAuthority(wrong) from None
+        if not any(_signed(listed, authority) for authority in known):
+            raise UnusableAuthority(f"{file} is not signed by an authority in {path}")
+        issuer = listed.issuer.public_bytes()
+        found |= {(issuer, each.serial_number) for each in listed}
+    return found
+
+
+def _signed(listed: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    key: Any = authority.public_key()
+    return listed.issuer == authority.subject and listed.is_signature_valid(key)
+
+
+def _verified(
+    revoked: Revoked, connection: object, certificate: Any, fault: int, depth: int, ok: int
+) -> bool:
+    what = ""
     if not ok:
         # OpenSSL's own error tells only that verification failed.
         what = _FAULTS.get(fault, f"is not accepted (X509_verify_cert(3), {fault})")
+    elif revoked and _identity(certificate.to_cryptography()) in revoked:
+        what = "is revoked"
+    if what:
         # The name is the peer's choice: escape it, since this is logged.
         raise SSL.Error([("", "", f"the certificate of {_name_of(certificate)[:64]!a} {what}")])
     return True
@@ -133,6 +201,8 @@ def handshake_fault(reason: Failure) -> str | None:
     text = ", ".join(texts) or "the handshake was cut off"
     if any(word in text for word in ("wrong version", "packet length", "http request")):
         return f"what comes is not TLS ({text})"
+    if "access denied" in text:
+        return "the other side has too many connections, of this host or of all hosts"
     if "alert" in text:
         return f"the other side refuses ({text})"
     if text == "certificate verify failed":

@@ -43,7 +43,7 @@ class ClientOptionsTests(OptionsTestCase):
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
         self.assertEqual(options["server"], ServerAddress("192.0.2.1", 7040))
         cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
-        self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
+        self.assertEqual([options[name] for name in names], [cache, 0.0, None, None, 0])
 
     def test_values(self) -> None:
         """Values are converted; the directory becomes an absolute path."""
@@ -58,7 +58,7 @@ class ClientOptionsTests(OptionsTestCase):
     def test_bad_values(self) -> None:
         """An invalid value is refused in a line that names option and value."""
         self.assert_client_refuses("cache-size", "0", "1023K", "all", "1X", "-1", "", "9" * 40)
-        self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
+        self.assert_client_refuses("timeout", "-1", "soon", "nan", "")
         self.assert_client_refuses("interface", "192.0.2", "192.0.2.99", "::1", "")
         self.assert_client_refuses(
             "server",
@@ -147,7 +147,7 @@ class MakeServiceTests(OptionsTestCase):
         mount = MountSettings(str(self.mount.absolute()), shown, allow_other=False, noexec=True)
         self.assertEqual(given["settings"], ClientSettings(
             server=shown, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
-            host=socket.gethostname(), tls=False,
+            offline_for=3600.0, host=socket.gethostname(), tls=False,
         ))  # fmt: skip
         self.assertEqual(given["cache"].capacity, 1 << 20)
         self.assertIsNone(given["status"])

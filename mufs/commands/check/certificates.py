@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from mufs.addresses import TLSFiles
 from mufs.commands.check.finding import Finding, ok, problem, warning
-from mufs.status.markup import shown
+from mufs.units import shown
 
 MIN_REMAINING_LIFETIME = timedelta(days=30)
 """A certificate that expires sooner gets a warning."""

@@ -13,11 +13,11 @@ from twisted.internet.task import react
 
 from mufs.addresses import ServerAddress, WrongValue, parse_server
 from mufs.clock import use_monotonic_clock
-from mufs.commands.check import network
 from mufs.commands.check.finding import Finding, Level
 from mufs.commands.check.look import check
 from mufs.commands.check.session import MAX_RATE
 from mufs.commands.parser import Parser, converted
+from mufs.communication.interfaces import interfaces
 from mufs.options import parse_interface, parse_seconds, typed
 
 
@@ -75,10 +75,10 @@ def _interface(given: argparse.Namespace) -> str | None:
     """The address of the interface that is named; exits if this host does not have it."""
     parser: Parser = given.parser
     name: str | None = given.interface
-    there = [each for each in network.interfaces() if name in (each.name, each.address)]
+    there = [each for each in interfaces() if name in (each.name, each.address)]
     if name is None or there:
         return there[0].address if there else None
-    known = ", ".join(sorted({each.name for each in network.interfaces()}))
+    known = ", ".join(sorted({each.name for each in interfaces()}))
     parser.example = "mufs check --interface eth0"
     parser.error(f"--interface {typed(name)}: there is none with an IPv4 address, but {known}")
 
