@@ -154,7 +154,9 @@ def renew_key(directory: Path, name: str) -> Iterator[str]:
     authority = open_authority(directory)
     old = next((each.certificate for each in issued(directory) if each.name == name), None)
     if old is None:
-        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+        raise UnusableKeys(
+            f"{directory}: no certificate of {typed(name)}: `mufs keys ls` lists them, such as host1"
+        )
     names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (use,) = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     file = directory / f"{name}.pem"
@@ -177,10 +179,12 @@ def revoke_key(directory: Path, name: str) -> Iterator[str]:
     listed = revoked(directory)
     mine = [each.certificate for each in issued(directory) if each.name == name]
     if not mine:
-        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+        raise UnusableKeys(
+            f"{directory}: no certificate of {typed(name)}: `mufs keys ls` lists them, such as host1"
+        )
     new = [each for each in mine if listed is None or not _is_listed(listed, each)]
     if not new:
-        raise UnusableKeys(f"{name!r} is revoked already")
+        raise UnusableKeys(f"{typed(name)} is revoked already")
     revoke(directory, new)
     file = revocation_list(directory)
     yield f"{file}: {len(new)} certificate{'s' if len(new) > 1 else ''} of {name} revoked"

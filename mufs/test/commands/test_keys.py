@@ -232,9 +232,9 @@ class UpkeepTests(KeysTestCase):
         list(revoke_key(self.keys, "host1"))
         before = self.contents()
         for function, name, telling in (
-            (renew_key, "none", "no certificate of 'none'"),
+            (renew_key, "none", "no certificate of none"),
             (renew_key, "../server", "no certificate of '../server'"),
-            (revoke_key, "none", "no certificate of 'none'"),
+            (revoke_key, "none", "no certificate of none"),
             (revoke_key, "host1", "revoked already"),
             (revoke_key, "server", "new authority"),
         ):

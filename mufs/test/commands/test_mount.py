@@ -62,7 +62,7 @@ class OptionTests(SynchronousTestCase):
 
     def test_hard(self) -> None:
         """soft limits the time of an operation, to 30 s or to what is given; hard never does."""
-        server = "--server=tcp:images:7040"
+        server = "--server=images:7040"
         for options, expected in (
             ("hard", [server]),
             ("soft", ["--timeout=30", server]),
