@@ -154,9 +154,7 @@ def renew_key(directory: Path, name: str) -> Iterator[str]:
     authority = open_authority(directory)
     old = next((each.certificate for each in issued(directory) if each.name == name), None)
     if old is None:
-        raise UnusableKeys(
-            f"{directory}: no certificate of {typed(name)}: `mufs keys ls` lists them, such as host1"
-        )
+        raise _unknown(directory, name)
     names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (use,) = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     file = directory / f"{name}.pem"
@@ -179,9 +177,7 @@ def revoke_key(directory: Path, name: str) -> Iterator[str]:
     listed = revoked(directory)
     mine = [each.certificate for each in issued(directory) if each.name == name]
     if not mine:
-        raise UnusableKeys(
-            f"{directory}: no certificate of {typed(name)}: `mufs keys ls` lists them, such as host1"
-        )
+        raise _unknown(directory, name)
     new = [each for each in mine if listed is None or not _is_listed(listed, each)]
     if not new:
         raise UnusableKeys(f"{typed(name)} is revoked already")
@@ -189,6 +185,13 @@ def revoke_key(directory: Path, name: str) -> Iterator[str]:
     file = revocation_list(directory)
     yield f"{file}: {len(new)} certificate{'s' if len(new) > 1 else ''} of {name} revoked"
     yield "copy it into the directory of --tls-ca of each server, and reload the server"
+
+
+def _unknown(directory: Path, name: str) -> UnusableKeys:
+    there = sorted({each.name for each in issued(directory)})
+    known = f"such as {typed(there[0])}" if there else "for there is none"
+    wrong = f"{directory}: no certificate of {typed(name)}"
+    return UnusableKeys(f"{wrong}: `mufs keys ls` lists them, {known}")
 
 
 def _is_listed(listed: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:

@@ -233,7 +233,7 @@ class UpkeepTests(KeysTestCase):
         before = self.contents()
         for function, name, telling in (
             (renew_key, "none", "no certificate of none"),
-            (renew_key, "../server", "no certificate of '../server'"),
+            (renew_key, "../server", "no certificate of ../server"),
             (revoke_key, "none", "no certificate of none"),
             (revoke_key, "host1", "revoked already"),
             (revoke_key, "server", "new authority"),
