@@ -24,9 +24,12 @@ from mufs.options import (
     parse_address,
     parse_seconds,
     parse_size,
+    parse_state_directory,
     reload_of,
     status_endpoint,
 )
+from mufs.sockets import escape
+from mufs.status.state import StateFile
 from mufs.wire.pages import BLOCK
 
 MIN_CACHE_SIZE = 8 * BLOCK
@@ -78,6 +81,12 @@ class Options(CommonOptions):
             None,
             "Port or endpoint to serve the status page at (default: none)",
         ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
+        ],
     ]
     optFlags = [
         ["allow-other", None, "Let other users read the mount, too"],
@@ -87,6 +96,7 @@ class Options(CommonOptions):
         "interface": parse_address,
         "cache-size": _cache_size,
         "timeout": parse_seconds,
+        "state": parse_state_directory,
     }
 
     def postOptions(self) -> None:
@@ -134,5 +144,8 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    service = ClientMount(reactor, settings, cache=cache, server=server, status=shown)
+    state = None
+    if config["state"] is not None:
+        state = StateFile(config["state"], f"{Options.name}-{escape(config['mount'])}")
+    service = ClientMount(reactor, settings, cache=cache, server=server, status=shown, state=state)
     return supervised(reactor, service, reload_of(server))

@@ -1,5 +1,6 @@
 """Options and endpoints of the command lines of server and client."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -59,6 +60,18 @@ def parse_seconds(text: str) -> float:
     if not 0 < seconds < 1e9:
         raise ValueError("is not a number of seconds above 0")
     return seconds
+
+
+def parse_state_directory(text: str) -> str:
+    """A directory that can be written to, as an absolute path; made if it is not there."""
+    path = os.path.abspath(text)
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError("cannot be written")
+    return path
 
 
 class Options(usage.Options):

@@ -18,10 +18,12 @@ from mufs.options import (
     is_tls,
     parse_address,
     parse_rate,
+    parse_state_directory,
     reload_of,
     status_endpoint,
 )
 from mufs.server import ServerService, ServerSettings
+from mufs.status.state import StateFile
 
 
 def _group(text: str) -> str:
@@ -61,6 +63,12 @@ class Options(CommonOptions):
             None,
             "Port or endpoint to serve the status page at (default: none)",
         ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
+        ],
     ]
     optFlags = [
         ["no-root-squash", None, "Treat root on a client's host as root, not as nobody"],
@@ -72,6 +80,7 @@ class Options(CommonOptions):
         "interface": parse_address,
         "rate-max": parse_rate,
         "rate-min": parse_rate,
+        "state": parse_state_directory,
     }
 
     def __init__(self) -> None:
@@ -125,6 +134,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         secret=os.urandom(32),
         listen=listen,
         status=None if status is None else status_endpoint(reactor, status),
+        state=None if config["state"] is None else StateFile(config["state"], Options.name),
         access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
     reload = reload_of(listen)

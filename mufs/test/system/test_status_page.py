@@ -156,7 +156,10 @@ class ProcessTests(StatusTestCase):
             (server["images"][0], known["images"]),
         ):
             numbers = {name for name, value in figures.items() if isinstance(value, int | float)}
-            self.assertEqual(numbers - {"hit_rate", "demand"}, {each.name for each in metrics})
+            self.assertEqual(
+                numbers - {"hit_rate", "demand", "started", "uptime"},
+                {each.name for each in metrics},
+            )
 
     def test_metrics(self) -> None:
         """Server and client serve their metrics."""
