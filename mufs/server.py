@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from mufs.certificate_watch import CertificateWatch
+from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
@@ -22,6 +23,7 @@ from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
+from mufs.memory import Trimming
 from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
@@ -33,6 +35,7 @@ from mufs.status.server_figures import server_figures, server_state, server_tota
 from mufs.status.server_page import OF_DAY, server_page
 from mufs.status.site import StatusSite
 from mufs.status.state import StateFile
+from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
 """Threads that look at files and directories for clients: twice what one client keeps busy."""
@@ -46,8 +49,8 @@ class ServerSettings:
     """
     What the operator has set.
 
-    @ivar interface: address of the interface to send on, or C{None} for that of the route to
-        the first client.
+    @ivar interface: address or name of the interface to send on, or C{None} for that of the route
+        to the first client.
     @ivar rate_min: bits per second, as is C{rate_max}.
     @ivar tls: whether the endpoint of the request channel is one of TLS.
     @ivar images: real path of the exported directory; empty if the library is not a directory.
@@ -103,9 +106,10 @@ class ServerService(MultiService):
             settings.group,
             settings.port,
             interface=settings.interface,
-            on_open=self._send_by,
-            on_unusable=self._fail,
+            on_output=self._send_by,
+            on_moved=self._tell_clients,
         )
+        NetworkChanges(reactor, self._outgoing.network_changed).setServiceParent(self)
         self.core = make_server_core(
             reactor,
             rate_min=settings.rate_min,
@@ -134,6 +138,7 @@ class ServerService(MultiService):
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
+        Trimming(reactor).setServiceParent(self)
         self.ready: Deferred[None] = Deferred()
         self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
@@ -150,7 +155,7 @@ class ServerService(MultiService):
             self._log.warn(
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
-        self._outgoing.start()
+        self._outgoing.network_changed()
         super().startService()
 
     def stopService(self) -> "Deferred[Any]":
@@ -185,8 +190,12 @@ class ServerService(MultiService):
         """The state in one line."""
         return server_state(self.core)
 
-    def _send_by(self, output: MulticastOutput) -> None:
+    def _send_by(self, output: MulticastOutput | None) -> None:
         self.core.controller.output = output
+
+    def _tell_clients(self, welcome: Welcome) -> None:
+        for channel in self.core.factory.channels:
+            channel.tell_welcome(welcome)
 
     def _listener(
         self, endpoint: IStreamServerEndpoint, factory: Any, purpose: str

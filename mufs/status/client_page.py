@@ -147,8 +147,8 @@ def _image_page(name: str, images: Iterable[HeldImage]) -> Markup:
 
 
 def _map(image: HeldImage) -> Markup:
-    squares, _ = held_parts(image)
-    is_full = all(part >= 1 for part in squares)
+    squares, exact = held_parts(image)
+    is_full = exact and all(part >= 1 for part in squares)
     return element("div", _head(image), Markup() if is_full else _squares(image), class_="held")
 
 
