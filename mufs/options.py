@@ -4,6 +4,7 @@ wrong.
 """
 
 import errno
+import os
 import platform
 import re
 import shlex
@@ -118,6 +119,21 @@ def version(name: str) -> str:
     """The answer to C{--version}."""
     python = platform.python_version()
     return f"{name} {__version__} (Python {python}, Twisted {twisted.__version__})"
+
+
+def parse_state_directory(text: str) -> str:
+    """
+    A directory that can be written to, as an absolute path; made if it is not there. Raises
+    L{WrongValue}.
+    """
+    path = os.path.abspath(text)
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise WrongValue(f"cannot be made ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise WrongValue("cannot be written")
+    return path
 
 
 class Options(usage.Options):

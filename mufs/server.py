@@ -32,8 +32,9 @@ from mufs.sockets import escape
 from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
-from mufs.status.server_page import server_page
+from mufs.status.server_page import OF_DAY, server_page
 from mufs.status.site import StatusSite
+from mufs.status.state import StateFile
 from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
@@ -86,11 +87,13 @@ class ServerService(MultiService):
         listen: IStreamServerEndpoint,
         status: IStreamServerEndpoint | None,
         access: Access = EVERYBODY,
+        state: StateFile | None = None,
     ) -> None:
         """
         @param secret: random bytes of this run, from which the keys are derived.
         @param listen: the endpoint of the request channel.
         @param status: the endpoint of the status page, if there is to be one.
+        @param state: keeps its figures of the last day over restarts.
         """
         super().__init__()
         self._settings = settings
@@ -124,7 +127,14 @@ class ServerService(MultiService):
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
-            reactor, self.name, SERVER, figures=self.figures, totals=totals, body=page
+            reactor,
+            self.name,
+            SERVER,
+            figures=self.figures,
+            totals=totals,
+            body=page,
+            of_day=OF_DAY,
+            state=state,
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})

@@ -15,8 +15,9 @@ from mufs.filesystem.server.access import Access, parse_rule
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
-from mufs.options import check_interface, parse_interface, parse_rate
+from mufs.options import check_interface, parse_interface, parse_rate, parse_state_directory
 from mufs.server import ServerService, ServerSettings
+from mufs.status.state import StateFile
 
 
 def _group(text: str) -> str:
@@ -75,6 +76,12 @@ class Options(CommonOptions):
             "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
             "nowhere)",
         ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
+        ],
     ]
     optFlags = [
         ["no-root-squash", None, "Treat root on a client's host as root, not as nobody"],
@@ -87,6 +94,7 @@ class Options(CommonOptions):
         "rate-max": parse_rate,
         "rate-min": parse_rate,
         "status": parse_status,
+        "state": parse_state_directory,
     }
     arguments = {
         "images": ("DIR", "/srv/images"),
@@ -100,6 +108,7 @@ class Options(CommonOptions):
         "rate-max": ("RATE", "800M"),
         "rate-min": ("RATE", "1M"),
         "status": ("PORT|ADDRESS:PORT", "7080"),
+        "state": ("DIR", "/var/lib/mufs"),
     }
     groups = {
         "Images": ["images", "allow", "no-root-squash", "all-squash"],
@@ -170,6 +179,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         secret=os.urandom(32),
         listen=listen,
         status=None if status is None else listen_endpoint(reactor, status),
+        state=None if config["state"] is None else StateFile(config["state"], Options.name),
         access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
     reload = reload_of(listen)
