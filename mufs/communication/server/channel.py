@@ -300,7 +300,7 @@ class ServerChannel(Protocol):
         self.close(text)
 
     def _opened(self, path: bytes, image: IImage, tag: int) -> None:
-        handle = self.handles.add(path, image)
+        handle = self.handles.add(path, image, self._clients.keys.last_transfer)
         key = self._clients.keys.key(image.image, image.generation)
         self._reply(Opened(handle, image.image, image.generation, key, image.attributes), tag)
 
@@ -333,7 +333,7 @@ class ServerChannel(Protocol):
         if opened is None:
             self.failed(read.tag, OSError(errno.EBADF, "no such handle"))
             return
-        image, access = opened
+        image, access, since = opened
         end, size = read.offset + read.length, image.attributes.size
         if read.offset % PAGE or end > size or (end % PAGE and end != size):
             self.failed(read.tag, OSError(errno.EINVAL, "not pages of the image"))
@@ -344,7 +344,7 @@ class ServerChannel(Protocol):
         if read.over_tcp or controller.output is None:
             self._unicast.request(image, read)
         else:
-            controller.request(self, image, read)
+            controller.request(self, image, read, since=since)
 
     def _repair(self, offset: int, body: bytes) -> None:
         repair = Repair.parse(offset, body)
