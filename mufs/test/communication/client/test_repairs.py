@@ -127,7 +127,7 @@ class SentTests(RepairsTestCase):
         self.assertEqual((self.repairs.segments_lost, self.repairs.repairs_sent), (0, 0))
 
     def test_ignored(self) -> None:
-        """What came in full before the key of its image is asked for, and is not counted as lost."""
+        """What came in full before the key of its image is asked for, and not counted."""
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(0, KEYS.epoch.secret)
         self.receive(1)
