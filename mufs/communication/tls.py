@@ -31,6 +31,9 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+TLS_RECORD = b"\x16\x03"
+"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
+
 # Error codes of X509_verify_cert(3).
 _FAULTS = {
     9: "is not valid yet",

@@ -19,7 +19,7 @@ from mufs.communication.server.handles import Handles
 from mufs.communication.server.intake import Intake
 from mufs.communication.server.metadata_requests import METADATA_TYPES, MetadataRequests
 from mufs.communication.server.unicast import UnicastReads
-from mufs.communication.tls import handshake_fault, is_tls, peer_name
+from mufs.communication.tls import TLS_RECORD, handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import (
     Framer,
@@ -56,9 +56,6 @@ Seconds for which SENT packets are held back, to be written together: the client
 bytes that they announce.
 """
 
-TLS_RECORD = b"\x16\x03"
-"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
-
 _NO_WORK = frozenset({Type.PING, Type.PULLED})
 """Packets that show that the client is alive, and do not make it an active one."""
 
@@ -67,9 +64,6 @@ _NO_WORK = frozenset({Type.PING, Type.PULLED})
 class ServerChannel(Protocol):
     """
     One client: it hands its packets to the parts that answer them.
-
-    It has many attributes because it puts these parts together, and each client's figures for the
-    status are kept here.
 
     @ivar share: see L{mufs.cache.server.sent.IReader}.
     @ivar report: what the client reported of itself last.
