@@ -63,8 +63,7 @@ _NO_WORK = frozenset({Type.PING, Type.PULLED})
 @implementer(IClient, IPushProducer)
 class ServerChannel(Protocol):
     """
-    One client: it hands its packets to the parts that answer them. Its many attributes are these
-    parts, and the figures that the status shows of it.
+    One client: its many attributes are the parts that answer its packets, and its figures.
 
     @ivar share: see L{mufs.cache.server.sent.IReader}.
     @ivar report: what the client reported of itself last.
@@ -303,7 +302,8 @@ class ServerChannel(Protocol):
             return "the server closed the connection"
         if reason.check(ConnectionAborted):
             return "the server ended"
-        return "it closed the connection" if reason.check(ConnectionDone) else "the connection broke"
+        done = reason.check(ConnectionDone)
+        return "it closed the connection" if done else "the connection broke"
 
     def _refuse(self, tag: int, error: str, text: str) -> None:
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
