@@ -135,3 +135,43 @@ class MovedTests(ChangeTestCase):
         self.assertEqual(self.lines(self.server, f"on interface {OTHER_ADDRESS} (eth0)"), 1)
         self.assert_multicast(other)
         self.assertEqual(self.lines(other, "listening to"), 1)
+
+
+class RouteTests(ChangeTestCase):
+    """Hosts with more than one interface."""
+
+    def add_second(self, name: str, address: str) -> None:
+        """Give a host an interface eth1."""
+        host, switch = map(self.lab.network.namespace, (name, "switch"))
+        peer = ["peer", "name", f"{name}-1", "netns", switch]
+        run("ip", "link", "add", "eth1", "netns", host, "type", "veth", *peer)
+        run("ip", "-n", host, "address", "add", f"{address}/24", "dev", "eth1")
+        run("ip", "-n", host, "link", "set", "eth1", "up")
+        run("ip", "-n", switch, "link", "set", "dev", f"{name}-1", "master", "bridge", "up")
+
+    def test_two_in_one_network(self) -> None:
+        """Of two interfaces in a network that is used by which the route leads, as it changes."""
+        self.lab = self.make_lab(1, 2 * MIB + 77)
+        self.add_second("host1", "10.77.0.21")
+        self.server = self.lab.start_server()
+        client = self.lab.start_client("host1")
+        self.assertEqual(self.lines(client, "on interface 10.77.0.11 (eth0)"), 1)
+        self.assert_multicast(client)
+        route = ["ip", "-n", self.lab.network.namespace("host1"), "route"]
+        run(*route, "delete", "10.77.0.0/24", "dev", "eth0")
+        wait_until(
+            lambda: self.lines(client, "on interface 10.77.0.21 (eth1)") == 1,
+            RETURN_SECONDS,
+            "listens where the route leads",
+        )
+        self.assert_multicast(client)
+
+    def test_network_of_its_own(self) -> None:
+        """A server may send on another network than clients connect by: they listen there."""
+        self.lab = self.make_lab(1, 2 * MIB + 77)
+        self.add_second(SERVER, "10.78.0.1")
+        self.add_second("host1", "10.78.0.11")
+        self.server = self.lab.start_server("--interface", "10.78.0.1")
+        client = self.lab.start_client("host1")
+        self.assertEqual(self.lines(client, "on interface 10.78.0.11 (eth1)"), 1)
+        self.assert_multicast(client)
