@@ -51,10 +51,10 @@ def parse_address(text: str) -> str:
 
 
 def parse_seconds(text: str) -> float:
-    """A positive number of seconds. Raises C{ValueError}."""
+    """A number of seconds, 0 or more. Raises C{ValueError}."""
     seconds = float(text)
-    if not 0 < seconds < 1e9:
-        raise ValueError("is not a number of seconds above 0")
+    if not 0 <= seconds < 1e9:
+        raise ValueError("is not a number of seconds")
     return seconds
 
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
@@ -30,6 +31,7 @@ from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
 from mufs.status.server_page import server_page
 from mufs.status.site import StatusSite
+from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
 """Threads that look at files and directories for clients: twice what one client keeps busy."""
@@ -43,8 +45,8 @@ class ServerSettings:
     """
     What the operator has set.
 
-    @ivar interface: address of the interface to send on, or C{None} for that of the route to
-        the first client.
+    @ivar interface: address or name of the interface to send on, or C{None} for that of the route
+        to the first client.
     @ivar rate_min: bits per second, as is C{rate_max}.
     @ivar tls: whether the endpoint of the request channel is one of TLS.
     @ivar images: real path of the exported directory; empty if the library is not a directory.
@@ -97,9 +99,10 @@ class ServerService(MultiService):
             settings.group,
             settings.port,
             interface=settings.interface,
-            on_open=self._send_by,
-            on_unusable=self._fail,
+            on_output=self._send_by,
+            on_moved=self._tell_clients,
         )
+        NetworkChanges(reactor, self._outgoing.network_changed).setServiceParent(self)
         self.core = make_server_core(
             reactor,
             rate_min=settings.rate_min,
@@ -135,7 +138,7 @@ class ServerService(MultiService):
             self._log.warn(
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
-        self._outgoing.start()
+        self._outgoing.network_changed()
         super().startService()
 
     def stopService(self) -> "Deferred[Any]":
@@ -156,8 +159,12 @@ class ServerService(MultiService):
         """The state in one line."""
         return server_state(self.core)
 
-    def _send_by(self, output: MulticastOutput) -> None:
+    def _send_by(self, output: MulticastOutput | None) -> None:
         self.core.controller.output = output
+
+    def _tell_clients(self, welcome: Welcome) -> None:
+        for channel in self.core.factory.channels:
+            channel.tell_welcome(welcome)
 
     def _listener(
         self, endpoint: IStreamServerEndpoint, factory: Any, purpose: str

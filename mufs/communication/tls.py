@@ -150,6 +150,8 @@ def handshake_fault(reason: Failure) -> str | None:
     text = ", ".join(texts) or "the handshake was cut off"
     if any(word in text for word in ("wrong version", "packet length", "http request")):
         return f"what comes is not TLS ({text})"
+    if "access denied" in text:
+        return "the other side has too many connections, of this host or of all hosts"
     if "alert" in text:
         return f"the other side refuses ({text})"
     if text == "certificate verify failed":

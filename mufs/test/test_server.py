@@ -18,6 +18,7 @@ from mufs.server import ServerService, ServerSettings
 from mufs.sockets import VARIABLE
 from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryLibrary
+from mufs.test.test_client import StandInNetworkChanges
 from mufs.test.test_listening import RecordingEndpoint
 
 LOOPBACK = IPv4Address("TCP", "127.0.0.1", 7040)
@@ -58,6 +59,7 @@ class ServerServiceTests(SynchronousTestCase):
         self.failures: list[str] = []
         self.patch(server, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(server, "bound_by_files", lambda limits: None)
+        self.patch(server, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append
         globalLogPublisher.addObserver(observer)
@@ -127,10 +129,11 @@ class ServerServiceTests(SynchronousTestCase):
         self.assertIn("cannot listen for status requests: ", message)
 
     def test_unusable_interface(self) -> None:
-        """An interface that was set and cannot be used ends the server."""
-        self.start(succeed(Port(LOOPBACK)), interface="192.0.2.1")
-        (message,) = self.failures
-        self.assertIn("cannot send multicast on interface 192.0.2.1", message)
+        """A server without the interface that was set serves over TCP, and says so."""
+        service = self.start(succeed(Port(LOOPBACK)), interface="192.0.2.1")
+        self.assertEqual(self.logged("no interface 192.0.2.1 is up"), 1)
+        self.assertEqual(self.failures, [])
+        self.assertIsNone(service.figures()["interface"])
 
     def test_tls(self) -> None:
         """Without TLS there is a warning, with it none; the figures say which it is."""

@@ -42,6 +42,7 @@ from mufs.wire.metadata import (
     Pull,
     Pulled,
     Report,
+    Welcome,
     decode,
     encode,
 )
@@ -94,6 +95,7 @@ class ServerChannel(Protocol):
         self.requests = 0
         self.repairs = 0
         self.over_tcp = False
+        self._welcome: Welcome | None = None
         self._framer = Framer()
         self._sent_packets: list[bytes] = []
 
@@ -213,6 +215,12 @@ class ServerChannel(Protocol):
             epoch = self._clients.keys.epoch
             self._write(Key(epoch.number, epoch.secret).encode())
 
+    def tell_welcome(self, welcome: Welcome) -> None:
+        """Tell a client that was welcomed where the group's datagrams come from now."""
+        if self._welcome not in (None, welcome):
+            self._welcome = welcome
+            self._reply(welcome, 0, Type.WELCOME)
+
     def pull(self, number: int, path: bytes) -> None:
         """See L{IPushed.pull}."""
         self._write(pack(Type.PULL, encode(Pull(number, path))))
@@ -282,7 +290,8 @@ class ServerChannel(Protocol):
         self._intake.welcomed()
         clients.limits.note_hello(self)
         clients.tls_succeeded(self.address)
-        self._reply(clients.welcome(self), tag, Type.WELCOME)
+        self._welcome = clients.welcome(self)
+        self._reply(self._welcome, tag, Type.WELCOME)
         self.tell_key()
         clients.pushes.add_client(self)
 

@@ -132,7 +132,7 @@ class OpenImages:
         """
         for handle in self._handles.get(path, ()):
             opened = self._by_handle[handle]
-            if handle < before and _content(opened.attributes) != _content(attributes):
+            if handle < before and not same_content(opened.attributes, attributes):
                 opened.stale = True
 
     def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
@@ -155,6 +155,11 @@ class OpenImages:
             return PageCache.KEEP
         self._in_page_cache[opened.path] = opened
         return PageCache.RENEW
+
+
+def same_content(one: Attributes, other: Attributes) -> bool:
+    """Whether two attributes of a path are those of the same content."""
+    return _content(one) == _content(other)
 
 
 def _content(attributes: Attributes) -> tuple[int, ...]:

@@ -58,10 +58,16 @@ class RecordingUser:
         self.channel = channel
         self.done.callback(True)
 
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
+
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
         self.refusal = reason
         self.done.callback(False)
+
+    def silent(self) -> None:
+        """See L{IChannelUser.silent}."""
 
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
@@ -222,6 +228,18 @@ class AcceptanceTests(TLSTestCase):
         figures: Any = self.service.figures()
         self.assertEqual([client["name"] for client in figures["clients"]], ["host1.lab"] * 2)
         self.assertIs(figures["tls"], True)
+
+    async def too_many(self) -> None:
+        port = await self.listen()
+        self.service.core.limits.max_connections = 0
+        user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertIsNone(user.channel)
+        (line,) = self.logged("client")
+        self.assertIn("the other side has too many connections", line)
+
+    def test_too_many(self) -> Deferred[None]:
+        """A client that is one too many is told so before the handshake, and waits."""
+        return ensureDeferred(self.too_many())
 
     def test_accepted(self) -> Deferred[None]:
         """

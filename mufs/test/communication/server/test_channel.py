@@ -85,6 +85,17 @@ class HelloTests(ServerChannelTestCase):
         self.assertEqual((welcome.group, welcome.segment), ("239.5.5.0", SEGMENT))
         self.assertEqual(self.channel.name, "a")
 
+    def test_moved(self) -> None:
+        """A client is told once where the group's datagrams come from now, if it was welcomed."""
+        self.channel.tell_welcome(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.2", 1), SEGMENT))
+        self.assertEqual(self.wire.packets(), [])
+        self.send(HELLO)
+        moved = Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.3", 40000), SEGMENT)
+        for _ in range(2):
+            self.channel.tell_welcome(moved)
+        ((kind, tag, body),) = self.wire.tagged()
+        self.assertEqual((kind, tag, decode(Welcome, body)), (Type.WELCOME, 0, moved))
+
     def test_expelled(self) -> None:
         """When a client is cut off, the others get new keys; not when it never said HELLO."""
         _, wire = self.server.connect()
