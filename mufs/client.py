@@ -23,13 +23,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.certificate_watch import CertificateWatch
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
-from mufs.filesystem.client.mount import asking_thread
+from mufs.filesystem.client.mount import asking_thread, libfuse_version
 from mufs.filesystem.client.mounting import Mounting, MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Pulls
@@ -37,8 +38,10 @@ from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
 from mufs.memory import trimming
+from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.client_figures import client_figures, client_state, held_images
 from mufs.status.client_page import client_page
 from mufs.status.figures import CLIENT
@@ -107,6 +110,8 @@ class ClientMount(MultiService):
     """
     Mounts what a server exports.
 
+    It has many attributes because it puts the parts of the client together.
+
     @ivar ready: fires once it is mounted.
     """
 
@@ -126,6 +131,7 @@ class ClientMount(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
+        self._about = About(libfuse_version())
         self._cache = cache
         self.ready: Deferred[None] = Deferred()
         self._why_absent = ""
@@ -160,6 +166,8 @@ class ClientMount(MultiService):
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)
         if status is not None:
             self._listener(status).setServiceParent(self)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, server))
+        self._certificate.setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)
         self._connector(server).setServiceParent(self)
         trimming(reactor).setServiceParent(self)
@@ -198,14 +206,16 @@ class ClientMount(MultiService):
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
         settings = self._settings
-        return client_figures(
+        figures = client_figures(
             self._remote,
             self._cache,
             cache_size=settings.cache_size,
             tls=settings.tls,
             server=settings.server,
             mount=settings.mount.directory,
+            certificate_days=self._certificate.days_left(),
         )
+        return {**self._about.figures(), **figures}
 
     def state(self) -> str:
         """The state in one line."""

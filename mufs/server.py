@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from mufs.certificate_watch import CertificateWatch
 from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
 from mufs.communication.server.limits import Limits
@@ -23,10 +24,12 @@ from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
 from mufs.memory import trimming
+from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
 from mufs.status.server_page import server_page
@@ -91,6 +94,7 @@ class ServerService(MultiService):
         """
         super().__init__()
         self._settings = settings
+        self._about = About()
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
@@ -115,6 +119,8 @@ class ServerService(MultiService):
             limits=Limits(reactor),
         )
         self._admission = Admission(self.core.limits, reactor)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, listen))
+        self._is_revoked = revocation_of(listen)
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
@@ -124,6 +130,7 @@ class ServerService(MultiService):
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
         trimming(reactor).setServiceParent(self)
         self.ready: Deferred[None] = Deferred()
+        self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
         if status is not None:
@@ -153,7 +160,21 @@ class ServerService(MultiService):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
-        return server_figures(self.core, tls=self._settings.tls, interface=self._outgoing.interface)
+        figures = server_figures(
+            self.core,
+            tls=self._settings.tls,
+            interface=self._outgoing.interface,
+            certificate_days=self._certificate.days_left(),
+        )
+        settings = self._settings
+        group = f"{settings.group}:{settings.port}"
+        return {**self._about.figures(), "directory": settings.images, "group": group, **figures}
+
+    def reloaded(self) -> None:
+        """TLS was reloaded: disconnect the clients whose certificates are revoked now."""
+        for channel in list(self.core.factory.channels):
+            if channel.name and self._is_revoked(channel.transport):
+                channel.close("its certificate is revoked")
 
     def state(self) -> str:
         """The state in one line."""

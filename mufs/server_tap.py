@@ -127,4 +127,11 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         status=None if status is None else status_endpoint(reactor, status),
         access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
-    return supervised(reactor, service, reload_of(listen))
+    reload = reload_of(listen)
+
+    def reload_tls() -> None:
+        assert reload is not None
+        reload()
+        service.reloaded()
+
+    return supervised(reactor, service, reload and reload_tls)

@@ -152,6 +152,7 @@ class Report:
     @ivar reads: number of reads since it started.
     @ivar hits: number of reads answered from its cache.
     @ivar lag: the longest wait of a read since the last report, in milliseconds.
+    @ivar delivered: bytes that readers were given since the last report.
     @ivar works: whether no fault of multicast is known.
     @ivar multicast: the same as text.
     """
@@ -159,6 +160,7 @@ class Report:
     reads: U64
     hits: U64
     lag: U32
+    delivered: U64
     works: bool
     multicast: Text
 

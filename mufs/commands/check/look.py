@@ -24,7 +24,7 @@ from mufs.commands.check.session import (
 from mufs.communication.client.channel import Refused
 from mufs.communication.interfaces import NetworkInterface, interface_of, interfaces, route
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
-from mufs.status.markup import shown
+from mufs.units import shown
 from mufs.wire.metadata import VERSION
 
 LEAVE_DELAY = 1.2

@@ -95,7 +95,7 @@ class OutgoingMulticast:
         """The answer to the HELLO of a client."""
         self._follow(channel)
         self._log.info(
-            "{client} connected from {peer}", client=channel.name, peer=channel.address or "?"
+            "{client} connected from {address}", client=channel.name, address=channel.address or "?"
         )
         return self._welcome()
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from fuse import FUSE, fuse_file_info, fuse_get_context
+from fuse import FUSE, _libfuse, fuse_file_info, fuse_get_context
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
@@ -27,6 +27,14 @@ away, a further one waits in the kernel, even for what is cached; each costs a t
 """
 
 _log = Logger()
+
+
+def libfuse_version() -> str:
+    """The version of libfuse in use, such as 2.9."""
+    version = _libfuse.fuse_version()
+    # Libfuse 2 counts its minor versions up to 9; 3.16 is 316.
+    major, minor = divmod(version, 10 if version < 100 else 100)
+    return f"{major}.{minor}"
 
 
 def _operation(method: Callable[..., T]) -> Callable[..., T]:

@@ -3,7 +3,6 @@
 import errno
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import count
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -17,6 +16,7 @@ from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
 from mufs.filesystem.client.coalescer import ReadCoalescer
+from mufs.filesystem.client.deliveries import Deliveries
 from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache, stale
 from mufs.filesystem.client.metadata import Metadata
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
@@ -54,7 +54,7 @@ class RemoteFileSystem:
     attribute cache, which any thread may use. It has many attributes because it puts the parts of
     the client together.
 
-    @ivar hits: reads that the cache answered.
+    @ivar deliveries: what readers were given.
     @ivar lag: seconds that the slowest read before the last report had to wait.
     @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
@@ -87,10 +87,12 @@ class RemoteFileSystem:
         self.moved = on_moved
         self.refused = on_refused
         self.multicast_health = MulticastHealth(clock)
+        self.deliveries = Deliveries()
         self.coalescer = ReadCoalescer(
             cache,
             self.multicast_health,
             self.window,
+            self.deliveries,
             clock=clock,
             send=self.send,
             new_tag=self._new_tag,
@@ -109,21 +111,12 @@ class RemoteFileSystem:
         self._open = OpenImages()
         self._metadata = Metadata(clock, self._open, offline_for)
         self.attributes = self._metadata.attributes
-        self._hit_numbers = count(1)
-        self.hits = 0
         self.lag = 0.0
 
     @property
     def images(self) -> OrderedDict[ImageKey, OpenImage]:
         """The images opened last, in the order of opening, including closed ones."""
         return self._open.recent
-
-    @property
-    def reads_and_hits(self) -> tuple[int, int]:
-        """The number of reads, and of those that the cache answered, at one moment."""
-        # FUSE's threads go on counting meanwhile.
-        hits = self.hits
-        return hits + self.coalescer.joined + self.coalescer.misses, hits
 
     @property
     def is_connected(self) -> bool:
@@ -203,9 +196,10 @@ class RemoteFileSystem:
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
         self.lag = self.coalescer.take_lag()
-        reads, hits = self.reads_and_hits
+        reads, hits = self.deliveries.reads_and_hits
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
-        return Report(reads, hits, round(self.lag * 1000), works, state)
+        lag, delivered = round(self.lag * 1000), self.deliveries.take_delivered()
+        return Report(reads, hits, lag, delivered, works, state)
 
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
@@ -271,12 +265,13 @@ class RemoteFileSystem:
         """
         if opened.stale:
             raise stale()
+        began = self._clock.seconds()
         length = opened.attributes.size - offset
         if length < len(target):
             target = target[: max(0, length)]
         if not self._cache.read(opened.key, offset, target):
             return None
-        self.hits = next(self._hit_numbers)
+        self.deliveries.note(self.deliveries.hits, self._clock.seconds() - began, len(target))
         return len(target)
 
     def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:

@@ -184,7 +184,7 @@ class SimulatedClient:
     @property
     def hits(self) -> int:
         """Reads that the cache answered."""
-        return self.remote.hits
+        return self.remote.deliveries.hits.total
 
     def figures(self) -> dict[str, object]:
         """Return the figures of a client that need no mount, and the longest wait of a read."""

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.commands import keys
+from mufs.commands import authority
 from mufs.commands.check.finding import WIDTH
 from mufs.commands.check.session import MAX_RATE
 from mufs.commands.keys import make_keys
@@ -417,7 +417,7 @@ class TLSTests(CheckTestCase):
         directory = of or self.own
         if names is not None:
             (directory / "server.pem").unlink()
-            self.patch(keys, "LIFETIME", timedelta(days=days))
+            self.patch(authority, "LIFETIME", timedelta(days=days))
             make_keys(directory, [names], [])
         listen = f"tls:{SERVER_PORT}:certificate={directory}/server.pem:trustRoots={self.own}/ca"
         self.start_server("--listen", listen)
@@ -428,7 +428,7 @@ class TLSTests(CheckTestCase):
 
     def test_accepted(self) -> None:
         """Valid certificates are accepted; one that expires soon is a warning."""
-        self.patch(keys, "LIFETIME", timedelta(days=12))
+        self.patch(authority, "LIFETIME", timedelta(days=12))
         make_keys(self.own, [], ["soon.lab"])
         self.serve()
         report = self.connect()
@@ -441,7 +441,7 @@ class TLSTests(CheckTestCase):
 
     def test_own(self) -> None:
         """An expired certificate of the host, or one of another authority, is a problem."""
-        self.patch(keys, "LIFETIME", timedelta(hours=-1))
+        self.patch(authority, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         self.serve()
         report = self.connect("late.lab")

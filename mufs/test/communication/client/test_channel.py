@@ -82,7 +82,7 @@ class User:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        return Report(4, 3, 20, True, "working")
+        return Report(4, 3, 20, 700, True, "working")
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""

@@ -247,7 +247,7 @@ class ImageTests(RemoteTestCase):
         self.assertEqual(bytes(target[:PAGE]), bytes(range(256)) * (PAGE // 256))
         self.assertIsNone(self.remote.cached_read(opened, 3 * BLOCK - PAGE, target))
         self.assertEqual(self.remote.cached_read(opened, SIZE + PAGE, target), 0)
-        self.assertEqual(self.remote.reads_and_hits, (2, 2))
+        self.assertEqual(self.remote.deliveries.reads_and_hits, (2, 2))
         self.assertFalse(self.remote.lacks(opened, 3 * BLOCK, BLOCK))
         self.assertTrue(self.remote.lacks(opened, 3 * BLOCK - PAGE, 2 * PAGE))
 
