@@ -8,7 +8,7 @@ from attrs import frozen
 from twisted.application.service import MultiService
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
@@ -80,13 +80,17 @@ class ServerService(MultiService):
         listen: IStreamServerEndpoint,
         status: IStreamServerEndpoint | None,
         access: Access = EVERYBODY,
+        changes: IReadDescriptor | None = None,
     ) -> None:
         """
         @param secret: random bytes of this run, from which the keys are derived.
         @param listen: the endpoint of the request channel.
         @param status: the endpoint of the status page, if there is to be one.
+        @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
+        self._reactor = reactor
+        self._changes = changes
         self._settings = settings
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
@@ -134,10 +138,14 @@ class ServerService(MultiService):
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
         self._outgoing.start()
+        if self._changes is not None:
+            self._reactor.addReader(self._changes)
         super().startService()
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
+        if self._changes is not None:
+            self._reactor.removeReader(self._changes)
         self._site.end()
         self.core.controller.stop()
         self._admission.stop()

@@ -125,6 +125,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         secret=os.urandom(32),
         listen=listen,
         status=None if status is None else status_endpoint(reactor, status),
+        changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
         access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
     )
     return supervised(reactor, service, reload_of(listen))

@@ -132,7 +132,7 @@ class OpenImages:
         """
         for handle in self._handles.get(path, ()):
             opened = self._by_handle[handle]
-            if handle < before and _content(opened.attributes) != _content(attributes):
+            if handle < before and opened.key[1] != attributes.generation:
                 opened.stale = True
 
     def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
@@ -155,8 +155,3 @@ class OpenImages:
             return PageCache.KEEP
         self._in_page_cache[opened.path] = opened
         return PageCache.RENEW
-
-
-def _content(attributes: Attributes) -> tuple[int, ...]:
-    """What changes with the content of a file."""
-    return attributes.ino, attributes.size, attributes.mtime, attributes.ctime

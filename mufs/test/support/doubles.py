@@ -18,7 +18,7 @@ from mufs.wire.metadata import Attributes
 from mufs.wire.segments import Descriptor, cut, parse
 
 
-def make_attributes(size: int = 0) -> Attributes:
+def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
     """Return the attributes of a regular file of C{size} bytes."""
     return Attributes(
         mode=stat.S_IFREG | 0o644,
@@ -32,6 +32,7 @@ def make_attributes(size: int = 0) -> Attributes:
         atime=0,
         mtime=0,
         ctime=0,
+        generation=generation,
     )
 
 
@@ -103,7 +104,7 @@ class ImageInMemory:
         self._content = content
         self.image = image
         self.generation = generation
-        self.attributes = make_attributes(len(content))
+        self.attributes = make_attributes(len(content), generation)
 
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""
