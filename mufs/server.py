@@ -5,10 +5,15 @@ from functools import partial
 from typing import Any
 
 from attrs import frozen
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorFDSet,
+    IReadDescriptor,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
@@ -17,7 +22,7 @@ from mufs.communication.server.outgoing import OutgoingMulticast
 from mufs.communication.server.output import MulticastOutput
 from mufs.control import Control
 from mufs.fatal import fail
-from mufs.filesystem.server.access import EVERYBODY, Access
+from mufs.filesystem.server.access import EVERYBODY, Access, Rule
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
@@ -89,8 +94,8 @@ class ServerService(MultiService):
         @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
-        self._reactor = reactor
-        self._changes = changes
+        self._library = library
+        self._access = access
         self._settings = settings
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
@@ -108,7 +113,7 @@ class ServerService(MultiService):
             rate_min=settings.rate_min,
             rate_max=settings.rate_max,
             secret=secret,
-            view=partial(access.view, library),
+            view=lambda name: self._access.view(library, name),
             read_in_thread=self._read_threads.call,
             look_up_in_thread=self._lookup_threads.call,
             welcome=self._outgoing.welcome,
@@ -125,6 +130,8 @@ class ServerService(MultiService):
         self.ready: Deferred[None] = Deferred()
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
+        if changes is not None:
+            _Reading(reactor, changes).setServiceParent(self)
         if status is not None:
             self._listeners.append(self._listener(status, self._site, "status requests"))
 
@@ -138,14 +145,29 @@ class ServerService(MultiService):
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
         self._outgoing.start()
-        if self._changes is not None:
-            self._reactor.addReader(self._changes)
+        self._check_rules()
         super().startService()
+
+    def set_access(self, access: Access) -> None:
+        """
+        Apply other rules from now on. The clients that they concern are disconnected, and connect
+        again at once; all of them if something is no longer shared with somebody: nobody may
+        keep the keys of images.
+        """
+        before, self._access = self._access, access
+        narrower = access.is_narrower(before)
+        if narrower:
+            self.core.keys.replace_secret()
+            self.core.window.clear()
+            self.core.controller.expelled()
+        for channel in list(self.core.factory.channels):
+            if narrower or access.subtrees(channel.name) != before.subtrees(channel.name):
+                channel.transport.abortConnection()
+        self._log.info("access rules read: {count}", count=len(access.rules or ()))
+        self._check_rules()
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
-        if self._changes is not None:
-            self._reactor.removeReader(self._changes)
         self._site.end()
         self.core.controller.stop()
         self._admission.stop()
@@ -161,6 +183,19 @@ class ServerService(MultiService):
     def state(self) -> str:
         """The state in one line."""
         return server_state(self.core)
+
+    def _check_rules(self) -> None:
+        if not self._access.rules:
+            return
+
+        def warn(rules: list[Rule]) -> None:
+            for rule in rules:
+                self._log.warn(
+                    "access rule {name}:/{path}: there is no such path",
+                    name=rule.name, path=os.fsdecode(b"/".join(rule.path)),
+                )  # fmt: skip
+
+        self._lookup_threads.call(self._access.without_path, self._library).addCallback(warn)
 
     def _send_by(self, output: MulticastOutput) -> None:
         self.core.controller.output = output
@@ -184,6 +219,22 @@ class ServerService(MultiService):
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)
         return listener
+
+
+class _Reading(Service):
+    """Has the reactor read a descriptor while the server runs."""
+
+    def __init__(self, reactor: IReactorFDSet, reader: IReadDescriptor) -> None:
+        self._reactor = reactor
+        self._reader = reader
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.addReader(self._reader)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._reactor.removeReader(self._reader)
 
 
 def _address(port: IListeningPort) -> str:

@@ -9,7 +9,7 @@ from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
 from mufs.clock import use_monotonic_clock
-from mufs.filesystem.server.access import Access, parse_rule
+from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
@@ -56,6 +56,18 @@ class Options(CommonOptions):
         ["rate-max", None, "10G", "Maximum sending rate, in bits per second"],
         ["rate-min", None, "1M", "Minimum sending rate, in bits per second"],
         [
+            "allow-from",
+            None,
+            None,
+            "File of further rules for --allow, one a line, which is read again at SIGHUP",
+        ],
+        [
+            "fsid",
+            None,
+            None,
+            "Text that identifies the file system of --images, if it has no UUID",
+        ],
+        [
             "status",
             None,
             None,
@@ -91,17 +103,42 @@ class Options(CommonOptions):
         super().postOptions()
         if not 0 < self["rate-min"] <= self["rate-max"]:
             raise usage.UsageError("--rate-min must be above 0 and at most --rate-max")
-        if self["allow"] and not is_tls(self["listen"]):
+        if (self["allow"] or self["allow-from"]) and not is_tls(self["listen"]):
+            option = "--allow" if self["allow"] else "--allow-from"
             raise usage.UsageError(
-                "--allow needs TLS (--listen tls:...) to know the names of clients"
+                f"{option} needs TLS (--listen tls:...) to know the names of clients"
             )
+        if self["allow-from"]:
+            # twistd may change the directory.
+            self["allow-from"] = os.path.abspath(self["allow-from"])
+        self.access()
         try:
-            self["library"] = ExportedDirectory(os.path.abspath(self["images"]))
+            self["library"] = ExportedDirectory(
+                os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
+            )
         except OSError as error:
             raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
         channel_server_endpoint(the_reactor, "listen", self["listen"])
         if self["status"] is not None:
             status_endpoint(the_reactor, self["status"])
+
+    def access(self) -> Access:
+        """
+        The access rules, with those that the file has now.
+
+        @raise UsageError: when the file is no list of rules.
+        """
+        rules, file = self["allow"], self["allow-from"]
+        if file:
+            try:
+                rules += read_rules(file)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise usage.UsageError(f"--allow-from: {file}: {reason}") from None
+        restricted = bool(rules or file)
+        return Access(
+            rules if restricted else None, not self["no-root-squash"], bool(self["all-squash"])
+        )
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
@@ -126,6 +163,9 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         listen=listen,
         status=None if status is None else status_endpoint(reactor, status),
         changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
-        access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
+        access=config.access(),
     )
-    return supervised(reactor, service, reload_of(listen))
+    rules = None
+    if config["allow-from"]:
+        rules = lambda: service.set_access(config.access())  # noqa: E731
+    return supervised(reactor, service, reload_of(listen), rules=rules)

@@ -96,8 +96,9 @@ def is_mount_library(importer: str, imported: str) -> bool:
 
 
 def is_threading(importer: str, imported: str) -> bool:
-    """Tell whether this import brings threads to another module than the bridge."""
-    return within(imported, "threading", "_thread") and importer != BRIDGE
+    """Tell whether this import brings threads to another module than the bridge; locks are none."""
+    threads = within(imported, "threading", "_thread") and imported != "threading.Lock"
+    return threads and importer != BRIDGE
 
 
 def is_input_output(importer: str, imported: str) -> bool:

@@ -316,7 +316,8 @@ class ContentsTests(ContentTestCase):
 
     def test_many_at_once(self) -> None:
         """While a file is touched all the time, all threads that look find the same content."""
-        found, ended = set(), []
+        found: set[int] = set()
+        ended: list[bool] = []
 
         def look() -> None:
             while not ended:
