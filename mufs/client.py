@@ -8,31 +8,52 @@ from typing import Any
 from attrs import asdict, frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks, succeed
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.certificate_watch import CertificateWatch
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
+from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.mount import asking_thread, libfuse_version
 from mufs.filesystem.client.mounting import Mounting, MountSettings
+from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
+from mufs.memory import trimming
+from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.client_figures import client_figures, client_state, held_images
 from mufs.status.client_page import client_page
 from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
 from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
+
+CONNECT_TIMEOUT = 10.0
+"""
+Seconds until a connection is tried anew. TCP itself would try ever more rarely, and find a network
+that is back only after a while.
+"""
 
 WRITER_TIMEOUT = 0.5
 """Seconds that the cache may take at the end to write what its directory lacks."""
@@ -44,10 +65,11 @@ class ClientSettings:
     What the operator has set.
 
     @ivar server: the endpoint string of the server, to be shown.
-    @ivar interface: address of the interface to listen on, or C{None} for that of the route to
-        the server.
+    @ivar interface: address or name of the interface to listen on, or C{None} for that of the
+        route to the server.
     @ivar cache_size: bytes.
-    @ivar timeout: seconds that an operation may take.
+    @ivar timeout: seconds that an operation may take, 0 for any time.
+    @ivar offline_for: seconds for which what was last known does while the server is away.
     @ivar host: the name under which this client is known to the server.
     @ivar tls: whether the server's endpoint is one of TLS.
     """
@@ -57,6 +79,7 @@ class ClientSettings:
     interface: str | None
     cache_size: int
     timeout: float
+    offline_for: float
     host: str
     tls: bool = False
 
@@ -66,9 +89,28 @@ class _QuietClientService(ClientService):
     _log = Logger(observer=LogPublisher())
 
 
+@implementer(IStreamClientEndpoint)
+class _ImpatientEndpoint:
+    def __init__(self, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
+        connecting = self._endpoint.connect(protocolFactory)
+        return connecting.addTimeout(CONNECT_TIMEOUT, self._clock, _no_answer)
+
+
+def _no_answer(result: IProtocol | Failure, seconds: float) -> IProtocol | Failure:
+    if isinstance(result, Failure) and result.check(CancelledError):
+        raise ConnectError(string=f"no answer within {seconds:g} s")
+    return result
+
+
 class ClientMount(MultiService):
     """
     Mounts what a server exports.
+
+    It has many attributes because it puts the parts of the client together.
 
     @ivar ready: fires once it is mounted.
     """
@@ -89,15 +131,19 @@ class ClientMount(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
+        self._about = About(libfuse_version())
         self._cache = cache
         self.ready: Deferred[None] = Deferred()
         self._why_absent = ""
         self._mount_begun = self._ending = False
+        self._writer: Deferred[None] = succeed(None)
         self._remote = remote = RemoteFileSystem(
             reactor,
             cache,
             settings.cache_size // 4,
+            offline_for=settings.offline_for,
             on_welcome=self._welcomed,
+            on_moved=self._moved,
             on_refused=self._refused,
         )
         pulls = Pulls(remote, cache, reactor)
@@ -108,9 +154,9 @@ class ClientMount(MultiService):
             remote.multicast_health,
             interface=settings.interface,
             on_joined=self._joined,
-            on_unusable=self._fail,
         )
-        self._bridge = Bridge(reactor, remote, settings.timeout)
+        NetworkChanges(reactor, self._membership.network_changed).setServiceParent(self)
+        self._bridge = Bridge(reactor, remote, settings.timeout, asker=asking_thread)
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
         self._site = StatusSite(
@@ -120,11 +166,20 @@ class ClientMount(MultiService):
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)
         if status is not None:
             self._listener(status).setServiceParent(self)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, server))
+        self._certificate.setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)
         self._connector(server).setServiceParent(self)
+        trimming(reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Connect as soon as the server is there, and mount then."""
+        try:
+            self._mounting.claim()
+        except (UnusableMountPoint, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._fail(f"--mount: {self._settings.mount.directory}: {reason}")
+            return
         self._control.listen(escape(self._settings.mount.directory))
         if not self._settings.tls:
             self._log.warn("no TLS: the server is not verified, and keys are received in the clear")
@@ -151,14 +206,16 @@ class ClientMount(MultiService):
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
         settings = self._settings
-        return client_figures(
+        figures = client_figures(
             self._remote,
             self._cache,
             cache_size=settings.cache_size,
             tls=settings.tls,
             server=settings.server,
             mount=settings.mount.directory,
+            certificate_days=self._certificate.days_left(),
         )
+        return {**self._about.figures(), **figures}
 
     def state(self) -> str:
         """The state in one line."""
@@ -179,7 +236,7 @@ class ClientMount(MultiService):
         backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
         factory = self._factory
         connector = _QuietClientService(
-            server,
+            _ImpatientEndpoint(server, self._reactor),
             factory,
             retryPolicy=lambda attempts: backoff(max(attempts, factory.failed_connects)),
             clock=self._reactor,
@@ -203,6 +260,10 @@ class ClientMount(MultiService):
             )
 
     def _refused(self, reason: Refused) -> None:
+        if self._mount_begun:
+            # Machines may run from the mount: what refuses it now may accept it again.
+            self._factory.connect_failed(f"it refused: {reason}")
+            return
         self._fail(f"the server at {self._settings.server} refused: {reason}")
 
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
@@ -211,7 +272,13 @@ class ClientMount(MultiService):
         self._membership.welcomed(channel.transport.getHost(), welcome)
         if not self._mount_begun:
             self._mount_begun = True
-            self._remote.getattr(b"").addCallbacks(self._mount, self._cannot_mount)
+            # From now on both are known, and nobody waits for the server to answer them.
+            asking: Deferred[Any] = self._remote.getattr(b"")
+            asking.addCallback(lambda _: self._remote.statfs())
+            asking.addCallbacks(self._mount, self._cannot_mount)
+
+    def _moved(self, welcome: Welcome) -> None:
+        self._membership.moved(welcome)
 
     def _joined(self) -> None:
         buffer = self._remote.receiver.buffer

@@ -71,7 +71,18 @@ class Options(CommonOptions):
             "Directory for the cache, of this client only (default: in memory)",
         ],
         ["source", None, None, "Device name that mount(8) shows (default: the server)"],
-        ["timeout", None, "30", "Seconds after which an operation fails with EIO"],
+        [
+            "timeout",
+            None,
+            "0",
+            "Seconds after which an operation fails with EIO; 0: it waits for the server",
+        ],
+        [
+            "offline-for",
+            None,
+            "3600",
+            "Seconds for which names and attributes last known do while the server is away",
+        ],
         [
             "status",
             None,
@@ -87,6 +98,7 @@ class Options(CommonOptions):
         "interface": parse_address,
         "cache-size": _cache_size,
         "timeout": parse_seconds,
+        "offline-for": parse_seconds,
     }
 
     def postOptions(self) -> None:
@@ -119,6 +131,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         interface=config["interface"],
         cache_size=config["cache-size"],
         timeout=config["timeout"],
+        offline_for=config["offline-for"],
         host=socket.gethostname(),
         tls=is_tls(config["server"]),
     )

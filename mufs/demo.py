@@ -251,7 +251,8 @@ def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[
         verdict = "right" if host.digest == original.digest else "WRONG"
         print(row.format(f"host {number}", *speed, *reads, verdict))
     multicast, tcp = server["bytes_multicast"] / 1e6, server["bytes_over_tcp"] / 1e6
-    delivered, taken = sum(host.size for host in hosts) / 1e6, server["image_read_bytes"]
+    delivered = sum(of["bytes_delivered"] for of in clients) / 1e6
+    taken = server["image_read_bytes"]
     print()
     print(f"delivered to the hosts  {delivered:9.1f} MB")
     print(f"sent by the server      {multicast + tcp:9.1f} MB: ", end="")

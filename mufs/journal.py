@@ -29,6 +29,7 @@ _PRIORITIES = {
 }
 
 _FIELDS = {
+    "address": "MUFS_ADDRESS",
     "client": "MUFS_CLIENT",
     "group": "MUFS_GROUP",
     "interface": "MUFS_INTERFACE",

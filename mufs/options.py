@@ -3,10 +3,13 @@
 import re
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any, ClassVar
 
+from cryptography.x509 import load_pem_x509_certificate
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, clientFromString, serverFromString
@@ -51,10 +54,10 @@ def parse_address(text: str) -> str:
 
 
 def parse_seconds(text: str) -> float:
-    """A positive number of seconds. Raises C{ValueError}."""
+    """A number of seconds, 0 or more. Raises C{ValueError}."""
     seconds = float(text)
-    if not 0 < seconds < 1e9:
-        raise ValueError("is not a number of seconds above 0")
+    if not 0 <= seconds < 1e9:
+        raise ValueError("is not a number of seconds")
     return seconds
 
 
@@ -141,7 +144,9 @@ def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClie
             "tls:HOST:PORT:certificate=FILE:trustRoots=DIR"
         )
     make = partial(client_endpoint, reactor, option, text)
-    return _TLSClientEndpoint(make) if is_tls(text) else make()
+    if not is_tls(text):
+        return make()
+    return _TLSClientEndpoint(make, endpoint_parts(text)[1].get("certificate"))
 
 
 def reload_of(endpoint: object) -> Callable[[], None] | None:
@@ -153,6 +158,20 @@ def reload_of(endpoint: object) -> Callable[[], None] | None:
     return getattr(endpoint, "reload", None)
 
 
+def expiry_of(endpoint: object) -> datetime | None:
+    """
+    When the certificate that an endpoint of the request channel uses expires; C{None} if it has
+    none.
+    """
+    return getattr(endpoint, "expires", None)
+
+
+def revocation_of(endpoint: object) -> Callable[[object], bool]:
+    """Tells whether an endpoint to listen on has revoked the certificate at a connection."""
+    tls = getattr(endpoint, "tls", None)
+    return tls.has_revoked if isinstance(tls, ServerTLS) else lambda _: False
+
+
 class _TLSServerEndpoint(SSL4ServerEndpoint):
     reload: Callable[[], None]
 
@@ -162,15 +181,24 @@ class _TLSServerEndpoint(SSL4ServerEndpoint):
         super().__init__(reactor, port, tls, backlog, interface)
         self.tls = tls
 
+    @property
+    def expires(self) -> datetime:
+        return self.tls.expires
+
 
 @implementer(IStreamClientEndpoint)
 class _TLSClientEndpoint:
-    def __init__(self, make: Callable[[], IStreamClientEndpoint]) -> None:
+    def __init__(self, make: Callable[[], IStreamClientEndpoint], certificate: str | None) -> None:
         self._make = make
+        self._certificate = certificate
+        self.expires: datetime | None = None
         self.reload()
 
     def reload(self) -> None:
         self._endpoint = self._make()
+        if self._certificate is not None:
+            pem = Path(self._certificate).read_bytes()
+            self.expires = load_pem_x509_certificate(pem).not_valid_after_utc
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._endpoint.connect(protocolFactory)

@@ -16,24 +16,31 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
+from mufs.access_rules import AccessRules
+from mufs.certificate_watch import CertificateWatch
+from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
 from mufs.communication.server.output import MulticastOutput
 from mufs.control import Control
 from mufs.fatal import fail
-from mufs.filesystem.server.access import EVERYBODY, Access, Rule
+from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
+from mufs.memory import trimming
+from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
 from mufs.sockets import escape
+from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
 from mufs.status.server_page import server_page
 from mufs.status.site import StatusSite
+from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
 """Threads that look at files and directories for clients: twice what one client keeps busy."""
@@ -47,8 +54,8 @@ class ServerSettings:
     """
     What the operator has set.
 
-    @ivar interface: address of the interface to send on, or C{None} for that of the route to
-        the first client.
+    @ivar interface: address or name of the interface to send on, or C{None} for that of the route
+        to the first client.
     @ivar rate_min: bits per second, as is C{rate_max}.
     @ivar tls: whether the endpoint of the request channel is one of TLS.
     @ivar images: real path of the exported directory; empty if the library is not a directory.
@@ -65,9 +72,11 @@ class ServerSettings:
 
 class ServerService(MultiService):
     """
-    Exports a library of images to clients.
+    Exports a library of images to clients. It has many attributes because it puts the parts of the
+    server together.
 
     @ivar core: its parts.
+    @ivar rules: the access rules.
     @ivar clients: listens for clients.
     @ivar ready: fires once it listens at all endpoints.
     """
@@ -94,32 +103,35 @@ class ServerService(MultiService):
         @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
-        self._library = library
-        self._access = access
         self._settings = settings
+        self._about = About()
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
+        self.rules = AccessRules(library, access, self._lookup_threads.call)
         self._outgoing = OutgoingMulticast(
             reactor,
             settings.group,
             settings.port,
             interface=settings.interface,
-            on_open=self._send_by,
-            on_unusable=self._fail,
+            on_output=self._send_by,
+            on_moved=self._tell_clients,
         )
+        NetworkChanges(reactor, self._outgoing.network_changed).setServiceParent(self)
         self.core = make_server_core(
             reactor,
             rate_min=settings.rate_min,
             rate_max=settings.rate_max,
             secret=secret,
-            view=lambda name: self._access.view(library, name),
+            view=self.rules.view,
             read_in_thread=self._read_threads.call,
             look_up_in_thread=self._lookup_threads.call,
             welcome=self._outgoing.welcome,
             limits=Limits(reactor),
         )
         self._admission = Admission(self.core.limits, reactor)
+        self._certificate = CertificateWatch(reactor, partial(expiry_of, listen))
+        self._is_revoked = revocation_of(listen)
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
@@ -127,7 +139,9 @@ class ServerService(MultiService):
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
+        trimming(reactor).setServiceParent(self)
         self.ready: Deferred[None] = Deferred()
+        self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
         if changes is not None:
@@ -144,27 +158,9 @@ class ServerService(MultiService):
             self._log.warn(
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
-        self._outgoing.start()
-        self._check_rules()
+        self._outgoing.network_changed()
+        self.rules.check_paths()
         super().startService()
-
-    def set_access(self, access: Access) -> None:
-        """
-        Apply other rules from now on. The clients that they concern are disconnected, and connect
-        again at once; all of them if something is no longer shared with somebody: nobody may
-        keep the keys of images.
-        """
-        before, self._access = self._access, access
-        narrower = access.is_narrower(before)
-        if narrower:
-            self.core.keys.replace_secret()
-            self.core.window.clear()
-            self.core.controller.expelled()
-        for channel in list(self.core.factory.channels):
-            if narrower or access.subtrees(channel.name) != before.subtrees(channel.name):
-                channel.transport.abortConnection()
-        self._log.info("access rules read: {count}", count=len(access.rules or ()))
-        self._check_rules()
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, and end every connection."""
@@ -178,27 +174,32 @@ class ServerService(MultiService):
 
     def figures(self) -> dict[str, object]:
         """The figures of /status.json."""
-        return server_figures(self.core, tls=self._settings.tls, interface=self._outgoing.interface)
+        figures = server_figures(
+            self.core,
+            tls=self._settings.tls,
+            interface=self._outgoing.interface,
+            certificate_days=self._certificate.days_left(),
+        )
+        settings = self._settings
+        group = f"{settings.group}:{settings.port}"
+        return {**self._about.figures(), "directory": settings.images, "group": group, **figures}
+
+    def reloaded(self) -> None:
+        """TLS was reloaded: disconnect the clients whose certificates are revoked now."""
+        for channel in list(self.core.factory.channels):
+            if channel.name and self._is_revoked(channel.transport):
+                channel.close("its certificate is revoked")
 
     def state(self) -> str:
         """The state in one line."""
         return server_state(self.core)
 
-    def _check_rules(self) -> None:
-        if not self._access.rules:
-            return
-
-        def warn(rules: list[Rule]) -> None:
-            for rule in rules:
-                self._log.warn(
-                    "access rule {name}:/{path}: there is no such path",
-                    name=rule.name, path=os.fsdecode(b"/".join(rule.path)),
-                )  # fmt: skip
-
-        self._lookup_threads.call(self._access.without_path, self._library).addCallback(warn)
-
-    def _send_by(self, output: MulticastOutput) -> None:
+    def _send_by(self, output: MulticastOutput | None) -> None:
         self.core.controller.output = output
+
+    def _tell_clients(self, welcome: Welcome) -> None:
+        for channel in self.core.factory.channels:
+            channel.tell_welcome(welcome)
 
     def _listener(
         self, endpoint: IStreamServerEndpoint, factory: Any, purpose: str

@@ -165,7 +165,14 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
         access=config.access(),
     )
+    reload = reload_of(listen)
+
+    def reload_tls() -> None:
+        assert reload is not None
+        reload()
+        service.reloaded()
+
     rules = None
     if config["allow-from"]:
-        rules = lambda: service.set_access(config.access())  # noqa: E731
-    return supervised(reactor, service, reload_of(listen), rules=rules)
+        rules = lambda: service.rules.replace(config.access(), service.core)  # noqa: E731
+    return supervised(reactor, service, reload and reload_tls, rules=rules)

@@ -106,6 +106,22 @@ def sockets(kind: str | None = None) -> list[str]:
     ]
 
 
+def hidden_directories() -> list[str]:
+    """The directories of sockets that this user may not list."""
+    paths = [os.path.join(each, kind) for each in directories() for kind in (SERVER, CLIENT)]
+    return [path for path in paths if _is_hidden(path)]
+
+
+def _is_hidden(path: str) -> bool:
+    try:
+        os.listdir(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def socket_of_mount(mount: str) -> str:
     """
     The socket of the client at a mount point.

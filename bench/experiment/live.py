@@ -12,7 +12,7 @@ from time import monotonic
 import attrs
 
 from bench.experiment.images import GuestImage
-from bench.experiment.machines import Machine, boot
+from bench.experiment.machines import Hardware, Machine, boot
 from bench.experiment.results import Outcome
 from bench.experiment.sampling import ReadCounter, Sampler, host, requests
 from bench.experiment.traces import Trace
@@ -38,20 +38,15 @@ class Plan:
 
     scale: str
     image: GuestImage
-    accelerator: str
-    cache: str = "none"
-    """The cache mode of the machines' disks.
-
-    "none" is O_DIRECT: all reads of guests reach the mount. With "writeback" the host's page cache
-    serves what both machines of a host read.
-    """
+    hardware: Hardware
     rate: float = RATE
 
     @property
     def title(self) -> str:
         """A heading for the tables."""
         count = sum(number for _, number in PLACES)
-        disks = f"{self.accelerator}, cache={self.cache}"
+        kind = self.hardware
+        disks = f"{kind.accelerator}, cache={kind.cache}, read-ahead {kind.read_ahead} KiB"
         size = self.image.size >> 20
         return f"{count} machines ({disks}), {self.scale}: {size} MiB, {self.rate:g} Mbit/s"
 
@@ -68,7 +63,8 @@ def _shared(image: GuestImage) -> Iterator[Image]:
 
 def lone_boot(plan: Plan) -> Trace:
     """The reads of a machine that boots alone, without a network; recorded once."""
-    path = plan.image.path.with_suffix(f".{plan.cache}.trace")
+    kind = plan.hardware
+    path = plan.image.path.with_suffix(f".{kind.cache}-{kind.read_ahead}.trace")
     if not path.exists():
         with _shared(plan.image) as image, Lab(1) as lab:
             system = Memory(lab, image)
@@ -77,13 +73,7 @@ def lone_boot(plan: Plan) -> Trace:
             machine = Machine(
                 lab, lab.hosts[0], "alone", base=system.file(lab.hosts[0]), image=plan.image
             )
-            boot(
-                [machine],
-                accelerator=plan.accelerator,
-                cache=plan.cache,
-                start=monotonic(),
-                timeout=plan.image.timeout,
-            )
+            boot([machine], plan.hardware, start=monotonic(), timeout=plan.image.timeout)
             system.trace.rename(path)
     return Trace(path.stem, path, plan.image.size)
 
@@ -103,13 +93,7 @@ def boot_all(plan: Plan, kind: type[Mount]) -> Outcome:
         before = counter.read()
         start = monotonic() + START_DELAY
         with Sampler(lab, start) as sampler:
-            boot(
-                machines,
-                accelerator=plan.accelerator,
-                cache=plan.cache,
-                start=start,
-                timeout=plan.image.timeout,
-            )
+            boot(machines, plan.hardware, start=start, timeout=plan.image.timeout)
         counted = counter.read().since(before)
         hosts = [
             host(

@@ -68,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--cache", choices=["none", "writeback"], default="none",
         help="cache mode of the virtual machines' disks [none]")  # fmt: skip
+    add("--accelerator", choices=machines.ACCELERATORS,
+        help="what runs the virtual machines [kvm if it runs a firmware fast enough]")  # fmt: skip
+    add("--read-ahead", type=int, default=machines.READ_AHEAD,
+        help="KiB that the kernels of virtual machines read ahead [%(default)s]")  # fmt: skip
     directory = Path(__file__).parents[1] / "results"
     add("--output", type=Path, default=directory, help="directory for the results")
     return made
@@ -87,7 +91,8 @@ def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
     """One panel, of virtual machines."""
     print(f"making the image ({options.scale}) unless it exists", flush=True)
     image = images.make_image(options.scale)
-    plan = live.Plan(options.scale, image, machines.accelerator(), options.cache)
+    hardware = machines.Hardware(_accelerator(options), options.cache, options.read_ahead)
+    plan = live.Plan(options.scale, image, hardware)
     print("booting one machine alone unless its reads were recorded", flush=True)
     live.lone_boot(plan)
     outcomes = []
@@ -95,6 +100,15 @@ def boots(options: argparse.Namespace, systems: list[str]) -> Iterator[Panel]:
         print(f"booting all machines over {system}", flush=True)
         outcomes.append(live.boot_all(plan, SYSTEMS[system]))
     yield plan.title, outcomes
+
+
+def _accelerator(options: argparse.Namespace) -> str:
+    """The accelerator to use, which is printed."""
+    name: str = options.accelerator
+    if name is None:
+        name, reason = machines.choose_accelerator()
+        print(f"accelerator: {name}{reason and f' ({reason})'}", flush=True)
+    return name
 
 
 def _lacking(options: argparse.Namespace) -> str | None:

@@ -9,8 +9,7 @@ from datetime import datetime
 from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import Summary, UnusableDirectory, summaries, summaries_of
 from mufs.cache.client.maintenance import remove, remove_all, verify
-from mufs.status.markup import shown
-from mufs.units import format_bytes
+from mufs.units import format_bytes, shown
 
 SECONDS_PER_DAY = 86400
 

@@ -1,60 +1,48 @@
 """
-C{mufs keys}: make a private authority, and certificates for a server and its clients.
+C{mufs keys}: make a private authority, and certificates for a server and its clients; list, renew
+and revoke them.
 
 The files it makes, laid out for the endpoint strings of C{--listen} and C{--server}::
 
     ca.key       the authority's private key: it stays here
     ca/ca.pem    its certificate, for all hosts: C{trustRoots=ca}
+    ca/ca.crl    the certificates that are revoked, for servers
     server.pem   certificate and private key of the server: C{certificate=server.pem}
     NAME.pem     the same for the client of that name
+    issued/      copies of all certificates, without keys
 """
 
 import argparse
-import os
 import re
-import secrets
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-CA_LIFETIME = timedelta(days=3650)
-LIFETIME = timedelta(days=730)
-CLOCK_SKEW = timedelta(days=1)
-"""Certificates are valid from this long before they are made, as clocks differ."""
+from mufs.commands.authority import (
+    UnusableKeys,
+    issue,
+    issued,
+    make_authority,
+    open_authority,
+    record,
+    revocation_list,
+    revoke,
+    revoked,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """A host's name, used as a file name as well; at most 64 characters in X.509."""
-
-
-class UnusableKeys(Exception):
-    """The keys cannot be made as requested; the text says why."""
-
-
-@frozen
-class Authority:
-    """The authority that signs the certificates."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add C{keys} to the subcommands of C{mufs}."""
     keys = commands.add_parser(
         "keys",
-        help="make keys and certificates for TLS",
+        help="make, list, renew and revoke keys and certificates for TLS",
         description="Make keys and certificates for TLS: an authority, unless DIR has one, and "
         "what is signed by it. Nothing is overwritten.",
     )
@@ -68,6 +56,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="name of a client; may be given several times, and later for further ones",
     )  # fmt: skip
     keys.set_defaults(run=_keys)
+    more = keys.add_subparsers(metavar="COMMAND")
+    for name, run, text in (
+        ("ls", _ls, "list the certificates, and how long they are valid"),
+        ("renew", _renew, "make a new key and certificate for the server or a client"),
+        ("revoke", _revoke, "put the certificates of a client on the list of revoked ones"),
+    ):
+        each = more.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if run is not _ls:
+            each.add_argument("name", metavar="NAME", help="of a client, or 'server'")
+        each.add_argument("--dir", type=Path, default=argparse.SUPPRESS, help="see mufs keys")
+        each.set_defaults(run=run)
 
 
 def _keys(given: argparse.Namespace) -> None:
@@ -75,6 +74,18 @@ def _keys(given: argparse.Namespace) -> None:
     if not servers and not given.client:
         raise UnusableKeys("nothing to make: give --server, --client or both")
     print("\n".join(make_keys(given.dir, servers, given.client)))
+
+
+def _ls(given: argparse.Namespace) -> None:
+    print("\n".join(list_keys(given.dir)))
+
+
+def _renew(given: argparse.Namespace) -> None:
+    print("\n".join(renew_key(given.dir, given.name)))
+
+
+def _revoke(given: argparse.Namespace) -> None:
+    print("\n".join(revoke_key(given.dir, given.name)))
 
 
 def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[str]:
@@ -96,15 +107,87 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
         if (directory / f"{name}.pem").exists() or name in wanted[:number]:
             raise UnusableKeys(f"{directory / name}.pem exists already: it is not overwritten")
     made: list[str] = []
-    authority = _authority(directory, made)
+    authority = make_authority(directory, made)
     if servers:
         use = ExtendedKeyUsageOID.SERVER_AUTH
-        made.append(_issue(authority, directory / "server.pem", names=names, use=use))
+        made.append(issue(authority, directory / "server.pem", names=names, use=use))
     for name in clients:
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         file = directory / f"{name}.pem"
-        made.append(_issue(authority, file, names=[x509.DNSName(name)], use=use))
+        made.append(issue(authority, file, names=[x509.DNSName(name)], use=use))
     return made
+
+
+def list_keys(directory: Path) -> Iterator[str]:
+    """
+    A line for each certificate, the authority's first: name, last day, days left, state.
+
+    @raise UnusableKeys: when there is no authority.
+    """
+    authority = open_authority(directory).certificate
+    listed = revoked(directory)
+    row = "{:24} {:10} {:>10}  {}".format
+    yield row("name", "until", "days left", "")
+    yield row("(the authority)", *_validity(authority), "").rstrip()
+    for each in issued(directory):
+        state = "" if each.file else "replaced, but still accepted"
+        if listed is not None and _is_listed(listed, each.certificate):
+            state = "revoked"
+        elif each.certificate.not_valid_after_utc <= datetime.now(UTC):
+            state = "expired"
+        yield row(each.name, *_validity(each.certificate), state).rstrip()
+
+
+def renew_key(directory: Path, name: str) -> Iterator[str]:
+    """
+    Make a new key and certificate for the same names, in the place of the old ones.
+
+    @return: lines about what was made.
+    @raise UnusableKeys: when there is no such certificate.
+    """
+    authority = open_authority(directory)
+    old = next((each.certificate for each in issued(directory) if each.name == name), None)
+    if old is None:
+        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+    names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (use,) = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    file = directory / f"{name}.pem"
+    record(file, old)
+    yield issue(authority, file, names=list(names), use=use, replace=True)
+    listed = revoked(directory)
+    if listed is None or not _is_listed(listed, old):
+        yield f"the old one is accepted until {old.not_valid_after_utc:%Y-%m-%d}"
+
+
+def revoke_key(directory: Path, name: str) -> Iterator[str]:
+    """
+    Put all certificates of a client that are still valid on the list of revoked ones.
+
+    @return: lines about what was done, and what is to be done.
+    @raise UnusableKeys: when there is no such certificate.
+    """
+    if name == "server":
+        raise UnusableKeys("clients read no such list: make a new authority with --dir")
+    listed = revoked(directory)
+    mine = [each.certificate for each in issued(directory) if each.name == name]
+    if not mine:
+        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+    new = [each for each in mine if listed is None or not _is_listed(listed, each)]
+    if not new:
+        raise UnusableKeys(f"{name!r} is revoked already")
+    revoke(directory, new)
+    file = revocation_list(directory)
+    yield f"{file}: {len(new)} certificate{'s' if len(new) > 1 else ''} of {name} revoked"
+    yield "copy it into the directory trustRoots of each server, and reload the server"
+
+
+def _is_listed(listed: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
+    return listed.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+
+
+def _validity(certificate: x509.Certificate) -> tuple[str, int]:
+    until = certificate.not_valid_after_utc
+    return f"{until:%Y-%m-%d}", (until - datetime.now(UTC)).days
 
 
 def _alternative(name: str) -> x509.GeneralName:
@@ -114,118 +197,3 @@ def _alternative(name: str) -> x509.GeneralName:
         if not _NAME.fullmatch(name):
             raise UnusableKeys(f"{name!r} is neither a host's name nor an address") from None
         return x509.DNSName(name)
-
-
-def _authority(directory: Path, made: list[str]) -> Authority:
-    key_file, file = directory / "ca.key", directory / "ca" / "ca.pem"
-    if key_file.exists() and file.exists():
-        try:
-            key = load_pem_private_key(key_file.read_bytes(), None)
-            certificate = x509.load_pem_x509_certificate(file.read_bytes())
-        except (ValueError, TypeError) as error:
-            raise UnusableKeys(f"{key_file}, {file}: not an authority: {error}") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise UnusableKeys(f"{key_file}: not an authority that this command made")
-        if key.public_key() != certificate.public_key():
-            raise UnusableKeys(f"{key_file} is not the key of {file}")
-        return Authority(key, certificate)
-    for each in (key_file, file):
-        if each.exists():
-            raise UnusableKeys(f"{each} exists, but not all of the authority")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "ca").mkdir(mode=0o755, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Authorities with the same name could not be told apart.
-    name = _name(f"mUFS authority {secrets.token_hex(4)}")
-    certificate = (
-        _builder(name, key, issuer=name, signer=key, lifetime=CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(key, SHA256())
-    )
-    _write(key_file, 0o600, _private(key))
-    _write(file, 0o644, certificate.public_bytes(Encoding.PEM))
-    made.append(f"{key_file}: private key of the authority, which stays here")
-    made.append(_told(file, certificate))
-    return Authority(key, certificate)
-
-
-def _issue(
-    authority: Authority,
-    file: Path,
-    *,
-    names: list[x509.GeneralName],
-    use: x509.ObjectIdentifier,
-) -> str:
-    """Make a key and its certificate, and return a line about the file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    lifetime = min(LIFETIME, authority.certificate.not_valid_after_utc - datetime.now(UTC))
-    subject = _name(str(names[0].value))
-    certificate = (
-        _builder(
-            subject,
-            key,
-            issuer=authority.certificate.subject,
-            signer=authority.key,
-            lifetime=lifetime,
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(authority.key, SHA256())
-    )
-    _write(file, 0o600, _private(key) + certificate.public_bytes(Encoding.PEM))
-    return _told(file, certificate, *(str(name.value) for name in names))
-
-
-def _builder(
-    subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    *,
-    issuer: x509.Name,
-    signer: ec.EllipticCurvePrivateKey,
-    lifetime: timedelta,
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + lifetime)
-        .add_extension(identifier, critical=False)
-        .add_extension(signed_by, critical=False)
-    )
-
-
-def _usage(signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, key_cert_sign=signs, crl_sign=signs,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(file: Path, mode: int, content: bytes) -> None:
-    # O_EXCL: never overwrite a file or follow a link.
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(fd, "wb") as written:
-        written.write(content)
-
-
-def _told(file: Path, certificate: x509.Certificate, *names: str) -> str:
-    until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
-    return f"{file}: {', '.join(names) or 'certificate of the authority'}; until {until}"

@@ -5,8 +5,8 @@ import signal
 import sys
 
 from mufs.commands import cache, fill, keys, status
+from mufs.commands.authority import UnusableKeys
 from mufs.commands.check import command as check
-from mufs.commands.keys import UnusableKeys
 from mufs.sockets import Unreachable
 
 

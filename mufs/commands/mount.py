@@ -27,6 +27,12 @@ WRONG, FAILED = 1, 32
 BACKGROUND_TIMEOUT = 5.0
 """Seconds to wait for the mount with C{bg}; the client then goes on in the background."""
 
+SERVER_TIMEOUT = 30.0
+"""Seconds to wait for the server's first answer if operations may wait for ever."""
+
+SOFT_TIMEOUT = 30.0
+"""Seconds that an operation may take with C{soft}, unless another time is given."""
+
 START_TIMEOUT = 60.0
 """Seconds to wait for the client's first status; the time to reach the server counts from then."""
 
@@ -99,7 +105,7 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
     values -= {"server", "mount", "source"}
     arguments: list[str] = []
     tls: dict[str, str] = {}
-    port, background = "7040", False
+    port, background, soft = "7040", False, None
     for option in filter(None, ",".join(texts).split(",")):
         name, equals, value = option.partition("=")
         name = name.replace("-", "_")
@@ -113,22 +119,32 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
             port = value
         elif name == "bg":
             background = True
+        elif name in ("hard", "soft") and not equals:
+            soft = name == "soft"
+        elif name == "timeo" and value.isdecimal():
+            arguments.append(f"--timeout={int(value) / 10:g}")
         elif name == "remount":
             raise Failed("cannot remount: unmount, and mount with the new options")
-        elif name in flags | values | TLS.keys() | {"port"}:
+        elif name in flags | values | TLS.keys() | {"port", "timeo"}:
             raise Wrong(f"option {option}: " + ("takes no value" if name in flags else "no value"))
         elif name not in IGNORED and not name.startswith(("x_", "X_")) and not sloppy:
             raise Wrong(f"option {option}: is unknown, or cannot be had of a mount of mUFS")
+    limits = [each for each in arguments if each.startswith("--timeout=")]
+    if soft and not limits:
+        arguments.append(f"--timeout={SOFT_TIMEOUT:g}")
+    elif soft is False:
+        # As in NFS: hard says what happens, whatever time is given besides.
+        arguments = [each for each in arguments if each not in limits]
     endpoint = ":".join(["tls" if tls else "tcp", host, port, *map("=".join, tls.items())])
     return [*arguments, f"--server={endpoint}", f"--source={source}"], background
 
 
 def _timeout(arguments: list[str]) -> float:
-    """Seconds to wait for the server: the client's C{--timeout}."""
+    """Seconds to wait for the server: the client's C{--timeout}, if it has one."""
     given = [each.partition("=")[2] for each in arguments if each.startswith("--timeout=")]
     text = given[-1] if given else Options()["timeout"]
     try:
-        return parse_seconds(text)
+        return parse_seconds(text) or SERVER_TIMEOUT
     except ValueError as error:
         raise Wrong(f"option timeout={text}: {error}") from None
 

@@ -14,8 +14,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mufs.sockets import Nobody, Unreachable, ask, locate, socket_of_mount, sockets
-from mufs.status.widgets import count, seconds
+from mufs.sockets import (
+    Nobody,
+    Unreachable,
+    ask,
+    hidden_directories,
+    locate,
+    socket_of_mount,
+    sockets,
+)
+from mufs.status.widgets import count, ratio, seconds
 from mufs.units import format_bytes
 
 UNLIMITED_WIDTH = 10_000
@@ -61,7 +69,10 @@ def console() -> Console:
 def _run(given: argparse.Namespace) -> None:
     out = console()
     if given.watch is None:
-        _print(out, _found(given.where), given)
+        found = _found(given.where)
+        _print(out, found, given)
+        if any("error" in each for each in found):
+            sys.exit(1)
         return
     try:
         if given.json or not out.is_terminal:
@@ -99,10 +110,15 @@ def _found(where: str | None) -> list[Found]:
         except Nobody:
             continue  # the socket of a process that was killed
         except Unreachable as error:
-            found.append({"service": "?", "at": at, "error": str(error)})
+            found.append(_no_answer(at, str(error)))
+    found += [_no_answer(at, f"{at}: Permission denied") for at in hidden_directories()]
     if not found:
         raise Unreachable("no server and no client runs here")
     return found
+
+
+def _no_answer(at: str, error: str) -> Found:
+    return {"service": "?", "at": at, "error": error}
 
 
 def _at(where: str) -> str:
@@ -156,6 +172,7 @@ def _client(f: Found) -> list[RenderableType]:
             ("hit rate", _share(f["hit_rate"]), "evicted blocks", count(f["evictions"])),
             ("lag", seconds(f["lag"]), "lost segments", _part(f["segments_lost"],
                                                           f["segments_received"])),
+            ("delivered", format_bytes(f["bytes_delivered"]), "", ""),
         ]),
         _lines([
             ("server", f"{f['server']}{', TLS' if f['tls'] else ''}"),
@@ -179,14 +196,19 @@ def _server(f: Found) -> list[RenderableType]:
              _part(f["segments_lost"], f["segments_awaited"])),
             ("queue", count(f["queue"]), "sent again", _part(f["segments_repaired"],
                                                              f["segments_sent"])),
+            ("delivered", format_bytes(f["bytes_delivered"]), "sent for each byte of it",
+             ratio(f["bytes_multicast"] + f["bytes_over_tcp"], f["bytes_delivered"])),
             ("rate at most", f"{f['rate'] / 1e6:,.0f} Mbit/s", "interface", f["interface"] or "-"),
         ]),
     ]  # fmt: skip
-    clients = _table("host", "image", ">hit rate", ">lag", "via", ">over TCP")
+    clients = _table(
+        "host", "address", "image", ">hit rate", ">lag", ">delivered", "via", ">over TCP"
+    )
     for each in f["clients"]:
         rate = each["hits"] / each["reads"] if each["reads"] else 0.0
         clients.add_row(
-            plain(each["name"]), plain(each["image"] or "-"), _share(rate), seconds(each["lag"]),
+            plain(each["name"]), plain(each["address"]), plain(each["image"] or "-"),
+            _share(rate), seconds(each["lag"]), format_bytes(each["bytes_delivered"]),
             "TCP" if each["over_tcp"] else "multicast", format_bytes(each["bytes_over_tcp"]),
         )  # fmt: skip
     images = _table("image", ">open", ">requests", ">asked for", ">demand")

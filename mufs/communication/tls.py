@@ -6,7 +6,10 @@ of a certificate is the first DNS name among its alternative names (RFC 5280, 4.
 common name.
 """
 
+from collections.abc import Set
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +44,18 @@ _FAULTS = {
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """Accepts clients with a client certificate of one of the operator's authorities."""
+    """
+    Accepts clients with a client certificate of one of the operator's authorities that is on no
+    list of revoked ones.
+
+    @ivar expires: when the server's own certificate expires.
+    """
 
     def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
         """
         @param certificate: PEM file; it holds the key, too, unless C{private_key} names another.
-        @param trust_roots: directory whose files C{*.pem} are the authorities' certificates.
+        @param trust_roots: directory whose files C{*.pem} are the authorities' certificates, and
+            C{*.crl} their lists of revoked ones.
         @raise Exception: see L{renew}.
         """
         self._files = certificate, private_key, trust_roots
@@ -74,18 +83,67 @@ class ServerTLS:
             own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
         )
         context: SSL.Context = options.getContext()
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+        revoked = _revoked(trust_roots, roots)
+        verified = partial(_verified, revoked)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verified)
         self._context = context
+        self._revoked = revoked
+        self.expires: datetime = own.original.to_cryptography().not_valid_after_utc
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """See C{IOpenSSLServerConnectionCreator}."""
         return SSL.Connection(self._context, None)
 
+    def has_revoked(self, transport: Any) -> bool:
+        """Whether the certificate of the client at a connection is revoked now."""
+        shown = transport.getPeerCertificate()
+        return shown is not None and _identity(shown.to_cryptography()) in self._revoked
 
-def _verified(connection: object, certificate: Any, fault: int, depth: int, ok: int) -> bool:
+
+Revoked = Set[tuple[bytes, int]]
+"""Issuers and serial numbers."""
+
+
+def _identity(certificate: x509.Certificate) -> tuple[bytes, int]:
+    return certificate.issuer.public_bytes(), certificate.serial_number
+
+
+def _revoked(directory: str, roots: list[Certificate]) -> Revoked:
+    """
+    What the lists of revoked certificates in a directory name. A list holds until it is replaced,
+    whatever date it gives for the next one.
+
+    @raise ValueError: when one is none, or is not signed by an authority of the directory.
+    """
+    authorities = [root.original.to_cryptography() for root in roots]
+    found = set()
+    for file in sorted(Path(directory).glob("*.crl")):
+        try:
+            listed = x509.load_pem_x509_crl(file.read_bytes())
+        except ValueError:
+            raise ValueError(f"{file} is no list of revoked certificates in PEM") from None
+        if not any(_signed(listed, authority) for authority in authorities):
+            raise ValueError(f"{file} is not signed by an authority in {directory}")
+        issuer = listed.issuer.public_bytes()
+        found |= {(issuer, each.serial_number) for each in listed}
+    return found
+
+
+def _signed(listed: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    key: Any = authority.public_key()
+    return listed.issuer == authority.subject and listed.is_signature_valid(key)
+
+
+def _verified(
+    revoked: Revoked, connection: object, certificate: Any, fault: int, depth: int, ok: int
+) -> bool:
+    what = ""
     if not ok:
         # OpenSSL's own error tells only that verification failed.
         what = _FAULTS.get(fault, f"is not accepted (X509_verify_cert(3), {fault})")
+    elif revoked and _identity(certificate.to_cryptography()) in revoked:
+        what = "is revoked"
+    if what:
         # The name is the peer's choice: escape it, since this is logged.
         raise SSL.Error([("", "", f"the certificate of {_name_of(certificate)[:64]!a} {what}")])
     return True
@@ -150,6 +208,8 @@ def handshake_fault(reason: Failure) -> str | None:
     text = ", ".join(texts) or "the handshake was cut off"
     if any(word in text for word in ("wrong version", "packet length", "http request")):
         return f"what comes is not TLS ({text})"
+    if "access denied" in text:
+        return "the other side has too many connections, of this host or of all hosts"
     if "alert" in text:
         return f"the other side refuses ({text})"
     if text == "certificate verify failed":

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.filesystem.client.deliveries import BOUNDS, Histogram
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.status.client_page import HeldImage
 
@@ -16,6 +17,7 @@ def client_figures(
     tls: bool,
     server: str,
     mount: str,
+    certificate_days: float | None = None,
 ) -> dict[str, object]:
     """
     All figures of /status.json.
@@ -24,10 +26,12 @@ def client_figures(
     @param tls: whether the request channel is one of TLS.
     @param server: its endpoint string.
     @param mount: the mount point.
+    @param certificate_days: days until this host's certificate expires, if it has one.
     """
     return {
         **client_measurements(remote, cache, cache_size=cache_size),
         "tls": tls,
+        "certificate_days": certificate_days,
         "server": server,
         "mount": mount,
     }
@@ -38,14 +42,21 @@ def client_measurements(
 ) -> dict[str, object]:
     """The figures that a client has also without a mount."""
     coalescer, receiver, repairs = remote.coalescer, remote.receiver, remote.repairs
-    reads, hits = remote.reads_and_hits
+    deliveries = remote.deliveries
+    reads, hits = deliveries.reads_and_hits
     return {
         "reads": reads,
         "hits": hits,
-        "joined": coalescer.joined,
-        "misses": coalescer.misses,
+        "joined": deliveries.joined.total,
+        "misses": deliveries.misses.total,
         "hit_rate": hits / reads if reads else 0.0,
         "lag": remote.lag,
+        "bytes_delivered": deliveries.bytes_delivered,
+        "read_seconds": {
+            "hit": _histogram(deliveries.hits),
+            "joined": _histogram(deliveries.joined),
+            "miss": _histogram(deliveries.misses),
+        },
         "bytes_requested": coalescer.bytes_requested,
         "bytes_overheard": coalescer.bytes_overheard,
         "bytes_over_tcp": coalescer.bytes_over_tcp,
@@ -62,6 +73,12 @@ def client_measurements(
         "multicast_works": remote.multicast_health.works,
         "connected": remote.is_connected,
     }
+
+
+def _histogram(waits: Histogram) -> dict[str, object]:
+    """Reads by their upper bound in seconds, without those of lower bounds."""
+    bounds = [*map(str, BOUNDS), "+Inf"]
+    return {"seconds": waits.seconds, "reads": dict(zip(bounds, waits.counts, strict=True))}
 
 
 def client_state(
@@ -88,7 +105,7 @@ def client_state(
         connection += f": {why_absent}" if why_absent else ""
     if mount is None:
         return connection
-    reads, hits = remote.reads_and_hits
+    reads, hits = remote.deliveries.reads_and_hits
     return (
         f"mounted at {mount}; {connection}; multicast: {remote.multicast_health.state}; "
         f"hit rate: {hits / reads if reads else 0.0:.0%}; "

@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 
 from mufs.status.history import History
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
 from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
 from mufs.status.widgets import (
     NONE,
@@ -19,7 +19,7 @@ from mufs.status.widgets import (
     seconds,
     section,
 )
-from mufs.units import format_bytes
+from mufs.units import format_bytes, shown
 from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES
 from mufs.wire.segments import SEGMENT
 
@@ -70,6 +70,7 @@ def client_page(
             "hit rate": percent(now["hit_rate"]) if now["reads"] else NONE,
             "reads": count(now["reads"]),
             "lag": seconds(now["lag"]),
+            "delivered to readers": format_bytes(now["bytes_delivered"]),
             "in the cache": format_bytes(now["cache_bytes"]),
             "overheard": format_bytes(now["bytes_overheard"]),
             "over TCP": format_bytes(now["bytes_over_tcp"]),

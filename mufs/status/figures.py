@@ -11,10 +11,11 @@ from attrs import field, frozen
 
 
 class Kind(Enum):
-    """Whether a figure only grows, or goes up and down."""
+    """Whether a figure only grows, goes up and down, or is a table of durations."""
 
     COUNTER = "what was counted"
     GAUGE = "what is now"
+    HISTOGRAM = "how many took how long, by how they were answered"
 
 
 @frozen
@@ -59,7 +60,7 @@ class Schema:
     tables: Sequence[Table] = ()
 
 
-COUNTER, GAUGE = Kind.COUNTER, Kind.GAUGE
+COUNTER, GAUGE, HISTOGRAM = Kind
 
 SERVER = Schema(
     "mufs_server_",
@@ -90,6 +91,10 @@ SERVER = Schema(
         Figure("bytes_multicast", "multicast_bytes", COUNTER, "Bytes of datagrams to the group"),
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data sent over TCP"),
         Figure(
+            "bytes_delivered", "delivered_bytes", COUNTER,
+            "Bytes that clients gave to their readers, as they report",
+        ),
+        Figure(
             "rate", "rate_limit_bytes_per_second", GAUGE,
             "Maximum rate of multicast at present", scale=1 / 8,
         ),
@@ -98,6 +103,10 @@ SERVER = Schema(
         Figure("refused", "connections_refused", COUNTER, "Connections refused as too many"),
         Figure("cut_off", "connections_cut_off", COUNTER, "Connections that the server closed"),
         Figure("tls", "tls", GAUGE, "1 if the request channel uses TLS"),
+        Figure(
+            "certificate_days", "certificate_left_seconds", GAUGE,
+            "Seconds until the certificate of this service expires, if it has one", scale=86400,
+        ),
     ],
     [
         Table(
@@ -107,6 +116,10 @@ SERVER = Schema(
                 Figure("requests", "requests", COUNTER, "Requests that the host made"),
                 Figure("repairs", "repairs", COUNTER, "Requests for missing segments"),
                 Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes sent to the host over TCP"),
+                Figure(
+                    "bytes_delivered", "delivered_bytes", COUNTER,
+                    "Bytes that the host gave to its readers",
+                ),
                 Figure(
                     "over_tcp", "over_tcp", GAUGE,
                     "Connections that read over TCP for lack of multicast",
@@ -147,6 +160,11 @@ CLIENT = Schema(
         Figure("joined", "joined", COUNTER, "Reads that waited for bytes already on their way"),
         Figure("misses", "misses", COUNTER, "Reads that had to ask the server"),
         Figure("lag", "lag_seconds", GAUGE, "Longest wait of a read in the last five seconds"),
+        Figure(
+            "read_seconds", "read_seconds", HISTOGRAM,
+            "How long reads took in the client, by how they were answered",
+        ),
+        Figure("bytes_delivered", "delivered_bytes", COUNTER, "Bytes given to readers"),
         Figure("bytes_requested", "requested_bytes", COUNTER, "Bytes requested from the server"),
         Figure("bytes_overheard", "overheard_bytes", COUNTER, "Bytes received without asking"),
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data received over TCP"),
@@ -162,5 +180,9 @@ CLIENT = Schema(
         Figure("multicast_works", "multicast_works", GAUGE, "0 if multicast does not work"),
         Figure("connected", "connected", GAUGE, "1 while there is a connection to the server"),
         Figure("tls", "tls", GAUGE, "1 if the request channel uses TLS"),
+        Figure(
+            "certificate_days", "certificate_left_seconds", GAUGE,
+            "Seconds until the certificate of this service expires, if it has one", scale=86400,
+        ),
     ],
 )  # fmt: skip

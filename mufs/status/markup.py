@@ -26,17 +26,3 @@ def join(*content: object) -> Markup:
     return Markup(
         "".join(each if isinstance(each, Markup) else escape(str(each)) for each in content)
     )
-
-
-def shown(name: str | bytes) -> str:
-    """
-    A name in one line, with C{\\x..} in place of all that is not printable or not UTF-8, so that no
-    name changes how the text beside it reads.
-    """
-    text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )

@@ -1,20 +1,31 @@
 """The figures as metrics for Prometheus."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from mufs.status.figures import Figure, Kind, Schema, Table
-from mufs.status.markup import shown
+from mufs.units import shown
 
 Figures = Callable[[], Mapping[str, Any]]
+
+BUILD = "mufs_build", "Versions of mUFS, Python and, in a client, libfuse."
+
+_Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 class FiguresCollector(Collector):
@@ -26,6 +37,7 @@ class FiguresCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values, so that registering does not collect the figures."""
+        yield InfoMetricFamily(*BUILD)
         for figure in self._schema.figures:
             yield _family(self._schema.prefix, figure)
         for table in self._schema.tables:
@@ -35,14 +47,15 @@ class FiguresCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """See C{Collector.collect}."""
         values, prefix = self._figures(), self._schema.prefix
+        build = {name: str(values.get(name, "")) for name in ("version", "python", "libfuse")}
+        yield InfoMetricFamily(*BUILD, build)
         for figure in self._schema.figures:
-            family = _family(prefix, figure)
-            family.add_metric([], values[figure.name] * figure.scale)
-            yield family
+            yield _filled(_family(prefix, figure), values[figure.name], figure.scale)
         for table in self._schema.tables:
             rows = _by_labels(table, values[table.name])
             for figure in table.figures:
                 family = _family(prefix + table.prefix, figure, list(table.labels))
+                assert not isinstance(family, HistogramMetricFamily)
                 for labels, same in rows.items():
                     numbers = [row[figure.name] for row in same]
                     value = max(numbers) if figure.largest else sum(numbers)
@@ -61,11 +74,23 @@ def _by_labels(
     return found
 
 
-def _family(
-    prefix: str, figure: Figure, labels: Sequence[str] = ()
-) -> CounterMetricFamily | GaugeMetricFamily:
+def _family(prefix: str, figure: Figure, labels: Sequence[str] = ()) -> _Family:
+    name, text = prefix + figure.metric, f"{figure.help}."
+    if figure.kind is Kind.HISTOGRAM:
+        return HistogramMetricFamily(name, text, labels=["kind"])
     kind = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
-    return kind(prefix + figure.metric, f"{figure.help}.", labels=labels)
+    return kind(name, text, labels=labels)
+
+
+def _filled(family: _Family, value: Any, scale: float) -> _Family:
+    if isinstance(family, HistogramMetricFamily):
+        for kind, waits in value.items():
+            totals = accumulate(waits["reads"].values())
+            buckets = list(zip(waits["reads"], totals, strict=True))
+            family.add_metric([kind], buckets, waits["seconds"])
+    elif value is not None:
+        family.add_metric([], value * scale)
+    return family
 
 
 class _Process(ProcessCollector):

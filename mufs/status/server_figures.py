@@ -3,19 +3,23 @@
 from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel
 from mufs.server_core import ServerCore
-from mufs.status.markup import shown
+from mufs.units import shown
 from mufs.wire.metadata import Report
 
 
-def server_figures(core: ServerCore, *, tls: bool, interface: str | None) -> dict[str, object]:
+def server_figures(
+    core: ServerCore, *, tls: bool, interface: str | None, certificate_days: float | None = None
+) -> dict[str, object]:
     """
     All figures of /status.json.
 
     @param tls: whether the request channel is one of TLS.
     @param interface: address of the interface that multicast goes out on.
+    @param certificate_days: days until the server's certificate expires, if it has one.
     """
     return {
         **server_totals(core, tls=tls),
+        "certificate_days": certificate_days,
         "interface": interface,
         "clients": [_client(each) for each in core.factory.channels if each.name],
         "images": [_image(image, rate) for image, rate in core.factory.access_statistics],
@@ -39,6 +43,7 @@ def server_totals(core: ServerCore, *, tls: bool) -> dict[str, object]:
         "parity_sent": controller.parity_sent,
         "bytes_multicast": controller.bytes_multicast,
         "bytes_over_tcp": core.factory.bytes_over_tcp,
+        "bytes_delivered": core.factory.bytes_delivered,
         "rate": round(core.pace.rate),
         "key_epoch": core.keys.epoch.number,
         "connections": core.limits.connections,
@@ -60,7 +65,7 @@ def server_state(core: ServerCore) -> str:
 
 def _client(channel: ServerChannel) -> dict[str, object]:
     """The row of a client; before its first report as if it had read nothing."""
-    report = channel.report or Report(0, 0, 0, True, "")
+    report = channel.report or Report(0, 0, 0, 0, True, "")
     last = channel.handles.last_access
     return {
         "name": channel.name,
@@ -69,6 +74,7 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "requests": channel.requests,
         "repairs": channel.repairs,
         "bytes_over_tcp": channel.bytes_over_tcp,
+        "bytes_delivered": channel.bytes_delivered,
         "over_tcp": _reads_over_tcp(channel),
         "waiting": channel.share.waiting,
         "held_back": channel.host.held_back,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mufs.status.history import History
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
 from mufs.status.plots import Line, plot
 from mufs.status.widgets import (
     NONE,
@@ -14,12 +14,13 @@ from mufs.status.widgets import (
     named,
     note,
     percent,
+    ratio,
     rows_left_out,
     seconds,
     section,
     table,
 )
-from mufs.units import format_bytes
+from mufs.units import format_bytes, shown
 
 MAX_CLIENT_ROWS = 200
 """Clients shown: first those that read over TCP, then those whose reads wait longest."""
@@ -34,6 +35,7 @@ def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> M
     clients, images = now["clients"], now["images"]
     multicast, over_tcp = history.rates("bytes_multicast"), history.rates("bytes_over_tcp")
     loss = history.shares("segments_lost", "segments_awaited")
+    sent = now["bytes_multicast"] + now["bytes_over_tcp"]
     return join(
         element("h1", "mUFS server"),
         note(
@@ -46,6 +48,8 @@ def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> M
             "rate at most": bits(now["rate"]),
             "sent by multicast": format_bytes(now["bytes_multicast"]),
             "sent over TCP": format_bytes(now["bytes_over_tcp"]),
+            "delivered to readers": format_bytes(now["bytes_delivered"]),
+            "sent for each byte delivered": ratio(sent, now["bytes_delivered"]),
             "read of images": format_bytes(now["image_read_bytes"]),
         }),
         section("The last ten minutes", element(
@@ -68,7 +72,7 @@ def _clients(rows: list[dict[str, Any]]) -> Markup:
     if not rows:
         return note("no client is connected")
     order = sorted(rows, key=lambda row: (not row["over_tcp"], -row["lag"], row["name"]))
-    names = "host", "address", "image", "hit rate", "lag", "reads", "over"
+    names = "host", "address", "image", "hit rate", "lag", "reads", "delivered", "over"
     cells = [
         (
             named(row["name"]),
@@ -77,11 +81,12 @@ def _clients(rows: list[dict[str, Any]]) -> Markup:
             percent(row["hits"] / row["reads"]) if row["reads"] else NONE,
             seconds(row["lag"]),
             count(row["reads"]),
+            format_bytes(row["bytes_delivered"]),
             _way(row),
         )
         for row in order[:MAX_CLIENT_ROWS]
     ]
-    numbers = "hit rate", "lag", "reads"
+    numbers = "hit rate", "lag", "reads", "delivered"
     return join(table(names, cells, numbers), rows_left_out(rows, MAX_CLIENT_ROWS, "clients"))
 
 

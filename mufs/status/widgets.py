@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
+from mufs.units import shown
 
 MAX_NAME_LENGTH = 60
 """Characters of a name that are shown."""
@@ -28,6 +29,11 @@ def bits(value: float) -> str:
 def percent(value: float) -> str:
     """A fraction of 1, in percent."""
     return f"{value:.1%}"
+
+
+def ratio(part: float, whole: float) -> str:
+    """One amount as a multiple of another."""
+    return f"{part / whole:.2f}" if whole else NONE
 
 
 def seconds(value: float) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 
 import attrs
 
+from mufs.status.history import HISTORY_SECONDS
 from mufs.test.support.lab import SERVER, Lab, why_unavailable
 from mufs.test.support.netns import LabError, run
 from mufs.test.support.processes import Service, mounted
@@ -38,14 +39,17 @@ IMAGES = {"a.img": 24 * MIB + 1, "b.img": 9 * MIB + 4095, "c.img": 3 * MIB + 77}
 READ_TIMEOUT = 45.0
 """Seconds that a read may take: the client's timeout of 30, and the duration of a fault."""
 
-MAX_GROWTH = 8 * MIB
+MAX_GROWTH = 2 * MIB
 """
 Bytes by which the memory of a process may grow from the first to the last third of its life:
-allocators and buffers fluctuate. A leak of 100 bytes for each read exceeds this within an hour.
+allocators and buffers fluctuate. A leak of 30 bytes for each read exceeds this within an hour.
 """
 
-SETTLING_SECONDS = 40.0
-"""Seconds until a new process has filled its buffers, such as the server's window of 64 MiB."""
+SETTLING_SECONDS = HISTORY_SECONDS
+"""
+Seconds until a new process has filled what it keeps: the history of its figures, and the server its
+window of 64 MiB, which takes some minutes of what is sent here.
+"""
 
 
 @attrs.frozen
@@ -74,8 +78,8 @@ def sample(pid: int, age: float) -> Sample:
 
 def growth(samples: list[Sample]) -> tuple[float, str]:
     """
-    Return the growth from the first to the last third of a process's life, without its start:
-    bytes, and a line that describes it.  A short life counts as no growth.
+    Return the growth from the first to the last third of a process's life, without its first
+    `SETTLING_SECONDS`: bytes, and a line that describes it.  A short life counts as no growth.
     """
     settled = [each for each in samples if each.age > SETTLING_SECONDS]
     third = len(settled) // 3
@@ -83,8 +87,11 @@ def growth(samples: list[Sample]) -> tuple[float, str]:
         return 0.0, "ran too briefly to measure"
     first, last = settled[:third], settled[-third:]
     early, late = (statistics.median(each.memory for each in part) for part in (first, last))
-    minutes = (last[len(last) // 2].age - first[len(first) // 2].age) / 60
-    line = f"{early / MIB:.1f} to {late / MIB:.1f} MiB ({(late - early) / MIB / minutes:+.2f}/min)"
+    minutes = (settled[-1].age - settled[0].age) / 60
+    line = (
+        f"{early / MIB:.1f} MiB in the first third of {minutes:.0f} minutes, {late / MIB:.1f} MiB "
+        f"in the last ({(late - early) / MIB:+.1f}, at most {MAX_GROWTH / MIB:+.1f})"
+    )
     for name in ("files", "threads"):
         most = [max(getattr(each, name) for each in part) for part in (first, last)]
         line += f", {name} {most[0]} to {most[1]}"
@@ -104,7 +111,9 @@ class HostReader:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.figures: dict[str, float] = {"reads": 0, "bytes": 0, "opens": 0, "longest": 0}
+        self.figures: dict[str, float] = dict.fromkeys(
+            ("reads", "bytes", "opens", "shorts", "longest"), 0.0
+        )
         self.errors: list[tuple[float, str]] = []
         self.wrong: list[object] = []
         self.reported_at = time.monotonic()
@@ -332,7 +341,8 @@ class Soak:
             f, errors = reader.figures, Counter(error for _, error in reader.errors)
             lines.append(
                 f"{host}: {f['reads']:.0f} reads, {f['bytes'] / MIB:.0f} MiB, {f['opens']:.0f} "
-                f"opens, longest {f['longest']:.1f} s, errors {dict(errors)}"
+                f"opens, {f['shorts']:.0f} short reads, longest {f['longest']:.1f} s, "
+                f"errors {dict(errors)}"
             )
         lines += [f"{name} held {growth(each)[1]}" for name, each in self.samples.items()]
         lines += [f"NOT WELL: {each}" for each in self.problems] or ["all well"]

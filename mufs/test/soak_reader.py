@@ -6,7 +6,8 @@ JSON for each error, for each wrong range, and twice a second with its progress:
     soak_reader.py MOUNT TRUTH SEED
 
 The directory TRUTH has the versions of each image as IMAGE.VERSION.  All ranges read from one open
-file must be from the same version, one that existed when the file was opened.
+file must be from the same version, one that existed when the file was opened.  A read that the
+kernel splits may be short when a later part fails; reading on must then give the error.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ def write_line(**what: object) -> None:
 
 
 class Reader:
-    """The reader of one host; `longest` is the duration of its longest read in seconds."""
+    """
+    The reader of one host.
+
+    `longest` is the duration of its longest read in seconds, `shorts` the number of short reads.
+    """
 
     def __init__(self, mount: Path, truth: Path, seed: str) -> None:
         self.mount = mount
         self.truth = truth
         self.chance = random.Random(seed)
-        self.reads = self.bytes = self.opens = 0
+        self.reads = self.bytes = self.opens = self.shorts = 0
         self.longest = 0.0
         self.reported_at = 0.0
 
@@ -56,7 +61,13 @@ class Reader:
 
     def report(self) -> None:
         self.reported_at = time.monotonic()
-        write_line(reads=self.reads, bytes=self.bytes, opens=self.opens, longest=self.longest)
+        write_line(
+            reads=self.reads,
+            bytes=self.bytes,
+            opens=self.opens,
+            shorts=self.shorts,
+            longest=self.longest,
+        )
 
     def read_image(self, image: str) -> None:
         """Read some ranges of an image, and check them."""
@@ -71,14 +82,16 @@ class Reader:
             candidates = {version for version in self.versions(image) if version >= newest - 1}
             size = os.fstat(file).st_size
             for offset, length in self.ranges(size):
-                begin = time.monotonic()
-                data = os.pread(file, length, offset)
-                self.longest = max(self.longest, time.monotonic() - begin)
-                self.reads += 1
-                self.bytes += len(data)
-                candidates = self.matching(image, candidates, offset, length, data)
-                if not candidates:
+                length = min(length, size - offset)
+                data = self.read(file, offset, length)
+                candidates = self.matching(image, candidates, offset=offset, data=data)
+                if not candidates or not data:
                     write_line(wrong=[image, offset, length, len(data)])
+                    return
+                if len(data) < length:
+                    self.shorts += 1
+                    more = self.read(file, offset + len(data), length - len(data))
+                    write_line(wrong=[image, offset, length, len(data), "then", len(more)])
                     return
                 if time.monotonic() > self.reported_at + 0.5:
                     self.report()
@@ -90,6 +103,14 @@ class Reader:
             # close(2) fails when the mount is gone.
             with contextlib.suppress(OSError):
                 os.close(file)
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        begin = time.monotonic()
+        data = os.pread(file, length, offset)
+        self.longest = max(self.longest, time.monotonic() - begin)
+        self.reads += 1
+        self.bytes += len(data)
+        return data
 
     def ranges(self, size: int) -> list[tuple[int, int]]:
         """Choose sequential or random ranges: offsets and lengths."""
@@ -104,9 +125,7 @@ class Reader:
             for _ in range(self.chance.randint(1, 100))
         ]
 
-    def matching(
-        self, image: str, candidates: set[int], offset: int, length: int, data: bytes
-    ) -> set[int]:
+    def matching(self, image: str, candidates: set[int], *, offset: int, data: bytes) -> set[int]:
         """Return the candidates that have these bytes at this offset."""
         found = hashlib.sha256(data).digest()
         right = set()
@@ -115,8 +134,8 @@ class Reader:
                 contextlib.suppress(FileNotFoundError),
                 open(self.truth / f"{image}.{version}", "rb", buffering=0) as truth,
             ):
-                expected = os.pread(truth.fileno(), length, offset)
-                if hashlib.sha256(expected).digest() == found:
+                truth.seek(offset)
+                if hashlib.sha256(truth.read(len(data))).digest() == found:
                     right.add(version)
         return right
 

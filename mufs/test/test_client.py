@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -17,12 +18,14 @@ from mufs import client
 from mufs.cache.client.blocks import BlockCache
 from mufs.client import WRITER_TIMEOUT, ClientMount, ClientSettings
 from mufs.filesystem.client.mounting import MountFailed, MountSettings
+from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
+from mufs.test.communication.test_multicast import RecordingSocket
 from mufs.test.support.doubles import FakeTransport, make_attributes
 from mufs.test.test_listening import RecordingEndpoint
 from mufs.wire.channel import Type, pack_tagged
-from mufs.wire.metadata import VERSION, Caller, Failure, Hello, Welcome, decode, encode
+from mufs.wire.metadata import VERSION, Caller, Failure, Hello, Statistics, Welcome, decode, encode
 from mufs.wire.pages import BLOCK
 
 SERVER = "tcp:images.example.org:7040"
@@ -63,7 +66,7 @@ class StandInBridge:
     @ivar ran: what was to run in a thread, by its name.
     """
 
-    def __init__(self, reactor: object, remote: object, timeout: float) -> None:
+    def __init__(self, reactor: object, remote: object, timeout: float, **more: Any) -> None:
         self.ran: dict[str, Deferred[None]] = {}
         self.stopped = False
 
@@ -83,6 +86,7 @@ class StandInMounting:
 
     @ivar served: fires when the mount ends; C{None} before it is made.
     @ivar unmounted: how often it was taken away.
+    @ivar unusable: what keeps the mount point from being used.
     """
 
     def __init__(
@@ -91,6 +95,12 @@ class StandInMounting:
         self.on_mounted = on_mounted
         self.served: Deferred[None] | None = None
         self.unmounted = 0
+        self.unusable: Exception | None = None
+
+    def claim(self) -> None:
+        """See L{Mounting.claim}."""
+        if self.unusable is not None:
+            raise self.unusable
 
     def mount(self) -> Deferred[None]:
         """See L{Mounting.mount}."""
@@ -106,12 +116,19 @@ class StandInMounting:
         return succeed(None)
 
 
+class StandInNetworkChanges(Service):
+    """A network that does not change."""
+
+    def __init__(self, reactor: object, on_change: object) -> None:
+        pass
+
+
 class MulticastPort:
     """A port for multicast, without a socket."""
 
-    def joinGroup(self, group: str, interface: str) -> Deferred[None]:
-        """See L{IMulticastTransport.joinGroup}."""
-        return succeed(None)
+    def getHandle(self) -> RecordingSocket:
+        """See L{ISystemHandle.getHandle}."""
+        return RecordingSocket()
 
     def stopListening(self) -> None:
         """See L{IListeningPort.stopListening}."""
@@ -138,11 +155,13 @@ class ClientMountTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have a client that is not started yet."""
-        self.patch(os, "environ", {**os.environ, VARIABLE: self.mktemp()})
+        self.run_directory = self.mktemp()
+        self.patch(os, "environ", {**os.environ, VARIABLE: self.run_directory})
         self.failures: list[str] = []
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(client, "Bridge", StandInBridge)
         self.patch(client, "Mounting", StandInMounting)
+        self.patch(client, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append
         globalLogPublisher.addObserver(observer)
@@ -159,6 +178,7 @@ class ClientMountTests(SynchronousTestCase):
             interface=None,
             cache_size=CACHE_SIZE,
             timeout=30.0,
+            offline_for=60.0,
             host="host1",
         )
         cache = BlockCache(CACHE_SIZE)
@@ -183,11 +203,16 @@ class ClientMountTests(SynchronousTestCase):
         """The server serves the client, by TCP alone unless it has a group."""
         self.answer(Type.WELCOME, Welcome(VERSION, group, 7041, ("192.0.2.1", 40000), 1400))
 
+    def tell_root(self) -> None:
+        """The server answers what is asked before mounting."""
+        self.answer(Type.REPLY, make_attributes())
+        self.answer(Type.REPLY, Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9))
+
     def start_and_mount(self) -> None:
         """Start the client, and have it mount."""
         self.client.startService()
         self.welcome()
-        self.answer(Type.REPLY, make_attributes())
+        self.tell_root()
         self.mounting.on_mounted()
 
     def lose_connection(self) -> None:
@@ -213,7 +238,7 @@ class ClientMountTests(SynchronousTestCase):
         self.client.startService()
         self.welcome()
         self.assertIsNone(self.mounting.served)
-        self.answer(Type.REPLY, make_attributes())
+        self.tell_root()
         self.assertIsNotNone(self.mounting.served)
         self.assertNoResult(self.client.ready)
         self.assertEqual(self.client.state(), f"connected to {SERVER}")
@@ -221,13 +246,27 @@ class ClientMountTests(SynchronousTestCase):
         self.successResultOf(self.client.ready)
         self.assertIn("mounted at /mnt/images; connected to", self.client.state())
 
+    def test_taken(self) -> None:
+        """A client whose mount point another one has ends, and touches nothing."""
+        for error, reason in (
+            (UnusableMountPoint("another client"), "another client"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+        ):
+            self.failures.clear()
+            self.client = self.make()
+            self.mounting.unusable = error
+            self.client.startService()
+            self.assertEqual(self.failures, [f"--mount: /mnt/images: {reason}"])
+            self.assertFalse(os.path.exists(self.run_directory))
+            self.successResultOf(self.stop())
+
     def test_root_late(self) -> None:
         """A connection that ends before the root is known is no failure: it is asked again."""
         self.client.startService()
         self.welcome()
         self.lose_connection()
         self.welcome()
-        self.answer(Type.REPLY, make_attributes())
+        self.tell_root()
         self.assertIsNotNone(self.mounting.served)
         self.assertEqual(self.failures, [])
 
@@ -254,6 +293,35 @@ class ClientMountTests(SynchronousTestCase):
         self.client.startService()
         self.answer(Type.ERROR, Failure("EPROTO", "too old"))
         self.assertEqual(self.failures, [f"the server at {SERVER} refused: too old"])
+
+    def test_refused_later(self) -> None:
+        """A client that has mounted stays, says once that it is refused, and tries on."""
+        self.start_and_mount()
+        for _ in range(3):
+            self.lose_connection()
+            self.answer(Type.ERROR, Failure("EACCES", "no rule names it"))
+        self.reactor.advance(5)
+        self.assertEqual(self.failures, [])
+        self.assertEqual(self.logged("refused: no rule names it"), 1)
+        self.assertIn("mounted at /mnt/images; waiting for the server", self.client.state())
+        self.assertIn("refused: no rule names it", self.client.state())
+        self.welcome()
+        self.assertIn("mounted at /mnt/images; connected to", self.client.state())
+
+    def test_no_answer(self) -> None:
+        """A network that answers nothing is tried again before TCP itself would."""
+        self.server.error = None
+        waiting: list[Deferred[Any]] = []
+
+        def connect(factory: object) -> Deferred[Any]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.patch(self.server, "connect", connect)
+        self.client.startService()
+        self.reactor.pump([1.0] * 15)
+        self.assertEqual(len(waiting), 2)
+        self.assertIn("no answer within 10 s", self.client.state())
 
     def test_absent(self) -> None:
         """A server that is away is waited for; that is logged once, and is in the state."""

@@ -40,7 +40,7 @@ class ClientOptionsTests(OptionsTestCase):
         options = self.client()
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
         cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
-        self.assertEqual([options[name] for name in names], [cache, 30.0, None, None, 0])
+        self.assertEqual([options[name] for name in names], [cache, 0.0, None, None, 0])
 
     def test_values(self) -> None:
         """Values are converted; the directory becomes an absolute path."""
@@ -55,7 +55,7 @@ class ClientOptionsTests(OptionsTestCase):
     def test_bad_values(self) -> None:
         """An invalid value is refused in a line that names option and value."""
         self.assert_client_refuses("cache-size", "0", "1023K", "all", "-1", "", "9" * 400)
-        self.assert_client_refuses("timeout", "0", "-1", "soon", "nan", "")
+        self.assert_client_refuses("timeout", "-1", "soon", "nan", "")
         self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
         self.assert_client_refuses(
             "server",
@@ -131,7 +131,7 @@ class MakeServiceTests(OptionsTestCase):
         mount = MountSettings(str(self.mount.absolute()), SERVER, allow_other=False, noexec=True)
         self.assertEqual(given["settings"], ClientSettings(
             server=SERVER, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
-            host=socket.gethostname(), tls=False,
+            offline_for=3600.0, host=socket.gethostname(), tls=False,
         ))  # fmt: skip
         self.assertEqual(given["cache"].capacity, 1 << 20)
         self.assertIsNone(given["status"])

@@ -34,14 +34,19 @@ ELSEWHERE = {"docs/tutorial.md", "docs/protocol.md"}
 OTHERS = frozenset(
     [
         "apt-get",
+        "blockdev",
         "bridge",
         "cp",
         "fusermount",
         "ip",
         "journalctl",
         "ln",
+        "losetup",
         "ls",
         "mkdir",
+        "mkfs.erofs",
+        "mksquashfs",
+        "mount",
         "nft",
         "pre-commit",
         "python3",
@@ -52,6 +57,7 @@ OTHERS = frozenset(
         "sysctl",
         "systemctl",
         "umount",
+        "virsh",
     ]
 )
 """Programs that are not of mUFS, of which nothing is checked."""

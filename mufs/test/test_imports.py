@@ -96,9 +96,9 @@ def is_mount_library(importer: str, imported: str) -> bool:
 
 
 def is_threading(importer: str, imported: str) -> bool:
-    """Tell whether this import brings threads to another module than the bridge; locks are none."""
-    threads = within(imported, "threading", "_thread") and imported != "threading.Lock"
-    return threads and importer != BRIDGE
+    """Tell whether this import brings threads to another module than the bridge; locks may be."""
+    named = within(imported, "threading", "_thread") and imported != "threading.Lock"
+    return named and importer != BRIDGE
 
 
 def is_input_output(importer: str, imported: str) -> bool:
@@ -184,7 +184,7 @@ class DirectionTests(SynchronousTestCase):
         self.assert_none(is_mount_library)
 
     def test_threads(self) -> None:
-        """Only the bridge imports threading."""
+        """Only the bridge imports threading, but for locks."""
         self.assert_none(is_threading)
 
     def test_crossing(self) -> None:

@@ -16,7 +16,12 @@ from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.test.support.channels import Server
-from mufs.test.support.doubles import ImageInMemory, RecordingOutput, RecordingReader
+from mufs.test.support.doubles import (
+    ImageInMemory,
+    RecordingOutput,
+    RecordingReader,
+    make_interface,
+)
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -49,6 +54,7 @@ class InterfaceTests(SynchronousTestCase):
             BlockCache(1),
             1,
             on_welcome=lambda channel, welcome: None,
+            on_moved=lambda welcome: None,
             on_refused=lambda reason: None,
         )
         self.assert_provides(IChannelUser, remote)
@@ -56,6 +62,7 @@ class InterfaceTests(SynchronousTestCase):
     def test_output(self) -> None:
         """The end of the group at the server takes segments."""
         reactor: Any = None
-        output = MulticastOutput(reactor, "239.5.5.0", 7041, interface="127.0.0.1", segment=1400)
+        here = make_interface()
+        output = MulticastOutput(reactor, "239.5.5.0", 7041, interface=here, segment=1400)
         self.assert_provides(ISegmentOutput, output)
         self.assert_provides(ISegmentOutput, RecordingOutput())

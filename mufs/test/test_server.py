@@ -13,13 +13,17 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import server
+from mufs.communication.server import channel
 from mufs.filesystem.server.access import EVERYBODY, Access, parse_rule
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.server import ServerService, ServerSettings
 from mufs.sockets import VARIABLE
 from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryLibrary
+from mufs.test.test_client import StandInNetworkChanges
 from mufs.test.test_listening import RecordingEndpoint
+from mufs.wire.channel import Type, pack_tagged
+from mufs.wire.metadata import VERSION, Hello, encode
 
 LOOPBACK = IPv4Address("TCP", "127.0.0.1", 7040)
 STATUS = IPv4Address("TCP", "127.0.0.1", 7080)
@@ -60,6 +64,7 @@ class ServerServiceTests(SynchronousTestCase):
         self.patch(server, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(server, "bound_by_files", lambda limits: None)
         self.patch(DaemonThreads, "call", lambda _, function, *args: maybeDeferred(function, *args))
+        self.patch(server, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append
         globalLogPublisher.addObserver(observer)
@@ -129,10 +134,11 @@ class ServerServiceTests(SynchronousTestCase):
         self.assertIn("cannot listen for status requests: ", message)
 
     def test_unusable_interface(self) -> None:
-        """An interface that was set and cannot be used ends the server."""
-        self.start(succeed(Port(LOOPBACK)), interface="192.0.2.1")
-        (message,) = self.failures
-        self.assertIn("cannot send multicast on interface 192.0.2.1", message)
+        """A server without the interface that was set serves over TCP, and says so."""
+        service = self.start(succeed(Port(LOOPBACK)), interface="192.0.2.1")
+        self.assertEqual(self.logged("no interface 192.0.2.1 is up"), 1)
+        self.assertEqual(self.failures, [])
+        self.assertIsNone(service.figures()["interface"])
 
     def test_tls(self) -> None:
         """Without TLS there is a warning, with it none; the figures say which it is."""
@@ -165,7 +171,10 @@ class ServerServiceTests(SynchronousTestCase):
         transport = FakeTransport()
         transport.protocol = protocol
         protocol.makeConnection(transport)
-        protocol.name = name
+        patch = self.patch(channel, "peer_name", lambda _: name)
+        protocol.dataReceived(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "told"))))
+        patch.restore()
+        self.assertEqual(protocol.name, name)
         return transport
 
     def test_other_rules(self) -> None:
@@ -175,12 +184,12 @@ class ServerServiceTests(SynchronousTestCase):
         service = self.start(succeed(Port(LOOPBACK)), access=Access(both))
         one, two = (self.connect(service, name) for name in ("one.lab", "two.lab"))
         key = service.core.keys.key(1, 1)
-        service.set_access(Access((*both, more)))
+        service.rules.replace(Access((*both, more)), service.core)
         self.assertEqual((one.aborted, two.aborted), (False, True))
         self.assertEqual(service.core.keys.key(1, 1), key)
-        service.set_access(Access((*both, more)))
+        service.rules.replace(Access((*both, more)), service.core)
         self.assertFalse(one.aborted)
-        service.set_access(Access(both))
+        service.rules.replace(Access(both), service.core)
         self.assertTrue(one.aborted)
         self.assertNotEqual(service.core.keys.key(1, 1), key)
 

@@ -108,6 +108,18 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(sockets.sockets("server"), servers)
         self.assertEqual(sockets.sockets("client"), [client])
 
+    def test_hidden(self) -> None:
+        """Directories that this user may not list are told from those that are not there."""
+        self.add(self.first, "server", "a")
+        self.assertEqual(sockets.hidden_directories(), [])
+
+        def listdir(path: str) -> list[str]:
+            raise (PermissionError if path.endswith("client") else FileNotFoundError)(path)
+
+        self.patch(os, "listdir", listdir)
+        hidden = [os.path.join(each, "client") for each in sockets.directories()]
+        self.assertEqual(sockets.hidden_directories(), hidden)
+
     def test_mount(self) -> None:
         """The socket of a client is found by its mount point, in any directory."""
         path = self.add(self.second, "client", escape("/mnt/images"))

@@ -16,11 +16,14 @@ from mufs.wire.channel import ProtocolError
 
 VERSION = 5
 
+MAX_PATH_BYTES = 65536
+"""Bytes of a path in a request."""
+
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding has no larger numbers than 2**64 - 1
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # the largest file that a kernel can have
 Name = Annotated[bytes, Meta(min_length=1, max_length=1024)]
-Path = Annotated[bytes, Meta(max_length=65536)]
+Path = Annotated[bytes, Meta(max_length=MAX_PATH_BYTES)]
 Target = Annotated[bytes, Meta(min_length=1, max_length=4095)]  # no link on Linux is longer
 # One line, so that text from another host cannot forge lines of the log.
 Text = Annotated[str, Meta(max_length=255, pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\\Z")]
@@ -154,6 +157,7 @@ class Report:
     @ivar reads: number of reads since it started.
     @ivar hits: number of reads answered from its cache.
     @ivar lag: the longest wait of a read since the last report, in milliseconds.
+    @ivar delivered: bytes that readers were given since the last report.
     @ivar works: whether no fault of multicast is known.
     @ivar multicast: the same as text.
     """
@@ -161,6 +165,7 @@ class Report:
     reads: U64
     hits: U64
     lag: U32
+    delivered: U64
     works: bool
     multicast: Text
 

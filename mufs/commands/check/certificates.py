@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
-from mufs.status.markup import shown
+from mufs.units import shown
 
 MIN_REMAINING_LIFETIME = timedelta(days=30)
 """A certificate that expires sooner gets a warning."""

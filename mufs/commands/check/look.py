@@ -22,8 +22,9 @@ from mufs.commands.check.session import (
     shown_certificate,
 )
 from mufs.communication.client.channel import Refused
+from mufs.communication.interfaces import NetworkInterface, interface_of, interfaces, route
 from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
-from mufs.status.markup import shown
+from mufs.units import shown
 from mufs.wire.metadata import VERSION
 
 LEAVE_DELAY = 1.2
@@ -38,6 +39,10 @@ _REFUSALS = {
     "nothing is shared": (
         "give this host access on the server (here to everything)",
         "twistd mufs-server --allow 'NAME:/' ...",
+    ),
+    "too many connections": (
+        "end clients of this host that are not needed; the server's log says which limit it is",
+        "journalctl -u mufs-server",
     ),
     "unknown ca": (
         "the server does not trust the authority that signed this host's certificate: make a new "
@@ -120,7 +125,7 @@ async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -
     if address != name:
         tell(ok("name", f"{shown(name)} is {address}"))
     try:
-        way = network.route(address)
+        way = route(address)
     except OSError as error:
         tell(network.no_route(address, error))
         return False
@@ -132,7 +137,7 @@ async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -
 
 def _look_at_interface(address: str, tell: Tell) -> None:
     tell(network.usable(address))
-    found = network.interface_of(address)
+    found = interface_of(address)
     if found is not None:
         tell(network.igmp_version(found.name))
 
@@ -193,14 +198,20 @@ async def _connected(
     if certificate is not None and server is not None:
         for finding in certificates.of_server(certificate, server[0], _named(given)):
             tell(finding)
-    handle = session.socket()
-    here = given.interface
-    if here is None and handle.family == socket.AF_INET:
-        here = handle.getsockname()[0]
-    interface = None if here is None else network.interface_of(here)
     source, _ = welcome.source
+    if not welcome.group:
+        tell(
+            problem(
+                "multicast",
+                "the server sends no multicast to this host",
+                "see the server's log: its interface may be away, or this host is the first client "
+                "and connects by IPv6 or a UNIX socket; then set the server's --interface",
+                "journalctl -u mufs-server",
+            )
+        )
+        return
     try:
-        IPv4Address(source), IPv4Address(welcome.group or source)
+        IPv4Address(source), IPv4Address(welcome.group)
     except ValueError as error:
         tell(
             problem(
@@ -208,16 +219,11 @@ async def _connected(
             )
         )
         return
-    if not welcome.group:
-        tell(
-            problem(
-                "multicast",
-                "the server sends no multicast to this host",
-                "see the server's log; set its --interface to its address in this network",
-                "journalctl -u mufs-server",
-            )
-        )
-        return
+    handle = session.socket()
+    here = session.interface or given.interface
+    if here is None and handle.family == socket.AF_INET:
+        here = handle.getsockname()[0]
+    interface = None if here is None else interface_of(here)
     tell(network.same_network(source))
     if interface is not None:
         tell(network.reverse_path(interface.name, source))
@@ -237,7 +243,7 @@ async def _read(
     given: argparse.Namespace,
     *,
     session: Session,
-    interface: network.Interface,
+    interface: NetworkInterface,
     tell: Tell,
 ) -> None:
     """Read an image for some seconds while watching what arrives at the interface."""
@@ -261,7 +267,7 @@ async def _read(
     size = session.remote.opened(handle).size
     tell(ok("image", f"reading {shown(path)} ({size / 1e6:.1f} MB) for {given.seconds:g} s"))
     welcome, source = session.welcome, session.welcome.source[0]
-    is_here = any(each.address == source for each in network.interfaces())
+    is_here = any(each.address == source for each in interfaces())
     counter = listener = None
     if not interface.is_loopback:
         try:

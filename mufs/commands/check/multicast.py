@@ -37,6 +37,14 @@ def judge(reading: Reading, welcome: Welcome, *, seen: bool | None, asked: bool 
             "check that the server still runs, and see its log",
             "journalctl -u mufs-server",
         )
+    if not reading.segments and reading.works and reading.bytes_over_tcp:
+        return problem(
+            "multicast",
+            f"the server answered over TCP alone for {reading.seconds:.1f} s: it has no interface "
+            "to send multicast on now",
+            "its log says which interface it misses; it goes on by itself once that is up",
+            "journalctl -u mufs-server",
+        )
     if not reading.segments and reading.works:
         return warning(
             "multicast",
@@ -89,7 +97,8 @@ def _silent(
     steps = [
         f"the server's log says `multicast to ... on interface {welcome.source[0]}`: if this is "
         "not an address in this host's network, set the server's --interface",
-        "the server's firewall must let UDP out",
+        "the server's firewall must let UDP out: where it does not, the server's log says `cannot "
+        "send to the group`",
         "switches with IGMP snooping need a querier"
         + (" (there is none, see above)" if asked is False else "")
         + " and must list this host's port as a member",

@@ -1,18 +1,10 @@
 """Check the interface and the route to the server, as the kernel reports them."""
 
-import errno
-import fcntl
-import os
-import socket
-import struct
-from array import array
-from collections.abc import Iterator
 from pathlib import Path
-
-from attrs import frozen
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.commands.check.host import number
+from mufs.communication.interfaces import NetworkInterface, interface_of, interfaces, route
 from mufs.wire.segments import HEADER
 
 HEADERS = 20 + 8 + HEADER.size
@@ -20,119 +12,6 @@ HEADERS = 20 + 8 + HEADER.size
 
 TCP_HEADERS = 20 + 20 + 12
 """Bytes of the IPv4 and TCP headers, with timestamps, which the MSS does not include."""
-
-_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFMTU = 0x8912, 0x8913, 0x8921
-_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
-_IFREQ = 40
-"""Bytes of struct ifreq, netdevice(7)."""
-
-# Of netlink(7) and rtnetlink(7).
-_MESSAGE = struct.Struct("=IHHII")
-_ROUTE = struct.Struct("=8BI")
-_ATTRIBUTE = struct.Struct("=HH")
-_NLM_F_REQUEST, _NLMSG_ERROR, _RTM_GETROUTE = 1, 2, 26
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
-
-
-@frozen
-class Route:
-    """The route to an address; C{gateway} is the first router, if there is one."""
-
-    interface: str
-    source: str | None
-    gateway: str | None
-
-
-@frozen
-class Interface:
-    """A network interface, by one of its addresses; C{mtu} in bytes."""
-
-    name: str
-    address: str
-    mtu: int
-    is_up: bool
-    has_carrier: bool
-    has_multicast: bool
-    is_loopback: bool
-    is_wireless: bool
-
-
-def route(address: str) -> Route:
-    """
-    Ask the kernel for the route to an IPv4 address.
-
-    @raise OSError: when there is none.
-    """
-    target = _ATTRIBUTE.pack(_ATTRIBUTE.size + 4, _RTA_DST) + socket.inet_aton(address)
-    body = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + target
-    head = _MESSAGE.pack(_MESSAGE.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.settimeout(2)
-        kernel.send(head + body)
-        answer = kernel.recv(65536)
-    kind = _MESSAGE.unpack_from(answer)[1]
-    if kind == _NLMSG_ERROR:
-        fault = -struct.unpack_from("=i", answer, _MESSAGE.size)[0]
-        raise OSError(fault, os.strerror(fault))
-    found = dict(_attributes(answer[_MESSAGE.size + _ROUTE.size :]))
-    if _RTA_OIF not in found:
-        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
-    source, gateway = (
-        socket.inet_ntoa(found[each]) if len(found.get(each, b"")) == 4 else None
-        for each in (_RTA_PREFSRC, _RTA_GATEWAY)
-    )
-    name = socket.if_indextoname(struct.unpack("=I", found[_RTA_OIF])[0])
-    return Route(name, source, gateway)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind, data[_ATTRIBUTE.size : length]
-        data = data[max(_ATTRIBUTE.size, length + 3 & ~3) :]
-
-
-def interfaces() -> list[Interface]:
-    """The interfaces that have IPv4 addresses, one item for each address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        space = array("B", bytes(_IFREQ * 1024))
-        asked = struct.pack("iP", len(space), space.buffer_info()[0])
-        length = struct.unpack("iP", fcntl.ioctl(any_socket, _SIOCGIFCONF, asked))[0]
-        return [
-            _interface(any_socket, space[start : start + _IFREQ].tobytes())
-            for start in range(0, length, _IFREQ)
-        ]
-
-
-def _interface(any_socket: socket.socket, entry: bytes) -> Interface:
-    # An address label may be the interface's name, a colon and a suffix.
-    name = entry[:16].rstrip(b"\0").partition(b":")[0]
-    asked = name.ljust(_IFREQ, b"\0")
-    flags = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked), 16)[0]
-    mtu = struct.unpack_from("i", fcntl.ioctl(any_socket, _SIOCGIFMTU, asked), 16)[0]
-    return Interface(
-        name.decode(),
-        socket.inet_ntoa(entry[20:24]),
-        mtu,
-        bool(flags & _IFF_UP),
-        bool(flags & _IFF_RUNNING),
-        bool(flags & _IFF_MULTICAST),
-        bool(flags & _IFF_LOOPBACK),
-        name.decode() in _wireless(),
-    )
-
-
-def _wireless() -> list[str]:
-    try:
-        lines = Path("/proc/net/wireless").read_text().splitlines()[2:]
-    except OSError:
-        return []
-    return [line.partition(":")[0].strip() for line in lines]
-
-
-def interface_of(address: str) -> Interface | None:
-    """The interface that has this address; C{None} if there is none."""
-    return next((each for each in interfaces() if each.address == address), None)
 
 
 def no_route(address: str, error: OSError) -> Finding:
@@ -156,10 +35,10 @@ def usable(address: str) -> Finding:
         )
         return problem(
             "interface",
-            f"no interface has the address {address}",
+            f"there is no interface {address} with an IPv4 address",
             f"set --interface to an address of this host: {own or 'it has none'}",
         )
-    figure = f"{found.name} ({address}), MTU {found.mtu}"
+    figure = f"{found.name} ({found.address}), MTU {found.mtu}"
     if not found.is_up:
         command = f"ip link set dev {found.name} up"
         return problem("interface", f"{figure}, is down", "bring the interface up", command)
@@ -227,7 +106,7 @@ def reverse_path(name: str, source: str) -> Finding:
     )
 
 
-def packet_size(found: Interface, segment: int, largest: int | None) -> Finding:
+def packet_size(found: NetworkInterface, segment: int, largest: int | None) -> Finding:
     """
     Whether the group's datagrams fit the MTU.
 
@@ -236,10 +115,12 @@ def packet_size(found: Interface, segment: int, largest: int | None) -> Finding:
     """
     need = segment + HEADERS
     if found.mtu < need:
-        return problem(
+        return warning(
             "packet size",
-            f"the server's datagrams have {need} bytes, but the MTU of {found.name} is {found.mtu}",
-            "raise the MTU; where that is impossible, as in a VPN, this host reads over TCP",
+            f"the server's datagrams have {need} bytes, but the MTU of {found.name} is "
+            f"{found.mtu}: they arrive in fragments, or not at all",
+            "raise the MTU; where that is impossible, as in a VPN, fragments cost processor time, "
+            "and the loss of one is that of the whole datagram",
             f"ip link set dev {found.name} mtu 1500",
         )
     if largest is not None and largest + TCP_HEADERS < need:

@@ -117,6 +117,7 @@ class Session:
             cache,
             CACHE_SIZE // 4,
             on_welcome=self._welcomed,
+            on_moved=lambda welcome: self._membership.moved(welcome),
             on_refused=self._refused,
         )
         pulls = Pulls(self.remote, cache, reactor)
@@ -127,7 +128,6 @@ class Session:
             self.remote.multicast_health,
             interface=interface,
             on_joined=lambda: None,
-            on_unusable=lambda message: None,
         )
         self._factory = _Factory(self.remote, reactor, name)
         self._factory.lost = lambda reason: self._end(Unreachable(reason))

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure as Error
 from zope.interface import Interface
 
+from mufs.communication.client.silence import SilenceDetector
 from mufs.communication.tls import check_names, why_lost
 from mufs.wire.channel import (
     Data,
@@ -59,8 +60,14 @@ class IChannelUser(Interface):
     def connected(channel: "ClientChannel", welcome: Welcome) -> None:
         """The server answered HELLO; requests may be made."""
 
+    def moved(welcome: Welcome) -> None:
+        """The group's datagrams come from elsewhere now, or come at all."""
+
     def refused(reason: Refused) -> None:
         """The server answered HELLO with an error."""
+
+    def silent() -> None:
+        """The server leaves requests about metadata and a PING without an answer, for now."""
 
     def disconnected() -> None:
         """The connection has ended; another will follow."""
@@ -91,7 +98,11 @@ class IChannelUser(Interface):
 
 
 class ClientChannel(Protocol):
-    """One connection to the server."""
+    """
+    One connection to the server.
+
+    @ivar last_received: when the last bytes came, in seconds.
+    """
 
     _log = Logger()
     factory: "ClientChannelFactory | None" = None
@@ -107,20 +118,27 @@ class ClientChannel(Protocol):
         self._requests: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
         self._cancelled_opens: set[int] = set()
         self._last_tag = 0
-        self._last_received = 0.0
+        self.last_received = 0.0
+        self._silence = SilenceDetector(
+            clock,
+            is_waiting=lambda: bool(self._requests),
+            ping=self._report,
+            on_silent=user.silent,
+        )
         self._ending = False
 
     def connectionMade(self) -> None:
         """Say HELLO."""
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._last_received = self._clock.seconds()
+        self.last_received = self._clock.seconds()
         self._silence_check = self._clock.callLater(REPORT_INTERVAL, self._check_silence)
         self.send(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, self._name))))
 
     def dataReceived(self, data: bytes) -> None:
         """Handle each packet; end the connection at the first malformed one."""
-        self._last_received = self._clock.seconds()
+        self.last_received = self._clock.seconds()
+        self._silence.heard()
         if self._ending:
             return
         try:
@@ -136,6 +154,7 @@ class ClientChannel(Protocol):
         """Fail the requests."""
         if self._silence_check.active():
             self._silence_check.cancel()
+        self._silence.stop()
         if self._welcomed:
             self._welcomed = False
             self._user.disconnected()
@@ -145,6 +164,11 @@ class ClientChannel(Protocol):
         requests, self._requests = self._requests, {}
         for _, answer, _ in requests.values():
             answer.errback(ChannelLost())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come since L{IChannelUser.silent} was called."""
+        return self._silence.is_silent
 
     def new_tag(self) -> int:
         """A tag that no request in flight uses; never 0."""
@@ -174,6 +198,7 @@ class ClientChannel(Protocol):
 
         waiting: Deferred[T] = Deferred(forget)
         self._requests[tag] = answer, waiting, []
+        self._silence.watch()
         self.send(pack_tagged(kind, tag, encode(body)))
         return waiting
 
@@ -192,6 +217,8 @@ class ClientChannel(Protocol):
             self._user.key(Key.parse(offset, body))
         elif kind == Type.PULL:
             self._user.pull(decode(Pull, body))
+        elif kind == Type.WELCOME:
+            self._user.moved(decode(Welcome, parse_tagged(body)[1]))
         else:
             tag, rest = parse_tagged(body)
             if kind == Type.REPLY:
@@ -209,8 +236,12 @@ class ClientChannel(Protocol):
 
     def _greeted(self, kind: int, body: bytes) -> None:
         if kind == Type.ERROR:
-            self._user.refused(Refused(decode(Failure, body).text))
+            failure = decode(Failure, body)
             self._end()
+            if failure.errno != "EAGAIN":
+                self._user.refused(Refused(failure.text))
+            elif self.factory is not None:
+                self.factory.connect_failed(failure.text)
         elif kind == Type.WELCOME:
             try:
                 check_names(self.transport)
@@ -251,15 +282,18 @@ class ClientChannel(Protocol):
 
     def _check_silence(self) -> None:
         """Report, which the server must answer; end the connection if it does not."""
-        silent = self._clock.seconds() - self._last_received
+        silent = self._clock.seconds() - self.last_received
         if silent >= ANSWER_TIMEOUT:
             self._log.warn("no answer from the server for {silent:.0f} s", silent=silent)
             self._ending = True
             self.transport.abortConnection()
             return
         if self._welcomed:
-            self.send(pack_tagged(Type.PING, self.new_tag(), encode(self._user.report())))
+            self._report()
         self._silence_check = self._clock.callLater(REPORT_INTERVAL, self._check_silence)
+
+    def _report(self) -> None:
+        self.send(pack_tagged(Type.PING, self.new_tag(), encode(self._user.report())))
 
 
 class ClientChannelFactory(Factory):

@@ -153,6 +153,7 @@ class Reassembly:
             if len(self._partial) > MAX_PARTIAL:
                 oldest = self._partial.pop(next(iter(self._partial)))
                 oldest.buffer = None
+                oldest.parity = {}
         if len(self._transfers) > MAX_KNOWN:
             oldest_known = next(iter(self._transfers))
             self._passed = max(self._passed, oldest_known)

@@ -158,6 +158,10 @@ class MulticastReceiver(MulticastProtocol):
         self._keys.clear()
         self._epoch = self._last_epoch = None
 
+    def follow(self, source: tuple[str, int] | None) -> None:
+        """The server goes on from another address and port; C{None} if it sends no more."""
+        self._source = source
+
     def add_key(self, image: int, generation: int, key: bytes) -> None:
         """From now on receive transfers of a generation of an image."""
         self._keys[image, generation] = key

@@ -5,9 +5,13 @@ from contextlib import suppress
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.internet.protocol import Protocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
+from mufs.wire.channel import Type, pack_tagged
+from mufs.wire.metadata import Failure, encode
 
 MAX_FILES = 65536
 """Files that the server may have open at a time, where the system lets it."""
@@ -47,8 +51,28 @@ def bound_unsent_bytes(port: Any) -> None:
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
 
 
+_ERROR = pack_tagged(
+    Type.ERROR,
+    0,
+    encode(Failure("EAGAIN", "it has too many connections, of this host or of all hosts")),
+)
+_ALERT = bytes.fromhex("15 0303 0002 02 31")
+"""A fatal alert of TLS, access_denied (RFC 8446, 6): a handshake would cost the server more."""
+
+
+class _Refusal(Protocol):
+    transport: ITransport
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._answer)
+        self.transport.loseConnection()
+
+
 class Admission:
-    """Closes connections beyond the limits as soon as they are accepted, before TLS begins."""
+    """Refuses connections beyond the limits once they are accepted, before TLS begins."""
 
     def __init__(self, limits: Limits, clock: IReactorTime) -> None:
         self._limits = limits
@@ -65,6 +89,7 @@ class Admission:
         if factory is None:
             return
         build = factory.buildProtocol
+        answer = _ALERT if isinstance(factory, TLSMemoryBIOFactory) else _ERROR
 
         def build_or_refuse(address: Any) -> Any:
             if not self._limits.refuses(getattr(address, "host", None)):
@@ -74,7 +99,7 @@ class Admission:
             if self._limits.refused % REFUSALS_PER_PAUSE == 0 and self._pause is None:
                 port.stopReading()
                 self._pause = self._clock.callLater(ACCEPT_PAUSE_SECONDS, self._resume, port)
-            return None
+            return _Refusal(answer)
 
         factory.buildProtocol = build_or_refuse
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -12,6 +13,7 @@ from twisted.python.failure import Failure as Error
 from zope.interface import implementer
 
 from mufs.cache.server.sent import SentTransfer
+from mufs.communication.server.client_log import ClientLog
 from mufs.communication.server.clients import Clients, IClient
 from mufs.communication.server.handles import Handles
 from mufs.communication.server.intake import Intake
@@ -42,6 +44,7 @@ from mufs.wire.metadata import (
     Pull,
     Pulled,
     Report,
+    Welcome,
     decode,
     encode,
 )
@@ -68,20 +71,20 @@ class ServerChannel(Protocol):
     It has many attributes because it puts these parts together, and each client's figures for the
     status are kept here.
 
-    It has more attributes than its state, which L{Intake} and L{Handles} hold: the parts that it
-    puts together, and the figures that the status shows of a client.
-
     @ivar share: see L{mufs.cache.server.sent.IReader}.
     @ivar report: what the client reported of itself last.
     @ivar name: what the client is called; empty until it was welcomed.
     @ivar library: what the client sees, once it was welcomed.
+    @ivar log: what is logged of it from then on.
     @ivar requests: how many it has made, C{repairs} how many of segments.
+    @ivar bytes_delivered: what it gave to readers, as it reported on this connection.
     @ivar over_tcp: whether its last READ asked for an answer over TCP.
     """
 
     _log = Logger()
     transport: ITCPTransport
     library: IImageLibrary
+    log: ClientLog
 
     def __init__(self, clients: "Clients[ServerChannel]", address: object) -> None:
         """@param address: of the client's host, see L{Limits.add}."""
@@ -93,7 +96,9 @@ class ServerChannel(Protocol):
         self.name = ""
         self.requests = 0
         self.repairs = 0
+        self.bytes_delivered = 0
         self.over_tcp = False
+        self._welcome: Welcome | None = None
         self._framer = Framer()
         self._sent_packets: list[bytes] = []
 
@@ -157,20 +162,24 @@ class ServerChannel(Protocol):
                 self.address,
                 fault or "it disconnected, and may not accept this server's certificate",
             )
+        why = self._why_ended(reason)
         self._intake.stop()
         self._unicast.stop()
         self._metadata.stop()
         self.handles.close_all()
         self._framer = Framer()
         self._clients.remove(self)
+        if self.name:
+            delivered, over_tcp = self.bytes_delivered, self.bytes_over_tcp
+            self.log.left(why, delivered=delivered, over_tcp=over_tcp)
 
     def close(self, reason: str) -> None:
         """See L{IClient.close}; abort the connection if it was closed before."""
-        self._log.warn(
-            "closing the connection of {client}: {reason}",
-            client=self.name or self.address or "?",
-            reason=reason,
-        )
+        if self.name:
+            self.log.closing(reason)
+        else:
+            text = "closing the connection of {client}: {reason}"
+            self._log.warn(text, client=self.address or "?", reason=reason)
         if self._intake.closed:
             self.transport.abortConnection()
             return
@@ -212,6 +221,12 @@ class ServerChannel(Protocol):
         if self.name:
             epoch = self._clients.keys.epoch
             self._write(Key(epoch.number, epoch.secret).encode())
+
+    def tell_welcome(self, welcome: Welcome) -> None:
+        """Tell a client that was welcomed where the group's datagrams come from now."""
+        if self._welcome not in (None, welcome):
+            self._welcome = welcome
+            self._reply(welcome, 0, Type.WELCOME)
 
     def pull(self, number: int, path: bytes) -> None:
         """See L{IPushed.pull}."""
@@ -279,12 +294,22 @@ class ServerChannel(Protocol):
             return
         self.library = library
         self.name = certified or hello.name or "?"
+        self.log = ClientLog(clients.clock, self.name, self.address)
         self._intake.welcomed()
         clients.limits.note_hello(self)
         clients.tls_succeeded(self.address)
-        self._reply(clients.welcome(self), tag, Type.WELCOME)
+        self._welcome = clients.welcome(self)
+        self._reply(self._welcome, tag, Type.WELCOME)
         self.tell_key()
         clients.pushes.add_client(self)
+
+    def _why_ended(self, reason: Error) -> str:
+        if self._intake.closed:
+            return "the server closed the connection"
+        if reason.check(ConnectionAborted):
+            return "the server ended"
+        done = reason.check(ConnectionDone)
+        return "it closed the connection" if done else "the connection broke"
 
     def _refuse(self, tag: int, error: str, text: str) -> None:
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
@@ -298,9 +323,12 @@ class ServerChannel(Protocol):
     def _reply(self, value: Any, tag: int, kind: int = Type.REPLY) -> None:
         self._write(pack_tagged(kind, tag, encode(value)))
 
-    def _request_failed(self, failure: Error, tag: int) -> None:
-        if isinstance(failure.value, OSError):
-            self.failed(tag, failure.value)
+    def _request_failed(self, failure: Error, tag: int, path: bytes | None) -> None:
+        error = failure.value
+        if isinstance(error, OSError):
+            if path is not None and error.errno != errno.ENOENT:
+                self.log.refused_open(path, error)
+            self.failed(tag, error)
         else:
             self._log.failure("request of {client} failed", failure, client=self.name)
             self.failed(tag, OSError(errno.EIO, "the server failed"))
@@ -312,6 +340,9 @@ class ServerChannel(Protocol):
         tag, report = parse_tagged(body)
         if report:
             self.report = decode(Report, report)
+            self.log.reported(self.report)
+            self.bytes_delivered += self.report.delivered
+            self._clients.bytes_delivered += self.report.delivered
         self._write(pack_tagged(Type.PONG, tag, b""))
 
     def _pulled(self, offset: int, body: bytes) -> None:

@@ -45,6 +45,7 @@ class Clients(Generic[Client]):
     @ivar channels: the clients.
     @ivar access_statistics: what they ask for of each image.
     @ivar pushes: images that they are asked to pull.
+    @ivar bytes_delivered: what all clients gave to readers, including those that have gone.
     """
 
     _log = Logger()
@@ -80,6 +81,7 @@ class Clients(Generic[Client]):
         self.pushes = Pushes(clock, in_thread)
         self._last_tls_faults: dict[str, str] = {}
         self._bytes_over_tcp = 0
+        self.bytes_delivered = 0
         controller.keys_replaced = self._tell_keys
 
     @property

@@ -36,6 +36,10 @@ the answer is not sent at once.
 """
 
 
+_Lookup = tuple[int, Answer, Callable[..., Any], tuple[Any, ...], bytes | None]
+"""Tag, answer, function and arguments of a request, and the path if it is an OPEN."""
+
+
 class MetadataRequests:
     """
     The metadata requests of one client: a few are looked up at a time, the others wait. Of
@@ -50,7 +54,7 @@ class MetadataRequests:
         in_thread: Callable[..., "Deferred[Any]"],
         reply: Callable[[Any, int, int], None],
         opened: Callable[[bytes, IImage, int], None],
-        failed: Callable[[Failure, int], None],
+        failed: Callable[[Failure, int, bytes | None], None],
     ) -> None:
         """
         @param host: is charged for the lookups.
@@ -58,7 +62,7 @@ class MetadataRequests:
         @param in_thread: calls a function outside the reactor's thread, see L{Limits.timed}.
         @param reply: sends a value under a tag, as a packet of that type.
         @param opened: answers an OPEN, given the path, the image, and the tag.
-        @param failed: called with the failure of a request and its tag.
+        @param failed: called with the failure of a request, its tag, and the path of an OPEN.
         """
         self._host = host
         self._intake = intake
@@ -66,7 +70,7 @@ class MetadataRequests:
         self._reply = reply
         self._opened = opened
         self._failed = failed
-        self._waiting: deque[tuple[int, Answer, Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._waiting: deque[_Lookup] = deque()
         self._running = 0
         self._listings: deque[tuple[Iterator[tuple[Entries, bool]], int, Deferred[None]]] = deque()
 
@@ -89,7 +93,7 @@ class MetadataRequests:
             self._submit(tag, self._answer_listing, library.readdir, at.path, at.caller)
         else:
             answer = partial(self._opened, at.path)
-            self._submit(tag, answer, library.open, at.path, at.caller)
+            self._submit(tag, answer, library.open, at.path, at.caller, opens=at.path)
 
     def go_on(self) -> None:
         """Do what had to wait, as far as the intake lets it."""
@@ -101,19 +105,26 @@ class MetadataRequests:
         self._waiting.clear()
         self._listings.clear()
 
-    def _submit(self, tag: int, answer: Answer, function: Callable[..., Any], *args: Any) -> None:
-        self._waiting.append((tag, answer, function, args))
+    def _submit(
+        self,
+        tag: int,
+        answer: Answer,
+        function: Callable[..., Any],
+        *args: Any,
+        opens: bytes | None = None,
+    ) -> None:
+        self._waiting.append((tag, answer, function, args, opens))
         if len(self._waiting) >= MAX_METADATA_REQUESTS:
             self._intake.pause(Pause.METADATA_BACKLOG)
         self._start_lookups()
 
     def _start_lookups(self) -> None:
         while self._waiting and self._running < MAX_METADATA_LOOKUPS and self._intake.may_work:
-            tag, answer, function, args = self._waiting.popleft()
+            tag, answer, function, args, opens = self._waiting.popleft()
             self._running += 1
             lookup = self._in_thread(function, *args)
             lookup.addCallback(self._looked_up, answer, tag)
-            lookup.addErrback(self._failed, tag).addCallback(self._done)
+            lookup.addErrback(self._failed, tag, opens).addCallback(self._done)
 
     def _looked_up(
         self, timed: tuple[Any, float], answer: Answer, tag: int

@@ -1,7 +1,8 @@
 """The socket that the server sends to the multicast group from."""
 
 import socket
-from errno import EINVAL, EIO, EOPNOTSUPP
+from errno import EINVAL, EIO, ENOBUFS, EOPNOTSUPP
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import MessageLengthError
@@ -9,6 +10,7 @@ from twisted.internet.interfaces import IReactorFDSet, IWriteDescriptor
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
 
+from mufs.communication.interfaces import NetworkInterface
 from mufs.communication.multicast import UDP_SEGMENT, MulticastProtocol
 from mufs.wire.segments import HEADER
 
@@ -17,6 +19,16 @@ SEND_BUFFER = 256 * 1024
 
 MAX_TRAIN = 45
 """Datagrams that the kernel cuts from one write at most: 64 KiB of them."""
+
+
+FAILURE_SECONDS = 0.5
+"""
+Seconds for which writes fail before the log says so: if the interface went away, its owner knows
+sooner, and says more.
+"""
+
+RECOVERY_SECONDS = 1.0
+"""Seconds without a failure after which sending works again."""
 
 
 class ISegmentOutput(Interface):
@@ -62,7 +74,7 @@ class _Writability:
             each.callback(None)
 
     def connectionLost(self, reason: object) -> None:
-        self._reactor.removeWriter(self)
+        self.doWrite()  # whoever waits may write elsewhere
         self._socket.close()
 
 
@@ -73,28 +85,46 @@ class MulticastOutput(MulticastProtocol):
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorFDSet, group: str, port: int, *, interface: str, segment: int
+        self, reactor: Any, group: str, port: int, *, interface: NetworkInterface, segment: int
     ) -> None:
         """
         @param group: address of the group.
-        @param interface: address of the interface to send on.
+        @param interface: the interface to send on.
         @param segment: bytes of data in a segment.
         """
         self._reactor = reactor
         self._group = (group, port)
-        self.interface = interface
+        self._interface = interface
         self._stride = HEADER.size + segment
         self._offload = False
+        self._offload_refused = False
+        self._failing_since: float | None = None
+        self._failed_at = 0.0
+        self._warned = False
         self._writability: _Writability | None = None
 
     def startProtocol(self) -> None:
         """Set up the socket."""
-        self.transport.setOutgoingInterface(self.interface)
+        self.send_by(self._interface.index)
         self.transport.setLoopbackMode(True)
         self.transport.connect(*self._group)
         self.grow_send_buffer(SEND_BUFFER)
         self._offload = self._set(socket.SOL_UDP, UDP_SEGMENT, self._stride)
         self._writability = _Writability(self._socket(), self._reactor)
+
+    def use(self, interface: NetworkInterface) -> None:
+        """
+        Send on this interface from now on, which has the address of the one before.
+
+        @raise OSError: when that is impossible.
+        """
+        self.send_by(interface.index)
+        self._interface = interface
+        if not self._warned:
+            self._failing_since = None
+        # Its MTU may be another, or that of the same interface.
+        if not self._offload:
+            self._offload = self._set(socket.SOL_UDP, UDP_SEGMENT, self._stride)
 
     def stopProtocol(self) -> None:
         """Stop watching the socket."""
@@ -122,13 +152,44 @@ class MulticastOutput(MulticastProtocol):
         except BlockingIOError:
             return False
         except (OSError, MessageLengthError) as error:
-            refused = getattr(error, "errno", None) in (EINVAL, EIO, EOPNOTSUPP, None)
-            if self._offload and refused:
+            number = getattr(error, "errno", None)
+            if self._offload and number in (EINVAL, EIO, EOPNOTSUPP, None):
                 # Not supported by the interface, or segments exceed its MTU. Without
                 # UDP_SEGMENT the kernel fragments them.
-                self._log.info("UDP_SEGMENT is refused here ({error}): cutting", error=error)
+                if not self._offload_refused:
+                    self._log.info("UDP_SEGMENT is refused here ({error}): cutting", error=error)
                 self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
-                self._offload = False
+                self._offload, self._offload_refused = False, True
                 return False
-            self._log.debug("cannot send to the group: {error}", error=error)
+            if number != ENOBUFS:  # a queue of this host is full
+                self._note_failure(error)
+        else:
+            if self._failing_since is not None:
+                self._note_success()
+            if self._offload and self._offload_refused:
+                self._offload_refused = False
+                self._log.info("UDP_SEGMENT works again")
         return True
+
+    def _note_failure(self, error: Exception) -> None:
+        now = self._reactor.seconds()
+        if self._failing_since is None:
+            self._failing_since = now
+        self._failed_at = now
+        if not self._warned and now - self._failing_since >= FAILURE_SECONDS:
+            self._warned = True
+            self._log.warn(
+                "cannot send to the group on interface {interface}: {reason}",
+                interface=self._interface,
+                reason=getattr(error, "strerror", None) or str(error),
+            )
+
+    def _note_success(self) -> None:
+        # A firewall may refuse some datagrams only.
+        if self._reactor.seconds() - self._failed_at >= RECOVERY_SECONDS:
+            if self._warned:
+                self._log.info(
+                    "sending to the group on interface {interface} works again",
+                    interface=self._interface,
+                )
+            self._failing_since, self._warned = None, False

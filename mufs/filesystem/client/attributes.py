@@ -1,4 +1,4 @@
-"""File attributes that were learnt a moment ago."""
+"""File attributes that were learnt a moment ago, and the last ones of each path."""
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -8,14 +8,14 @@ ATTRIBUTE_LIFETIME = 1.0
 """Seconds for which attributes are taken for current, as in NFS and FUSE."""
 
 MAX_PATHS = 20_000
-"""Paths whose attributes are kept, about 25 MB; more are rarely used within their lifetime."""
+"""Paths whose attributes are kept, about 25 MB: those that were learnt last, and the root."""
 
 
 class AttributeCache:
     """
     The attributes that a listing or a lookup brought, so that the next lookup needs no request.
 
-    L{get} may be called from any thread, L{put} from one.
+    Any thread may call L{get} and L{last}, one thread the others.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -34,6 +34,10 @@ class AttributeCache:
         known = self._known.get(path)
         return None if known is None else known[2]
 
+    def remove(self, path: bytes) -> None:
+        """Forget a path."""
+        self._known.pop(path, None)
+
     def put(self, path: bytes, attributes: Attributes, asked: float) -> None:
         """
         Remember attributes that the server answered.
@@ -43,9 +47,7 @@ class AttributeCache:
         known = self._known.get(path)
         if known is not None and known[1] > asked:
             return
-        if len(self._known) >= MAX_PATHS and known is None:
-            root = self._known.get(b"")
-            self._known.clear()
-            if root is not None:
-                self._known[b""] = root
+        self.remove(path)
+        if len(self._known) >= MAX_PATHS:
+            del self._known[next(each for each in self._known if each)]
         self._known[path] = self._clock.seconds() + ATTRIBUTE_LIFETIME, asked, attributes

@@ -2,10 +2,12 @@
 The bridge between FUSE's threads and the reactor: the only module that knows both.
 
 FUSE's threads call L{Bridge}, which answers from the cache in the calling thread and passes
-everything else to the reactor with C{blockingCallFromThread}, where a timeout bounds it.
+everything else to the reactor with C{blockingCallFromThread}. There a call that waits ends early
+with C{--timeout}, and when whoever made it is told to end.
 """
 
 import errno
+import os
 from collections.abc import Callable
 from threading import Thread
 from typing import Any, TypeVar, cast
@@ -18,10 +20,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mufs.filesystem.client.images import PageCache
+from mufs.filesystem.client.interruption import is_interrupted
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.wire.metadata import Attributes, Caller, Statistics
 
 T = TypeVar("T")
+
+WATCH_INTERVAL = 0.3
+"""
+Seconds between two looks at the calls that wait. Looking at one takes some 40 us, and hundreds may
+wait for a server that is away.
+"""
 
 
 @define(eq=False)
@@ -29,12 +38,14 @@ class _Call:
     """
     An operation that a thread waits for.
 
-    @ivar expires: when it is cancelled, in seconds.
+    @ivar began: when, in seconds.
+    @ivar asker: the thread that the kernel asks for, 0 if that is unknown.
     @ivar failure: why it was cancelled.
     """
 
     deferred: Deferred[Any]
-    expires: float
+    began: float
+    asker: int
     failure: OSError | None = None
 
 
@@ -48,25 +59,31 @@ class Bridge:
         reactor: "IReactorFromThreads | IReactorTime",
         remote: RemoteFileSystem,
         timeout: float,
+        *,
+        asker: Callable[[], int] = lambda: 0,
     ) -> None:
-        """@param timeout: seconds after which an operation ends with EIO."""
+        """
+        @param timeout: seconds after which an operation ends with EIO; 0 for never.
+        @param asker: returns the ID of the thread that the operation in this thread is for; 0 if
+            that is unknown.
+        """
         self._reactor: Any = reactor
         self._remote = remote
         self._timeout = timeout
+        self._asker = asker
         self._calls: dict[_Call, None] = {}
-        self._expiry: IDelayedCall | None = None
+        self._watch: IDelayedCall | None = None
+        self._silent_since = 0.0
         self._stopped = False
 
     def getattr(self, path: bytes, handle: int | None, caller: Callable[[], Caller]) -> Attributes:
         """
-        See L{RemoteFileSystem.getattr}; the root answers also without a connection.
+        See L{RemoteFileSystem.getattr}.
 
         @param caller: returns who asks; called only if the server is asked.
         """
         if handle is None:
             known = self._remote.attributes.get(path)
-            if known is None and not path and not self._remote.is_connected:
-                known = self._remote.attributes.last(path)
             if known is not None:
                 return known
         return self._call(self._remote.getattr, path, handle, caller())
@@ -135,42 +152,66 @@ class Bridge:
     def stop(self) -> None:
         """Fail all waiting and future operations with EIO; called in the reactor's thread."""
         self._stopped = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for call in list(self._calls):
-            self._cancel(call, "the mount is ending")
+            self._cancel(call, errno.EIO, "the mount is ending")
 
     def _call(self, function: "Callable[..., Deferred[T]]", *args: object) -> T:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
-        bounded: Callable[..., Deferred[Any]] = self._bounded
-        return cast(T, blockingCallFromThread(self._reactor, bounded, function, *args))
+        watched: Callable[..., Deferred[Any]] = self._watched
+        call = blockingCallFromThread(self._reactor, watched, self._asker(), function, *args)
+        return cast(T, call)
 
-    def _bounded(self, function: "Callable[..., Deferred[T]]", *args: object) -> "Deferred[T]":
+    def _watched(
+        self, asker: int, function: "Callable[..., Deferred[T]]", *args: object
+    ) -> "Deferred[T]":
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
-        call = _Call(maybeDeferred(function, *args), self._reactor.seconds() + self._timeout)
+        now = self._reactor.seconds()
+        if self._remote.last_heard >= self._silent_since:
+            self._silent_since = now
+        call = _Call(maybeDeferred(function, *args), now, asker)
         self._calls[call] = None
-        if self._expiry is None:
-            self._expiry = self._reactor.callLater(self._timeout, self._expire)
+        if self._watch is None:
+            self._watch = self._reactor.callLater(WATCH_INTERVAL, self._look)
         call.deferred.addBoth(self._ended, call)
+        if not call.deferred.called and self._is_late(call, now):
+            self._expire(call)
         return call.deferred
 
     def _ended(self, result: T, call: _Call) -> "T | Failure":
         del self._calls[call]
         return result if call.failure is None else Failure(call.failure)
 
-    def _cancel(self, call: _Call, why: str) -> None:
-        call.failure = OSError(errno.EIO, why)
+    def _cancel(self, call: _Call, number: int, why: str) -> None:
+        call.failure = OSError(number, why)
         call.deferred.cancel()
 
-    def _expire(self) -> None:
-        """Cancel the calls that took too long: they have the same timeout, so the oldest first."""
-        self._expiry = None
+    def _expire(self, call: _Call) -> None:
+        self._cancel(call, errno.EIO, "no answer from the server in time")
+
+    def _is_late(self, call: _Call, now: float) -> bool:
+        """
+        Whether a call has had its time. If the server said nothing since an earlier one was made,
+        that began with the earlier one: the kernel reads ahead, and then the page once more.
+        """
+        is_silent = self._remote.last_heard < self._silent_since
+        began = min(call.began, self._silent_since) if is_silent else call.began
+        return 0 < self._timeout <= now - began
+
+    def _look(self) -> None:
+        """End the calls that have had their time, and those whose makers have to end."""
+        self._watch = None
+        now = self._reactor.seconds()
         for call in list(self._calls):
-            left = call.expires - self._reactor.seconds()
-            if left > 0:
-                self._expiry = self._reactor.callLater(left, self._expire)
+            if self._is_late(call, now):
+                self._expire(call)
+            elif now - call.began < WATCH_INTERVAL:
                 break
-            self._cancel(call, "no answer from the server in time")
+            elif is_interrupted(call.asker):
+                self._cancel(call, errno.EINTR, os.strerror(errno.EINTR))
+        if self._calls:
+            self._watch = self._reactor.callLater(WATCH_INTERVAL, self._look)

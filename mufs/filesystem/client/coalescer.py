@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.multicast_health import MulticastHealth
+from mufs.filesystem.client.deliveries import Deliveries, Histogram
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.in_flight import (
     IFiller,
@@ -50,11 +51,8 @@ class ReadCoalescer:
     (L{resume}). Whether a request goes by multicast or TCP is L{MulticastHealth.should_use}'s
     decision, but for reads that must be answered over TCP by now.
 
-    Everything here runs in the reactor's thread. It has many attributes: five are figures for the
-    status.
+    Everything here runs in the reactor's thread. It has many attributes: three are figures.
 
-    @ivar joined: reads that waited for bytes already on their way.
-    @ivar misses: reads that had to ask the server.
     @ivar bytes_requested: bytes that the server was asked for.
     @ivar bytes_overheard: bytes that came without having been asked for.
     @ivar bytes_over_tcp: bytes that came over TCP.
@@ -67,6 +65,7 @@ class ReadCoalescer:
         cache: BlockCache,
         multicast_health: MulticastHealth,
         window: ReadAheadWindow,
+        deliveries: Deliveries,
         *,
         clock: IReactorTime,
         send: Callable[[bytes], None],
@@ -74,12 +73,14 @@ class ReadCoalescer:
     ) -> None:
         """
         @param window: learns the delay and the bandwidth of the path to the server.
+        @param deliveries: is told of each read that has ended.
         @param send: writes a packet to the request channel.
         @param new_tag: makes a tag that no other request in flight has.
         """
         self._cache = cache
         self._multicast_health = multicast_health
         self._window = window
+        self._deliveries = deliveries
         self._clock = clock
         self._send = send
         self._new_tag = new_tag
@@ -89,8 +90,6 @@ class ReadCoalescer:
         self._longest_wait = 0.0
         self.in_flight = ReadsInFlight()
         self.fillers: dict[OpenImage, IFiller] = {}
-        self.joined = 0
-        self.misses = 0
         self.bytes_requested = 0
         self.bytes_overheard = 0
         self.bytes_over_tcp = 0
@@ -117,7 +116,7 @@ class ReadCoalescer:
             if missing:
                 self.in_flight.add_waiting(waiting, block, missing)
         if not waiting.pages:
-            self.joined += 1
+            self._deliveries.note(self._deliveries.joined, 0.0, len(target))
             done.callback(len(target))
             return done
         wanted = waiting.pages
@@ -128,8 +127,9 @@ class ReadCoalescer:
         elif at_random:
             gaps = self._random_reads.gaps(opened.key, offset, len(target))
         is_alone = not self.in_flight.requested
+        kind = self._deliveries.joined
         if self._ask(opened, wanted, Priority.BLOCKED):
-            self.misses += 1
+            kind = self._deliveries.misses
             if whole:
                 if is_alone:
                     done.addCallback(self._block_arrived, self._clock.seconds())
@@ -139,11 +139,9 @@ class ReadCoalescer:
                     self.prefetch(opened, *opened.sequence_detector.around(offset))
             for gap in gaps:
                 self.prefetch(opened, *gap)
-        else:
-            self.joined += 1
         if self._check is None:
             self._check = self._clock.callLater(CHECK_INTERVAL, self._check_overdue)
-        return done.addBoth(self._waited, now)
+        return done.addBoth(self._waited, now, kind)
 
     def take_lag(self) -> float:
         """
@@ -342,8 +340,10 @@ class ReadCoalescer:
         self._random_reads.block_arrived(self._clock.seconds() - asked_at)
         return length
 
-    def _waited(self, result: T, since: float) -> T:
-        self._longest_wait = max(self._longest_wait, self._clock.seconds() - since)
+    def _waited(self, result: T, since: float, kind: Histogram) -> T:
+        seconds = self._clock.seconds() - since
+        self._longest_wait = max(self._longest_wait, seconds)
+        self._deliveries.note(kind, seconds, result if isinstance(result, int) else 0)
         return result
 
     def _check_overdue(self) -> None:

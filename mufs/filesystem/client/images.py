@@ -132,7 +132,7 @@ class OpenImages:
         """
         for handle in self._handles.get(path, ()):
             opened = self._by_handle[handle]
-            if handle < before and opened.key[1] != attributes.generation:
+            if handle < before and not same_content(opened.attributes, attributes):
                 opened.stale = True
 
     def _page_cache(self, opened: OpenImage, mixed: bool) -> PageCache:
@@ -155,3 +155,8 @@ class OpenImages:
             return PageCache.KEEP
         self._in_page_cache[opened.path] = opened
         return PageCache.RENEW
+
+
+def same_content(one: Attributes, other: Attributes) -> bool:
+    """Whether two attributes of a path are those of the same content."""
+    return one.generation == other.generation

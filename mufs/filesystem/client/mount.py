@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from fuse import FUSE, fuse_file_info, fuse_get_context
+from fuse import FUSE, _libfuse, fuse_file_info, fuse_get_context
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
@@ -20,7 +20,21 @@ T = TypeVar("T")
 ENCODING = "latin-1"
 """Carries the bytes of any name through fusepy, which wants text."""
 
+MAX_BACKGROUND = 256
+"""
+Requests for read-ahead that the kernel has under way. With as many waiting for a server that is
+away, a further one waits in the kernel, even for what is cached; each costs a thread of libfuse.
+"""
+
 _log = Logger()
+
+
+def libfuse_version() -> str:
+    """The version of libfuse in use, such as 2.9."""
+    version = _libfuse.fuse_version()
+    # Libfuse 2 counts its minor versions up to 9; 3.16 is 316.
+    major, minor = divmod(version, 10 if version < 100 else 100)
+    return f"{major}.{minor}"
 
 
 def _operation(method: Callable[..., T]) -> Callable[..., T]:
@@ -47,6 +61,15 @@ def _operation(method: Callable[..., T]) -> Callable[..., T]:
 
 def _path(path: str) -> bytes:
     return path.encode(ENCODING)[1:]
+
+
+def asking_thread() -> int:
+    """
+    The ID of the thread that called the operation running in this thread; 0 if that is in a PID
+    namespace that this process does not see.
+    """
+    pid: int = fuse_get_context()[2]
+    return pid
 
 
 def _caller() -> Caller:
@@ -82,8 +105,8 @@ def _stat(attributes: Attributes) -> dict[str, int]:
 
 class Operations:
     """
-    A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes, and
-    ENOTSUP to extended attributes, which have no method here.
+    A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes. After
+    the first getxattr, which has no method here, it answers ENOTSUP to all of them itself.
     """
 
     use_ns = True
@@ -116,6 +139,11 @@ class Operations:
             entry = {"st_ino": attributes.ino, "st_mode": attributes.mode}
             names.append((name.decode(ENCODING), entry, 0))
         return iter(names)
+
+    @_operation
+    def listxattr(self, path: str) -> list[str]:
+        """There are no extended attributes: programs that copy them take that without a word."""
+        return []
 
     @_operation
     def readlink(self, path: str) -> str:
@@ -206,6 +234,7 @@ def serve(
         use_ino=True,
         attr_timeout=0,
         entry_timeout=1,
+        max_background=MAX_BACKGROUND,
         allow_other=allow_other,
         noexec=noexec,
     )

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import Operations, serve
-from mufs.filesystem.client.mountpoint import TYPE, Mounted, uppermost
+from mufs.filesystem.client.mountpoint import TYPE, Mounted, claim, uppermost
 
 UNMOUNT_TIMEOUT = 1.0
 """Seconds that FUSE may take to end once it is unmounted."""
@@ -62,8 +62,17 @@ class Mounting:
         self._on_mounted = on_mounted
         self._before: Mounted | None = None
         self._mounted: Mounted | None = None
+        self._claimed: int | None = None
         self._served: Deferred[None] | None = None
         self._reserved = [os.open(os.devnull, os.O_RDONLY) for _ in range(UNMOUNT_RESERVED_FDS)]
+
+    def claim(self) -> None:
+        """
+        Keep other clients away from the mount point until it is mounted.
+
+        @raise UnusableMountPoint: when another one has it.
+        """
+        self._claimed = claim(self._settings.directory)
 
     def mount(self) -> "Deferred[None]":
         """
@@ -110,6 +119,9 @@ class Mounting:
         # Something else may be mounted over it already.
         if there is not None and there.type == TYPE:
             self._mounted = there
+        if self._claimed is not None:
+            os.close(self._claimed)
+            self._claimed = None
         self._on_mounted()
 
     def _end(self, result: "Failure | None") -> None:

@@ -1,10 +1,12 @@
 """The mount point: checks that it is usable, and removes what a killed client left there."""
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 
 from attrs import frozen
 
@@ -83,6 +85,29 @@ def make_ready(path: str) -> str:
     except OSError as error:
         raise UnusableMountPoint(error.strerror) from None
     return path
+
+
+def claim(path: str) -> int:
+    """
+    Keep other clients away from a mount point until something is mounted there.
+
+    @return: a descriptor of the directory; the claim ends with it, or with the process.
+    @raise UnusableMountPoint: when another client has it, or has mounted.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # Not every file system has locks.
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UnusableMountPoint("another mUFS client is about to mount there") from None
+        there = uppermost(path)
+        if there is not None and there.type == TYPE:
+            raise UnusableMountPoint("an mUFS client is mounted there already")
+    except UnusableMountPoint:
+        os.close(directory)
+        raise
+    return directory
 
 
 def _is_dead(path: str) -> bool:

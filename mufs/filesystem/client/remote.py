@@ -3,7 +3,6 @@
 import errno
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import count
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -16,9 +15,10 @@ from mufs.communication.client.channel import ChannelLost, ClientChannel, IChann
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
-from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.coalescer import ReadCoalescer
+from mufs.filesystem.client.deliveries import Deliveries
 from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache, stale
+from mufs.filesystem.client.metadata import Metadata
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Data, Key, Sent, Type, pack
@@ -28,8 +28,6 @@ from mufs.wire.metadata import (
     Attributes,
     Caller,
     Close,
-    Link,
-    Names,
     Opened,
     Pull,
     Report,
@@ -47,17 +45,16 @@ class RemoteFileSystem:
     """
     What the mount asks for, each operation a Deferred that fails with C{OSError}.
 
-    Without a connection an operation waits for the next one; the caller bounds the wait by
-    cancelling. What happens without a connection is decided here: requests about metadata are
-    made anew on the next connection (L{_ask}), reads wait in the coalescer until their image is
-    reopened (L{_reopen}), other packets are dropped (L{send}): the server forgets a lost
-    connection's handles and transfers.
+    Without a connection an operation that needs the server waits for the next one; the caller
+    bounds the wait by cancelling. L{Metadata} decides what becomes of requests about names and
+    attributes; reads wait in the coalescer until their image is reopened (L{_reopen}); other
+    packets are dropped (L{send}): the server forgets a lost connection's handles and transfers.
 
     Everything runs in the reactor's thread except L{opened}, L{cached_read}, L{lacks} and the
     attribute cache, which any thread may use. It has many attributes because it puts the parts of
     the client together.
 
-    @ivar hits: reads that the cache answered.
+    @ivar deliveries: what readers were given.
     @ivar lag: seconds that the slowest read before the last report had to wait.
     @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
@@ -71,25 +68,31 @@ class RemoteFileSystem:
         cache: BlockCache,
         max_ahead: int,
         *,
+        offline_for: float = 0.0,
         on_welcome: Callable[[ClientChannel, Welcome], None],
+        on_moved: Callable[[Welcome], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
         """
         @param max_ahead: bytes that may be read ahead of a reader.
+        @param offline_for: seconds for which what was last known does while the server is away.
         @param on_welcome: called at the beginning of each connection, before it is used.
+        @param on_moved: called when the server sends to the group from elsewhere.
         @param on_refused: called when the server refuses this client.
         """
         self._clock = clock
         self._cache = cache
         self.window = ReadAheadWindow(clock, max_ahead)
         self._on_welcome = on_welcome
+        self.moved = on_moved
         self.refused = on_refused
-        self.attributes = AttributeCache(clock)
         self.multicast_health = MulticastHealth(clock)
+        self.deliveries = Deliveries()
         self.coalescer = ReadCoalescer(
             cache,
             self.multicast_health,
             self.window,
+            self.deliveries,
             clock=clock,
             send=self.send,
             new_tag=self._new_tag,
@@ -105,10 +108,9 @@ class RemoteFileSystem:
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
         self._channel: ClientChannel | None = None
-        self._awaiting_channel: list[Deferred[ClientChannel]] = []
         self._open = OpenImages()
-        self._hit_numbers = count(1)
-        self.hits = 0
+        self._metadata = Metadata(clock, self._open, offline_for)
+        self.attributes = self._metadata.attributes
         self.lag = 0.0
 
     @property
@@ -117,16 +119,14 @@ class RemoteFileSystem:
         return self._open.recent
 
     @property
-    def reads_and_hits(self) -> tuple[int, int]:
-        """The number of reads, and of those that the cache answered, at one moment."""
-        # FUSE's threads go on counting meanwhile.
-        hits = self.hits
-        return hits + self.coalescer.joined + self.coalescer.misses, hits
-
-    @property
     def is_connected(self) -> bool:
         """Whether the server can be asked now."""
         return self._channel is not None
+
+    @property
+    def last_heard(self) -> float:
+        """When the last byte came from the server, in seconds."""
+        return self._metadata.last_heard
 
     def send(self, packet: bytes) -> None:
         """Write a packet to the request channel; without a connection it is dropped."""
@@ -146,16 +146,18 @@ class RemoteFileSystem:
             if opened.stale:
                 self.coalescer.resume(opened)
             else:
-                reopened = ensureDeferred(self._reopen(opened))
-                reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
-        waiting, self._awaiting_channel = self._awaiting_channel, []
-        for each in waiting:
-            each.callback(channel)
+                self._begin_reopening(opened)
+        self._metadata.connected(channel)
+
+    def silent(self) -> None:
+        """See L{IChannelUser.silent}."""
+        self._metadata.silent()
 
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
         self._log.warn("the connection to the server is lost: waiting for another")
         self._channel = None
+        self._metadata.disconnected()
         self.server_pulls.disconnected()
         for opened in self._open:
             opened.server_handle = None
@@ -194,9 +196,10 @@ class RemoteFileSystem:
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
         self.lag = self.coalescer.take_lag()
-        reads, hits = self.reads_and_hits
+        reads, hits = self.deliveries.reads_and_hits
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
-        return Report(reads, hits, round(self.lag * 1000), works, state)
+        lag, delivered = round(self.lag * 1000), self.deliveries.take_delivered()
+        return Report(reads, hits, lag, delivered, works, state)
 
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY
@@ -208,22 +211,21 @@ class RemoteFileSystem:
             generation.
         @param caller: who asks; with a handle, whoever opened it.
         """
-        return ensureDeferred(self._getattr(path, handle, caller))
+        return ensureDeferred(self._metadata.getattr(path, handle, caller))
 
     def readdir(
         self, path: bytes, caller: Caller = NOBODY
     ) -> "Deferred[list[tuple[bytes, Attributes]]]":
         """The names in a directory with their attributes, which are cached."""
-        return ensureDeferred(self._readdir(path, caller))
+        return ensureDeferred(self._metadata.readdir(path, caller))
 
     def readlink(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[bytes]":
         """The target of a symbolic link."""
-        asked = ensureDeferred(self._ask(Type.READLINK, At(path, caller), Link))
-        return asked.addCallback(lambda link: link.target)
+        return ensureDeferred(self._metadata.readlink(path, caller))
 
     def statfs(self) -> "Deferred[Statistics]":
         """Statistics of the server's file system."""
-        return ensureDeferred(self._ask(Type.STATFS, At(b""), Statistics))
+        return ensureDeferred(self._metadata.statfs())
 
     def open(self, path: bytes, caller: Caller = NOBODY) -> "Deferred[tuple[int, PageCache]]":
         """
@@ -263,12 +265,13 @@ class RemoteFileSystem:
         """
         if opened.stale:
             raise stale()
+        began = self._clock.seconds()
         length = opened.attributes.size - offset
         if length < len(target):
             target = target[: max(0, length)]
         if not self._cache.read(opened.key, offset, target):
             return None
-        self.hits = next(self._hit_numbers)
+        self.deliveries.note(self.deliveries.hits, self._clock.seconds() - began, len(target))
         return len(target)
 
     def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
@@ -283,48 +286,22 @@ class RemoteFileSystem:
             self.send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
             opened.server_handle = None
 
-    async def _ask(self, kind: Type, body: object, answer: type[T]) -> T:
-        while True:
-            channel = self._channel or await self._next_channel()
-            try:
-                return await channel.ask(kind, body, answer)
-            except ChannelLost:
-                continue
-
-    def _next_channel(self) -> "Deferred[ClientChannel]":
-        waiting: Deferred[ClientChannel] = Deferred(self._awaiting_channel.remove)
-        self._awaiting_channel.append(waiting)
-        return waiting
-
-    async def _getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
-        now = self._now()
-        if handle is not None and handle in self._open:
-            # Whoever opened a file may read its attributes, also after a change of user.
-            caller = self._open[handle].caller
-        attributes = await self._ask(Type.GETATTR, At(path, caller), Attributes)
-        self._learn(path, attributes, now)
-        if handle is not None and handle in self._open and self._open[handle].stale:
-            raise stale()
-        return attributes
-
-    async def _readdir(self, path: bytes, caller: Caller) -> list[tuple[bytes, Attributes]]:
-        now = self._now()
-        names = await self._ask(Type.READDIR, At(path, caller), Names)
-        for name, attributes in names.entries:
-            self._learn(path + b"/" + name if path else name, attributes, now)
-        # A file renamed while the server lists the directory may be listed twice.
-        return list(dict(names.entries).items())
-
     async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
-        now = self._now()
-        found = await self._ask(Type.OPEN, At(path, caller), Opened)
+        found, server_handle = await self._metadata.open(path, caller)
         key = found.image, found.generation
         ahead = SequenceDetector(found.attributes.size, self.window)
-        opened = OpenImage(path, key, found.attributes, ahead, found.handle, caller=caller)
+        opened = OpenImage(path, key, found.attributes, ahead, server_handle, caller=caller)
         self.receiver.add_key(*key, found.key)
         self._cache.opened(key, path, found.attributes.size)
-        self._learn(path, found.attributes, now)
-        return self._open.add(opened)
+        handle = self._open.add(opened)
+        if server_handle is None and self._channel is not None:
+            # The server is silent, and may answer yet.
+            self._begin_reopening(opened)
+        return handle
+
+    def _begin_reopening(self, opened: OpenImage) -> None:
+        reopened = ensureDeferred(self._reopen(opened))
+        reopened.addErrback(lambda failure: self._log.failure("cannot reopen", failure))
 
     async def _reopen(self, opened: OpenImage) -> None:
         channel = self._channel
@@ -343,16 +320,6 @@ class RemoteFileSystem:
             if opened not in list(self._open):
                 self._close(opened)
         self.coalescer.resume(opened)
-
-    def _now(self) -> tuple[float, int]:
-        """When the server was asked: the time, and the handle that the next open gets."""
-        return self._clock.seconds(), self._open.next_handle
-
-    def _learn(self, path: bytes, attributes: Attributes, asked: tuple[float, int]) -> None:
-        """Remember attributes; open images that they do not match are stale."""
-        time, next_handle = asked
-        self.attributes.put(path, attributes, time)
-        self._open.mark_stale(path, attributes, next_handle)
 
     def _read_over_tcp(self, tag: int) -> None:
         self.coalescer.retry(tag, over_tcp=True)

@@ -6,13 +6,15 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.commands.keys import UnusableKeys, make_keys
+from mufs.commands.authority import UnusableKeys
+from mufs.commands.keys import list_keys, make_keys, renew_key, revoke_key
 
 
 class KeysTestCase(SynchronousTestCase):
@@ -46,7 +48,9 @@ class MakeTests(KeysTestCase):
         self.assertEqual(
             modes,
             {"ca.key": 0o600, "ca": 0o755, "ca/ca.pem": 0o644, "server.pem": 0o600,
-             "host1.pem": 0o600},
+             "host1.pem": 0o600, "issued": 0o755,
+             **{f"issued/{name}-{self.certificate(f'{name}.pem').serial_number:x}.pem": 0o644
+                for name in ("server", "host1")}},
         )  # fmt: skip
         self.assertEqual(stat.S_IMODE(self.keys.stat().st_mode), 0o700)
 
@@ -98,8 +102,9 @@ class MakeTests(KeysTestCase):
         self.assertIn("host2.pem: host2; until ", line)
         self.certificate("host2.pem").verify_directly_issued_by(self.certificate("ca/ca.pem"))
         after = self.contents()
-        del after[self.keys / "host2.pem"]
-        self.assertEqual(after, before)
+        new = {path for path in after if path.name.startswith("host2")}
+        self.assertEqual(len(new), 2)
+        self.assertEqual({path: after[path] for path in after.keys() - new}, before)
 
     def assert_refused(self, servers: list[str], clients: list[str], telling: str) -> None:
         """It is not done, for that reason, and nothing is made or changed."""
@@ -149,3 +154,95 @@ class MakeTests(KeysTestCase):
                 (self.keys / "ca.key").write_bytes(content)
             self.assert_refused([], ["host2"], telling)
             (self.keys / "ca.key").write_bytes(key)
+
+
+class UpkeepTests(KeysTestCase):
+    """Certificates that are listed, renewed and revoked."""
+
+    def setUp(self) -> None:
+        """Make some."""
+        super().setUp()
+        make_keys(self.keys, ["images.lab", "192.0.2.1"], ["host1", "host2"])
+
+    def rows(self) -> list[list[str]]:
+        """The lines of the list, without the first two, word by word."""
+        return [line.split(maxsplit=3) for line in list_keys(self.keys)][2:]
+
+    def revoked(self) -> set[int]:
+        """The serial numbers on the list of revoked certificates, which the authority signed."""
+        listed = x509.load_pem_x509_crl((self.keys / "ca" / "ca.crl").read_bytes())
+        key: Any = self.certificate("ca/ca.pem").public_key()
+        self.assertTrue(listed.is_signature_valid(key))
+        return {each.serial_number for each in listed}
+
+    def test_ls(self) -> None:
+        """Each certificate is listed with its last day, the authority's first."""
+        lines = list(list_keys(self.keys))
+        self.assertEqual(lines[0].split(), ["name", "until", "days", "left"])
+        self.assertTrue(lines[1].startswith("(the authority) "))
+        until = f"{self.certificate('host1.pem').not_valid_after_utc:%Y-%m-%d}"
+        self.assertEqual([row[0] for row in self.rows()], ["host1", "host2", "server"])
+        self.assertEqual(self.rows()[0][1:], [until, "729"])
+
+    def test_renew(self) -> None:
+        """A renewed certificate has another key, and the same names; the old one is remembered."""
+        old = self.certificate("server.pem")
+        made, until = renew_key(self.keys, "server")
+        self.assertIn("server.pem: images.lab, 192.0.2.1; until ", made)
+        self.assertIn(f"{old.not_valid_after_utc:%Y-%m-%d}", until)
+        new = self.certificate("server.pem")
+        self.assertNotEqual(new.public_key(), old.public_key())
+        for kind in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage):
+            both = [each.extensions.get_extension_for_class(kind).value for each in (old, new)]
+            self.assertEqual(both[0], both[1])
+        new.verify_directly_issued_by(self.certificate("ca/ca.pem"))
+        self.assertEqual(stat.S_IMODE((self.keys / "server.pem").stat().st_mode), 0o600)
+        self.assertEqual(self.rows()[-1][3], "replaced, but still accepted")
+
+    def test_revoke(self) -> None:
+        """All certificates of a client are revoked, and none of others; later ones are valid."""
+        certificates = [self.certificate("host1.pem")]
+        list(renew_key(self.keys, "host1"))
+        certificates.append(self.certificate("host1.pem"))
+        (self.keys / "host1.pem").unlink()
+        line, todo = revoke_key(self.keys, "host1")
+        self.assertIn("ca.crl: 2 certificates of host1 revoked", line)
+        self.assertIn("reload", todo)
+        self.assertEqual(self.revoked(), {each.serial_number for each in certificates})
+        self.assertEqual([row[3:] for row in self.rows()], [["revoked"], ["revoked"], [], []])
+        self.assertEqual(len(list(renew_key(self.keys, "host1"))), 1)
+        self.assertNotIn(self.certificate("host1.pem").serial_number, self.revoked())
+        list(revoke_key(self.keys, "host2"))
+        self.assertEqual(len(self.revoked()), 3)
+
+    def test_made_before(self) -> None:
+        """What was made before copies were kept is renewed and revoked, too."""
+        for file in (self.keys / "issued").iterdir():
+            file.unlink()
+        (self.keys / "issued").rmdir()
+        old = self.certificate("host1.pem").serial_number
+        list(renew_key(self.keys, "host1"))
+        list(revoke_key(self.keys, "host1"))
+        expected = {old, self.certificate("host1.pem").serial_number}
+        self.assertEqual(self.revoked(), expected)
+
+    def test_refused(self) -> None:
+        """What cannot be renewed or revoked is refused, and nothing changes."""
+        list(revoke_key(self.keys, "host1"))
+        before = self.contents()
+        for function, name, telling in (
+            (renew_key, "none", "no certificate of 'none'"),
+            (renew_key, "../server", "no certificate of '../server'"),
+            (revoke_key, "none", "no certificate of 'none'"),
+            (revoke_key, "host1", "revoked already"),
+            (revoke_key, "server", "new authority"),
+        ):
+            error = self.assertRaises(UnusableKeys, list, function(self.keys, name))
+            self.assertIn(telling, str(error))
+        nowhere = list_keys(self.keys / "none")
+        self.assertIn("no authority", str(self.assertRaises(UnusableKeys, list, nowhere)))
+        (self.keys / "ca" / "ca.crl").write_text("nonsense")
+        damaged = list_keys(self.keys)
+        self.assertIn("not a list", str(self.assertRaises(UnusableKeys, list, damaged)))
+        (self.keys / "ca" / "ca.crl").write_bytes(before[self.keys / "ca" / "ca.crl"])
+        self.assertEqual(self.contents(), before)

@@ -50,11 +50,23 @@ class OptionTests(SynchronousTestCase):
         self.assertFalse(client_options("images:/", ["rw"])[1])
         self.assertTrue(client_options("images:/", ["rw,bg"])[1])
 
+    def test_hard(self) -> None:
+        """soft limits the time of an operation, to 30 s or to what is given; hard never does."""
+        server = "--server=tcp:images:7040"
+        for options, expected in (
+            ("hard", [server]),
+            ("soft", ["--timeout=30", server]),
+            ("soft,timeo=50", ["--timeout=5", server]),
+            ("timeout=7,soft", ["--timeout=7", server]),
+            ("timeout=7,hard", [server]),
+        ):
+            self.assertEqual(self.told(options), expected, options)
+
     def test_unknown(self) -> None:
         """An option that is unknown, or has no value, or one too many, is named."""
         for option in (
             "size=1", "suid", "dev", "cache_size", "cache_size=", "allow_other=1", "port=http",
-            "server=tcp:evil:1", "mount=/", "context=x",
+            "timeo=soon", "soft=1", "server=tcp:evil:1", "mount=/", "context=x",
         ):  # fmt: skip
             with self.assertRaises(Wrong, msg=option) as caught:
                 self.told(f"rw,{option}")

@@ -18,7 +18,8 @@ CLIENT: dict[str, Any] = {
     "service": "client", "at": "/run/mufs/client/mnt.sock", "mount": "/mnt", "connected": True,
     "reads": 1234, "hits": 1000, "joined": 34, "misses": 200, "hit_rate": 0.8104, "lag": 0.0123,
     "bytes_requested": 3 << 20, "bytes_overheard": 5 << 10, "bytes_over_tcp": 0,
-    "cache_bytes": 1 << 30, "cache_size": 2 << 30, "evictions": 7, "segments_lost": 5,
+    "bytes_delivered": 9 << 20, "cache_bytes": 1 << 30, "cache_size": 2 << 30, "evictions": 7,
+    "segments_lost": 5,
     "segments_received": 1000, "server": "tcp:images:7040", "tls": True, "multicast": "working",
 }  # fmt: skip
 
@@ -47,7 +48,8 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(lines[4], ["misses", "200", "cache", "1.0", "GiB", "of", "2.0", "GiB"])
         self.assertEqual(lines[5], ["hit", "rate", "81.0", "%", "evicted", "blocks", "7"])
         self.assertEqual(lines[6], ["lag", "12", "ms", "lost", "segments", "5", "(0.5", "%)"])
-        self.assertEqual(lines[7], ["server", "tcp:images:7040,", "TLS"])
+        self.assertEqual(lines[7], ["delivered", "9.0", "MiB"])
+        self.assertEqual(lines[8], ["server", "tcp:images:7040,", "TLS"])
 
     def test_error(self) -> None:
         """A service that does not answer is shown with the reason, beside the others."""
@@ -87,12 +89,37 @@ class AddressTests(SynchronousTestCase):
 
         self.patch(status, "sockets", lambda: list(answers))
         self.patch(status, "ask", ask)
+        self.patch(status, "hidden_directories", lambda: ["/run/mufs/server"])
         found = [(each["service"], each["at"]) for each in _found(None)]
-        self.assertEqual(found, [("?", "ill"), ("client", "one"), ("server", "two")])
+        self.assertEqual(
+            found, [("?", "ill"), ("client", "one"), ("server", "two"), ("?", "/run/mufs/server")]
+        )
+
+    def test_no_success(self) -> None:
+        """When one of several services could not be asked, the command fails."""
+        parser = argparse.ArgumentParser()
+        status.add_parser(parser.add_subparsers())
+        shown = io.StringIO()
+        self.patch(status, "console", lambda: Console(file=shown, width=200))
+        self.patch(status, "hidden_directories", list)
+        self.patch(status, "sockets", lambda: ["one", "closed"])
+
+        def ask(where: str) -> Any:
+            if where == "closed":
+                raise Unreachable("closed: Permission denied")
+            return CLIENT
+
+        self.patch(status, "ask", ask)
+        given = parser.parse_args(["status"])
+        error = self.assertRaises(SystemExit, given.run, given)
+        self.assertEqual(error.code, 1)
+        self.assertIn("client /mnt", shown.getvalue())
+        self.assertIn("closed: Permission denied", shown.getvalue())
 
     def test_nothing(self) -> None:
         """That nothing runs is an error."""
         self.patch(status, "sockets", list)
+        self.patch(status, "hidden_directories", list)
         self.assertRaises(Unreachable, _found, None)
 
     def test_seconds(self) -> None:

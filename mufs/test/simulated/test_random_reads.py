@@ -36,12 +36,10 @@ class RandomReadTests(SynchronousTestCase):
         """
         net, opened = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001)
         client = net.clients[0]
-        coalescer = client.remote.coalescer
-        self.assertEqual(
-            client.hits + coalescer.joined + coalescer.misses, 3 * WHOLE_BLOCK_WARMUP_READS
-        )
+        deliveries = client.remote.deliveries
+        self.assertEqual(deliveries.reads_and_hits[0], 3 * WHOLE_BLOCK_WARMUP_READS)
         # Some blocks were already fetched around earlier reads.
-        self.assertLess(coalescer.misses, 3 * WHOLE_BLOCK_WARMUP_READS - 8)
+        self.assertLess(deliveries.misses.total, 3 * WHOLE_BLOCK_WARMUP_READS - 8)
         self.assertGreater(client.cache.held, 3 * WHOLE_BLOCK_WARMUP_READS * BLOCK)
         hits = client.hits
         net.run(ensureDeferred(client.read(opened, 40 * READ_DISTANCE + 31 * PAGE, PAGE)))

@@ -64,6 +64,9 @@ class ClientFiguresTests(SynchronousTestCase):
         self.assertEqual(figures["reads"], sum(figures[k] for k in ("hits", "joined", "misses")))
         self.assertEqual(figures["hit_rate"], figures["hits"] / 16)
         self.assertGreaterEqual(figures["hits"], 8)
+        self.assertEqual(figures["bytes_delivered"], 2 * MIB)
+        for kind, name in (("hit", "hits"), ("joined", "joined"), ("miss", "misses")):
+            self.assertEqual(sum(figures["read_seconds"][kind]["reads"].values()), figures[name])
         self.assertEqual((figures["cache_bytes"], figures["cache_size"]), (MIB, SIZE))
         self.assertEqual((figures["connected"], figures["multicast_works"]), (True, True))
         self.assertEqual((figures["server"], figures["mount"]), (SERVER, "/mnt/images"))
@@ -71,7 +74,9 @@ class ClientFiguresTests(SynchronousTestCase):
     def test_measurements(self) -> None:
         """Without a mount they are the same, but for the settings."""
         found = client_measurements(self.client.remote, self.client.cache, cache_size=SIZE)
-        settings = {"tls": False, "server": SERVER, "mount": "/mnt/images"}
+        settings = {
+            "tls": False, "server": SERVER, "mount": "/mnt/images", "certificate_days": None,
+        }  # fmt: skip
         self.assertEqual({**found, **settings}, self.figures())
 
     def test_no_reads(self) -> None:

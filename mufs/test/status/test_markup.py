@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.status.markup import Markup, element, join, shown
+from mufs.status.markup import Markup, element, join
 from mufs.test.support.properties import examples
+from mufs.units import shown
 
 
 class Read(HTMLParser):

@@ -13,10 +13,21 @@ from mufs.status.figures import CLIENT, SERVER, Kind, Schema
 from mufs.status.metrics import Metrics
 
 
+def durations() -> dict[str, Any]:
+    """How long reads of two kinds took."""
+    return {
+        kind: {"seconds": 2.5, "reads": {"0.001": 4, "1.0": 2, "+Inf": last}}
+        for kind, last in (("hit", 0), ("miss", 1))
+    }
+
+
 def made_up(schema: Schema, start: int = 1) -> dict[str, Any]:
     """Figures of a service, all different; two rows of one host, and one of another."""
     numbers = iter(range(start, 1000))
-    figures: dict[str, Any] = {figure.name: next(numbers) for figure in schema.figures}
+    figures: dict[str, Any] = {
+        figure.name: durations() if figure.kind is Kind.HISTOGRAM else next(numbers)
+        for figure in schema.figures
+    }
     for table in schema.tables:
         figures[table.name] = [
             {**dict.fromkeys(table.labels.values(), name),
@@ -42,8 +53,15 @@ def pairs(schema: Schema) -> Iterator[tuple[str, str]]:
 
 
 def names(schema: Schema) -> set[str]:
-    """The names of all metrics."""
-    return {metric for _, metric in pairs(schema)}
+    """The names of all metrics, as they are in queries."""
+    return {
+        metric + suffix
+        for figure, metric in pairs(schema)
+        for suffix in (("_bucket", "_sum", "_count") if figure in HISTOGRAMS else ("",))
+    }
+
+
+HISTOGRAMS = {each.name for each in CLIENT.figures if each.kind is Kind.HISTOGRAM}
 
 
 class MetricsTests(SynchronousTestCase):
@@ -59,14 +77,32 @@ class MetricsTests(SynchronousTestCase):
             }
             for figure in schema.figures:
                 family = families[schema.prefix + figure.metric]
-                kind = "counter" if figure.kind is Kind.COUNTER else "gauge"
-                self.assertEqual(family.type, kind)
+                self.assertEqual(family.type, figure.kind.name.lower())
                 self.assertEqual(family.documentation, figure.help + ".")
+                if figure.kind is Kind.HISTOGRAM:
+                    continue
                 (sample,) = family.samples
                 self.assertEqual(sample.value, figures[figure.name] * figure.scale)
             found = {sample.name for family in families.values() for sample in family.samples}
-            self.assertEqual({name for name in found if name.startswith("mufs_")}, names(schema))
+            ours = {name for name in found if name.startswith("mufs_")}
+            self.assertEqual(ours, names(schema) | {"mufs_build_info"})
             self.assertIn("process_resident_memory_bytes", found)
+
+    def test_build(self) -> None:
+        """The versions are labels of one metric."""
+        versions = {"version": "1.2", "python": "3.13.1", "libfuse": "2.9"}
+        text = metrics(CLIENT, {**made_up(CLIENT), **versions})
+        expected = 'mufs_build_info{libfuse="2.9",python="3.13.1",version="1.2"} 1.0'
+        self.assertIn(f"\n{expected}\n", text)
+
+    def test_durations(self) -> None:
+        """A histogram counts in each bucket all that took no longer, for each kind of read."""
+        text = metrics(CLIENT, made_up(CLIENT))
+        for line in (
+            'bucket{kind="hit",le="0.001"} 4.0', 'bucket{kind="hit",le="1.0"} 6.0',
+            'bucket{kind="miss",le="+Inf"} 7.0', 'count{kind="miss"} 7.0', 'sum{kind="miss"} 2.5',
+        ):  # fmt: skip
+            self.assertIn(f"\nmufs_client_read_seconds_{line}\n", text)
 
     def test_rows(self) -> None:
         """Rows of one host make one metric, their sum or the largest; no name breaks the format."""

@@ -17,7 +17,8 @@ def row(name: str, **changes: Any) -> dict[str, Any]:
     """A client among the server's figures."""
     return {
         "name": name, "address": "192.0.2.11", "image": "disk.img", "images": 1, "reads": 4,
-        "hits": 3, "lag": 0.02, "over_tcp": False, "multicast": "working", **changes,
+        "hits": 3, "lag": 0.02, "bytes_delivered": 6 << 20, "over_tcp": False,
+        "multicast": "working", **changes,
     }  # fmt: skip
 
 
@@ -44,6 +45,16 @@ class ServerPageTests(SynchronousTestCase):
         text = self.show([], []).text
         for said in ("no client is connected", "no image was opened yet", "nothing is sent"):
             self.assertIn(said, text)
+
+    def test_saving(self) -> None:
+        """What was sent is compared with what readers were given, in all and for each client."""
+        figures = {"bytes_multicast": 3 << 20, "bytes_over_tcp": 1 << 20}
+        text = self.show([row("host")], [], **figures, bytes_delivered=16 << 20).text
+        self.assertIn("sent for each byte delivered0.25", text)
+        self.assertIn("delivered to readers16.0 MiB", text)
+        self.assertIn("6.0 MiB", text)
+        nothing = self.show([], [], **figures).text
+        self.assertIn("sent for each byte delivered\N{EN DASH}", nothing)
 
     def test_interface(self) -> None:
         """It says where multicast goes out."""

@@ -3,7 +3,7 @@
 import stat
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
@@ -11,11 +11,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer, Share
+from mufs.communication.interfaces import NetworkInterface
 from mufs.communication.server.output import ISegmentOutput
 from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
 from mufs.wire.segments import Descriptor, cut, parse
+
+
+def make_interface(address: str = "192.0.2.1", index: int = 2, **changes: Any) -> NetworkInterface:
+    """An Ethernet interface in order; C{changes} are other values of its attributes."""
+    usual = NetworkInterface(index, "eth0", address, 1500, True, True, True, False, False)
+    return evolve(usual, **changes)
 
 
 def make_attributes(size: int = 0, generation: int = 1) -> Attributes:

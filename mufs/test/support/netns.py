@@ -63,15 +63,35 @@ class Network:
         bridge += ["mcast_igmp_version", "3"]
         run("ip", "-n", switch, "link", "add", "bridge", *bridge)
         run("ip", "-n", switch, "link", "set", "bridge", "up")
-        for host, address in self.addresses.items():
-            own = self._add_namespace(host)
-            link = ["link", "add", "eth0", "netns", own, "type", "veth"]
-            run("ip", *link, "peer", "name", host, "netns", switch)
-            run("ip", "-n", own, "address", "add", f"{address}/24", "broadcast", "+", "dev", "eth0")
-            run("ip", "-n", own, "link", "set", "eth0", "up")
-            run("ip", "-n", switch, "link", "set", "dev", host, "master", "bridge", "up")
-            if rate is not None:
-                self.set_rate(host, rate)
+        self._rate = rate
+        for host in self.addresses:
+            self._add_namespace(host)
+            self.add_interface(host)
+
+    def add_interface(self, host: str) -> None:
+        """Give the host an interface eth0, with its address and rate, and plug it in."""
+        own, switch = self.namespace(host), self.namespace("switch")
+        link = ["link", "add", "eth0", "netns", own, "type", "veth"]
+        run("ip", *link, "peer", "name", host, "netns", switch)
+        address = f"{self.addresses[host]}/24"
+        run("ip", "-n", own, "address", "add", address, "broadcast", "+", "dev", "eth0")
+        run("ip", "-n", own, "link", "set", "eth0", "up")
+        run("ip", "-n", switch, "link", "set", "dev", host, "master", "bridge", "up")
+        if self._rate is not None:
+            self.set_rate(host, self._rate)
+
+    def remove_interface(self, host: str) -> None:
+        """Remove the interface of a host, and with it its address and routes."""
+        run("ip", "-n", self.namespace(host), "link", "delete", "eth0")
+
+    def move_to_bridge(self, host: str) -> None:
+        """Make eth0 a port of a bridge br0 on the host, which gets its address."""
+        own, address = self.namespace(host), f"{self.addresses[host]}/24"
+        run("ip", "-n", own, "link", "add", "br0", "type", "bridge")
+        run("ip", "-n", own, "link", "set", "br0", "up")
+        run("ip", "-n", own, "link", "set", "eth0", "master", "br0")
+        run("ip", "-n", own, "address", "delete", address, "dev", "eth0")
+        run("ip", "-n", own, "address", "add", address, "broadcast", "+", "dev", "br0")
 
     def _add_namespace(self, host: str) -> str:
         name = self.namespace(host)

@@ -66,7 +66,7 @@ _garbage = st.one_of(
 )
 
 _reports = st.just(b"") | st.builds(
-    lambda hits, more, lag: encode(Report(hits + more, hits, lag, True, "working")),
+    lambda hits, more, lag: encode(Report(hits + more, hits, lag, hits, True, "working")),
     SMALL,
     SMALL,
     U32,

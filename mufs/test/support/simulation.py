@@ -130,7 +130,12 @@ class SimulatedClient:
         self.cache = BlockCache(cache_size)
         max_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
         self.remote = RemoteFileSystem(
-            self._clock, self.cache, max_ahead, on_welcome=self._welcomed, on_refused=self._refused
+            self._clock,
+            self.cache,
+            max_ahead,
+            on_welcome=self._welcomed,
+            on_moved=self._moved,
+            on_refused=self._refused,
         )
         self.pulls = Pulls(self.remote, self.cache, self._clock)
         self.remote.server_pulls = ServerPulls(self.pulls, self._clock, self.remote.send)
@@ -179,7 +184,7 @@ class SimulatedClient:
     @property
     def hits(self) -> int:
         """Reads that the cache answered."""
-        return self.remote.hits
+        return self.remote.deliveries.hits.total
 
     def figures(self) -> dict[str, object]:
         """Return the figures of a client that need no mount, and the longest wait of a read."""
@@ -246,6 +251,9 @@ class SimulatedClient:
     def _welcomed(self, channel: ClientChannel, welcome: Welcome) -> None:
         self.remote.receiver.listen_to(welcome.source, welcome.segment)
         self.remote.multicast_health.resumed()
+
+    def _moved(self, welcome: Welcome) -> None:
+        self.remote.receiver.follow(welcome.source)
 
     def _join(self, joined: bool) -> None:
         self.listening = joined

@@ -889,7 +889,7 @@ def _struct_seeds() -> list[bytes]:
 
 
 def _metadata_seeds() -> list[bytes]:
-    report = Report(9, 5, 20, True, "working")
+    report = Report(9, 5, 20, 700, True, "working")
     pulled = Pulled(1, 2, 3, False)
     values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, Pull(1, b"a"), pulled]
     values += _VALUES

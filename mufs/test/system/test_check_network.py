@@ -15,7 +15,7 @@ from typing import Any
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.commands import keys
+from mufs.commands import authority
 from mufs.commands.check.finding import WIDTH
 from mufs.commands.check.session import MAX_RATE
 from mufs.commands.keys import make_keys
@@ -238,7 +238,8 @@ class LossTests(CheckTestCase):
         self.start_server()
         self.on_host("ip", "link", "set", "eth0", "mtu", "1280")
         report = self.check()
-        self.assertEqual(report.problems, ["packet size", "multicast"])
+        self.assertEqual(report.problems, ["multicast"])
+        self.assertIn("packet size", report.warnings)
         self.run_remedy(report, "packet size")
         self.assertEqual(self.check().problems, [])
 
@@ -248,6 +249,45 @@ class LossTests(CheckTestCase):
         self.start_server()
         self.assertIn("packet size", self.check().warnings)
 
+    def test_fragments(self) -> None:
+        """With an MTU of 1400 everywhere, multicast works in fragments: a warning."""
+        for host in ("host1", SERVER):
+            self.on_host("ip", "link", "set", "eth0", "mtu", "1400", host=host)
+        self.start_server()
+        report = self.check()
+        self.assertEqual((report.problems, report.warnings[:1]), ([], ["packet size"]))
+        self.assertIn("0.0% lost", report.figure("multicast"))
+
+    def test_server_without_interface(self) -> None:
+        """A server whose interface for multicast is away is named, and no firewall or switch."""
+        self.on_host("ip", "address", "add", "10.77.0.2/25", "dev", "eth0", host=SERVER)
+        self.start_server("--interface", "10.77.0.2")
+        self.on_host("ip", "address", "delete", "10.77.0.2/25", "dev", "eth0", host=SERVER)
+        report = self.check()
+        self.assertEqual(report.problems, ["multicast"])
+        self.assertIn("sends no multicast to this host", report.figure("multicast"))
+        remedy = report.findings["multicast"]["remedy"]
+        self.assertIn("its interface may be away", remedy)
+        self.assertNotIn("firewall", remedy)
+
+    def test_ipv6(self) -> None:
+        """Over IPv6 a server without an interface is said to send none; with one, all is well."""
+        self.on_host("ip", "address", "add", "fd77::1/64", "dev", "eth0", "nodad", host=SERVER)
+        self.on_host("ip", "address", "add", "fd77::11/64", "dev", "eth0", "nodad")
+        endpoint = "tcp6:7040:interface=fd77\\:\\:1"
+        server = self.lab.start_server("--listen", endpoint)
+        to = "tcp:fd77\\:\\:1:7040"
+        report = self.check(server=to)
+        self.assertEqual(report.problems, ["multicast"])
+        self.assertIn("sends no multicast to this host", report.figure("multicast"))
+        self.assertIn("connected by IPv6", server.output)
+        self.assertNotIn("IPv6Address", server.output)
+        server.stop()
+        self.lab.start_server("--listen", endpoint, "--interface", SERVER_ADDRESS, name="other")
+        report = self.check(server=to)
+        self.assertEqual(report.problems, [])
+        self.assertIn("0.0% lost", report.figure("multicast"))
+
     def test_reverse_path(self) -> None:
         """An rp_filter that drops multicast is found, and the remedy helps."""
         self.on_host("ip", "address", "add", "10.78.0.1/24", "dev", "eth0", host=SERVER)
@@ -256,10 +296,11 @@ class LossTests(CheckTestCase):
         self.on_host("ip", "route", "add", "10.78.0.0/24", "dev", "other")
         self.on_host("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1")
         self.lab.start_server("--interface", "10.78.0.1")
-        report = self.check()
+        given = "--interface", "10.77.0.11"
+        report = self.check(*given)
         self.assertEqual(report.problems, ["rp_filter", "multicast"])
         self.run_remedy(report, "rp_filter")
-        self.assertEqual(self.check().problems, [])
+        self.assertEqual(self.check(*given).problems, [])
 
     def test_router(self) -> None:
         """A router between server and host, which multicast does not pass, is a problem."""
@@ -376,7 +417,7 @@ class TLSTests(CheckTestCase):
         directory = of or self.own
         if names is not None:
             (directory / "server.pem").unlink()
-            self.patch(keys, "LIFETIME", timedelta(days=days))
+            self.patch(authority, "LIFETIME", timedelta(days=days))
             make_keys(directory, [names], [])
         listen = f"tls:{SERVER_PORT}:certificate={directory}/server.pem:trustRoots={self.own}/ca"
         self.start_server("--listen", listen)
@@ -387,7 +428,7 @@ class TLSTests(CheckTestCase):
 
     def test_accepted(self) -> None:
         """Valid certificates are accepted; one that expires soon is a warning."""
-        self.patch(keys, "LIFETIME", timedelta(days=12))
+        self.patch(authority, "LIFETIME", timedelta(days=12))
         make_keys(self.own, [], ["soon.lab"])
         self.serve()
         report = self.connect()
@@ -400,7 +441,7 @@ class TLSTests(CheckTestCase):
 
     def test_own(self) -> None:
         """An expired certificate of the host, or one of another authority, is a problem."""
-        self.patch(keys, "LIFETIME", timedelta(hours=-1))
+        self.patch(authority, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         self.serve()
         report = self.connect("late.lab")

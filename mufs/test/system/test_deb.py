@@ -78,11 +78,14 @@ def why_unavailable() -> str | None:
 
 
 def make_base(depends: str) -> Path:
-    """Make a minimal Debian of this machine's release, with the package's dependencies."""
+    """
+    Make a minimal Debian of this machine's release, with the package's dependencies, and with
+    another FUSE file system.
+    """
     release = dict(re.findall(r'^(\w+)="?(.*?)"?$', Path("/etc/os-release").read_text(), re.M))
     if release["ID"] != "debian":
         raise SkipTest("needs Debian")
-    include = ",".join([*re.findall(r"(?:^|,) *([\w.-]+)", depends), "man-db"])
+    include = ",".join([*re.findall(r"(?:^|,) *([\w.-]+)", depends), "man-db", "sshfs"])
     base = BASES / f"debian-{crc32(include.encode()):08x}"
     if base.is_dir():
         return base
@@ -159,11 +162,13 @@ class DebianTests(SynchronousTestCase):
 
     def test_life(self) -> None:
         """
-        The package installs commands, manual pages, units and a user, starts nothing, serves, and
-        when purged leaves nothing but the user.
+        The package installs commands, manual pages, units and a user, displaces no other package,
+        starts nothing, serves, and when purged leaves nothing but the user.
         """
         before = self.files()
         shutil.copy(self.package, self.directory / "upper" / "mufs.deb")
+        apt = self.run_inside("apt-get --simulate install /mufs.deb")
+        self.assertIn(" 1 newly installed, 0 to remove ", apt)
         self.run_inside("dpkg -i /mufs.deb")
         # As an upgrade, with a systemd that runs but does not answer.
         self.run_inside("mkdir -p /run/systemd/system; dpkg -i /mufs.deb; rm /mufs.deb")

@@ -181,7 +181,6 @@ class RefusedStartTests(LabTestCase):
             ("--group", "10.1.2.3"),
             ("--port", "70001"),
             ("--listen", "pigeon:7040"),
-            ("--interface", "10.99.0.1"),
         ]
         services = [
             lab.start_server(option, value, wait=False, name=f"server{option}")
@@ -200,7 +199,7 @@ class RefusedStartTests(LabTestCase):
 
     def test_client_options(self) -> None:
         """A client refuses invalid options, and names them."""
-        lab = self.make_lab(6, 1)
+        lab = self.make_lab(5, 1)
         full = lab.directory / "full"
         full.mkdir()
         (full / "file").touch()
@@ -210,7 +209,6 @@ class RefusedStartTests(LabTestCase):
             ("--cache-size", "plenty"),
             ("--timeout", "soon"),
             ("--server", "pigeon:10.77.0.1"),
-            ("--interface", "10.99.0.1"),
         ]
         lab.start_server()
         services = [

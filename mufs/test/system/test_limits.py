@@ -41,7 +41,7 @@ class FloodTests(TestCase):
 
     @inlineCallbacks
     def test_refused(self) -> Any:
-        """Excess connections are closed, and those from another address are accepted."""
+        """Excess connections are told so and closed; those from another address are accepted."""
         directory = self.mktemp()
         os.mkdir(directory)
         endpoint = Wrapped()
@@ -73,6 +73,8 @@ class FloodTests(TestCase):
         self.assertEqual(server.figures()["connections"], MAX_CONNECTIONS_OF_HOST)
         for each in made[:MAX_CONNECTIONS_OF_HOST]:
             self.assertRaises(BlockingIOError, each.recv, 1)
+        for each in made[MAX_CONNECTIONS_OF_HOST:]:
+            self.assertIn(b"too many connections", each.recv(100))
         other = socket.create_connection(("127.0.0.1", number), source_address=("127.0.0.2", 0))
         self.addCleanup(other.close)
         other.sendall(HELLO)

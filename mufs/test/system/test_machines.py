@@ -96,7 +96,8 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(words[words.index("-accel") + 1], "tcg,thread=multi")
         self.assertEqual(words[words.index("-m") + 1], "256")
         self.assertEqual(words[words.index("-serial") + 1], "file:/c")
-        self.assertIn("file=x,format=qcow2,if=virtio,cache=none", words)
+        self.assertIn("file=x,format=qcow2,if=none,id=disk,cache=none", words)
+        self.assertIn("virtio-blk-pci,drive=disk,opt_io_size=65536", words)
 
     def test_kvm(self) -> None:
         """With KVM only the accelerator differs."""
@@ -123,9 +124,8 @@ class MachineTests(SynchronousTestCase):
             image = GuestImage(path, path.stat().st_size, SUM, 64, timeout)
             mounted = lab.mount_point("host1") / "disk.img"
             machine = machines.Machine(lab, "host1", "vm1", base=mounted, image=image)
-            machines.boot(
-                [machine], accelerator="tcg", cache="none", start=monotonic(), timeout=timeout
-            )
+            hardware = machines.Hardware("tcg")
+            machines.boot([machine], hardware, start=monotonic(), timeout=timeout)
             machine.finish()
             return machine.seconds
 
@@ -146,8 +146,42 @@ class MachineTests(SynchronousTestCase):
         self.assertIn("Kernel panic", str(error))
 
     def test_probe(self) -> None:
-        """Probing accelerators with a guest finds that software emulation works."""
-        self.assertTrue(machines.guests_run("tcg"))
+        """A guest comes through the firmware in software emulation, and reads through it."""
+        self.assertIsNotNone(machines.probe("tcg", 60.0))
+
+
+class AcceleratorTests(SynchronousTestCase):
+    """The choice between KVM and software emulation."""
+
+    skip = NO_BENCH
+
+    def choose(self, kvm: float | None) -> tuple[str, str]:
+        """Choose where a guest takes a second in software emulation, and this long under KVM."""
+
+        def probe(accelerator: str, timeout: float) -> float | None:
+            taken = 1.0 if accelerator == "tcg" else kvm
+            return taken if taken is not None and taken < timeout else None
+
+        self.patch(machines, "probe", probe)
+        self.patch(Path, "exists", lambda path: True)
+        return machines.choose_accelerator()
+
+    def test_kvm(self) -> None:
+        """KVM is used if a guest comes through the firmware about as fast as in emulation."""
+        self.assertEqual(self.choose(1.9), ("kvm", ""))
+
+    def test_slow(self) -> None:
+        """KVM that hangs in the firmware, or is far slower there, is not used, which is said."""
+        for kvm in (None, 4.0):
+            accelerator, reason = self.choose(kvm)
+            self.assertEqual(accelerator, "tcg")
+            self.assertIn("firmware in 2.0 s", reason)
+
+    def test_no_device(self) -> None:
+        """Without the device nothing is tried."""
+        self.patch(machines, "probe", None)
+        self.patch(Path, "exists", lambda path: False)
+        self.assertEqual(machines.choose_accelerator(), ("tcg", "no /dev/kvm"))
 
 
 class LiveTests(SynchronousTestCase):
@@ -159,7 +193,9 @@ class LiveTests(SynchronousTestCase):
         """Machines boot on all hosts; the reads of each host and of the server are reported."""
         path = Path(self.mktemp()).absolute()
         path.write_bytes(machines.speaking_disk(f"\r\nBOOTED {SUM}\r\n".encode()))
-        plan = Plan("none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), "tcg")
+        plan = Plan(
+            "none", GuestImage(path, path.stat().st_size, SUM, 64, 60.0), machines.Hardware("tcg")
+        )
         outcome = boot_all(plan, Mufs)
         self.assertTrue(outcome.right)
         self.assertEqual([host.name for host in outcome.hosts], [name for name, _ in PLACES])

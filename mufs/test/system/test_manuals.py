@@ -28,9 +28,9 @@ def of_service(options: usage.Options) -> set[str]:
 def commands(
     parser: argparse.ArgumentParser, name: str = ""
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield the commands without subcommands, such as C{"cache ls"}, and their parsers."""
+    """Yield the commands that can be run, such as C{"cache ls"}, and their parsers."""
     beneath = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
-    if not beneath:
+    if not beneath or parser.get_default("run"):
         yield name, parser
     for action in beneath:
         for word, each in action.choices.items():

@@ -68,6 +68,8 @@ class DocumentTests(SynchronousTestCase):
             f"mufs_server_client_lag_seconds{{{host}}}": "0.02x40",
             'mufs_server_segments_lost_total{instance="s"}': "0+100x40",
             'mufs_server_segments_awaited_total{instance="s"}': "0+60000x40",
+            'mufs_server_certificate_left_seconds{instance="s"}': "2600000x40",
+            'mufs_client_certificate_left_seconds{instance="c"}': "2600000x40",
             'mufs_client_connected{instance="c"}': "1x40",
             'mufs_client_transfers_rejected_total{instance="c"}': "0x40",
             'mufs_client_evictions_total{instance="c"}': "0+600x40",
@@ -78,11 +80,12 @@ class DocumentTests(SynchronousTestCase):
             'mufs_server_connections_cut_off_total{instance="s"}': "0+1x40",
         }
         ill = dict(zip(well, [
-            "0x40", "1x40", "1x40", "20x40", "0+6000x40", "0+60000x40", "0x40", "0+1x40",
+            "0x40", "1x40", "1x40", "20x40", "0+6000x40", "0+60000x40", "2500000x40", "2500000x40",
+            "0x40", "0+1x40",
             "0+600x40", "0+60x40", "0+6000x40", "0+1x40", "0+60x40", "0x40",
         ], strict=True))  # fmt: skip
         names = re.findall(r"alert: (\w+)", document(ALERTS))
-        self.assertEqual(len(names), 10)
+        self.assertEqual(len(names), 11)
         for name in names:
             self.assert_silent(name, well)
             self.assertRaises(AssertionError, self.assert_silent, name, ill)
@@ -105,7 +108,7 @@ class DocumentTests(SynchronousTestCase):
         queries = [target["expr"] for panel in panels for target in panel["targets"]]
         self.assertGreater(len(queries), 10)
         rules = [
-            {"record": f"query{number}", "expr": query.replace("$__rate_interval", "1m")}
+            {"record": f"query{number}", "expr": re.sub(r"\$__\w+", "1m", query)}
             for number, query in enumerate(queries)
         ]
         # JSON is valid YAML.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.sockets import ask, escape
 from mufs.test.support.loopback import make_loopback, unmount, why_unavailable
 from mufs.test.support.processes import Service, mounted, wait_until
 
@@ -108,6 +109,19 @@ class RefusalTests(MountPointTestCase):
         for number, path in enumerate((self.point, self.loopback.directory / "other name")):
             service = self.loopback.launch_client(f"again{number}", point=path)
             self.assert_refused(service, "mounted there already")
+
+    def test_at_the_same_time(self) -> None:
+        """Of two clients that wait for one server at one place one ends, and leaves the other."""
+        os.unlink(self.loopback.images / "image")
+        self.server.stop()
+        first = self.loopback.launch_client("first", point=self.point)
+        first.wait_until(lambda: "waiting for" in first.output, 20, "waits")
+        second = self.loopback.launch_client("second", point=self.point)
+        self.assert_refused(second, str(self.point), "another mUFS client")
+        self.loopback.start_server()
+        first.wait_until(lambda: mounted(self.point), 20, "mounts")
+        path = self.loopback.directory / "run" / "client" / f"{escape(str(self.point))}.sock"
+        self.assertTrue(ask(str(path))["connected"])
 
     def test_port_taken(self) -> None:
         """A server whose port is taken ends, and the one that has it continues."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.test import soak_reader
 from mufs.test.soak import IMAGES, MAX_GROWTH, MIB, SETTLING_SECONDS, HostReader, Sample, growth
 from mufs.test.support.lab import why_unavailable
 from mufs.test.support.processes import wait_until
@@ -83,6 +87,56 @@ class NoticeTests(SynchronousTestCase):
         self.assertGreater(at, before)
 
 
+class ShortReadTests(SynchronousTestCase):
+    """What the reader says of a read that gives less than was asked for."""
+
+    def setUp(self) -> None:
+        self.mount = self.truth = Path(self.mktemp())
+        self.truth.mkdir()
+        self.content = random.Random(1).randbytes(300_000)
+        (self.mount / "a.img").write_bytes(self.content)
+        (self.truth / "a.img.1").write_bytes(self.content)
+        self.lines: list[dict[str, object]] = []
+        self.patch(soak_reader, "write_line", lambda **what: self.lines.append(what))
+
+    def read(self, *answers: bytes | OSError) -> list[object]:
+        """Read the image once, have pread give these answers, and return what is reported wrong."""
+        left = list(answers)
+
+        def pread(file: int, length: int, offset: int) -> bytes:
+            answer = left.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        self.patch(os, "pread", pread)
+        reader = soak_reader.Reader(self.mount, self.truth, "seed")
+        self.patch(reader, "ranges", lambda size: [(0, 1 << 20)])
+        reader.read_image("a.img")
+        return [line["wrong"] for line in self.lines if "wrong" in line]
+
+    def test_then_error(self) -> None:
+        """A first part followed by an error is right, and the error is reported."""
+        stale = OSError(errno.ESTALE, "stale")
+        self.assertIs(stale, self.assertRaises(OSError, self.read, self.content[:131072], stale))
+        self.assertEqual(self.lines, [])
+
+    def test_then_bytes(self) -> None:
+        """A first part followed by more bytes, or by the end of the file, is wrong."""
+        for more in (self.content[131072:], b""):
+            self.assertEqual(len(self.read(self.content[:131072], more)), 1)
+            self.lines.clear()
+
+    def test_wrong_part(self) -> None:
+        """A first part with other bytes is wrong, whatever follows."""
+        stale = OSError(errno.ESTALE, "stale")
+        self.assertEqual(len(self.read(bytes(131072), stale)), 1)
+
+    def test_early_end(self) -> None:
+        """No bytes where the image has some are wrong."""
+        self.assertEqual(len(self.read(b"")), 1)
+
+
 class GrowthTests(SynchronousTestCase):
     """The detection of growth, from one sample each second."""
 
@@ -96,7 +150,7 @@ class GrowthTests(SynchronousTestCase):
                     20 + round(second * files),
                     9 + round(second * threads),
                 )
-                for second in range(600)
+                for second in range(1800)
             ]
         )[0]
 
@@ -106,7 +160,7 @@ class GrowthTests(SynchronousTestCase):
 
     def test_leaks(self) -> None:
         """Constant growth of memory, files or threads is detected."""
-        self.assertGreater(self.held(memory=MAX_GROWTH / 300), MAX_GROWTH)
+        self.assertGreater(self.held(memory=MAX_GROWTH / 600), MAX_GROWTH)
         self.assertEqual(self.held(files=0.05), float("inf"))
         self.assertEqual(self.held(threads=0.05), float("inf"))
 

@@ -185,6 +185,20 @@ class SystemdTests(SynchronousTestCase):
         self.machine.run("systemctl", "stop", CLIENT)
         self.assertEqual(self.machine.show(CLIENT, "Result"), "success")
 
+    def test_no_server(self) -> None:
+        """A start that finds no server fails with the reason, and is made again and again."""
+        machine = self.machine
+        self.drop_in("mufs-client@.service", "TimeoutStartSec=12", "RestartSec=100ms")
+        done = machine.run("systemctl", "start", CLIENT, check=False)
+        self.assertEqual(done.returncode, 1)
+        waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
+        self.assertIn(waiting, self.messages_at("4", "mufs-client")[-1])
+        first = len(self.entries("mufs-client"))
+        wait_until(lambda: len(self.entries("mufs-client")) > first, 30, "it is started again")
+        machine.run("systemctl", "start", SERVER)
+        machine.wait_for(CLIENT, "ActiveState", "active")
+        self.assert_read(POINT)
+
     def test_in_vain(self) -> None:
         """A service that cannot start fails, with the reason in one line of the journal."""
         machine = self.machine

@@ -17,14 +17,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from service_identity import CertificateError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.ssl import Certificate
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.usage import UsageError
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from mufs.commands import keys
-from mufs.commands.keys import make_keys
+from mufs.commands import authority, keys
+from mufs.commands.keys import make_keys, renew_key, revoke_key
 from mufs.communication.client.channel import (
     ClientChannel,
     ClientChannelFactory,
@@ -33,7 +35,12 @@ from mufs.communication.client.channel import (
 )
 from mufs.communication.server import intake
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.options import channel_client_endpoint, channel_server_endpoint, server_endpoint
+from mufs.options import (
+    channel_client_endpoint,
+    channel_server_endpoint,
+    expiry_of,
+    server_endpoint,
+)
 from mufs.server import ServerService, ServerSettings
 from mufs.test.support.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
@@ -53,18 +60,30 @@ class RecordingUser:
     refusal: Refused | None = None
     done: Deferred[bool] = field(factory=Deferred)
 
+    def end(self) -> None:
+        """End the connection, if there is one."""
+        if self.channel is not None:
+            self.channel.transport.abortConnection()
+
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
         self.channel = channel
         self.done.callback(True)
+
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
 
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
         self.refusal = reason
         self.done.callback(False)
 
+    def silent(self) -> None:
+        """See L{IChannelUser.silent}."""
+
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
+        self.channel = None
 
     def sent(self, sent: Sent) -> None:
         """See L{IChannelUser.sent}."""
@@ -77,7 +96,7 @@ class RecordingUser:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        return Report(0, 0, 0, True, "not used yet")
+        return Report(0, 0, 0, 0, True, "not used yet")
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""
@@ -177,9 +196,9 @@ class TLSTestCase(TestCase):
 
         self.patch(factory, "connect_failed", connect_failed)
         endpoint = channel_client_endpoint(the_reactor, "server", server)
-        channel: Any = await endpoint.connect(factory)
+        await endpoint.connect(factory)
         if await user.done:
-            self.addCleanup(channel.transport.abortConnection)
+            self.addCleanup(user.end)
         # The server may log its reason later.
         for _ in range(100):
             if self.logged("server"):
@@ -223,6 +242,18 @@ class AcceptanceTests(TLSTestCase):
         self.assertEqual([client["name"] for client in figures["clients"]], ["host1.lab"] * 2)
         self.assertIs(figures["tls"], True)
 
+    async def too_many(self) -> None:
+        port = await self.listen()
+        self.service.core.limits.max_connections = 0
+        user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        self.assertIsNone(user.channel)
+        (line,) = self.logged("client")
+        self.assertIn("the other side has too many connections", line)
+
+    def test_too_many(self) -> Deferred[None]:
+        """A client that is one too many is told so before the handshake, and waits."""
+        return ensureDeferred(self.too_many())
+
     def test_accepted(self) -> Deferred[None]:
         """
         A client of the same authority is accepted, under the name in its certificate, by the
@@ -265,7 +296,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired(self) -> Deferred[None]:
         """A client whose certificate has expired is refused."""
-        self.patch(keys, "LIFETIME", timedelta(hours=-1))
+        self.patch(authority, "LIFETIME", timedelta(hours=-1))
         make_keys(self.own, [], ["late.lab"])
         done = ensureDeferred(self.meet(None, self.certificate("late.lab")))
         return done.addCallback(lambda _: self.assert_refused("'late.lab' has expired", ""))
@@ -288,20 +319,22 @@ class AcceptanceTests(TLSTestCase):
 
     def test_wild_name(self) -> Deferred[None]:
         """The name in a refused certificate is logged without line breaks."""
-        name, authority = x509.DNSName("a\nb" * 50), keys._authority(self.other, [])
+        name, signer = x509.DNSName("a\nb" * 50), authority.make_authority(self.other, [])
         use = ExtendedKeyUsageOID.CLIENT_AUTH
-        self.patch(keys, "_name", lambda _: x509.Name([]))
-        keys._issue(authority, self.other / "wild.pem", names=[name], use=use)
+        self.patch(authority, "_name", lambda _: x509.Name([]))
+        authority.issue(signer, self.other / "wild.pem", names=[name], use=use)
         done = ensureDeferred(self.meet(None, self.certificate("wild", self.other)))
         done.addCallback(lambda _: self.assert_refused(r"of 'a\nba\nb", ""))
         return done.addCallback(lambda _: self.assertNotIn("\n", self.logged("server")[0]))
 
     def test_no_name(self) -> Deferred[None]:
         """A client whose certificate has no name is refused."""
-        self.patch(keys, "_name", lambda _: x509.Name([]))
+        self.patch(authority, "_name", lambda _: x509.Name([]))
         use = ExtendedKeyUsageOID.CLIENT_AUTH
         names: list[x509.GeneralName] = [x509.IPAddress(ip_address(LOCAL))]
-        keys._issue(keys._authority(self.own, []), self.own / "none.pem", names=names, use=use)
+        authority.issue(
+            authority.make_authority(self.own, []), self.own / "none.pem", names=names, use=use
+        )
         done = ensureDeferred(self.meet(None, self.certificate("none")))
         return done.addCallback(lambda _: self.assert_refused("has no name", "at once"))
 
@@ -326,7 +359,7 @@ class AcceptanceTests(TLSTestCase):
 
     def test_expired_server(self) -> Deferred[None]:
         """A client refuses a server whose certificate has expired."""
-        self.patch(keys, "LIFETIME", timedelta(hours=-1))
+        self.patch(authority, "LIFETIME", timedelta(hours=-1))
         (self.own / "server.pem").unlink()
         make_keys(self.own, [LOCAL], [])
         done = ensureDeferred(self.meet(None, self.certificate()))
@@ -533,3 +566,91 @@ class RawTests(TLSTestCase):
     def test_given_up(self) -> Deferred[None]:
         """A client that violates the protocol is dropped even if it does not close its end."""
         return ensureDeferred(self.unread())
+
+
+class RevocationTests(TLSTestCase):
+    """Certificates that the operator has revoked."""
+
+    def client(self, port: int, name: str = "host1.lab") -> str:
+        """The endpoint string of a client."""
+        return f"tls:{LOCAL}:{port}:{self.certificate(name)}"
+
+    async def listen_and_reload(self) -> tuple[int, Callable[[], None]]:
+        """Start a server; its port, and what reloads its certificates."""
+        made: list[Any] = []
+
+        def make(*arguments: Any) -> Any:
+            made.append(channel_server_endpoint(*arguments))
+            return made[0]
+
+        port = await self.listen(make=make)
+
+        def reload() -> None:
+            made[0].reload()
+            self.service.reloaded()
+
+        return port, reload
+
+    async def refused(self) -> None:
+        list(revoke_key(self.own, "host1.lab"))
+        port = await self.listen()
+        user = await self.connect(self.client(port))
+        self.assertIsNone(user.channel)
+        self.assert_refused("the certificate of 'host1.lab' is revoked", "")
+        list(renew_key(self.own, "host1.lab"))
+        user = await self.connect(self.client(port))
+        self.assertIsNotNone(user.channel)
+
+    def test_refused(self) -> Deferred[None]:
+        """A revoked certificate is refused; one that was made for the client later is accepted."""
+        return ensureDeferred(self.refused())
+
+    async def disconnected(self) -> None:
+        make_keys(self.own, [], ["host2.lab"])
+        port, reload = await self.listen_and_reload()
+        for name in ("host1.lab", "host2.lab"):
+            self.assertIsNotNone((await self.connect(self.client(port, name))).channel)
+        epoch = self.service.core.keys.epoch.number
+        list(revoke_key(self.own, "host2.lab"))
+        names = [channel.name for channel in self.service.core.factory.channels]
+        self.assertEqual(sorted(names), ["host1.lab", "host2.lab"])
+        reload()
+        while len(self.service.core.factory.channels) > 1:
+            await self.pause()
+        (channel,) = self.service.core.factory.channels
+        self.assertEqual(channel.name, "host1.lab")
+        while self.service.core.keys.epoch.number == epoch:
+            await self.pause()
+
+    def test_disconnected(self) -> Deferred[None]:
+        """A client that is revoked while it is connected goes at the reload, and keys change."""
+        return ensureDeferred(self.disconnected())
+
+    async def useless(self) -> None:
+        port, reload = await self.listen_and_reload()
+        list(revoke_key(self.other, "host1.lab"))
+        file = self.own / "ca" / "ca.crl"
+        for content, telling in (
+            (b"nonsense", "is no list of revoked certificates"),
+            ((self.other / "ca" / "ca.crl").read_bytes(), "is not signed by an authority"),
+        ):
+            file.write_bytes(content)
+            self.assertIn(telling, str(self.assertRaises(UsageError, reload)))
+        self.assertIsNotNone((await self.connect(self.client(port))).channel)
+
+    def test_useless(self) -> Deferred[None]:
+        """A list that is none, or of another authority, is an error, and changes nothing."""
+        return ensureDeferred(self.useless())
+
+    async def days(self) -> None:
+        await self.listen()
+        days: Any = self.service.figures()["certificate_days"]
+        self.assertTrue(729 < days < 730)
+        client = channel_client_endpoint(the_reactor, "server", self.client(7040))
+        server = Certificate.loadPEM((self.own / "host1.lab.pem").read_bytes())
+        expected = server.original.to_cryptography().not_valid_after_utc
+        self.assertEqual(expiry_of(client), expected)
+
+    def test_days(self) -> Deferred[None]:
+        """It is known how long the certificates in use are valid."""
+        return ensureDeferred(self.days())

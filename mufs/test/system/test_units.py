@@ -92,6 +92,17 @@ class UnitTests(SynchronousTestCase):
         self.assertLessEqual(self.exposure(SERVER), 1.8)
         self.assertLessEqual(self.exposure(CLIENT), 4.3)
 
+    def test_start(self) -> None:
+        """A start ends within minutes, none is given up for good, and images are mounted before."""
+        if not ETC.is_dir():
+            raise SkipTest("needs the checkout")
+        for unit in (SERVER, CLIENT):
+            (limit,) = settings(unit)["TimeoutStartSec"]
+            self.assertLessEqual(int(limit), 120)
+            self.assertIn("\nStartLimitIntervalSec=0\n", (ETC / unit).read_text())
+        after = re.search("^After=(.*)$", (ETC / SERVER).read_text(), re.M)
+        self.assertIn("remote-fs.target", after[1] if after else "")
+
     def test_mount_is_seen(self) -> None:
         """The client has no private mount namespace, which would hide its mount."""
         if not ETC.is_dir():

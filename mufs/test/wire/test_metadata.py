@@ -58,7 +58,7 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Statistics: st.builds(Statistics, *[U64] * 9),
     Report: st.tuples(U64, U64).flatmap(
         lambda counts: st.builds(
-            Report, st.just(max(counts)), st.just(min(counts)), U32, st.booleans(), TEXT
+            Report, st.just(max(counts)), st.just(min(counts)), U32, U64, st.booleans(), TEXT
         )
     ),
     Failure: st.builds(Failure, TEXT, TEXT),
@@ -87,8 +87,9 @@ VECTORS: list[tuple[Any, bytes]] = [
     ),
     (Close(7), b"\x81\xa6handle\x07"),
     (
-        Report(300, 2, 1, True, "working"),
-        b"\x85\xa5reads\xcd\x01\x2c\xa4hits\x02\xa3lag\x01\xa5works\xc3\xa9multicast\xa7working",
+        Report(300, 2, 1, 700, True, "working"),
+        b"\x86\xa5reads\xcd\x01\x2c\xa4hits\x02\xa3lag\x01\xa9delivered\xcd\x02\xbc"
+        b"\xa5works\xc3\xa9multicast\xa7working",
     ),
     (Failure("ENOENT", "no"), b"\x82\xa5errno\xa6ENOENT\xa4text\xa2no"),
 ]
@@ -137,7 +138,7 @@ class MetadataTests(SynchronousTestCase):
         """A value beyond the bounds of its field is a protocol error."""
         opened = Opened(1, 2, 3, bytes(16), ATTRIBUTES_OF_A_FILE)
         welcome = VECTORS[1][0]
-        report = Report(3, 2, 1, True, "working")
+        report = Report(3, 2, 1, 700, True, "working")
         wrong: list[Any] = [
             Hello(1, "n" * 256),
             attrs.evolve(welcome, group="n" * 256),

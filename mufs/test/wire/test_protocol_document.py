@@ -98,7 +98,7 @@ def channel_packets() -> dict[str, bytes]:
         "READ, high offset": Read(4, 1, 5 << 32 | 0x1000, 4096, Priority.AHEAD).encode(),
         "ERROR": pack_tagged(Type.ERROR, 4, encode(failure)),
         "CLOSE": pack(Type.CLOSE, encode(Close(1))),
-        "PING": pack_tagged(Type.PING, 5, encode(Report(1000, 900, 20, True, "working"))),
+        "PING": pack_tagged(Type.PING, 5, encode(Report(1000, 900, 20, 70000, True, "working"))),
         "PONG": pack_tagged(Type.PONG, 5, b""),
         "PULL": pack(Type.PULL, encode(Pull(1, b"disk.img"))),
         "PULLED": pack(Type.PULLED, encode(Pulled(1, 150, 150, True))),

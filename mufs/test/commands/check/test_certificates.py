@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.commands import keys
+from mufs.commands import authority, keys
 from mufs.commands.check import certificates
 from mufs.commands.check.finding import Finding, Level
 from mufs.commands.keys import make_keys
@@ -35,13 +35,13 @@ class CertificateTests(SynchronousTestCase):
     def test_time(self) -> None:
         """It is fine, about to end, past, or not valid yet, and a clock years away is called so."""
         self.assertIs(self.judge(0).level, Level.OK)
-        self.assertIs(self.judge(keys.LIFETIME.days - 31).level, Level.OK)
-        self.assertIs(self.judge(keys.LIFETIME.days - 29).level, Level.WARNING)
-        past = self.judge(keys.LIFETIME.days + 1)
+        self.assertIs(self.judge(authority.LIFETIME.days - 31).level, Level.OK)
+        self.assertIs(self.judge(authority.LIFETIME.days - 29).level, Level.WARNING)
+        past = self.judge(authority.LIFETIME.days + 1)
         self.assertIs(past.level, Level.PROBLEM)
         self.assertIn("expired", past.figure)
         self.assertNotIn("clock", past.remedy)
-        self.assertIn("clock", self.judge(keys.LIFETIME.days + 3000).remedy)
+        self.assertIn("clock", self.judge(authority.LIFETIME.days + 3000).remedy)
         early = self.judge(-3)
         self.assertIs(early.level, Level.PROBLEM)
         self.assertIn("not valid yet", early.figure)

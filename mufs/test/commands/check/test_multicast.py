@@ -73,6 +73,9 @@ class MulticastTests(SynchronousTestCase):
     def test_nothing_sent(self) -> None:
         """A server that sends nothing proves nothing; a connection that is lost is a problem."""
         self.assertIs(self.judge(segments=0, loss=None).level, Level.WARNING)
+        away = self.judge(segments=0, loss=None, bytes_over_tcp=100_000)
+        self.assertIs(away.level, Level.PROBLEM)
+        self.assertIn("no interface", away.figure)
         self.assertIs(self.judge(is_lost=True).level, Level.PROBLEM)
 
     def test_over_tcp(self) -> None:

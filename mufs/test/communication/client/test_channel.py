@@ -44,14 +44,22 @@ class User:
 
     def __init__(self) -> None:
         self.is_connected = False
+        self.silences = 0
         self.failures: list[tuple[int, int | None]] = []
 
     def connected(self, channel: ClientChannel, welcome: Welcome) -> None:
         """See L{IChannelUser.connected}."""
         self.is_connected = True
 
+    def moved(self, welcome: Welcome) -> None:
+        """See L{IChannelUser.moved}."""
+
     def refused(self, reason: Refused) -> None:
         """See L{IChannelUser.refused}."""
+
+    def silent(self) -> None:
+        """See L{IChannelUser.silent}."""
+        self.silences += 1
 
     def disconnected(self) -> None:
         """See L{IChannelUser.disconnected}."""
@@ -74,7 +82,7 @@ class User:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        return Report(4, 3, 20, True, "working")
+        return Report(4, 3, 20, 700, True, "working")
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
@@ -157,6 +165,34 @@ class SilenceTests(ClientChannelTestCase):
         self.assertFalse(self.user.is_connected)
 
 
+class AnswerTests(ClientChannelTestCase):
+    """A server that leaves a request without an answer."""
+
+    def setUp(self) -> None:
+        """Make a request."""
+        super().setUp()
+        self.asked: Deferred[Any] = self.channel.ask(Type.GETATTR, At(b"path"), Attributes)
+        self.sent()
+
+    def test_silent(self) -> None:
+        """One that says nothing at all, not even to a PING, is silent within a second."""
+        self.clock.pump([0.05] * 20)
+        self.assertEqual([kind for kind, _, _ in self.sent()], [Type.PING])
+        self.assertEqual((self.user.silences, self.channel.is_silent), (1, True))
+        self.answer(Type.PONG, 0, None)
+        self.assertFalse(self.channel.is_silent)
+
+    def test_answered(self) -> None:
+        """Without requests nothing is watched, and nothing is left of it after the connection."""
+        self.answer(Type.REPLY, 1, make_attributes())
+        self.successResultOf(self.asked)
+        self.clock.pump([0.25] * 8)
+        self.assertEqual(self.user.silences, 0)
+        self.channel.ask(Type.GETATTR, At(b"path"), Attributes).addErrback(lambda _: None)
+        self.transport.loseConnection()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class AskTests(ClientChannelTestCase):
     """Requests about metadata."""
 
@@ -217,7 +253,18 @@ class AskTests(ClientChannelTestCase):
 
 
 class FailedConnectTests(SynchronousTestCase):
-    """Connections that end before the server says a word."""
+    """Connections that end before the server welcomes this host."""
+
+    def test_too_many(self) -> None:
+        """A server that has too many connections refuses for now: the client waits."""
+        user = User()
+        factory = ClientChannelFactory(user, Clock(), "host")
+        channel, transport = factory.buildProtocol(None), FakeTransport()
+        transport.protocol = channel
+        channel.makeConnection(transport)
+        channel.dataReceived(pack_tagged(Type.ERROR, 0, encode(Failure("EAGAIN", "too many"))))
+        self.assertFalse(transport.connected)
+        self.assertEqual((factory.failed_connects, factory.last_connect_error), (1, "too many"))
 
     def test_connect_failed(self) -> None:
         """They are counted until a WELCOME, and a repeated reason is logged once."""

@@ -354,6 +354,16 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.missing(6, 9, 2 * SIZE), 0b10)
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
+    def test_partial_parity(self) -> None:
+        """Parity segments of incomplete transfers that are dropped are dropped with them."""
+        transfers = consecutive(0xFFFFFFF0, [bytes(3 * SIZE)] * (MAX_PARTIAL + 1))
+        first = transfers[0]
+        take(self.reassembly, [first.announcement, first.packets[0], *parity_of(first, [0])])
+        self.assertEqual(self.reassembly.lost(1), 1)
+        for each in transfers[1:]:
+            take(self.reassembly, [each.announcement])
+        self.assertEqual(self.reassembly.lost(1), 2)
+
     def test_known(self) -> None:
         """What is older than all that is remembered is received only if it was asked for."""
         transfers = consecutive(0xFFFFFFF0, [b"some bytes"] * (MAX_KNOWN + 1))

@@ -20,6 +20,9 @@ from mufs.communication.server.admission import (
     bound_unsent_bytes,
 )
 from mufs.communication.server.limits import MAX_CONNECTIONS, MAX_HANDLES, Limits
+from mufs.test.support.doubles import FakeTransport
+from mufs.wire.channel import Type
+from mufs.wire.metadata import Failure, decode
 
 ADDRESS = IPv4Address("TCP", "192.0.2.1", 5000)
 
@@ -82,9 +85,14 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(self.factory.built, [ADDRESS])
 
     def test_refused(self) -> None:
-        """Beyond them it is not even asked, and the port accepts one connection at a time."""
+        """Beyond them the client is told, and the port accepts one connection at a time."""
         self.too_many = True
-        self.assertIsNone(self.come())
+        transport = FakeTransport()
+        self.come().makeConnection(transport)
+        ((kind, tag, body),) = transport.tagged()
+        self.assertEqual((kind, tag), (Type.ERROR, 0))
+        self.assertEqual(decode(Failure, body).errno, "EAGAIN")
+        self.assertTrue(transport.ended)
         self.assertEqual(self.factory.built, [])
         self.assertEqual(self.port.numberAccepts, 1)
         self.assertTrue(self.port.reading)

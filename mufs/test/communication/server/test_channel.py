@@ -85,6 +85,17 @@ class HelloTests(ServerChannelTestCase):
         self.assertEqual((welcome.group, welcome.segment), ("239.5.5.0", SEGMENT))
         self.assertEqual(self.channel.name, "a")
 
+    def test_moved(self) -> None:
+        """A client is told once where the group's datagrams come from now, if it was welcomed."""
+        self.channel.tell_welcome(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.2", 1), SEGMENT))
+        self.assertEqual(self.wire.packets(), [])
+        self.send(HELLO)
+        moved = Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.3", 40000), SEGMENT)
+        for _ in range(2):
+            self.channel.tell_welcome(moved)
+        ((kind, tag, body),) = self.wire.tagged()
+        self.assertEqual((kind, tag, decode(Welcome, body)), (Type.WELCOME, 0, moved))
+
     def test_expelled(self) -> None:
         """When a client is cut off, the others get new keys; not when it never said HELLO."""
         _, wire = self.server.connect()
@@ -230,15 +241,27 @@ class ReportTests(ServerChannelTestCase):
     def test_kept(self) -> None:
         """The last report is kept, and a PING without one changes nothing."""
         self.assertIs(self.channel.report, None)
-        for report in (Report(9, 5, 20, True, "working"), Report(0, 0, 0, False, "<b>&'")):
+        for report in (Report(9, 5, 20, 700, True, "working"), Report(0, 0, 0, 0, False, "<b>&'")):
             self.assertEqual(self.ping(encode(report)), [(Type.PONG, 1, b"")])
             self.assertEqual(self.channel.report, report)
         self.assertEqual(self.ping(b""), [(Type.PONG, 1, b"")])
         self.assertEqual(self.channel.report, report)
 
+    def test_delivered(self) -> None:
+        """What readers were given is added up, for the client and for all together."""
+        for delivered in (700, 0, 50):
+            self.ping(encode(Report(9, 5, 20, delivered, True, "working")))
+        self.assertEqual(self.channel.bytes_delivered, 750)
+        self.channel, self.wire = self.server.connect()
+        self.ping(encode(Report(9, 5, 20, 20, True, "working")))
+        self.assertEqual(self.channel.bytes_delivered, 20)
+        self.assertEqual(self.server.factory.bytes_delivered, 770)
+
     def test_malformed(self) -> None:
         """A malformed report ends the connection, and is not kept."""
-        report = {"reads": 9, "hits": 5, "lag": 20, "works": True, "multicast": "working"}
+        report = {
+            "reads": 9, "hits": 5, "lag": 20, "delivered": 7, "works": True, "multicast": "working",
+        }  # fmt: skip
         wrong: list[object] = [
             [],
             5,

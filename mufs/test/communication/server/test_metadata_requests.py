@@ -67,7 +67,7 @@ class MetadataRequestsTests(SynchronousTestCase):
             in_thread=self.in_thread,
             reply=lambda *reply: self.replies.append(reply),
             opened=lambda *opened: self.opened.append(opened),
-            failed=lambda failure, tag: self.failures.append((failure.value, tag)),
+            failed=lambda failure, tag, opens: self.failures.append((failure.value, tag)),
         )
 
     def in_thread(self, function: Any, *args: Any) -> Deferred[Any]:

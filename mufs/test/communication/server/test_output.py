@@ -5,19 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor as global_reactor
 from twisted.internet.error import MessageLengthError
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mufs.communication.multicast import UDP_SEGMENT
-from mufs.communication.server.output import MAX_TRAIN, SEND_BUFFER, MulticastOutput
+from mufs.communication.server.output import (
+    MAX_TRAIN,
+    RECOVERY_SECONDS,
+    SEND_BUFFER,
+    MulticastOutput,
+)
 from mufs.test.communication.test_multicast import RecordingSocket
+from mufs.test.support.doubles import make_interface
 from mufs.wire.segments import HEADER
 
 GROUP, HERE = "239.255.70.40", "127.0.0.1"
+INTERFACE = make_interface(HERE, 1, name="lo", is_loopback=True)
 SEGMENT = 1000
 STRIDE = HEADER.size + SEGMENT
 OFFLOAD = socket.SOL_UDP, UDP_SEGMENT
@@ -50,10 +60,6 @@ class RecordingTransport:
         """See L{ISystemHandle.getHandle}."""
         return self.handle
 
-    def setOutgoingInterface(self, address: str) -> None:
-        """See L{IMulticastTransport.setOutgoingInterface}."""
-        self.set_up.append(("interface", address))
-
     def setLoopbackMode(self, mode: bool) -> None:
         """See L{IMulticastTransport.setLoopbackMode}."""
         self.set_up.append(("loopback", mode))
@@ -70,10 +76,11 @@ class RecordingTransport:
         self.written.append(bytes(packet))
 
 
-class WritableReactor:
+class WritableReactor(Clock):
     """Remembers which descriptors are watched for room; the test calls them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.writers: list[Any] = []
 
     def addWriter(self, writer: object) -> None:
@@ -92,23 +99,34 @@ class OutputTests(SynchronousTestCase):
 
     def make(self, *refused: int) -> MulticastOutput:
         """An output whose kernel refuses some options."""
+        self.events: list[LogEvent] = []
+        observer: Any = self.events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.handle = RecordingSocket(*refused)
         transport: Any = RecordingTransport(self.handle)
         self.transport: RecordingTransport = transport
         self.reactor = WritableReactor()
         reactor: Any = self.reactor
-        output = MulticastOutput(reactor, GROUP, 7041, interface=HERE, segment=SEGMENT)
+        output = MulticastOutput(reactor, GROUP, 7041, interface=INTERFACE, segment=SEGMENT)
         output.transport = transport
         output.startProtocol()
         return output
 
+    def outgoing_index(self) -> int:
+        """The interface that the socket sends by."""
+        value: Any = self.handle.options[socket.IPPROTO_IP, socket.IP_MULTICAST_IF]
+        return int(struct.unpack("=8xi", value)[0])
+
+    def logged(self, text: str) -> int:
+        """How many lines of the log contain a text."""
+        return sum(text in str(formatEvent(event)) for event in self.events)
+
     def test_set_up(self) -> None:
         """It sends on its interface to the group, also to this host, from a small buffer."""
         self.make()
-        self.assertEqual(
-            self.transport.set_up,
-            [("interface", HERE), ("loopback", True), ("connect", GROUP, 7041)],
-        )
+        self.assertEqual(self.transport.set_up, [("loopback", True), ("connect", GROUP, 7041)])
+        self.assertEqual(self.outgoing_index(), 1)
         self.assertEqual(self.handle.options[socket.SOL_SOCKET, socket.SO_SNDBUF], 2 * SEND_BUFFER)
 
     def test_train(self) -> None:
@@ -159,16 +177,59 @@ class OutputTests(SynchronousTestCase):
 
     def test_refusal_is_logged_once(self) -> None:
         """The log says once that UDP_SEGMENT is refused."""
-        events: list[LogEvent] = []
-        observer: Any = events.append
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
         output = self.make()
         self.transport.failures = [error(errno.EINVAL)] * 2
         output.write(train(2))
         output.write(train(2))
-        logged = [str(formatEvent(event)) for event in events]
-        self.assertEqual(sum("UDP_SEGMENT is refused" in line for line in logged), 1)
+        self.assertEqual(self.logged("UDP_SEGMENT is refused"), 1)
+
+    def test_offload_again(self) -> None:
+        """After a change of the network UDP_SEGMENT is tried again; the log says if it works."""
+        output = self.make()
+        self.transport.failures = [MessageLengthError("message too long")]
+        output.write(train(2))
+        changed = evolve(INTERFACE, index=3, mtu=1400)
+        output.use(changed)
+        self.assertEqual(self.outgoing_index(), 3)
+        self.transport.failures = [MessageLengthError("message too long")]
+        self.assertEqual(output.write(train(2)), 0)
+        self.assertEqual(self.logged("UDP_SEGMENT works again"), 0)
+        output.use(INTERFACE)
+        self.assertEqual(output.write(train(2)), 2 * STRIDE)
+        self.assertEqual(self.transport.written[-1], train(2))
+        self.assertEqual(self.logged("UDP_SEGMENT is refused"), 1)
+        self.assertEqual(self.logged("UDP_SEGMENT works again"), 1)
+
+    def test_refused_by_firewall(self) -> None:
+        """Writes that go on failing are a warning, once, and one line when they work again."""
+        output = self.make()
+        refused = error(errno.EPERM)
+        for _ in range(4):
+            self.transport.failures = [refused, refused]
+            output.write(train(2))
+            self.reactor.advance(0.3)
+        self.assertEqual(self.logged("cannot send to the group on interface 127.0.0.1 (lo)"), 1)
+        self.assertEqual(self.logged("Operation not permitted"), 1)
+        output.write(train(2))
+        self.assertEqual(self.logged("works again"), 0)
+        self.reactor.advance(RECOVERY_SECONDS)
+        output.write(train(2))
+        output.write(train(2))
+        self.assertEqual(self.logged("works again"), 1)
+
+    def test_short_failure(self) -> None:
+        """What fails for a moment alone is no warning."""
+        output = self.make()
+        self.transport.failures = [error(errno.ENODEV)] * 3
+        for _ in range(5):
+            output.write(train(2))
+            self.reactor.advance(0.1)
+        # The same socket goes on where the interface was made anew.
+        output.use(INTERFACE)
+        self.reactor.advance(10)
+        self.transport.failures = [error(errno.ENODEV)]
+        output.write(train(2))
+        self.assertEqual(self.events, [])
 
     def test_other_errors(self) -> None:
         """What fails for another reason, such as ENOBUFS, counts as sent; repairs follow."""
@@ -209,10 +270,11 @@ class OutputTests(SynchronousTestCase):
         self.successResultOf(again)
 
     def test_stopped(self) -> None:
-        """A stopped output does not watch its socket, and leaves no descriptor open."""
+        """A stopped output leaves no descriptor open, and who waits for it goes on."""
         output = self.make()
-        output.writable()
+        waiting = output.writable()
         output.stopProtocol()
+        self.successResultOf(waiting)
         self.assertEqual(self.reactor.writers, [])
         self.assertEqual([each.closed for each in self.handle.duplicates], [True])
 
@@ -230,7 +292,7 @@ class SocketTests(TestCase):
         self.receiver.settimeout(10)
         reactor: Any = global_reactor
         port = self.receiver.getsockname()[1]
-        self.output = MulticastOutput(reactor, GROUP, port, interface=HERE, segment=SEGMENT)
+        self.output = MulticastOutput(reactor, GROUP, port, interface=INTERFACE, segment=SEGMENT)
         self.addCleanup(reactor.listenMulticast(0, self.output, interface=HERE).stopListening)
 
     def assert_received(self, packets: bytes) -> None:

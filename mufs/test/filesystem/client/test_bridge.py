@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mufs.filesystem.client.attributes import AttributeCache
-from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.bridge import WATCH_INTERVAL, Bridge
 from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.readahead import (
     MIN_SEQUENTIAL_BYTES,
@@ -51,7 +53,7 @@ class Remote:
     def __init__(self) -> None:
         self.clock = clock = Clock()
         self.attributes = AttributeCache(clock)
-        self.is_connected = True
+        self.last_heard = 0.0
         self.coalescer = Coalescer()
         self.cached = True
         self.answer: Callable[[], Deferred[Any]] = lambda: succeed(None)
@@ -97,11 +99,11 @@ class BridgeTests(TestCase):
         self.remote = Remote()
         self.bridge = self.make(TIMEOUT)
 
-    def make(self, timeout: float) -> Bridge:
-        """A bridge whose operations may take so long."""
+    def make(self, timeout: float, asker: int = 0) -> Bridge:
+        """A bridge whose operations may take so long, all for one thread."""
         remote: Any = self.remote
         reactor: Any = global_reactor
-        bridge = Bridge(reactor, remote, timeout)
+        bridge = Bridge(reactor, remote, timeout, asker=lambda: asker)
         self.addCleanup(bridge.stop)
         return bridge
 
@@ -132,13 +134,9 @@ class BridgeTests(TestCase):
 
     @inlineCallbacks
     def test_known_attributes(self) -> Any:
-        """Known attributes need no reactor, and without a connection old ones do for the root."""
+        """Known attributes need no reactor."""
         self.remote.attributes.put(b"image", make_attributes(5), 0.0)
         self.assertEqual((yield self.lookup()), make_attributes(5))
-        self.remote.attributes.put(b"", make_attributes(7), 0.0)
-        self.remote.clock.advance(100.0)
-        self.remote.is_connected = False
-        self.assertEqual((yield self.lookup(b"")), make_attributes(7))
         self.assertEqual(self.remote.asked, [])
 
     @inlineCallbacks
@@ -188,6 +186,39 @@ class BridgeTests(TestCase):
         self.assertEqual(len(cancelled), 2)
         self.remote.answer = lambda: succeed(make_attributes(5))
         self.assertEqual((yield self.lookup(bridge=bridge)), make_attributes(5))
+
+    @inlineCallbacks
+    def test_timeout_once(self) -> Any:
+        """While the server says nothing, what is asked again has had its time already."""
+        self.remote.answer = Deferred
+        self.remote.last_heard = global_reactor.seconds()
+        bridge = self.make(0.4)
+        yield self.assert_error(self.lookup(bridge=bridge), "no answer from the server in time")
+        asked = len(self.remote.asked)
+        bridge._look = lambda: self.fail("it waits")  # type: ignore[method-assign]
+        yield self.assert_error(self.lookup(bridge=bridge), "no answer from the server in time")
+        self.assertEqual(len(self.remote.asked), asked + 1)
+
+    @inlineCallbacks
+    def test_interrupted(self) -> Any:
+        """Without a timeout an operation ends with EINTR when whoever asked for it has to end."""
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        self.remote.answer = Deferred
+        lookup = self.lookup(bridge=self.make(0, gone.pid))
+        error = yield self.assertFailure(lookup, OSError)
+        self.assertEqual(error.errno, errno.EINTR)
+
+    @inlineCallbacks
+    def test_no_timeout(self) -> Any:
+        """Without a timeout an operation waits for whoever is there."""
+        waits: Deferred[Any] = Deferred()
+        self.remote.answer = lambda: waits
+        lookup = self.lookup(bridge=self.make(0, os.getpid()))
+        yield deferLater(global_reactor, 3 * WATCH_INTERVAL)
+        self.assertNoResult(lookup)
+        waits.callback(make_attributes(5))
+        self.assertEqual((yield lookup), make_attributes(5))
 
     @inlineCallbacks
     def test_stop(self) -> Any:

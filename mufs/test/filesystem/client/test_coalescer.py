@@ -16,6 +16,7 @@ from mufs.filesystem.client.coalescer import (
     URGENT_DELAY,
     ReadCoalescer,
 )
+from mufs.filesystem.client.deliveries import Deliveries
 from mufs.filesystem.client.images import OpenImage
 from mufs.filesystem.client.in_flight import IFiller
 from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
@@ -57,10 +58,12 @@ class CoalescerTestCase(SynchronousTestCase):
         self.health = MulticastHealth(self.clock)
         self.window = ReadAheadWindow(self.clock, 64 * BLOCK)
         self.packets: list[bytes] = []
+        self.deliveries = Deliveries()
         self.coalescer = ReadCoalescer(
             self.cache,
             self.health,
             self.window,
+            self.deliveries,
             clock=self.clock,
             send=self.packets.append,
             new_tag=count(1).__next__,
@@ -110,8 +113,8 @@ class CoalescerTestCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def figures(self) -> tuple[int, int]:
-        """Reads that joined others, and misses."""
-        return self.coalescer.joined, self.coalescer.misses
+        """Reads that joined others, and misses, that have ended."""
+        return self.deliveries.joined.total, self.deliveries.misses.total
 
 
 class ReadTests(CoalescerTestCase):

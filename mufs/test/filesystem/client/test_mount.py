@@ -184,14 +184,19 @@ class OperationsTests(OperationsTestCase):
         expected = os.statvfs_result((4096, 512, 1, 2, 3, 4, 5, 6, 0, 255))
         self.assertEqual(found, {name: getattr(expected, name) for name in found})
 
+    def test_extended_attributes(self) -> None:
+        """There are none, and nobody is asked for that."""
+        self.assertEqual(self.operations("listxattr", "/a"), [])
+        self.assertEqual(self.bridge.asked, [])
+
     def test_mounted(self) -> None:
         """When the kernel has accepted the mount, the callback runs in the reactor's thread."""
         self.operations("init", "/")
         self.assertEqual(self.bridge.asked, [("call_in_reactor", self.note_mounted)])
 
     def test_no_others(self) -> None:
-        """There is no operation that writes, and none for extended attributes."""
-        for name in ("write", "create", "unlink", "chmod", "rename", "getxattr", "listxattr"):
+        """There is no operation that writes, and none that gets extended attributes."""
+        for name in ("write", "create", "unlink", "chmod", "rename", "getxattr"):
             self.assertFalse(hasattr(self.operations, name), name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from mufs.filesystem.client.mountpoint import (
     TYPE,
     Mounted,
     UnusableMountPoint,
+    claim,
     make_ready,
     mounts,
     uppermost,
@@ -177,3 +179,36 @@ class MakeReadyTests(MountTableTestCase):
         self.patch(subprocess, "run", run)
         reason = f"a dead mount is left there; fusermount: {os.strerror(errno.ENOENT)}"
         self.assert_refused(self.point, reason)
+
+
+class ClaimTests(MountTableTestCase):
+    """Clients that want the same mount point before anything is mounted there."""
+
+    def setUp(self) -> None:
+        """Have an empty directory."""
+        super().setUp()
+        self.path = os.path.realpath(self.mktemp())
+        os.mkdir(self.path)
+
+    def test_claim(self) -> None:
+        """Only one has it, for as long as its descriptor is open."""
+        first = claim(self.path)
+        error = self.assertRaises(UnusableMountPoint, claim, self.path)
+        self.assertIn("another mUFS client", str(error))
+        os.close(first)
+        os.close(claim(self.path))
+
+    def test_mounted(self) -> None:
+        """Where a client has mounted in the meantime there is nothing to claim."""
+        self.add(1, self.path.encode(), TYPE)
+        error = self.assertRaises(UnusableMountPoint, claim, self.path)
+        self.assertIn("mounted there already", str(error))
+
+    def test_no_locks(self) -> None:
+        """A file system without locks is no reason not to mount."""
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "no locks")
+
+        self.patch(fcntl, "flock", refuse)
+        os.close(claim(self.path))

@@ -75,7 +75,7 @@ class PullTests(SynchronousTestCase):
         self.assertEqual((done.size, done.held, done.asked), (SIZE, SIZE, SIZE))
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        self.assertEqual(self.network.clients[0].remote.coalescer.misses, 0)
+        self.assertEqual(self.network.clients[0].remote.deliveries.misses.total, 0)
 
     def test_empty(self) -> None:
         """Pulling an empty image ends at once."""

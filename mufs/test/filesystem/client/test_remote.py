@@ -19,6 +19,7 @@ from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.channel import Framer, Type
 from mufs.wire.metadata import (
+    MAX_PATH_BYTES,
     NOBODY,
     VERSION,
     At,
@@ -28,12 +29,15 @@ from mufs.wire.metadata import (
     Names,
     Opened,
     Pull,
+    Statistics,
     Welcome,
     decode,
 )
 from mufs.wire.pages import BLOCK, PAGE
 
 SIZE = 4 * BLOCK
+STATISTICS = Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9)
+OFFLINE_FOR = 60.0
 ROOT = Caller(0, 0, [])
 
 
@@ -51,11 +55,15 @@ class Channel:
         self.packets: list[bytes] = []
         self.new_tag = count(1).__next__
         self.aborted = False
+        self.is_silent = False
+        self.last_received = 0.0
 
     def ask(self, kind: Type, body: object, answer: type) -> Deferred[Any]:
         """See L{ClientChannel.ask}."""
-        self.requests.append((kind, body, Deferred()))
-        return self.requests[-1][2]
+        request: tuple[Type, Any, Deferred[Any]]
+        request = kind, body, Deferred(lambda _: self.requests.remove(request))
+        self.requests.append(request)
+        return request[2]
 
     def send(self, packet: bytes) -> None:
         """See L{ClientChannel.send}."""
@@ -107,13 +115,20 @@ class RemoteTestCase(SynchronousTestCase):
             self.clock,
             self.cache,
             BLOCK,
+            offline_for=OFFLINE_FOR,
             on_welcome=lambda channel, welcome: None,
+            on_moved=lambda welcome: None,
             on_refused=lambda reason: None,
         )
         self.server_pulls = ServerPulls()
         pulls: Any = self.server_pulls
         self.remote.server_pulls = pulls
         self.connect()
+
+    def be_silent(self) -> None:
+        """The server no longer answers."""
+        self.channel.is_silent = True
+        self.remote.silent()
 
     def connect(self) -> None:
         """Make a connection."""
@@ -232,7 +247,7 @@ class ImageTests(RemoteTestCase):
         self.assertEqual(bytes(target[:PAGE]), bytes(range(256)) * (PAGE // 256))
         self.assertIsNone(self.remote.cached_read(opened, 3 * BLOCK - PAGE, target))
         self.assertEqual(self.remote.cached_read(opened, SIZE + PAGE, target), 0)
-        self.assertEqual(self.remote.reads_and_hits, (2, 2))
+        self.assertEqual(self.remote.deliveries.reads_and_hits, (2, 2))
         self.assertFalse(self.remote.lacks(opened, 3 * BLOCK, BLOCK))
         self.assertTrue(self.remote.lacks(opened, 3 * BLOCK - PAGE, 2 * PAGE))
 
@@ -311,3 +326,128 @@ class ReconnectTests(RemoteTestCase):
         self.successResultOf(reading)
         self.channel.answer(make_opened(handle=9))
         self.assertEqual(other.server_handle, 9)
+
+
+class AwayTests(RemoteTestCase):
+    """Operations while the server is away."""
+
+    def learn(self) -> None:
+        """Have the server tell of a directory, an image in it, a link and the file system."""
+        self.remote.readdir(b"dir")
+        self.channel.answer(Names([(b"image", make_opened().attributes)]))
+        self.remote.readlink(b"link")
+        self.channel.answer(Link(b"there"))
+        self.remote.getattr(b"")
+        self.channel.answer(make_attributes(4096))
+        self.remote.statfs()
+        self.channel.answer(STATISTICS)
+        number, _, _ = self.open(b"dir/image")
+        self.remote.release(number)
+
+    def look(self) -> list[Deferred[Any]]:
+        """Ask for all of it."""
+        return [
+            self.remote.readdir(b"dir"),
+            self.remote.getattr(b"dir/image"),
+            self.remote.readlink(b"link"),
+            self.remote.open(b"dir/image", NOBODY),
+            self.remote.statfs(),
+            self.remote.getattr(b""),
+        ]
+
+    def assert_known(self, looks: list[Deferred[Any]]) -> None:
+        """All of it is answered as the server did last."""
+        attributes = make_opened().attributes
+        listing, found, target, (number, _), statistics, root = map(self.successResultOf, looks)
+        self.assertEqual(listing, [(b"image", attributes)])
+        self.assertEqual((found, target, statistics), (attributes, b"there", STATISTICS))
+        self.assertEqual(root.size, 4096)
+        opened = self.remote.opened(number)
+        self.assertEqual((opened.key, opened.server_handle), ((1, 1), None))
+
+    def test_known(self) -> None:
+        """What was last known is answered at once, and images are opened again afterwards."""
+        self.learn()
+        self.disconnect()
+        self.assert_known(self.look())
+        self.connect()
+        kind, _ = self.channel.answer(make_opened(handle=9))
+        self.assertEqual(kind, Type.OPEN)
+        (opened,) = (self.remote.opened(number) for number in (2,))
+        self.assertEqual((opened.server_handle, opened.stale), (9, False))
+
+    def test_replaced(self) -> None:
+        """An image that was replaced meanwhile is stale when the server is back."""
+        self.learn()
+        self.disconnect()
+        number, _ = self.successResultOf(self.remote.open(b"dir/image", NOBODY))
+        self.connect()
+        self.channel.answer(make_opened(2))
+        self.assertTrue(self.remote.opened(number).stale)
+
+    def test_silent(self) -> None:
+        """The same while a connection is without an answer, for what waits and what comes."""
+        self.learn()
+        self.clock.advance(2.0)
+        waiting = self.look()
+        self.be_silent()
+        self.assert_known(waiting)
+        self.assert_known(self.look())
+
+    def test_silent_open(self) -> None:
+        """An image that was opened without the server gets its handle when the server answers."""
+        self.learn()
+        self.be_silent()
+        number, _ = self.successResultOf(self.remote.open(b"dir/image", NOBODY))
+        self.assertEqual(self.channel.answer(make_opened(handle=9))[0], Type.OPEN)
+        self.assertEqual(self.remote.opened(number).server_handle, 9)
+
+    def test_too_long(self) -> None:
+        """After offline_for everything waits, but for the root and the file system's figures."""
+        self.learn()
+        self.disconnect()
+        self.clock.advance(OFFLINE_FOR + 1.0)
+        *others, statistics, root = self.look()
+        self.assertEqual(self.successResultOf(statistics), STATISTICS)
+        self.successResultOf(root)
+        for each in others:
+            self.assertNoResult(each)
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+
+    def test_unknown(self) -> None:
+        """What is not known waits; a name that was not in its directory does not exist."""
+        self.learn()
+        self.disconnect()
+        waiting = self.remote.getattr(b"elsewhere/image")
+        self.assertNoResult(waiting)
+        self.assert_errno(errno.ENOENT, self.remote.getattr(b"dir/other"))
+        self.connect()
+        self.channel.answer(make_attributes(7))
+        self.successResultOf(waiting)
+
+    def test_cancelled(self) -> None:
+        """A request that is cancelled while nobody is silent ends as cancelled."""
+        looking = self.remote.getattr(b"image")
+        looking.cancel()
+        self.failureResultOf(looking, CancelledError)
+
+    def test_by_handle(self) -> None:
+        """An open image has the attributes that it was opened with."""
+        number, opened, _ = self.open()
+        self.remote.attributes.put(b"image", make_attributes(7), 1.0)
+        self.disconnect()
+        found = self.successResultOf(self.remote.getattr(b"image", number))
+        self.assertEqual(found, opened.attributes)
+
+    def test_last_heard(self) -> None:
+        """The time of the last byte is known also without a connection."""
+        self.channel.last_received = 5.0
+        self.assertEqual(self.remote.last_heard, 5.0)
+        self.disconnect()
+        self.assertEqual(self.remote.last_heard, 5.0)
+
+    def test_long_path(self) -> None:
+        """A path that is too long for a request is refused here."""
+        self.assert_errno(errno.ENAMETOOLONG, self.remote.getattr(b"a" * (MAX_PATH_BYTES + 1)))
+        self.assertEqual(self.channel.requests, [])
