@@ -37,7 +37,7 @@ from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
-from mufs.memory import trimming
+from mufs.memory import Trimming
 from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
@@ -170,7 +170,7 @@ class ClientMount(MultiService):
         self._certificate.setServiceParent(self)
         self._factory = ClientChannelFactory(remote, reactor, settings.host)
         self._connector(server).setServiceParent(self)
-        trimming(reactor).setServiceParent(self)
+        Trimming(reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Connect as soon as the server is there, and mount then."""

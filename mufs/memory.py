@@ -1,9 +1,10 @@
 """Memory that was freed is given back to the system."""
 
 import ctypes
-from typing import Any
 
-from twisted.application.internet import TimerService
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 
 TRIM_INTERVAL = 60.0
 """Seconds between two times of giving memory back, which takes less than a millisecond."""
@@ -16,11 +17,23 @@ def trim() -> None:
         malloc_trim(0)
 
 
-def trimming(reactor: Any) -> TimerService:
+class Trimming(Service):
     """
-    A service that does so all the time: otherwise a process keeps what its largest bursts took,
-    such as transfers in parts on a network that loses much.
+    Does so all the time: otherwise a process keeps what its largest bursts took, such as transfers
+    in parts on a network that loses much.
     """
-    service = TimerService(TRIM_INTERVAL, trim)
-    service.clock = reactor
-    return service
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._trims = LoopingCall(trim)
+        self._trims.clock = clock
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._trims.start(TRIM_INTERVAL)
+
+    def stopService(self) -> None:
+        """End, also if it has not begun."""
+        super().stopService()
+        if self._trims.running:
+            self._trims.stop()

@@ -29,7 +29,7 @@ from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
-from mufs.memory import trimming
+from mufs.memory import Trimming
 from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
@@ -139,7 +139,7 @@ class ServerService(MultiService):
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
-        trimming(reactor).setServiceParent(self)
+        Trimming(reactor).setServiceParent(self)
         self.ready: Deferred[None] = Deferred()
         self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import memory
-from mufs.memory import TRIM_INTERVAL, trim, trimming
+from mufs.memory import TRIM_INTERVAL, Trimming, trim
 
 MIB = 1 << 20
 
@@ -40,10 +40,11 @@ class TrimTests(SynchronousTestCase):
 
     def test_repeated(self) -> None:
         """It happens at the start, and once in each interval until the service stops."""
+        Trimming(Clock()).stopService()
         calls: list[None] = []
         self.patch(memory, "trim", lambda: calls.append(None))
         clock = Clock()
-        service = trimming(clock)
+        service = Trimming(clock)
         service.startService()
         clock.pump([TRIM_INTERVAL] * 3)
         self.assertEqual(len(calls), 4)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -13,7 +12,7 @@ from twisted.python.failure import Failure as Error
 from zope.interface import implementer
 
 from mufs.cache.server.sent import SentTransfer
-from mufs.communication.server.client_log import ClientLog
+from mufs.communication.server.client_log import ClientLog, why_ended
 from mufs.communication.server.clients import Clients, IClient
 from mufs.communication.server.handles import Handles
 from mufs.communication.server.intake import Intake
@@ -162,7 +161,7 @@ class ServerChannel(Protocol):
                 self.address,
                 fault or "it disconnected, and may not accept this server's certificate",
             )
-        why = self._why_ended(reason)
+        why = "the server closed the connection" if self._intake.closed else why_ended(reason)
         self._intake.stop()
         self._unicast.stop()
         self._metadata.stop()
@@ -302,14 +301,6 @@ class ServerChannel(Protocol):
         self._reply(self._welcome, tag, Type.WELCOME)
         self.tell_key()
         clients.pushes.add_client(self)
-
-    def _why_ended(self, reason: Error) -> str:
-        if self._intake.closed:
-            return "the server closed the connection"
-        if reason.check(ConnectionAborted):
-            return "the server ended"
-        done = reason.check(ConnectionDone)
-        return "it closed the connection" if done else "the connection broke"
 
     def _refuse(self, tag: int, error: str, text: str) -> None:
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))

@@ -1,13 +1,22 @@
 """What the log says of one client."""
 
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mufs.units import format_bytes, format_duration, shown
 from mufs.wire.metadata import Report
 
 REFUSED_OPEN_LOG_INTERVAL = 60.0
 """Seconds from one line about images that a client may not open to the next."""
+
+
+def why_ended(reason: Failure) -> str:
+    """Why a connection ended that was not closed for a fault of the client."""
+    if reason.check(ConnectionAborted):
+        return "the server ended"
+    return "it closed the connection" if reason.check(ConnectionDone) else "the connection broke"
 
 
 class ClientLog:
