@@ -1,6 +1,7 @@
 """The images that one client has open, by the handles that it knows them by."""
 
 import errno
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mufs.communication.server.access_statistics import AccessStatistics, ImageAccess
@@ -42,6 +43,10 @@ class Handles:
         """How many are open."""
         return len(self._open)
 
+    def paths(self) -> Iterator[bytes]:
+        """The paths of the open images, each once."""
+        return iter(dict.fromkeys(opened.access.path for opened in self._open.values()))
+
     def add(self, path: bytes, image: IImage, last_transfer: int = 0) -> int:
         """
         Give out a handle for an image, and with it the key of its generation.
@@ -53,6 +58,7 @@ class Handles:
             raise OSError(errno.EMFILE, "too many open images")
         handle, self._next = self._next, self._next + 1
         self.last_access = self._statistics.opened(path)
+        self.last_access.size = image.attributes.size
         key = image.image, image.generation
         since = self.generations.setdefault(key, last_transfer)
         self._open[handle] = OpenHandle(image, self.last_access, since)
