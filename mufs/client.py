@@ -28,6 +28,7 @@ from mufs.communication.client.channel import ClientChannel, ClientChannelFactor
 from mufs.communication.client.membership import Membership
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
+from mufs.endpoints import expiry_of
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import asking_thread, libfuse_version
@@ -38,7 +39,6 @@ from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
 from mufs.memory import Trimming
-from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.about import About
@@ -65,7 +65,7 @@ class ClientSettings:
     """
     What the operator has set.
 
-    @ivar server: the endpoint string of the server, to be shown.
+    @ivar server: the address of the server, to be shown.
     @ivar interface: address or name of the interface to listen on, or C{None} for that of the
         route to the server.
     @ivar cache_size: bytes.
@@ -258,7 +258,7 @@ class ClientMount(MultiService):
 
     def _listener(self, status: IStreamServerEndpoint) -> ListeningService:
         def failed(reason: str) -> None:
-            self._fail(f"cannot serve the status: {reason}")
+            self._fail(f"cannot serve the status: {reason}: choose another, such as --status 7090")
 
         return ListeningService(status, self._site, on_failed=failed)
 

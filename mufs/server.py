@@ -18,13 +18,13 @@ from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
 from mufs.communication.server.output import MulticastOutput
 from mufs.control import Control
+from mufs.endpoints import expiry_of, revocation_of
 from mufs.fatal import fail
 from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
 from mufs.memory import Trimming
-from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
@@ -211,7 +211,8 @@ class ServerService(MultiService):
                 self.ready.callback(None)
 
         def failed(reason: str) -> None:
-            self._fail(f"cannot listen for {purpose}: {reason}")
+            other = "--listen 7050" if purpose == "clients" else "--status 7090"
+            self._fail(f"cannot listen for {purpose}: {reason}: choose another, such as {other}")
 
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)
