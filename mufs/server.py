@@ -5,12 +5,18 @@ from functools import partial
 from typing import Any
 
 from attrs import frozen
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorFDSet,
+    IReadDescriptor,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 
+from mufs.access_rules import AccessRules
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
@@ -67,9 +73,11 @@ class ServerSettings:
 
 class ServerService(MultiService):
     """
-    Exports a library of images to clients.
+    Exports a library of images to clients. It has many attributes because it puts the parts of the
+    server together.
 
     @ivar core: its parts.
+    @ivar rules: the access rules.
     @ivar clients: listens for clients.
     @ivar ready: fires once it listens at all endpoints.
     """
@@ -88,12 +96,14 @@ class ServerService(MultiService):
         status: IStreamServerEndpoint | None,
         access: Access = EVERYBODY,
         state: StateFile | None = None,
+        changes: IReadDescriptor | None = None,
     ) -> None:
         """
         @param secret: random bytes of this run, from which the keys are derived.
         @param listen: the endpoint of the request channel.
         @param status: the endpoint of the status page, if there is to be one.
         @param state: keeps its figures of the last day over restarts.
+        @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
         self._settings = settings
@@ -101,6 +111,7 @@ class ServerService(MultiService):
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
+        self.rules = AccessRules(library, access, self._lookup_threads.call)
         self._outgoing = OutgoingMulticast(
             reactor,
             settings.group,
@@ -115,7 +126,7 @@ class ServerService(MultiService):
             rate_min=settings.rate_min,
             rate_max=settings.rate_max,
             secret=secret,
-            view=partial(access.view, library),
+            view=self.rules.view,
             read_in_thread=self._read_threads.call,
             look_up_in_thread=self._lookup_threads.call,
             welcome=self._outgoing.welcome,
@@ -143,6 +154,8 @@ class ServerService(MultiService):
         self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
+        if changes is not None:
+            _Reading(reactor, changes).setServiceParent(self)
         if status is not None:
             self._listeners.append(self._listener(status, self._site, "status requests"))
 
@@ -156,6 +169,7 @@ class ServerService(MultiService):
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
         self._outgoing.network_changed()
+        self.rules.check_paths()
         super().startService()
 
     def stopService(self) -> "Deferred[Any]":
@@ -217,6 +231,22 @@ class ServerService(MultiService):
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)
         return listener
+
+
+class _Reading(Service):
+    """Has the reactor read a descriptor while the server runs."""
+
+    def __init__(self, reactor: IReactorFDSet, reader: IReadDescriptor) -> None:
+        self._reactor = reactor
+        self._reader = reader
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.addReader(self._reader)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._reactor.removeReader(self._reader)
 
 
 def _address(port: IListeningPort) -> str:

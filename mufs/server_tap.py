@@ -11,7 +11,7 @@ from twisted.python import usage
 from mufs.addresses import WrongValue, parse_listen, parse_port, parse_status
 from mufs.clock import use_monotonic_clock
 from mufs.endpoints import listen_endpoint, reload_of
-from mufs.filesystem.server.access import Access, parse_rule
+from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
@@ -70,6 +70,18 @@ class Options(CommonOptions):
         ],
         ["rate-min", None, "1M", "Minimum sending rate, likewise"],
         [
+            "allow-from",
+            None,
+            None,
+            "File of further rules for --allow, one a line, which is read again at SIGHUP",
+        ],
+        [
+            "fsid",
+            None,
+            None,
+            "Text that identifies the file system of --images, if it has no UUID",
+        ],
+        [
             "status",
             None,
             None,
@@ -102,6 +114,8 @@ class Options(CommonOptions):
         "tls-cert": ("FILE", "/etc/mufs/server.pem"),
         "tls-ca": ("FILE|DIR", "/etc/mufs/ca"),
         "allow": ("NAME:/PATH", "*.example.org:/common"),
+        "allow-from": ("FILE", "/etc/mufs/allow"),
+        "fsid": ("TEXT", "images"),
         "group": ("ADDRESS", "239.5.5.0"),
         "port": ("PORT", "7041"),
         "interface": ("NAME|ADDRESS", "eth0"),
@@ -111,7 +125,7 @@ class Options(CommonOptions):
         "state": ("DIR", "/var/lib/mufs"),
     }
     groups = {
-        "Images": ["images", "allow", "no-root-squash", "all-squash"],
+        "Images": ["images", "allow", "allow-from", "no-root-squash", "all-squash", "fsid"],
         "Clients": ["listen", "tls-cert", "tls-ca"],
         "Multicast": ["group", "port", "interface", "rate-max", "rate-min"],
     }
@@ -137,8 +151,14 @@ class Options(CommonOptions):
         if self["rate-min"] > self["rate-max"]:
             why = f"is more than --rate-max {rates[1]}"
             raise self.wrong("rate-min", rates[0], why)
+        if self["allow-from"]:
+            # twistd may change the directory.
+            self["allow-from"] = os.path.abspath(self["allow-from"])
+        self.access()
         try:
-            self["library"] = ExportedDirectory(os.path.abspath(self["images"]))
+            self["library"] = ExportedDirectory(
+                os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
+            )
         except OSError as error:
             why = f"{error.strerror}: give a directory"
             raise self.wrong("images", self["images"], why) from None
@@ -148,14 +168,33 @@ class Options(CommonOptions):
         self.checked("listen", listen, lambda: listen_endpoint(the_reactor, self["listen"]))
         if status is not None:
             self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
-        if self["allow"] and self["listen"].tls is None:
+        if (self["allow"] or self["allow-from"]) and self["listen"].tls is None:
+            option = "allow" if self["allow"] else "allow-from"
             raise usage.UsageError(
-                "--allow needs TLS, to know the names of clients, such as "
+                f"--{option} needs TLS, to know the names of clients, such as "
                 "--tls-cert /etc/mufs/server.pem --tls-ca /etc/mufs/ca"
             )
         if self["interface"] is not None:
             interface = self["interface"]
             self.checked("interface", interface, lambda: check_interface(interface))
+
+    def access(self) -> Access:
+        """
+        The access rules, with those that the file has now.
+
+        @raise UsageError: when the file is no list of rules.
+        """
+        rules, file = self["allow"], self["allow-from"]
+        if file:
+            try:
+                rules += read_rules(file)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise self.wrong("allow-from", file, reason) from None
+        restricted = bool(rules or file)
+        return Access(
+            rules if restricted else None, not self["no-root-squash"], bool(self["all-squash"])
+        )
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
@@ -180,7 +219,8 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         listen=listen,
         status=None if status is None else listen_endpoint(reactor, status),
         state=None if config["state"] is None else StateFile(config["state"], Options.name),
-        access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
+        changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
+        access=config.access(),
     )
     reload = reload_of(listen)
 
@@ -189,4 +229,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         reload()
         service.reloaded()
 
-    return supervised(reactor, service, reload and reload_tls)
+    rules = None
+    if config["allow-from"]:
+        rules = lambda: service.rules.replace(config.access(), service.core)  # noqa: E731
+    return supervised(reactor, service, reload and reload_tls, rules=rules)

@@ -108,6 +108,11 @@ class Keys:
             key = self._keys[image, generation] = derive_key(self._secret, image, generation)
         return key
 
+    def replace_secret(self) -> None:
+        """Give all generations other keys, of which no client has one yet."""
+        self._secret = self._random(SECRET_SIZE)
+        self._keys.clear()
+
     def cipher(self, image: int, generation: int) -> AESGCM:
         """The current cipher of the transfers of a generation."""
         return self.epoch.cipher(self.key(image, generation))
