@@ -187,3 +187,12 @@ class MakeServiceTests(OptionsTestCase):
             "mufs-client: --cache-size 1M: is more than there is here "
             f"({os.strerror(errno.ENOMEM)}), such as --cache-size 4G",
         )
+
+    def test_state(self) -> None:
+        """The state is in a file of this mount, in a directory that is made."""
+        directory = Path(self.mktemp()) / "a" / "state"
+        state = self.make("--state", str(directory))["state"]
+        state.save([(1.0, {"reads": 2.0})])
+        (file,) = directory.iterdir()
+        self.assertTrue(file.name.startswith("mufs-client-"), file.name)
+        self.assertIsNone(self.make()["state"])
