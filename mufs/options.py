@@ -200,7 +200,8 @@ class Options(usage.Options):
         right = self._example(option) if example is None else f"--{option} {shlex.quote(example)}"
         if isinstance(why, UnusableFile) and option not in ("tls-cert", "tls-ca"):
             right = f"{self._example('tls-cert')} {self._example('tls-ca')}"
-        return usage.UsageError(f"--{option} {typed(text)}: {why}, such as {right}")
+        reason = str(why).removeprefix(f"{text}: ")
+        return usage.UsageError(f"--{option} {typed(text)}: {reason}, such as {right}")
 
     def opt_help(self) -> None:
         """Print this help"""

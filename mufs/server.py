@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from mufs.addresses import join
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
@@ -28,7 +29,7 @@ from mufs.memory import Trimming
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
-from mufs.sockets import escape
+from mufs.sockets import escape, unbracketed
 from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
@@ -194,7 +195,7 @@ class ServerService(MultiService):
             address = _address(port)
             if factory is self.core.factory:
                 self._admission.guard(port)
-                self._control.listen(escape(address))
+                self._control.listen(escape(unbracketed(address)))
             bound_unsent_bytes(port)
             self._log.info("listening for {what} on {where}", what=purpose, where=address)
             if all(each.port for each in self._listeners):
@@ -214,4 +215,4 @@ def _address(port: IListeningPort) -> str:
     address: Any = port.getHost()
     if isinstance(address, UNIXAddress):
         return os.fsdecode(address.name or b"")
-    return f"{address.host}:{address.port}"
+    return join(address.host, address.port)

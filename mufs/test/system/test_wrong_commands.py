@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.cache.client.directory import CacheDirectory
 from mufs.commands.keys import make_keys
@@ -216,6 +216,33 @@ class WrongCommandTests(SynchronousTestCase):
             if status not in (1, 2, 32) or not one_line or not told:
                 wrong.append(f"{shlex.join(command)}: {status}, {telling!r} expected: {said}")
         self.assertEqual("\n".join(wrong), "")
+
+    def test_rights(self) -> None:
+        """A key that may not be read, and a port that only root may use, are told as such."""
+        if os.geteuid() or shutil.which("setpriv") is None:
+            raise SkipTest("needs root and setpriv")
+        key = self.top / "keys/server.pem"
+        key.chmod(0)
+        rights = "-dac_override,-dac_read_search,-net_bind_service"
+        server = [f"{BIN}/mufs-server", "--images", str(self.top / "images"), "--listen"]
+        unprivileged = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()
+        for options, telling in (
+            (
+                ["0", "--tls-cert", str(key), "--tls-ca", f"{self.top}/keys/ca"],
+                f"--tls-cert {key}: ",
+            ),
+            (["127.0.0.1:1"], "only root may use port 1"),
+        ):
+            if telling.endswith("port 1") and int(unprivileged) <= 1:
+                continue  # as in many containers
+            done = subprocess.run(
+                ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}", *server, *options],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                env={**os.environ, VARIABLE: str(self.top / "run")},
+            )  # fmt: skip
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+            self.assertIn(telling, done.stderr)
+            self.assertIn("such as ", done.stderr)
 
     def test_server(self) -> None:
         """Wrong command lines of mufs-server."""
