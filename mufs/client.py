@@ -43,9 +43,10 @@ from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.about import About
 from mufs.status.client_figures import client_figures, client_state, held_images
-from mufs.status.client_page import client_page
+from mufs.status.client_page import OF_DAY, client_page
 from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
+from mufs.status.state import StateFile
 from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
 
@@ -126,8 +127,12 @@ class ClientMount(MultiService):
         cache: BlockCache,
         server: IStreamClientEndpoint,
         status: IStreamServerEndpoint | None,
+        state: StateFile | None = None,
     ) -> None:
-        """@param status: the endpoint of the status page, if there is to be one."""
+        """
+        @param status: the endpoint of the status page, if there is to be one.
+        @param state: keeps its figures of the last day over restarts.
+        """
         super().__init__()
         self._reactor = reactor
         self._settings = settings
@@ -160,7 +165,14 @@ class ClientMount(MultiService):
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
         self._site = StatusSite(
-            reactor, self.name, CLIENT, figures=self.figures, totals=self.figures, body=page
+            reactor,
+            self.name,
+            CLIENT,
+            figures=self.figures,
+            totals=self.figures,
+            body=page,
+            of_day=OF_DAY,
+            state=state,
         )
         tasks = {"pull": partial(_pull, pulls)}
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from typing import Any
 
 from twisted.application.service import IService
@@ -18,7 +19,15 @@ from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
-from mufs.options import check_interface, parse_interface, parse_seconds, parse_size
+from mufs.options import (
+    check_interface,
+    parse_interface,
+    parse_seconds,
+    parse_size,
+    parse_state_directory,
+)
+from mufs.sockets import escape
+from mufs.status.state import StateFile
 from mufs.wire.pages import BLOCK
 
 MIN_CACHE_SIZE = 8 * BLOCK
@@ -103,6 +112,12 @@ class Options(CommonOptions):
             "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
             "nowhere)",
         ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
+        ],
     ]
     optFlags = [
         ["allow-other", None, "Let other users read the mount, too"],
@@ -112,6 +127,7 @@ class Options(CommonOptions):
         "interface": parse_interface,
         "cache-size": _cache_size,
         "timeout": parse_seconds,
+        "state": parse_state_directory,
         "offline-for": parse_seconds,
         "status": parse_status,
     }
@@ -127,6 +143,7 @@ class Options(CommonOptions):
         "timeout": ("SECONDS", "30"),
         "offline-for": ("SECONDS", "3600"),
         "status": ("PORT|ADDRESS:PORT", "7080"),
+        "state": ("DIR", "/var/lib/mufs"),
     }
     groups = {
         "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],
@@ -148,7 +165,11 @@ class Options(CommonOptions):
             self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
         if self["interface"] is not None:
             interface = self["interface"]
-            self.checked("interface", interface, lambda: check_interface(interface))
+            try:
+                check_interface(interface)
+            except WrongValue as error:
+                # It may come later; until then reads go over TCP.
+                print(f"{self.name}: {self.wrong('interface', interface, error)}", file=sys.stderr)
         if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise self.wrong("cache-size", size, "is more than the memory of this host")
         try:
@@ -190,5 +211,8 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         size = f"{settings.cache_size >> 20}M"
         why = f"is more than there is here ({error.strerror})"
         config.exit(config.wrong("cache-size", size, why))
-    service = ClientMount(reactor, settings, cache=cache, server=server, status=status)
+    state = None
+    if config["state"] is not None:
+        state = StateFile(config["state"], f"{Options.name}-{escape(config['mount'])}")
+    service = ClientMount(reactor, settings, cache=cache, server=server, status=status, state=state)
     return supervised(reactor, service, reload_of(server))

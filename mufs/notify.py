@@ -13,6 +13,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python import usage
 
 from mufs.communication.certificates import UnusableFile
 
@@ -76,12 +77,17 @@ class Supervision(Service):
         service: Supervised,
         reload: Callable[[], None] | None,
         *,
+        rules: Callable[[], None] | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """@param reload: reloads certificates, or raises L{UnusableFile}; C{None}: no TLS."""
+        """
+        @param reload: reloads certificates, or raises L{UnusableFile}; C{None}: no TLS.
+        @param rules: reads access rules again, or raises C{usage.UsageError}; C{None}: none.
+        """
         self._reactor = reactor
         self._service = service
         self._reload = reload
+        self._rules = rules
         self._environment = environment
         self._notifier = Notifier(environment)
         self._last_state = ""
@@ -112,7 +118,7 @@ class Supervision(Service):
                 call.stop()
 
     def reload(self) -> None:
-        """Reload certificates; the former ones stay in use if that fails."""
+        """Reload certificates and access rules; the former ones stay in use if that fails."""
         ready = self._service.ready.called
         if ready:
             self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
@@ -125,6 +131,11 @@ class Supervision(Service):
                 self._log.error("certificates not reloaded: {error}", error=error)
             else:
                 self._log.info("certificates reloaded, for new connections")
+        if self._rules is not None:
+            try:
+                self._rules()
+            except usage.UsageError as error:
+                self._log.error("access rules not read again: {error}", error=error)
         if ready:
             self._notifier.tell("READY=1")
 
@@ -154,9 +165,15 @@ class Supervision(Service):
             self._notifier.tell(f"STATUS={state}")
 
 
-def supervised(reactor: Any, service: Any, reload: Callable[[], None] | None) -> MultiService:
+def supervised(
+    reactor: Any,
+    service: Any,
+    reload: Callable[[], None] | None,
+    *,
+    rules: Callable[[], None] | None = None,
+) -> MultiService:
     """A service together with its L{Supervision}."""
     both = MultiService()
     service.setServiceParent(both)
-    Supervision(reactor, service, reload).setServiceParent(both)
+    Supervision(reactor, service, reload, rules=rules).setServiceParent(both)
     return both

@@ -4,6 +4,7 @@ wrong.
 """
 
 import errno
+import os
 import platform
 import re
 import shlex
@@ -86,8 +87,7 @@ def parse_interface(text: str) -> str:
 
 def check_interface(text: str) -> None:
     """
-    @raise WrongValue: when it is an address that this host does not have. An interface that comes
-        later is given by its name.
+    @raise WrongValue: when it is an address that this host does not have.
     """
     if re.fullmatch(r"[\d.]+", text):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -118,6 +118,21 @@ def version(name: str) -> str:
     """The answer to C{--version}."""
     python = platform.python_version()
     return f"{name} {__version__} (Python {python}, Twisted {twisted.__version__})"
+
+
+def parse_state_directory(text: str) -> str:
+    """
+    A directory that can be written to, as an absolute path; made if it is not there. Raises
+    L{WrongValue}.
+    """
+    path = os.path.abspath(text)
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise WrongValue(f"cannot be made ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise WrongValue("cannot be written")
+    return path
 
 
 class Options(usage.Options):

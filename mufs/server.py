@@ -5,12 +5,18 @@ from functools import partial
 from typing import Any
 
 from attrs import frozen
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorFDSet,
+    IReadDescriptor,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 
+from mufs.access_rules import AccessRules
 from mufs.addresses import join
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.interfaces import NetworkChanges
@@ -33,8 +39,9 @@ from mufs.sockets import escape, unbracketed
 from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
-from mufs.status.server_page import server_page
+from mufs.status.server_page import OF_DAY, server_page
 from mufs.status.site import StatusSite
+from mufs.status.state import StateFile
 from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
@@ -67,9 +74,11 @@ class ServerSettings:
 
 class ServerService(MultiService):
     """
-    Exports a library of images to clients.
+    Exports a library of images to clients. It has many attributes because it puts the parts of the
+    server together.
 
     @ivar core: its parts.
+    @ivar rules: the access rules.
     @ivar clients: listens for clients.
     @ivar ready: fires once it listens at all endpoints.
     """
@@ -87,11 +96,15 @@ class ServerService(MultiService):
         listen: IStreamServerEndpoint,
         status: IStreamServerEndpoint | None,
         access: Access = EVERYBODY,
+        state: StateFile | None = None,
+        changes: IReadDescriptor | None = None,
     ) -> None:
         """
         @param secret: random bytes of this run, from which the keys are derived.
         @param listen: the endpoint of the request channel.
         @param status: the endpoint of the status page, if there is to be one.
+        @param state: keeps its figures of the last day over restarts.
+        @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
         self._settings = settings
@@ -99,6 +112,7 @@ class ServerService(MultiService):
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
+        self.rules = AccessRules(library, access, self._lookup_threads.call)
         self._outgoing = OutgoingMulticast(
             reactor,
             settings.group,
@@ -113,7 +127,7 @@ class ServerService(MultiService):
             rate_min=settings.rate_min,
             rate_max=settings.rate_max,
             secret=secret,
-            view=partial(access.view, library),
+            view=self.rules.view,
             read_in_thread=self._read_threads.call,
             look_up_in_thread=self._lookup_threads.call,
             welcome=self._outgoing.welcome,
@@ -125,7 +139,14 @@ class ServerService(MultiService):
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
-            reactor, self.name, SERVER, figures=self.figures, totals=totals, body=page
+            reactor,
+            self.name,
+            SERVER,
+            figures=self.figures,
+            totals=totals,
+            body=page,
+            of_day=OF_DAY,
+            state=state,
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
@@ -134,6 +155,8 @@ class ServerService(MultiService):
         self._certificate.setServiceParent(self)
         self.clients = self._listener(listen, self.core.factory, "clients")
         self._listeners = [self.clients]
+        if changes is not None:
+            _Reading(reactor, changes).setServiceParent(self)
         if status is not None:
             self._listeners.append(self._listener(status, self._site, "status requests"))
 
@@ -147,6 +170,7 @@ class ServerService(MultiService):
                 "no TLS: anybody who can connect may read, and keys are sent in the clear"
             )
         self._outgoing.network_changed()
+        self.rules.check_paths()
         super().startService()
 
     def stopService(self) -> "Deferred[Any]":
@@ -208,6 +232,22 @@ class ServerService(MultiService):
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)
         return listener
+
+
+class _Reading(Service):
+    """Has the reactor read a descriptor while the server runs."""
+
+    def __init__(self, reactor: IReactorFDSet, reader: IReadDescriptor) -> None:
+        self._reactor = reactor
+        self._reader = reader
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.addReader(self._reader)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._reactor.removeReader(self._reader)
 
 
 def _address(port: IListeningPort) -> str:

@@ -11,12 +11,13 @@ from twisted.python import usage
 from mufs.addresses import WrongValue, parse_listen, parse_port, parse_status
 from mufs.clock import use_monotonic_clock
 from mufs.endpoints import listen_endpoint, reload_of
-from mufs.filesystem.server.access import Access, parse_rule
+from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
-from mufs.options import check_interface, parse_interface, parse_rate
+from mufs.options import check_interface, parse_interface, parse_rate, parse_state_directory
 from mufs.server import ServerService, ServerSettings
+from mufs.status.state import StateFile
 
 
 def _group(text: str) -> str:
@@ -69,11 +70,29 @@ class Options(CommonOptions):
         ],
         ["rate-min", None, "1M", "Minimum sending rate, likewise"],
         [
+            "allow-from",
+            None,
+            None,
+            "File of further rules for --allow, one a line, which is read again at SIGHUP",
+        ],
+        [
+            "fsid",
+            None,
+            None,
+            "Text that identifies the file system of --images, if it has no UUID",
+        ],
+        [
             "status",
             None,
             None,
             "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
             "nowhere)",
+        ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
         ],
     ]
     optFlags = [
@@ -87,6 +106,7 @@ class Options(CommonOptions):
         "rate-max": parse_rate,
         "rate-min": parse_rate,
         "status": parse_status,
+        "state": parse_state_directory,
     }
     arguments = {
         "images": ("DIR", "/srv/images"),
@@ -94,15 +114,18 @@ class Options(CommonOptions):
         "tls-cert": ("FILE", "/etc/mufs/server.pem"),
         "tls-ca": ("FILE|DIR", "/etc/mufs/ca"),
         "allow": ("NAME:/PATH", "*.example.org:/common"),
+        "allow-from": ("FILE", "/etc/mufs/allow"),
+        "fsid": ("TEXT", "images"),
         "group": ("ADDRESS", "239.5.5.0"),
         "port": ("PORT", "7041"),
         "interface": ("NAME|ADDRESS", "eth0"),
         "rate-max": ("RATE", "800M"),
         "rate-min": ("RATE", "1M"),
         "status": ("PORT|ADDRESS:PORT", "7080"),
+        "state": ("DIR", "/var/lib/mufs"),
     }
     groups = {
-        "Images": ["images", "allow", "no-root-squash", "all-squash"],
+        "Images": ["images", "allow", "allow-from", "no-root-squash", "all-squash", "fsid"],
         "Clients": ["listen", "tls-cert", "tls-ca"],
         "Multicast": ["group", "port", "interface", "rate-max", "rate-min"],
     }
@@ -128,25 +151,50 @@ class Options(CommonOptions):
         if self["rate-min"] > self["rate-max"]:
             why = f"is more than --rate-max {rates[1]}"
             raise self.wrong("rate-min", rates[0], why)
-        try:
-            self["library"] = ExportedDirectory(os.path.abspath(self["images"]))
-        except OSError as error:
-            why = f"{error.strerror}: give a directory"
-            raise self.wrong("images", self["images"], why) from None
         self["listen"] = self.checked(
             "listen", listen, lambda: parse_listen(listen, self["tls-cert"], self["tls-ca"])
         )
         self.checked("listen", listen, lambda: listen_endpoint(the_reactor, self["listen"]))
         if status is not None:
             self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
-        if self["allow"] and self["listen"].tls is None:
+        if (self["allow"] or self["allow-from"]) and self["listen"].tls is None:
+            option = "allow" if self["allow"] else "allow-from"
             raise usage.UsageError(
-                "--allow needs TLS, to know the names of clients, such as "
+                f"--{option} needs TLS, to know the names of clients, such as "
                 "--tls-cert /etc/mufs/server.pem --tls-ca /etc/mufs/ca"
             )
+        if self["allow-from"]:
+            # twistd may change the directory.
+            self["allow-from"] = os.path.abspath(self["allow-from"])
+        self.access()
+        try:
+            self["library"] = ExportedDirectory(
+                os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
+            )
+        except OSError as error:
+            why = f"{error.strerror}: give a directory"
+            raise self.wrong("images", self["images"], why) from None
         if self["interface"] is not None:
             interface = self["interface"]
             self.checked("interface", interface, lambda: check_interface(interface))
+
+    def access(self) -> Access:
+        """
+        The access rules, with those that the file has now.
+
+        @raise UsageError: when the file is no list of rules.
+        """
+        rules, file = self["allow"], self["allow-from"]
+        if file:
+            try:
+                rules += read_rules(file)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise self.wrong("allow-from", file, reason) from None
+        restricted = bool(rules or file)
+        return Access(
+            rules if restricted else None, not self["no-root-squash"], bool(self["all-squash"])
+        )
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
@@ -170,7 +218,9 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         secret=os.urandom(32),
         listen=listen,
         status=None if status is None else listen_endpoint(reactor, status),
-        access=Access(config["allow"], not config["no-root-squash"], bool(config["all-squash"])),
+        state=None if config["state"] is None else StateFile(config["state"], Options.name),
+        changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
+        access=config.access(),
     )
     reload = reload_of(listen)
 
@@ -179,4 +229,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         reload()
         service.reloaded()
 
-    return supervised(reactor, service, reload and reload_tls)
+    rules = None
+    if config["allow-from"]:
+        rules = lambda: service.rules.replace(config.access(), service.core)  # noqa: E731
+    return supervised(reactor, service, reload and reload_tls, rules=rules)

@@ -26,6 +26,9 @@ from zope.interface import implementer
 
 from mufs.communication.certificates import UnusableAuthority, authorities, own_certificate
 
+TLS_RECORD = b"\x16\x03"
+"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
+
 # Error codes of X509_verify_cert(3).
 _FAULTS = {
     9: "is not valid yet",

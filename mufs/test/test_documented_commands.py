@@ -53,6 +53,7 @@ OTHERS = frozenset(
         "python3",
         "qemu-img",
         "qemu-system-x86_64",
+        "scp",
         "sed",
         "ssh",
         "sysctl",

@@ -1,5 +1,6 @@
 """Pushes that are asked for at the control socket."""
 
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -73,6 +74,18 @@ class PushTaskTests(SynchronousTestCase):
         for directory in ("/srv/image", ""):
             self.successResultOf(self.push(directory, path=name, file=name))
         self.assertEqual([each["size"] for each in self.clients.pushed], [2000, 2000])
+
+    def test_links(self) -> None:
+        """A symbolic link is followed by file and by path, and never out of the directory."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        (directory / "disk.img").touch()
+        (directory / "latest").symlink_to("disk.img")
+        (directory / "out").symlink_to("/etc/hostname")
+        for asked in ({"path": "latest"}, {"path": "x", "file": str(directory / "latest")}):
+            self.successResultOf(self.push(str(directory), **asked))
+            self.assertEqual(self.clients.pushed.pop()["path"], b"disk.img")
+        self.failureResultOf(self.push(str(directory), path="out"), OSError)
 
     def test_names(self) -> None:
         """A push may be for some clients."""

@@ -6,20 +6,24 @@ import os
 from typing import Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import server
+from mufs.communication.server import channel
 from mufs.filesystem.server.access import EVERYBODY, Access, parse_rule
+from mufs.filesystem.server.threads import DaemonThreads
 from mufs.server import ServerService, ServerSettings
 from mufs.sockets import VARIABLE
 from mufs.test.support.doubles import FakeTransport
 from mufs.test.support.memory import MemoryLibrary
 from mufs.test.test_client import StandInNetworkChanges
 from mufs.test.test_listening import RecordingEndpoint
+from mufs.wire.channel import Type, pack_tagged
+from mufs.wire.metadata import VERSION, Hello, encode
 
 LOOPBACK = IPv4Address("TCP", "127.0.0.1", 7040)
 STATUS = IPv4Address("TCP", "127.0.0.1", 7080)
@@ -59,6 +63,7 @@ class ServerServiceTests(SynchronousTestCase):
         self.failures: list[str] = []
         self.patch(server, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(server, "bound_by_files", lambda limits: None)
+        self.patch(DaemonThreads, "call", lambda _, function, *args: maybeDeferred(function, *args))
         self.patch(server, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append
@@ -155,6 +160,39 @@ class ServerServiceTests(SynchronousTestCase):
         service = self.start(succeed(Port(LOOPBACK)), access=Access((parse_rule("*.lab:/a"),)))
         self.assertIsNone(service.core.factory.view("elsewhere"))
         self.assertIsNotNone(service.core.factory.view("host1.lab"))
+
+    def test_missing_path(self) -> None:
+        """A rule whose path is not there is a warning."""
+        self.start(succeed(Port(LOOPBACK)), access=Access((parse_rule("*.lab:/a"),)))
+        self.assertEqual(self.logged("access rule *.lab:/a: there is no such path"), 1)
+
+    def connect(self, service: ServerService, name: str) -> FakeTransport:
+        """Connect a client, which is welcomed under this name."""
+        protocol: Any = service.core.factory.buildProtocol(None)
+        transport = FakeTransport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        patch = self.patch(channel, "peer_name", lambda _: name)
+        protocol.dataReceived(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, "told"))))
+        patch.restore()
+        self.assertEqual(protocol.name, name)
+        return transport
+
+    def test_other_rules(self) -> None:
+        """Clients that may see more are disconnected; all are if somebody may see less."""
+        both = parse_rule("one.lab:/a"), parse_rule("two.lab:/a")
+        more = parse_rule("two.lab:/b")
+        service = self.start(succeed(Port(LOOPBACK)), access=Access(both))
+        one, two = (self.connect(service, name) for name in ("one.lab", "two.lab"))
+        key = service.core.keys.key(1, 1)
+        service.rules.replace(Access((*both, more)), service.core)
+        self.assertEqual((one.aborted, two.aborted), (False, True))
+        self.assertEqual(service.core.keys.key(1, 1), key)
+        service.rules.replace(Access((*both, more)), service.core)
+        self.assertFalse(one.aborted)
+        service.rules.replace(Access(both), service.core)
+        self.assertTrue(one.aborted)
+        self.assertNotEqual(service.core.keys.key(1, 1), key)
 
     def test_stop(self) -> None:
         """A server that ends aborts its connections, closes its ports, and leaves no timer."""

@@ -130,6 +130,13 @@ class ServerOptionsTests(OptionsTestCase):
             self.assert_refused(server_tap.Options(), arguments, "--allow", rule, telling)
         arguments = ["--images", str(self.images), "--allow", "h:/a"]
         self.assert_refused(server_tap.Options(), arguments, "--allow", "TLS")
+        rules = self.images / "rules"
+        arguments = ["--images", str(self.images), "--allow-from", str(rules)]
+        self.assert_refused(server_tap.Options(), arguments, "--allow-from", "TLS")
+        arguments += tls
+        self.assert_refused(server_tap.Options(), arguments, "--allow-from", "No such file")
+        rules.write_text("h:/a\nnonsense\n")
+        self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2: 'nonsense' is not")
 
     def test_no_directory(self) -> None:
         """A missing or empty directory is refused."""

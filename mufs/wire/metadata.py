@@ -57,7 +57,11 @@ class Welcome:
 
 @frozen
 class Attributes:
-    """The result of stat(2); C{blocks} have 512 bytes."""
+    """
+    The result of stat(2); C{blocks} have 512 bytes.
+
+    @ivar generation: the number of the content of a regular file; 0 for other files.
+    """
 
     mode: U32
     ino: U64
@@ -70,6 +74,7 @@ class Attributes:
     atime: int
     mtime: int
     ctime: int
+    generation: U64
 
 
 @frozen
@@ -126,7 +131,7 @@ class Opened:
 
     @ivar handle: its number in READ and CLOSE, on this connection.
     @ivar image: the number of the file, the same for all its generations.
-    @ivar generation: the number of the content: a hash of device, inode, size, mtime and ctime.
+    @ivar generation: the number of the content.
     @ivar key: decrypts the transfers of this generation, with the secret of their epoch.
     """
 

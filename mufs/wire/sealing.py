@@ -108,6 +108,11 @@ class Keys:
             key = self._keys[image, generation] = derive_key(self._secret, image, generation)
         return key
 
+    def replace_secret(self) -> None:
+        """Give all generations other keys, of which no client has one yet."""
+        self._secret = self._random(SECRET_SIZE)
+        self._keys.clear()
+
     def cipher(self, image: int, generation: int) -> AESGCM:
         """The current cipher of the transfers of a generation."""
         return self.epoch.cipher(self.key(image, generation))
@@ -116,6 +121,11 @@ class Keys:
         """The number of the next transfer, which has C{length} bytes."""
         self._sealed += max(length, PAGE)
         self._transfers += 1
+        return self.last_transfer
+
+    @property
+    def last_transfer(self) -> int:
+        """The number of the last transfer; those of later ones are higher."""
         return self.epoch.number << 32 | self._transfers
 
     def due(self) -> str | None:

@@ -152,8 +152,9 @@ def querier(queries: list[Query], seconds: float) -> Finding:
     return warning(
         "querier",
         f"no query heard in {seconds:.1f} s, not even when this host left a group",
-        "if a switch here does IGMP snooping, it stops forwarding multicast after some minutes: "
-        "enable a querier on the switch or a router, or turn snooping off; on a Linux bridge "
-        "(here br0)",
+        "if a hardware switch here does IGMP snooping, it stops forwarding multicast after some "
+        "minutes: enable a querier on it or on a router, or turn snooping off. A Linux bridge "
+        "(here br0) sends multicast to all its ports instead, until it has a querier; then every "
+        "host's firewall must let IGMP in",
         "ip link set dev br0 type bridge mcast_querier 1",
     )

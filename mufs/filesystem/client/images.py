@@ -159,9 +159,4 @@ class OpenImages:
 
 def same_content(one: Attributes, other: Attributes) -> bool:
     """Whether two attributes of a path are those of the same content."""
-    return _content(one) == _content(other)
-
-
-def _content(attributes: Attributes) -> tuple[int, ...]:
-    """What changes with the content of a file."""
-    return attributes.ino, attributes.size, attributes.mtime, attributes.ctime
+    return one.generation == other.generation

@@ -7,6 +7,7 @@ the client: such names are ENOENT, and in no listing.
 
 import errno
 import stat
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from attrs import evolve, frozen
@@ -53,17 +54,36 @@ def parse_rule(text: str) -> Rule:
     return Rule(name.lower(), () if names == (b"",) else names)
 
 
+def read_rules(path: str) -> tuple[Rule, ...]:
+    """
+    The rules in a file: one a line, besides empty lines and comments that begin with C{#}.
+
+    @raise ValueError: when a line is malformed, or the file is no text.
+    @raise OSError: when it cannot be read.
+    """
+    rules = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if text and not text.startswith("#"):
+                try:
+                    rules.append(parse_rule(text))
+                except ValueError as error:
+                    raise ValueError(f"line {number}, {text}, {error}") from None
+    return tuple(rules)
+
+
 @frozen
 class Access:
     """
     The server's access rules.
 
-    @ivar rules: what is allowed; without rules, every client may read everything.
+    @ivar rules: what is allowed; C{None} if every client may read everything.
     @ivar root_squash: treat root on a client's host as nobody.
     @ivar all_squash: treat every caller as nobody.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] | None = None
     root_squash: bool = True
     all_squash: bool = False
 
@@ -74,10 +94,30 @@ class Access:
         @param name: the name in the client's verified certificate, if it has one.
         @return: C{None} if no rule matches the client.
         """
-        subtrees = [rule.path for rule in self.rules if fnmatchcase(name or "", rule.name)]
-        if self.rules and not subtrees:
-            return None
-        return View(library, self, subtrees or [()])
+        subtrees = self.subtrees(name)
+        return View(library, self, subtrees) if subtrees else None
+
+    def subtrees(self, name: str | None) -> frozenset[Names]:
+        """The paths that a client may see with everything beneath them."""
+        if self.rules is None:
+            return frozenset({()})
+        return frozenset(rule.path for rule in self.rules if fnmatchcase(name or "", rule.name))
+
+    def is_narrower(self, before: "Access") -> bool:
+        """Whether some client may not see something that C{before} let it see."""
+        if self.rules is None or self.rules == before.rules:
+            return False
+        return before.rules is None or not set(before.rules) <= set(self.rules)
+
+    def without_path(self, library: IImageLibrary) -> list[Rule]:
+        """The rules whose path leads nowhere now."""
+        found = []
+        for rule in self.rules or ():
+            try:
+                library.getattr(b"/".join(rule.path))
+            except OSError:
+                found.append(rule)
+        return found
 
     def squash(self, caller: Caller | None) -> Caller | None:
         """The caller to check permissions for. Each number is squashed by itself, as in NFS."""
@@ -96,7 +136,7 @@ EVERYBODY = Access()
 class View:
     """The part of a library that a client may see: subtrees, and the directories above them."""
 
-    def __init__(self, library: IImageLibrary, access: Access, subtrees: list[Names]) -> None:
+    def __init__(self, library: IImageLibrary, access: Access, subtrees: Collection[Names]) -> None:
         self._library = library
         self._squash = access.squash
         self._subtrees = subtrees

@@ -3,22 +3,28 @@
 import errno
 import os
 import stat
-from hashlib import blake2b
-from weakref import WeakValueDictionary, finalize
+from time import monotonic
+from weakref import WeakValueDictionary, finalize, ref
 
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from mufs.communication.server.descriptors import RESERVED_FDS_OF_IMAGES, exhausted
+from mufs.filesystem.server.contents import Content, Contents, first_generation, stamps_of
+from mufs.filesystem.server.identity import FileSystems, file_handle, number
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
 from mufs.wire.pages import ImageKey
 
+ROOT_INTERVAL = 1.0
+"""Seconds between looks at what is at the path of the exported directory."""
 
-def _attributes(found: os.stat_result, device: int) -> Attributes:
+
+def _attributes(found: os.stat_result, device: int, generation: int) -> Attributes:
     """@param device: of the root; inode numbers on other devices are hashed to keep them unique."""
     return Attributes(
         mode=found.st_mode,
-        ino=found.st_ino if found.st_dev == device else _number(found.st_dev, found.st_ino),
+        ino=found.st_ino if found.st_dev == device else number(found.st_dev, found.st_ino),
         nlink=found.st_nlink,
         uid=found.st_uid,
         gid=found.st_gid,
@@ -28,22 +34,13 @@ def _attributes(found: os.stat_result, device: int) -> Attributes:
         atime=_time(found.st_atime_ns),
         mtime=_time(found.st_mtime_ns),
         ctime=_time(found.st_ctime_ns),
+        generation=generation,
     )
 
 
 def _time(nanoseconds: int) -> int:
     """A time cut to 64 bits; some file systems have times more than 292 years from 1970."""
     return min(max(nanoseconds, -(1 << 63)), (1 << 63) - 1)
-
-
-def _number(*values: int) -> int:
-    """A hash of 64 bits, the same in every run of a server."""
-    text = ",".join(map(str, values)).encode()
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
-
-
-def _generation(found: os.stat_result) -> int:
-    return _number(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
@@ -65,43 +62,44 @@ def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:
         raise OSError(errno.EACCES, "permission denied")
 
 
-def _key(found: os.stat_result) -> ImageKey:
-    """Image and generation of a file."""
-    return _number(found.st_dev, found.st_ino), _generation(found)
-
-
 @implementer(IImage)
 class Image:
-    """One generation of a file, defined by its device, inode, size, mtime and ctime."""
+    """One content of a file, see L{mufs.filesystem.server.contents}."""
 
-    def __init__(self, fd: int, found: os.stat_result, device: int) -> None:
-        """
-        @param fd: open for reading; closed when the image is garbage collected.
-        @param device: of the library's root.
-        """
+    def __init__(self, fd: int, content: Content, generation: int) -> None:
+        """@param fd: open for reading; closed when the image is garbage collected."""
         self._fd = fd
-        self.image, self.generation = _key(found)
-        self.attributes = _attributes(found, device)
+        self._content = content
+        self.image, self.generation = content.number, generation
+        self.attributes: Attributes
         self._nowait = True
         finalize(self, os.close, fd)
 
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._fd
+
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""
-        return self._checked(os.pread(self._fd, length, offset), offset, length)
+        data = os.pread(self._fd, length, offset)
+        # Looked at after reading, so that every change before the read shows.
+        if not self._content.is_current(os.fstat(self._fd)):
+            self._content.settle(self._fd)
+        return self._checked(data, offset, length)
 
     def read_at_once(self, offset: int, length: int) -> bytes | None:
         """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
         data = bytearray(max(0, min(length, self.attributes.size - offset)))
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
-                return self._checked(bytes(data), offset, length)
+                current = self._content.is_current(os.fstat(self._fd))
+                return self._checked(bytes(data), offset, length) if current else None
         except OSError as error:
             self._nowait = error.errno != errno.EOPNOTSUPP
         return None
 
     def _checked(self, data: bytes, offset: int, length: int) -> bytes:
-        # Checked after reading, so that every change before the read shows.
-        if _generation(os.fstat(self._fd)) != self.generation:
+        if self._content.generation != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
         if len(data) < min(length, self.attributes.size - offset):
             raise OSError(errno.EIO, "the image is shorter than it says")
@@ -113,37 +111,50 @@ class ExportedDirectory:
     """
     A directory and everything below it. Paths are walked name by name from an open directory,
     never through a symbolic link, so no path leads out of it, even if files are moved meanwhile.
+
+    @ivar contents: what is known of the images opened last.
     """
 
-    def __init__(self, root: str | bytes) -> None:
-        """@raise OSError: when C{root} is not a directory that can be read."""
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._device = os.fstat(self._root).st_dev
+    _log = Logger()
+
+    def __init__(self, root: str | bytes, fsid: bytes = b"") -> None:
+        """
+        @param fsid: identifies the root's file system, in place of what it says itself.
+        @raise OSError: when C{root} is not a directory that can be read.
+        """
+        self._path = root
+        self._root = _Root(root)
+        self._looked = monotonic()
+        self._file_systems = FileSystems(fsid)
+        self.contents = Contents()
         self._images: WeakValueDictionary[ImageKey, Image] = WeakValueDictionary()
-        finalize(self, os.close, self._root)
 
     def getattr(self, path: bytes, caller: Caller | None = None) -> Attributes:
         """See L{IImageLibrary.getattr}."""
         fd = self._walk(path, caller)
         try:
-            return _attributes(os.fstat(fd), self._device)
+            return self._described(fd, os.fstat(fd))
         finally:
             os.close(fd)
 
     def readdir(self, path: bytes, caller: Caller | None = None) -> list[tuple[bytes, Attributes]]:
         """See L{IImageLibrary.readdir}. Reading attributes requires search permission as well."""
         entries = []
-        fd = self._reopen(self._walk(path, caller), os.O_DIRECTORY)
+        there = self._walk(path, caller)
+        try:
+            fd = _opened(there, os.O_DIRECTORY)
+        finally:
+            os.close(there)
         try:
             _check(caller, os.fstat(fd), os.R_OK | os.X_OK)
             with os.scandir(fd) as found:
                 for entry in found:
+                    name = os.fsencode(entry.name)
                     try:
                         found_there = entry.stat(follow_symlinks=False)
+                        entries.append((name, self._described(fd, found_there, name)))
                     except OSError:  # removed since, or the mount point of a dead file system
                         continue
-                    attributes = _attributes(found_there, self._device)
-                    entries.append((os.fsencode(entry.name), attributes))
         finally:
             os.close(fd)
         return entries
@@ -181,22 +192,24 @@ class ExportedDirectory:
                 _check(caller, found, os.R_OK)
             except PermissionError:
                 _check(caller, found, os.X_OK)
-            image = self._images.get(_key(found))
-            if image is None and exhausted(RESERVED_FDS_OF_IMAGES):
-                raise OSError(errno.EMFILE, "too many open images")
-        except OSError:
-            os.close(fd)
-            raise
-        if image is not None:
-            os.close(fd)
+            file, watchable = self._identify(fd, found)
+            content = self.contents.watch(fd, file, watchable=watchable)
+            generation, found = content.settle(fd)
+            image = self._images.get((file, generation))
+            if image is None:
+                if exhausted(RESERVED_FDS_OF_IMAGES):
+                    raise OSError(errno.EMFILE, "too many open images")
+                image = Image(_opened(fd), content, generation)
+                image = self._images.setdefault((file, generation), image)
+                content.image = ref(image)
+            image.attributes = _attributes(found, self._root.device, generation)
             return image
-        fd = self._reopen(fd, 0)
-        found = os.fstat(fd)
-        return self._images.setdefault(_key(found), Image(fd, found, self._device))
+        finally:
+            os.close(fd)
 
     def statfs(self) -> Statistics:
         """See L{IImageLibrary.statfs}."""
-        found = os.statvfs(self._root)
+        found = os.statvfs(self._current_root().fd)
         return Statistics(
             bsize=found.f_bsize,
             frsize=found.f_frsize,
@@ -220,7 +233,7 @@ class ExportedDirectory:
         if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
             raise OSError(errno.EACCES, "not a path beneath the root")
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.dup(self._root)
+        fd = os.dup(self._current_root().fd)
         for left, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
             try:
                 if caller is not None:
@@ -231,9 +244,86 @@ class ExportedDirectory:
             fd = below
         return fd
 
-    def _reopen(self, fd: int, flags: int) -> int:
-        """Open the file that C{fd} refers to for reading, and close C{fd}."""
-        try:
-            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
-        finally:
-            os.close(fd)
+    def _current_root(self) -> "_Root":
+        """The root: what is at its path, looked at every C{ROOT_INTERVAL}."""
+        now = monotonic()
+        if now - self._looked >= ROOT_INTERVAL:
+            self._looked = now
+            try:
+                root = _Root(self._path)
+            except OSError as error:
+                if not self._root.gone:
+                    self._log.warn(
+                        "{path} is gone ({reason}): still sharing what was there",
+                        path=os.fsdecode(self._path), reason=error.strerror,
+                    )  # fmt: skip
+                self._root.gone = True
+            else:
+                if root.place != self._root.place:
+                    self._log.info(
+                        "another directory or file system is at {path} now: sharing that",
+                        path=os.fsdecode(self._path),
+                    )
+                    self._root = root
+                self._root.gone = False
+        return self._root
+
+    def _identify(self, fd: int, found: os.stat_result, name: bytes = b"") -> tuple[int, bool]:
+        """
+        The number of a file, and whether the changes of its content can be watched.
+
+        @param fd: of the file, or of its directory if C{name} is given.
+        """
+        file_system = self._file_systems.of(fd, found.st_dev)
+        handle = file_handle(fd, name)
+        # Without handles, an inode number may come back with another file.
+        image = number(file_system.identity, handle or b"%d" % found.st_ino)
+        return image, file_system.is_local and bool(handle)
+
+    def _described(self, fd: int, found: os.stat_result, name: bytes = b"") -> Attributes:
+        """
+        The attributes of a file.
+
+        @param fd: of the file, or of its directory if C{name} is given.
+        """
+        generation = 0
+        if stat.S_ISREG(found.st_mode):
+            image, watchable = self._identify(fd, found, name)
+            content = self.contents.get(image)
+            if content is None:
+                generation = first_generation(image, stamps_of(found), watchable=watchable)
+            elif content.is_current(found):
+                generation = content.generation
+            elif not name:
+                generation, found = content.settle(fd)
+            else:
+                file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    return self._described(file, os.fstat(file))
+                finally:
+                    os.close(file)
+        return _attributes(found, self._root.device, generation)
+
+
+class _Root:
+    """
+    An open directory.
+
+    @ivar place: its mount, its device and its inode.
+    @ivar gone: whether its path led nowhere when it was looked at last.
+    """
+
+    def __init__(self, path: str | bytes) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finalize(self, os.close, self.fd)
+        found = os.fstat(self.fd)
+        with open(f"/proc/self/fdinfo/{self.fd}", "rb") as lines:
+            mount = next(line for line in lines if line.startswith(b"mnt_id:"))
+        self.device = found.st_dev
+        self.place = mount, found.st_dev, found.st_ino
+        self.gone = False
+
+
+def _opened(fd: int, flags: int = 0) -> int:
+    """The file that C{fd} refers to, opened for reading."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags)

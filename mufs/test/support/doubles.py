@@ -25,7 +25,7 @@ def make_interface(address: str = "192.0.2.1", index: int = 2, **changes: Any) -
     return evolve(usual, **changes)
 
 
-def make_attributes(size: int = 0) -> Attributes:
+def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
     """Return the attributes of a regular file of C{size} bytes."""
     return Attributes(
         mode=stat.S_IFREG | 0o644,
@@ -39,6 +39,7 @@ def make_attributes(size: int = 0) -> Attributes:
         atime=0,
         mtime=0,
         ctime=0,
+        generation=generation,
     )
 
 
@@ -110,7 +111,7 @@ class ImageInMemory:
         self._content = content
         self.image = image
         self.generation = generation
-        self.attributes = make_attributes(len(content))
+        self.attributes = make_attributes(len(content), generation)
 
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""

@@ -37,6 +37,7 @@ class MemoryImage:
             generation,
             generation,
             generation,
+            generation,
         )
 
     def read(self, offset: int, length: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,28 @@ class MountTests(SynchronousTestCase):
         names = [client["name"] for client in self.server.status()["clients"]]
         self.assertEqual(sorted(names), ["one", "two"])
         self.assertIn("two connected from", self.server.output)
+
+    def test_rules_read_again(self) -> None:
+        """At SIGHUP the rules of a file are read again: what they withdraw is gone at once."""
+        rules = self.loopback.directory / "rules"
+        rules.write_text("one:/\none:/nowhere\n")
+        self.start_server("--allow-from", str(rules))
+        one = self.start_client("one")
+        self.assertIn("access rule one:/nowhere: there is no such path", self.server.output)
+        kept = os.open(one / "free/small.img", os.O_RDONLY)
+        self.addCleanup(os.close, kept)
+        lost = os.open(one / "all.img", os.O_RDONLY)
+        self.addCleanup(os.close, lost)
+        self.assertEqual(os.pread(lost, 4096, 0), self.content[:4096])
+        rules.write_text("one\n")
+        self.server.signal(signal.SIGHUP)
+        wait_until(lambda: "line 1: 'one' is not" in self.server.output, 20, "a mistake is told")
+        self.assertEqual(len(os.listdir(one)), 5)
+        rules.write_text("one:/free\n")
+        self.server.signal(signal.SIGHUP)
+        wait_until(lambda: os.listdir(one) == ["free"], 20, "the new rules count")
+        self.assertEqual(os.pread(kept, 4096, 2 << 20), self.content[2 << 20 :][:4096])
+        self.assertRaises(OSError, os.pread, lost, 4096, 2 << 20)
 
     def test_callers(self) -> None:
         """By default root is squashed, and other users have the access of their UID and groups."""

@@ -197,9 +197,9 @@ class SocketTests(SiteTestCase):
         """Two ports share one sampling of figures, until both are closed."""
 
         def samples() -> int:
-            before = len(self.site._history._samples)
+            before = len(self.site._history.recent.samples)
             self.clock.advance(SAMPLE_INTERVAL)
-            return len(self.site._history._samples) - before
+            return len(self.site._history.recent.samples) - before
 
         self.control.doStart()
         self.assertEqual(samples(), 1)

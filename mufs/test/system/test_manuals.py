@@ -80,7 +80,7 @@ class ManualTests(SynchronousTestCase):
         """mount.mufs(8) has all options after C{-o}: the client's and its own."""
         named = set(re.findall(r"^\.It Cm (\w+)", page("mount.mufs.8"), re.MULTILINE))
         of_client = of_service(client_tap.Options()) - OF_ALL - {"server", "mount", "source"}
-        own = {"port", "bg"}
+        own = {"port", "bg", "hard", "soft", "timeo"}
         self.assertEqual(named, {name.replace("-", "_") for name in of_client} | own)
 
     def test_complete(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.keys import make_keys
-from mufs.test.support.processes import wait_until
+from mufs.test.support.processes import CHECKOUT, wait_until
 from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, why_unavailable
 
 SERVER, CLIENT = "mufs-server", "mufs-client@mnt-images"
@@ -240,6 +240,23 @@ class SystemdTests(SynchronousTestCase):
         self.drop_in("mufs-server.service", "LoadCredential=server.pem:/etc/mufs/server.pem")
         self.machine.run("systemctl", "start", SERVER, CLIENT)
         self.assert_read(POINT)
+
+    def test_documented_tls(self) -> None:
+        """The recipe for TLS in docs/operations/systemd.md works, with both units on one host."""
+        machine = self.machine
+        page = (CHECKOUT / "docs" / "operations" / "systemd.md").read_text()
+        recipe = page.partition("### Units with TLS\n")[2].partition("\n### ")[0]
+        (setting,) = re.findall("^```ini\n(.*?)^```$", recipe, re.M | re.S)
+        directory = self.units / "mufs-server.service.d"
+        directory.mkdir(exist_ok=True)
+        (directory / "tls.conf").write_text(setting)
+        commands = re.findall("^    (.*)$", recipe, re.M)
+        copies = [command for command in commands if command.startswith("scp ")]
+        self.assertEqual(len(copies), 1)
+        script = "\n".join(commands).replace("scp ", "cp ").replace("host1:", "")
+        machine.run("sh", "-exc", f"cd /tmp; umask 022; PATH=/opt/mufs/bin:$PATH; {script}")
+        self.assert_read(POINT)
+        self.assertEqual(self.messages_at("4", "mufs-server"), [])
 
     def test_fstab(self) -> None:
         """An fstab mount is mounted at its first use, and its client ends with it."""

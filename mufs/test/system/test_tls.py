@@ -169,7 +169,7 @@ class TLSTestCase(TestCase):
             secret=b"secret",
             listen=self.endpoint,
             status=None,
-            access=Access(tuple(map(parse_rule, rules))),
+            access=Access(tuple(map(parse_rule, rules)) or None),
         )
         self.service.startService()
         self.addCleanup(self.service.stopService)

@@ -54,6 +54,10 @@ mufs-server --images {images} --interface 10.1.2.3 | --interface 10.1.2.3
 mufs-server --images {images} --interface a-name-too-long-for-one | --interface a-name
 mufs-server --images {images} --allow host1:/ | --allow needs TLS
 mufs-server --images {images} --allow nonsense | --allow nonsense: is not of the form
+mufs-server --images {images} --allow-from {top}/file | --allow-from needs TLS
+mufs-server --images {images} {tls} --allow-from {top}/file | line 1, text, is not of the form
+mufs-server --images {images} {tls} --allow-from {top}/none | --allow-from {top}/none
+mufs-server --images {images} --state {top}/file/x | --state {top}/file/x
 mufs-server --images {images} --status http | --status http
 mufs-server --images {images} --status 127.0.0.1 | the port is missing
 mufs-server --images {images} --listen 0 --status {taken} | port {taken} is in use
@@ -84,7 +88,6 @@ mufs-client --server h --mount {mount} --cache-size 1X | --cache-size 1X
 mufs-client --server h --mount {mount} --cache-size 0 | --cache-size 0
 mufs-client --server h --mount {mount} --cache-size 900T | more than the memory
 mufs-client --server h --mount {mount} --timeout abc | --timeout abc
-mufs-client --server h --mount {mount} --interface 10.1.2.3 | --interface 10.1.2.3
 mufs-client --server h --mount {mount} --interface 192.0.2 | --interface 192.0.2
 mufs-client --server h --mount {mount} --cache-dir {top}/none/cache | --cache-dir {top}/none/cache
 mufs-client --server h --mount {mount} --cache-dir {used} | a client uses it
@@ -133,6 +136,9 @@ mufs check --seconds abc | --seconds: abc
 mufs check --interface 10.1.2.3 | --interface 10.1.2.3
 mufs check --sever h | --sever
 mufs check --tls-cert {keys}/host1.pem | --tls-cert needs --server
+mufs keys lss | did you mean ls
+mufs keys renew h9 --dir {keys} | no certificate of h9
+mufs keys revoke host9 --dir {keys} | no certificate of host9
 mufs keys --server 'a c' | a c
 mufs keys | --server
 """
@@ -192,6 +198,7 @@ class WrongCommandTests(SynchronousTestCase):
             **{name: str(self.top / name) for name in ("images", "mount", "keys", "used")},
             "top": str(self.top),
             "newline": "\n",
+            "tls": f"--tls-cert {self.top}/keys/server.pem --tls-ca {self.top}/keys/ca",
             "taken": str(taken.getsockname()[1]),
         }
 

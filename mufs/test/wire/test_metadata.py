@@ -38,7 +38,9 @@ NAME = TARGET.map(lambda name: name[:255].replace(b"/", b"+")).filter(
 )
 SIZE = st.integers(0, (1 << 63) - 1)
 PORT = st.integers(0, 65535)
-ATTRIBUTES = st.builds(Attributes, U32, U64, U64, U32, U32, U64, SIZE, U64, TIMES, TIMES, TIMES)
+ATTRIBUTES = st.builds(
+    Attributes, U32, U64, U64, U32, U32, U64, SIZE, U64, TIMES, TIMES, TIMES, U64
+)
 NAMES = st.lists(st.tuples(NAME, ATTRIBUTES), max_size=3)
 KEY = st.binary(min_size=16, max_size=16)
 CALLER = st.builds(Caller, U32, U32, st.lists(U32, max_size=5))
@@ -61,7 +63,7 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     ),
     Failure: st.builds(Failure, TEXT, TEXT),
 }
-ATTRIBUTES_OF_A_FILE = Attributes(0o100644, 2, 1, 0, 0, 0, 5, 8, 1, -1, 1 << 32)
+ATTRIBUTES_OF_A_FILE = Attributes(0o100644, 2, 1, 0, 0, 0, 5, 8, 1, -1, 1 << 32, 9)
 
 VECTORS: list[tuple[Any, bytes]] = [
     (Hello(1, "host"), b"\x82\xa7version\x01\xa4name\xa4host"),
@@ -78,9 +80,10 @@ VECTORS: list[tuple[Any, bytes]] = [
     (Link(b"x"), b"\x81\xa6target\xc4\x01x"),
     (
         Names([(b"a", ATTRIBUTES_OF_A_FILE)]),
-        b"\x81\xa7entries\x91\x92\xc4\x01a\x8b\xa4mode\xcd\x81\xa4\xa3ino\x02\xa5nlink\x01"
+        b"\x81\xa7entries\x91\x92\xc4\x01a\x8c\xa4mode\xcd\x81\xa4\xa3ino\x02\xa5nlink\x01"
         b"\xa3uid\x00\xa3gid\x00\xa4rdev\x00\xa4size\x05\xa6blocks\x08\xa5atime\x01"
-        b"\xa5mtime\xff\xa5ctime\xcf\x00\x00\x00\x01\x00\x00\x00\x00",
+        b"\xa5mtime\xff\xa5ctime\xcf\x00\x00\x00\x01\x00\x00\x00\x00"
+        b"\xaageneration\x09",
     ),
     (Close(7), b"\x81\xa6handle\x07"),
     (

@@ -55,6 +55,7 @@ EPOCH = Epoch(0, bytes(range(32, 64)))
 ATTRIBUTES = Attributes(
     mode=0o100644, ino=12, nlink=1, uid=0, gid=0, rdev=0, size=150, blocks=8, atime=0,
     mtime=1_700_000_000_000_000_000, ctime=1_700_000_000_000_000_000,
+    generation=GENERATION,
 )  # fmt: skip
 BARE = Descriptor(7, 0xFFFFFFFF, IMAGE, GENERATION, 0, len(CONTENT))
 SEALED, TAG = seal(EPOCH.cipher(KEY), BARE, CONTENT)

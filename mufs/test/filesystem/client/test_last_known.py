@@ -27,7 +27,7 @@ class LastKnownTests(SynchronousTestCase):
 
     def open(self, path: bytes, mode: int, caller: Caller = OWNER, generation: int = 1) -> Opened:
         """An image is opened."""
-        attributes = evolve(make_attributes(5), mode=mode, mtime=generation)
+        attributes = evolve(make_attributes(5, generation), mode=mode)
         opened = Opened(3, 1, generation, bytes(16), attributes)
         self.attributes.put(path, attributes, float(generation))
         self.known.note_image(path, opened, caller)
@@ -45,7 +45,7 @@ class LastKnownTests(SynchronousTestCase):
     def test_changed(self) -> None:
         """One whose content is known to have changed since is not opened."""
         self.open(b"image", 0o100644)
-        self.attributes.put(b"image", make_attributes(6), 2.0)
+        self.attributes.put(b"image", make_attributes(6, generation=2), 2.0)
         self.assertIsNone(self.known.image(b"image", OWNER))
         again = self.open(b"image", 0o100644, generation=3)
         self.assertIs(self.known.image(b"image", OWNER), again)

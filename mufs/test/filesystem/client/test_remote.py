@@ -255,7 +255,7 @@ class ImageTests(RemoteTestCase):
         """When the server tells of another content, reads and attributes by handle are ESTALE."""
         number, opened, _ = self.open()
         by_handle = self.remote.getattr(b"image", number)
-        self.channel.answer(make_attributes(SIZE + 1))
+        self.channel.answer(make_attributes(SIZE, generation=2))
         self.assert_errno(errno.ESTALE, by_handle)
         target = memoryview(bytearray(PAGE))
         for read in (self.remote.read, self.remote.cached_read):

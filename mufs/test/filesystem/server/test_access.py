@@ -11,7 +11,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mufs.filesystem.server.access import Access, parse_rule
+from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.interfaces import IImageLibrary
 from mufs.wire.metadata import NOBODY, Caller, Statistics
@@ -34,7 +34,7 @@ class AccessTestCase(SynchronousTestCase):
 
     def view(self, name: str | None, *rules: str, **squash: bool) -> IImageLibrary:
         """What a client sees under these rules."""
-        access = Access(tuple(map(parse_rule, rules)), **squash)
+        access = Access(tuple(map(parse_rule, rules)) or None, **squash)
         view = access.view(self.library, name)
         assert view is not None
         return view
@@ -93,6 +93,40 @@ class RuleTests(AccessTestCase):
             self.assertEqual(self.names(view), shown)
         for other in ("lab", "a.lab.org", "host99", "", None):
             self.assertIsNone(access.view(self.library, other))
+
+    def test_file(self) -> None:
+        """A file has a rule in each line, and may have comments; a mistake is named by its line."""
+        path = Path(self.mktemp())
+        path.write_text("# hosts\n\n  *.lab:/common  \nhost9:/top.img\n")
+        rules = read_rules(str(path))
+        self.assertEqual([rule.name for rule in rules], ["*.lab", "host9"])
+        path.write_text("*.lab:/common\nhost9\n")
+        error = self.assertRaises(ValueError, read_rules, str(path))
+        self.assertIn("line 2, host9, is not", str(error))
+        path.write_text("")
+        self.assertEqual(read_rules(str(path)), ())
+        self.assertIsNone(Access(()).view(self.library, "host9"))
+
+    def test_narrower(self) -> None:
+        """Access is narrower if a rule is gone, or if there were none so far."""
+        one, two = parse_rule("a:/x"), parse_rule("b:/y")
+        for before, after, narrower in (
+            (None, None, False),
+            (None, (one,), True),
+            (None, (), True),
+            ((one,), None, False),
+            ((one,), (one,), False),
+            ((one,), (one, two), False),
+            ((one, two), (two,), True),
+            ((one,), (), True),
+        ):
+            self.assertIs(Access(after).is_narrower(Access(before)), narrower, (before, after))
+
+    def test_without_path(self) -> None:
+        """Rules whose path leads nowhere are known."""
+        there, gone = parse_rule("*:/common"), parse_rule("*:/nowhere/x")
+        self.assertEqual(Access((there, gone)).without_path(self.library), [gone])
+        self.assertEqual(Access().without_path(self.library), [])
 
 
 class ViewTests(AccessTestCase):

@@ -1,6 +1,7 @@
 """The image library: a real directory, read beneath its root only."""
 
 import errno
+import gc
 import os
 import shutil
 import socket
@@ -13,9 +14,11 @@ from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from mufs.filesystem.server.library import ExportedDirectory
+from mufs.filesystem.server import library
+from mufs.filesystem.server.library import ROOT_INTERVAL, ExportedDirectory
 from mufs.interfaces import IImage
 from mufs.test.support.properties import examples
 
@@ -49,7 +52,8 @@ class LibraryTestCase(SynchronousTestCase):
 
 
 def descriptors_open() -> int:
-    """How many file descriptors this process has."""
+    """How many file descriptors this process has, without those of tests that have ended."""
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -138,6 +142,66 @@ class TreeTests(LibraryTestCase):
         """What is missing or no directory cannot be shared."""
         self.assert_errno(errno.ENOENT, ExportedDirectory, str(self.root / "no"))
         self.assert_errno(errno.ENOTDIR, ExportedDirectory, str(self.root / "file"))
+
+
+class RootTests(LibraryTestCase):
+    """What becomes of the path of the exported directory."""
+
+    def setUp(self) -> None:
+        """Keep what is logged."""
+        super().setUp()
+        self.now = 0.0
+        self.patch(library, "monotonic", lambda: self.now)
+        self.library = ExportedDirectory(str(self.root))
+        self.lines: list[str] = []
+        observer: Any = lambda event: self.lines.append(str(formatEvent(event)))  # noqa: E731
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def names(self) -> set[bytes]:
+        """The names at the root, when it is time to look at its path again."""
+        self.now += ROOT_INTERVAL
+        return {name for name, _ in self.library.readdir(b"")}
+
+    def test_swapped(self) -> None:
+        """Another directory at the path is shared soon, with one line in the log."""
+        self.root.rename(self.outside / "former")
+        self.root.mkdir()
+        (self.root / "new").touch()
+        self.assertEqual({name for name, _ in self.library.readdir(b"")}, {b"file", b"sub"})
+        for _ in range(2):
+            self.assertEqual(self.names(), {b"new"})
+        (line,) = self.lines
+        self.assertIn(f"at {self.root} now", line)
+
+    def test_link(self) -> None:
+        """A symbolic link at the path may be changed to lead to another directory."""
+        link = self.outside / "current"
+        link.symlink_to(self.root)
+        self.library = ExportedDirectory(str(link))
+        link.unlink()
+        link.symlink_to(self.outside)
+        self.assertIn(b"secret", self.names())
+
+    def test_removed(self) -> None:
+        """While nothing is at the path, what was there is shared, with one line in the log."""
+        former = self.outside / "former"
+        self.root.rename(former)
+        for _ in range(2):
+            self.assertEqual(self.names(), {b"file", b"sub"})
+        (line,) = self.lines
+        self.assertIn(f"{self.root} is gone (No such file or directory)", line)
+        former.rename(self.root)
+        self.assertEqual(self.names(), {b"file", b"sub"})
+        self.assertEqual(len(self.lines), 1)
+
+    def test_images(self) -> None:
+        """An image that is open stays readable when another directory is shared."""
+        image = self.library.open(b"file")
+        self.root.rename(self.outside / "former")
+        self.root.mkdir()
+        self.assertEqual(self.names(), set())
+        self.assertEqual(self.all_of(image), INSIDE)
 
 
 class ConfinementTests(LibraryTestCase):
@@ -407,6 +471,31 @@ class ImageTests(LibraryTestCase):
         """Another library of the same directory has the same numbers for an image."""
         again = ExportedDirectory(str(self.root)).open(b"file")
         self.assertEqual((again.image, again.generation), (self.image.image, self.image.generation))
+
+    def test_inode_again(self) -> None:
+        """A new file is another image, also where it gets inode, size and mtime of a former one."""
+        found = self.path.stat()
+        former = self.image.image, self.image.generation
+        del self.image
+        for _ in range(20):
+            self.path.unlink()
+            self.path.write_bytes(INSIDE[::-1])
+            os.utime(self.path, ns=(found.st_atime_ns, found.st_mtime_ns))
+            image = self.library.open(b"file")
+            self.assertNotEqual((image.image, image.generation), former)
+            self.assertEqual(self.all_of(image), INSIDE[::-1])
+
+    def test_attributes_by_path(self) -> None:
+        """A listing and a lookup tell the generation of an image, also after a change."""
+        for change in (lambda: self.path.chmod(0o600), lambda: self.path.write_bytes(OUTSIDE)):
+            change()
+            image = self.library.open(b"file")
+            self.assertEqual(image.attributes, self.library.getattr(b"file"))
+            self.assertEqual(image.attributes.generation, image.generation)
+            self.path.chmod(0o640)
+            listed = dict(self.library.readdir(b""))[b"file"]
+            self.assertEqual((listed.generation, listed.mode & 0o777), (image.generation, 0o640))
+        self.assertEqual(self.library.getattr(b"sub").generation, 0)
 
     def assert_changed(self, content: bytes) -> None:
         """The old image is stale, and a new open has the new content under a new generation."""
