@@ -159,7 +159,7 @@ for command in json.load(sys.stdin):
     with tempfile.TemporaryFile() as said:
         child = os.fork()
         if not child:
-            signal.alarm(60)
+            signal.alarm(240)
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(0, 1)
             os.dup2(said.fileno(), 2)
@@ -213,7 +213,7 @@ class WrongCommandTests(SynchronousTestCase):
             [sys.executable, "-c", RUNNER],
             cwd=self.top, input=json.dumps([command for command, _ in asked]),
             env={**os.environ, VARIABLE: str(self.top / "run")},
-            stdout=subprocess.PIPE, text=True, timeout=300, check=True,
+            stdout=subprocess.PIPE, text=True, timeout=900, check=True,
         )  # fmt: skip
         ended = json.loads(runner.stdout)
         wrong = []
