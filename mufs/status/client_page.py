@@ -71,7 +71,9 @@ def client_page(
 
 def _overview(now: Mapping[str, Any], held: list[HeldImage], view: View) -> Markup:
     alarm = None if now["multicast_works"] else "alarm"
-    lost = element("p", "no connection to the server", class_="alarm")
+    why = now["why_disconnected"]
+    text = f"no connection to the server: {shown(why)}" if why else "no connection to the server"
+    lost = element("p", text, class_="alarm")
     start = since(now["started"])
     series = view.history.recent, view.history.day
     return join(

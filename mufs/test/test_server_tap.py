@@ -136,7 +136,7 @@ class ServerOptionsTests(OptionsTestCase):
         arguments += tls
         self.assert_refused(server_tap.Options(), arguments, "--allow-from", "No such file")
         rules.write_text("h:/a\nnonsense\n")
-        self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2: 'nonsense' is not")
+        self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2, nonsense, is not")
 
     def test_no_directory(self) -> None:
         """A missing or empty directory is refused."""
