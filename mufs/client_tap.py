@@ -16,6 +16,7 @@ from mufs.client import ClientMount, ClientSettings
 from mufs.clock import use_monotonic_clock
 from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
+from mufs.memory_limit import memory_limit
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
@@ -32,8 +33,23 @@ from mufs.wire.pages import BLOCK
 MIN_CACHE_SIZE = 8 * BLOCK
 """Bytes."""
 
+PROCESS_MEMORY = 160 << 20
+"""Bytes that a client takes besides its cache at most, with 64 MiB that wait for a slow disk."""
+
+INDEX_SHARE = 256
+"""Of a cache in a directory, that part is needed in memory for the list of its blocks."""
+
 HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """Bytes of memory of this host."""
+
+
+def default_cache_size() -> int:
+    """Bytes: as large as is sensible, and as the memory of the host and of the process allow."""
+    size = min(1 << 30, HOST_MEMORY // 4)
+    limit = memory_limit()
+    if limit is not None and limit < HOST_MEMORY:
+        size = max(MIN_CACHE_SIZE, min(size, limit // 2, limit - PROCESS_MEMORY))
+    return size
 
 
 def _cache_size(text: str) -> int:
@@ -61,7 +77,7 @@ class Options(CommonOptions):
         [
             "cache-size",
             None,
-            f"{min(1024, HOST_MEMORY >> 22)}M",
+            f"{default_cache_size() >> 20}M",
             "Size of the cache, in memory or in the cache directory",
         ],
         [
@@ -69,6 +85,12 @@ class Options(CommonOptions):
             None,
             None,
             "Directory for the cache, of this client only (default: in memory)",
+        ],
+        [
+            "cache-reserve",
+            None,
+            None,
+            "Space to leave free on the disk of --cache-dir (default: 5 % of it, at most 1G)",
         ],
         ["source", None, None, "Device name that mount(8) shows (default: the server)"],
         [
@@ -97,6 +119,7 @@ class Options(CommonOptions):
     conversions = {
         "interface": parse_address,
         "cache-size": _cache_size,
+        "cache-reserve": parse_size,
         "timeout": parse_seconds,
         "offline-for": parse_seconds,
     }
@@ -115,6 +138,25 @@ class Options(CommonOptions):
             self["mount"] = make_ready(self["mount"])
         except UnusableMountPoint as error:
             raise usage.UsageError(f"--mount: {self['mount']}: {error}") from None
+
+
+def too_large(size: int, storage: CacheDirectory | None) -> str:
+    """Why a cache of that size can never be full; empty if it can."""
+    if storage is not None:
+        room = max(0, storage.space.size - storage.space.reserve)
+        if size > room:
+            return (
+                f"--cache-size: {size >> 20} MiB is more than the disk of {storage.path} has for "
+                f"it ({room >> 20} MiB)"
+            )
+    needed = PROCESS_MEMORY + (size if storage is None else size // INDEX_SHARE)
+    limit = memory_limit()
+    if limit is not None and needed > limit:
+        return (
+            f"--cache-size: with {size >> 20} MiB this process may need {needed >> 20} MiB of "
+            f"memory, and may use {limit >> 20} MiB: it may be killed"
+        )
+    return ""
 
 
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
@@ -140,12 +182,17 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     shown = None if status is None else status_endpoint(reactor, status)
     try:
         directory = config["cache-dir"]
-        storage = None if directory is None else CacheDirectory(directory, config["server"])
+        storage = None
+        if directory is not None:
+            storage = CacheDirectory(directory, config["server"], reserve=config["cache-reserve"])
         cache = BlockCache(settings.cache_size, storage)
     except UnusableDirectory as error:
         sys.exit(f"{Options.name}: --cache-dir: {directory}: {error}")
     except OSError as error:
         size = settings.cache_size >> 20
         sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    service = ClientMount(reactor, settings, cache=cache, server=server, status=shown)
+    warning = too_large(settings.cache_size, storage)
+    service = ClientMount(
+        reactor, settings, cache=cache, server=server, status=shown, warning=warning
+    )
     return supervised(reactor, service, reload_of(server))
