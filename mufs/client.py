@@ -28,6 +28,7 @@ from mufs.communication.client.channel import ClientChannel, ClientChannelFactor
 from mufs.communication.client.membership import Membership
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
+from mufs.endpoints import expiry_of
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import asking_thread, libfuse_version
@@ -38,14 +39,14 @@ from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.listening import ListeningService
 from mufs.memory import Trimming
-from mufs.options import expiry_of
 from mufs.sockets import CLIENT as CONTROLLED
 from mufs.sockets import escape
 from mufs.status.about import About
 from mufs.status.client_figures import client_figures, client_state, held_images
-from mufs.status.client_page import client_page
+from mufs.status.client_page import OF_DAY, client_page
 from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
+from mufs.status.state import StateFile
 from mufs.wire.metadata import Caller, Welcome
 from mufs.wire.pages import BLOCK
 
@@ -67,7 +68,7 @@ class ClientSettings:
     """
     What the operator has set.
 
-    @ivar server: the endpoint string of the server, to be shown.
+    @ivar server: the address of the server, to be shown.
     @ivar interface: address or name of the interface to listen on, or C{None} for that of the
         route to the server.
     @ivar cache_size: bytes.
@@ -129,10 +130,12 @@ class ClientMount(MultiService):
         cache: BlockCache,
         server: IStreamClientEndpoint,
         status: IStreamServerEndpoint | None,
+        state: StateFile | None = None,
         warning: str = "",
     ) -> None:
         """
         @param status: the endpoint of the status page, if there is to be one.
+        @param state: keeps its figures of the last day over restarts.
         @param warning: is logged at the start, if there is something to warn of.
         """
         super().__init__()
@@ -170,7 +173,14 @@ class ClientMount(MultiService):
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
         self._site = StatusSite(
-            reactor, self.name, CLIENT, figures=self.figures, totals=self.figures, body=page
+            reactor,
+            self.name,
+            CLIENT,
+            figures=self.figures,
+            totals=self.figures,
+            body=page,
+            of_day=OF_DAY,
+            state=state,
         )
         tasks = {"pull": partial(_pull, pulls)}
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks=tasks)
@@ -261,7 +271,7 @@ class ClientMount(MultiService):
 
     def _listener(self, status: IStreamServerEndpoint) -> ListeningService:
         def failed(reason: str) -> None:
-            self._fail(f"cannot serve the status: {reason}")
+            self._fail(f"cannot serve the status: {reason}: choose another, such as --status 7090")
 
         return ListeningService(status, self._site, on_failed=failed)
 

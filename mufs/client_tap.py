@@ -2,32 +2,32 @@
 
 import os
 import socket
-import sys
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
-from twisted.python import usage
 
+from mufs.addresses import ServerAddress, WrongValue, parse_server, parse_status
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import UnusableDirectory
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import use_monotonic_clock
+from mufs.endpoints import ServerEndpoint, listen_endpoint, reload_of
 from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.memory_limit import memory_limit
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
-    channel_client_endpoint,
-    is_tls,
-    parse_address,
+    check_interface,
+    parse_interface,
     parse_seconds,
     parse_size,
-    reload_of,
-    status_endpoint,
+    parse_state_directory,
 )
+from mufs.sockets import escape
+from mufs.status.state import StateFile
 from mufs.wire.pages import BLOCK
 
 MIN_CACHE_SIZE = 8 * BLOCK
@@ -55,7 +55,7 @@ def default_cache_size() -> int:
 def _cache_size(text: str) -> int:
     size = parse_size(text)
     if size < MIN_CACHE_SIZE:
-        raise ValueError("is too small: at least 1M")
+        raise WrongValue("is too small: at least 1M")
     return size
 
 
@@ -63,22 +63,43 @@ class Options(CommonOptions):
     """The command line of the client."""
 
     name = "mufs-client"
-    synopsis = "[options]"
+    synopsis = "--server ADDRESS --mount DIR [options]"
     longdesc = "Mount the disk images that an mUFS server shares."
+    example = "--server images.example.org --mount /mnt/images"
     optParameters = [
-        ["server", None, None, "Endpoint of the server, such as tcp:HOST:7040 (required)"],
+        [
+            "server",
+            None,
+            None,
+            "The server: HOST, HOST:PORT or [IPV6]:PORT, port 7040 unless given (required)",
+        ],
         ["mount", None, None, "Empty directory to use as the mount point (required)"],
+        [
+            "tls-cert",
+            None,
+            None,
+            "PEM file with the certificate and the private key of this host: use TLS",
+        ],
+        [
+            "tls-ca",
+            None,
+            None,
+            "PEM file, or directory of *.pem, with the authorities that may sign the server's "
+            "certificate (default: those of the system)",
+        ],
         [
             "interface",
             None,
             None,
-            "Address of the interface to listen on (default: that of the route to the server)",
+            "Network interface to receive multicast on, by name or IPv4 address (default: that of "
+            "the route to the server)",
         ],
         [
             "cache-size",
             None,
             f"{default_cache_size() >> 20}M",
-            "Size of the cache, in memory or in the cache directory",
+            "Size of the cache, in memory or in the cache directory, in bytes or with K, M, G, T "
+            "(powers of 1024)",
         ],
         [
             "cache-dir",
@@ -109,7 +130,14 @@ class Options(CommonOptions):
             "status",
             None,
             None,
-            "Port or endpoint to serve the status page at (default: none)",
+            "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
+            "nowhere)",
+        ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
         ],
     ]
     optFlags = [
@@ -117,27 +145,57 @@ class Options(CommonOptions):
         ["noexec", None, "Do not allow programs on the mount to be run"],
     ]
     conversions = {
-        "interface": parse_address,
+        "interface": parse_interface,
         "cache-size": _cache_size,
         "cache-reserve": parse_size,
         "timeout": parse_seconds,
+        "state": parse_state_directory,
         "offline-for": parse_seconds,
+        "status": parse_status,
+    }
+    arguments = {
+        "server": ("ADDRESS", "images.example.org"),
+        "mount": ("DIR", "/mnt/images"),
+        "tls-cert": ("FILE", "/etc/mufs/host1.pem"),
+        "tls-ca": ("FILE|DIR", "/etc/mufs/ca"),
+        "interface": ("NAME|ADDRESS", "eth0"),
+        "cache-size": ("SIZE", "4G"),
+        "cache-dir": ("DIR", "/var/cache/mufs/images"),
+        "cache-reserve": ("SIZE", "10G"),
+        "source": ("NAME", "images"),
+        "timeout": ("SECONDS", "30"),
+        "offline-for": ("SECONDS", "3600"),
+        "status": ("PORT|ADDRESS:PORT", "7080"),
+        "state": ("DIR", "/var/lib/mufs"),
+    }
+    groups = {
+        "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],
+        "Mount": ["mount", "allow-other", "noexec", "source"],
+        "Cache": ["cache-size", "cache-dir", "cache-reserve"],
     }
 
     def postOptions(self) -> None:
         """Check the values, as far as that is possible before the service starts."""
         self.require("server", "mount")
-        size = self["cache-size"]
+        self.require_with("tls-ca", "tls-cert")
+        size, server, status = self["cache-size"], self["server"], self["status"]
         super().postOptions()
-        channel_client_endpoint(the_reactor, "server", self["server"])
+        self["server"] = self.checked(
+            "server", server, lambda: parse_server(server, self["tls-cert"], self["tls-ca"])
+        )
+        self.checked("server", server, lambda: ServerEndpoint(the_reactor, self["server"]))
+        if status is not None:
+            self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
+        if self["interface"] is not None:
+            interface = self["interface"]
+            self.checked("interface", interface, lambda: check_interface(interface))
         if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
-            raise usage.UsageError(f"--cache-size: {size!r}: is more than the memory of this host")
-        if self["status"] is not None:
-            status_endpoint(the_reactor, self["status"])
+            raise self.wrong("cache-size", size, "is more than the memory of this host")
         try:
             self["mount"] = make_ready(self["mount"])
         except UnusableMountPoint as error:
-            raise usage.UsageError(f"--mount: {self['mount']}: {error}") from None
+            why = f"{error}: give an empty directory"
+            raise self.wrong("mount", self["mount"], why) from None
 
 
 def too_large(size: int, storage: CacheDirectory | None) -> str:
@@ -162,11 +220,12 @@ def too_large(size: int, storage: CacheDirectory | None) -> str:
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The service that the options describe."""
     use_monotonic_clock(reactor)
+    address: ServerAddress = config["server"]
     settings = ClientSettings(
-        server=config["server"],
+        server=str(address),
         mount=MountSettings(
             config["mount"],
-            config["source"] or config["server"],
+            config["source"] or str(address),
             allow_other=bool(config["allow-other"]),
             noexec=bool(config["noexec"]),
         ),
@@ -175,24 +234,33 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         timeout=config["timeout"],
         offline_for=config["offline-for"],
         host=socket.gethostname(),
-        tls=is_tls(config["server"]),
+        tls=address.tls is not None,
     )
-    status = config["status"]
-    server = channel_client_endpoint(reactor, "server", config["server"])
-    shown = None if status is None else status_endpoint(reactor, status)
+    server = ServerEndpoint(reactor, address)
+    status = None if config["status"] is None else listen_endpoint(reactor, config["status"])
+    directory = config["cache-dir"]
     try:
-        directory = config["cache-dir"]
         storage = None
         if directory is not None:
-            storage = CacheDirectory(directory, config["server"], reserve=config["cache-reserve"])
+            storage = CacheDirectory(directory, address.identity, reserve=config["cache-reserve"])
         cache = BlockCache(settings.cache_size, storage)
     except UnusableDirectory as error:
-        sys.exit(f"{Options.name}: --cache-dir: {directory}: {error}")
+        why = f"{error}: give a directory of this client's own"
+        config.exit(config.wrong("cache-dir", directory, why))
     except OSError as error:
-        size = settings.cache_size >> 20
-        sys.exit(f"{Options.name}: --cache-size: no {size} MiB to be had here: {error.strerror}")
-    warning = too_large(settings.cache_size, storage)
+        size = f"{settings.cache_size >> 20}M"
+        why = f"is more than there is here ({error.strerror})"
+        config.exit(config.wrong("cache-size", size, why))
+    state = None
+    if config["state"] is not None:
+        state = StateFile(config["state"], f"{Options.name}-{escape(config['mount'])}")
     service = ClientMount(
-        reactor, settings, cache=cache, server=server, status=shown, warning=warning
+        reactor,
+        settings,
+        cache=cache,
+        server=server,
+        status=status,
+        state=state,
+        warning=too_large(settings.cache_size, storage),
     )
     return supervised(reactor, service, reload_of(server))

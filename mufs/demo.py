@@ -213,7 +213,7 @@ def check_machine() -> None:
     if find_library("fuse") is None:
         raise Failed("libfuse 2 is not installed (on Debian: apt-get install libfuse2)")
     if shutil.which("fusermount") is None:
-        raise Failed("fusermount is not installed (on Debian: apt-get install fuse)")
+        raise Failed("fusermount is not installed (on Debian: apt-get install fuse3)")
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:

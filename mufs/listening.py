@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
+
+from mufs.endpoints import why_not_listening
 
 
 class ListeningService(Service):
@@ -51,7 +52,4 @@ class ListeningService(Service):
         self._on_listening(port)
 
     def _failed(self, failure: Failure) -> None:
-        reason: object = failure.value
-        if isinstance(reason, CannotListenError):
-            reason = f"{reason.interface or '*'}:{reason.port}: {reason.socketError}"
-        self._on_failed(str(reason))
+        self._on_failed(why_not_listening(failure.value))

@@ -15,6 +15,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 
+from mufs.communication.certificates import UnusableFile
+
 STATUS_INTERVAL = 5.0
 """Seconds between two checks for a new state to report."""
 
@@ -79,8 +81,8 @@ class Supervision(Service):
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """
-        @param reload: reloads certificates, or raises C{usage.UsageError}; C{None}: no TLS.
-        @param rules: reads access rules again, or raises the same; C{None}: there are none.
+        @param reload: reloads certificates, or raises L{UnusableFile}; C{None}: no TLS.
+        @param rules: reads access rules again, or raises C{usage.UsageError}; C{None}: none.
         """
         self._reactor = reactor
         self._service = service
@@ -125,7 +127,7 @@ class Supervision(Service):
         else:
             try:
                 self._reload()
-            except usage.UsageError as error:
+            except UnusableFile as error:
                 self._log.error("certificates not reloaded: {error}", error=error)
             else:
                 self._log.info("certificates reloaded, for new connections")

@@ -1,263 +1,287 @@
-"""Options and endpoints of the command lines of server and client."""
+"""
+The command lines of server and client: their values, their help, and one line that says what is
+wrong.
+"""
 
+import errno
+import os
+import platform
 import re
+import shlex
+import socket
 import sys
-from collections.abc import Callable
-from datetime import datetime
+import textwrap
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from functools import partial
+from getopt import GetoptError
 from ipaddress import IPv4Address
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
-from cryptography.x509 import load_pem_x509_certificate
-from OpenSSL import SSL, crypto
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, clientFromString, serverFromString
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-    IStreamServerEndpoint,
-)
+import twisted
 from twisted.python import usage
-from zope.interface import implementer
 
-from mufs.communication.tls import ServerTLS
+from mufs import __version__
+from mufs.addresses import WrongValue
+from mufs.communication.certificates import UnusableAuthority, UnusableFile
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B|bit/s)?", re.IGNORECASE)
-_POWER = {"": 0, "K": 1, "M": 2, "G": 3}
+T = TypeVar("T")
+
+WIDTH = 79
+"""Columns of the help."""
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B|bit/s)?", re.IGNORECASE | re.ASCII)
+_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+_MAX_SHOWN = 400
+"""Characters of a wrong value that are repeated."""
 
 
 def parse_size(text: str) -> int:
-    """Bytes: C{256M} is 256 * 1024**2. Raises C{ValueError}."""
+    """Bytes: C{256M} is 256 * 1024**2. Raises L{WrongValue}."""
     return _number(text, 1024)
 
 
 def parse_rate(text: str) -> int:
-    """Bits per second: C{100M} is 100 * 1000**2. Raises C{ValueError}."""
+    """Bits per second: C{100M} is 100 * 1000**2. Raises L{WrongValue}."""
     return _number(text, 1000)
 
 
 def _number(text: str, unit: int) -> int:
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
-        raise ValueError("is not a number, optionally followed by K, M or G")
+        raise WrongValue("is not a number, optionally followed by K, M, G or T")
     number = float(match[1]) * unit ** _POWER[match[2].upper()]
     if number >= 1 << 63:
-        raise ValueError("is too large")
+        raise WrongValue("is too large")
     return int(number)
 
 
-def parse_address(text: str) -> str:
-    """An IPv4 address. Raises C{ValueError}."""
-    return str(IPv4Address(text))
-
-
 def parse_seconds(text: str) -> float:
-    """A number of seconds, 0 or more. Raises C{ValueError}."""
-    seconds = float(text)
+    """A number of seconds, 0 or more. Raises L{WrongValue}."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds < 1e9:
-        raise ValueError("is not a number of seconds")
+        raise WrongValue("is not a number of seconds")
     return seconds
+
+
+def parse_interface(text: str) -> str:
+    """
+    An IPv4 address of this host, or the name of an interface, which need not exist yet. Raises
+    L{WrongValue}.
+    """
+    if re.fullmatch(r"[\d.]*", text):
+        try:
+            address = IPv4Address(text)
+        except ValueError:
+            raise WrongValue("is neither an IPv4 address nor the name of an interface") from None
+        if address.is_multicast or address.is_unspecified:
+            raise WrongValue("is not the address of an interface")
+    elif not _INTERFACE.fullmatch(text):
+        raise WrongValue("is neither an IPv4 address nor the name of an interface")
+    return text
+
+
+def check_interface(text: str) -> None:
+    """
+    @raise WrongValue: when it is an address that this host does not have. An interface that comes
+        later is given by its name.
+    """
+    if re.fullmatch(r"[\d.]+", text):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((text, 0))
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+                    raise WrongValue(
+                        "this host has no such address; `ip -4 address` lists those that it has, "
+                        "and a name will do",
+                        (names or ["lo"])[0],
+                    ) from None
+
+
+def one_line(text: str) -> str:
+    """Text with its control characters escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def typed(text: str) -> str:
+    """A wrong value as it was typed in a shell."""
+    shown = one_line(text)
+    return shlex.quote(shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}...")
+
+
+def version(name: str) -> str:
+    """The answer to C{--version}."""
+    python = platform.python_version()
+    return f"{name} {__version__} (Python {python}, Twisted {twisted.__version__})"
+
+
+def parse_state_directory(text: str) -> str:
+    """
+    A directory that can be written to, as an absolute path; made if it is not there. Raises
+    L{WrongValue}.
+    """
+    path = os.path.abspath(text)
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise WrongValue(f"cannot be made ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise WrongValue("cannot be written")
+    return path
 
 
 class Options(usage.Options):
     """
     Options of which a wrong one ends the command with one line and status 1.
 
+    @cvar synopsis: the options that are required, as the help shows them.
+    @cvar example: the same as they may look.
     @cvar conversions: the function that makes the text of an option its value, by option.
+    @cvar arguments: for each option with a value, what it is called in the help, and an example.
+    @cvar groups: the options in the order of the help, by heading.
     """
 
     name: ClassVar[str]
+    synopsis: ClassVar[str]
+    longdesc: ClassVar[str]
+    example: ClassVar[str]
     conversions: ClassVar[dict[str, Any]] = {}
+    arguments: ClassVar[dict[str, tuple[str, str]]] = {}
+    groups: ClassVar[dict[str, list[str]]] = {}
 
     def parseOptions(self, options: "list[str] | None" = None) -> None:
         """Parse the command line, or exit with a line that says what is wrong with it."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            sys.exit(f"{self.name}: {error}")
+            cause = error.__context__
+            text = self._not_parsed(cause) if isinstance(cause, GetoptError) else str(error)
+            self.exit(text)
+
+    def exit(self, message: object) -> NoReturn:
+        """End the command with status 1 and one line."""
+        sys.exit(f"{self.name}: {one_line(str(message))}")
+
+    def parseArgs(self, *arguments: str) -> None:
+        """@raise UsageError: when there is any argument besides the options."""
+        if arguments:
+            raise usage.UsageError(
+                f"{typed(arguments[0])} does not belong to any option, such as {self._example()}"
+            )
 
     def postOptions(self) -> None:
         """Convert the values."""
         for option, convert in self.conversions.items():
             text = self[option]
-            if text is None:
-                continue
-            try:
-                self[option] = convert(text)
-            except ValueError as error:
-                raise usage.UsageError(f"--{option}: {text!r}: {error}") from None
+            if text is not None:
+                self[option] = self.checked(option, text, partial(convert, text))
+
+    def checked(self, option: str, text: str, make: Callable[[], T]) -> T:
+        """
+        What C{make} makes of the value of an option.
+
+        @raise UsageError: when it raises C{ValueError}, which says what is wrong with the value.
+        """
+        try:
+            return make()
+        except UnusableFile as error:
+            if self.get("tls-cert"):
+                option = "tls-ca" if isinstance(error, UnusableAuthority) else "tls-cert"
+                raise self.wrong(option, self[option], error) from None
+            raise self.wrong(option, text, error) from None
+        except ValueError as error:
+            raise self.wrong(option, text, error) from None
 
     def require(self, *options: str) -> None:
         """@raise UsageError: when one of these options is not given."""
         for option in options:
             if not self[option]:
-                raise usage.UsageError(f"--{option} is required")
+                raise usage.UsageError(f"--{option} is required, such as {self._example(option)}")
 
+    def require_with(self, option: str, needed: str) -> None:
+        """@raise UsageError: when an option is given without another that it needs."""
+        if self[option] and not self[needed]:
+            right = self._example(needed)
+            raise usage.UsageError(f"--{option} needs --{needed}, too, such as {right}")
 
-def endpoint_words(text: str) -> list[str]:
-    """The fields of an endpoint string of Twisted, without the first, its kind."""
-    return [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)[1:]]
+    def wrong(self, option: str, text: str, why: object) -> usage.UsageError:
+        """An error that names an option and its value, says why, and gives a right example."""
+        example = getattr(why, "example", None)
+        right = self._example(option) if example is None else f"--{option} {shlex.quote(example)}"
+        if isinstance(why, UnusableFile) and option not in ("tls-cert", "tls-ca"):
+            right = f"{self._example('tls-cert')} {self._example('tls-ca')}"
+        return usage.UsageError(f"--{option} {typed(text)}: {why}, such as {right}")
 
+    def opt_help(self) -> None:
+        """Print this help"""
+        print(self)
+        sys.exit(0)
 
-def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
-    """The same fields: those without a name, and those with one."""
-    words = endpoint_words(text)
-    named = dict(word.partition("=")[::2] for word in words if "=" in word)
-    return [word for word in words if "=" not in word], named
+    opt_h = opt_help
 
+    def opt_version(self) -> None:
+        """Print the versions of mUFS, Python and Twisted"""
+        print(version(self.name))
+        sys.exit(0)
 
-def server_endpoint(
-    reactor: Any, option: str, text: str, *, make: Any = serverFromString
-) -> IStreamServerEndpoint:
-    """The endpoint to listen on for an endpoint string of Twisted."""
-    endpoint: IStreamServerEndpoint = _endpoint(make, reactor, option, text)
-    return endpoint
+    def __str__(self) -> str:
+        text = f"Usage: {self.name} {self.synopsis}\n\n{textwrap.fill(self.longdesc, WIDTH)}\n"
+        for title, names in self._grouped():
+            text += f"\n{title}:\n" + "".join(map(self._described, names))
+        return text + f"\nExample:\n  {self.name} {self.example}"
 
-
-def is_tls(text: str) -> bool:
-    """Whether an endpoint string is one of TLS."""
-    return text.startswith("tls:")
-
-
-def channel_server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
-    """
-    The endpoint to listen on for the request channel. With TLS it checks the certificates of
-    clients, and can reload its own.
-    """
-    endpoint = server_endpoint(reactor, option, text, make=_tls_from_string)
-    if isinstance(endpoint, _TLSServerEndpoint):
-        tls = endpoint.tls
-        endpoint.reload = partial(_endpoint, lambda *_: tls.renew(), reactor, option, text)
-    return endpoint
-
-
-def channel_client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
-    """
-    The endpoint to connect to for the request channel. With TLS it checks the name of the server,
-    and can reload its certificates.
-    """
-    if text.startswith("ssl:"):
-        raise usage.UsageError(
-            f"--{option}: {text!r}: ssl: does not check the name of the server: use "
-            "tls:HOST:PORT:certificate=FILE:trustRoots=DIR"
+    def _grouped(self) -> Iterator[tuple[str, list[str]]]:
+        yield from self.groups.items()
+        grouped = {name for names in self.groups.values() for name in names}
+        yield (
+            "Other",
+            [each.rstrip("=") for each in self.longOpt if each.rstrip("=") not in grouped],
         )
-    make = partial(client_endpoint, reactor, option, text)
-    if not is_tls(text):
-        return make()
-    return _TLSClientEndpoint(make, endpoint_parts(text)[1].get("certificate"))
 
+    def _described(self, name: str) -> str:
+        head = f"  --{name} {self.arguments[name][0]}" if name in self.arguments else f"  --{name}"
+        text = " ".join((self.docs[name] or "").split())
+        default = self.defaults.get(name)
+        text += f" (default: {default})" if isinstance(default, str) else ""
+        head = f"{head:<26}" if len(head) < 25 else f"{head}\n{'':26}"
+        return head + textwrap.fill(text, WIDTH - 26).replace("\n", f"\n{'':26}") + "\n"
 
-def reload_of(endpoint: object) -> Callable[[], None] | None:
-    """
-    The function that reloads the certificates of an endpoint of the request channel, for new
-    connections; C{None} without TLS. It raises C{UsageError}, and changes nothing, if they cannot
-    be used.
-    """
-    return getattr(endpoint, "reload", None)
+    def _example(self, option: str | None = None) -> str:
+        """A right use of an option; of the first one if none is given."""
+        option = next(iter(self.arguments)) if option is None else option
+        if option in self.arguments:
+            return f"--{option} {shlex.quote(self.arguments[option][1])}"
+        return f"--{option}"
 
-
-def expiry_of(endpoint: object) -> datetime | None:
-    """
-    When the certificate that an endpoint of the request channel uses expires; C{None} if it has
-    none.
-    """
-    return getattr(endpoint, "expires", None)
-
-
-def revocation_of(endpoint: object) -> Callable[[object], bool]:
-    """Tells whether an endpoint to listen on has revoked the certificate at a connection."""
-    tls = getattr(endpoint, "tls", None)
-    return tls.has_revoked if isinstance(tls, ServerTLS) else lambda _: False
-
-
-class _TLSServerEndpoint(SSL4ServerEndpoint):
-    reload: Callable[[], None]
-
-    def __init__(
-        self, reactor: Any, port: int, tls: ServerTLS, *, backlog: int, interface: str
-    ) -> None:
-        super().__init__(reactor, port, tls, backlog, interface)
-        self.tls = tls
-
-    @property
-    def expires(self) -> datetime:
-        return self.tls.expires
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSClientEndpoint:
-    def __init__(self, make: Callable[[], IStreamClientEndpoint], certificate: str | None) -> None:
-        self._make = make
-        self._certificate = certificate
-        self.expires: datetime | None = None
-        self.reload()
-
-    def reload(self) -> None:
-        self._endpoint = self._make()
-        if self._certificate is not None:
-            pem = Path(self._certificate).read_bytes()
-            self.expires = load_pem_x509_certificate(pem).not_valid_after_utc
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._endpoint.connect(protocolFactory)
-
-
-def _tls_from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """As C{serverFromString}, but with TLS that asks clients for certificates."""
-    if text.startswith("ssl:"):
-        raise ValueError(f"ssl: does not check who connects: use {_TLS}")
-    if not is_tls(text):
-        plain: IStreamServerEndpoint = serverFromString(reactor, text)
-        return plain
-    words, given = endpoint_parts(text)
-    unknown = given.keys() - {"certificate", "privateKey", "trustRoots", "interface", "backlog"}
-    if unknown or len(words) != 1 or not given.keys() >= {"certificate", "trustRoots"}:
-        raise ValueError(f"not of the form {_TLS}")
-    context = ServerTLS(given["certificate"], given.get("privateKey"), given["trustRoots"])
-    return _TLSServerEndpoint(
-        reactor,
-        int(words[0]),
-        context,
-        backlog=int(given.get("backlog", 50)),
-        interface=given.get("interface", ""),
-    )
-
-
-_TLS = "tls:PORT:certificate=FILE:trustRoots=DIR[:privateKey=FILE][:interface=ADDRESS]"
-
-
-def status_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """
-    The endpoint of C{--status}: only for this host, unless an interface is given.
-
-    @param text: an endpoint string of Twisted, or just a port.
-    """
-    kind, *fields = (f"tcp:{text}" if text.isdecimal() else text).split(":")
-    here = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}.get(kind)
-    # The second field without a name is the interface of tcp and tcp6.
-    unnamed = sum("=" not in field for field in fields)
-    named = any(field.startswith("interface=") for field in fields)
-    if here is not None and not named and (kind == "ssl" or unnamed < 2):
-        fields.append(f"interface={here}")
-    return server_endpoint(reactor, "status", ":".join([kind, *fields]))
-
-
-def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
-    """The endpoint to connect to for an endpoint string of Twisted."""
-    endpoint: IStreamClientEndpoint = _endpoint(clientFromString, reactor, option, text)
-    return endpoint
-
-
-def _endpoint(make: Any, reactor: Any, option: str, text: str) -> Any:
-    try:
-        return make(reactor, text)
-    except (SSL.Error, crypto.Error) as error:
-        why = ", ".join(entry[2] for entry in error.args[0])
-        raise usage.UsageError(
-            f"--{option}: {text!r}: certificate or key cannot be used, or do not belong together "
-            f"(OpenSSL: {why})"
-        ) from None
-    except Exception as error:  # Twisted's parsers raise errors of any class
-        raise usage.UsageError(f"--{option}: {text!r} is not an endpoint: {error}") from None
+    def _not_parsed(self, error: GetoptError) -> str:
+        """What is wrong with an option that getopt cannot parse."""
+        known = [each.rstrip("=") for each in self.longOpt]
+        option = error.opt
+        if option in known and option in self.arguments:
+            return f"--{option} needs a value, such as {self._example(option)}"
+        if option in known:
+            return f"--{option} takes no value, such as {self._example()} --{option}"
+        if len(option) < 2:
+            return f"there is no option -{option}, such as {self._example()}"
+        begin = [each for each in known if each.startswith(option)]
+        if len(begin) > 1:
+            return (
+                f"--{option} may stand for --{' or --'.join(begin)}, such as "
+                f"{self._example(begin[0])}"
+            )
+        near = get_close_matches(option, known, 1)
+        if near:
+            right = self._example(near[0])
+            return (
+                f"there is no option --{typed(option)}: did you mean --{near[0]}, such as {right}?"
+            )
+        return (
+            f"there is no option --{typed(option)}: {self.name} --help lists all, such as "
+            f"{self._example()}"
+        )

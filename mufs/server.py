@@ -24,13 +24,13 @@ from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
 from mufs.communication.server.output import MulticastOutput
 from mufs.control import Control
+from mufs.endpoints import expiry_of, revocation_of
 from mufs.fatal import fail
 from mufs.filesystem.server.access import EVERYBODY, Access
 from mufs.filesystem.server.threads import DaemonThreads
 from mufs.interfaces import IImageLibrary
 from mufs.listening import ListeningService
 from mufs.memory import Trimming
-from mufs.options import expiry_of, revocation_of
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
@@ -38,8 +38,9 @@ from mufs.sockets import escape
 from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
-from mufs.status.server_page import server_page
+from mufs.status.server_page import OF_DAY, server_page
 from mufs.status.site import StatusSite
+from mufs.status.state import StateFile
 from mufs.wire.metadata import Welcome
 
 MAX_LOOKUP_THREADS = 8
@@ -94,12 +95,14 @@ class ServerService(MultiService):
         listen: IStreamServerEndpoint,
         status: IStreamServerEndpoint | None,
         access: Access = EVERYBODY,
+        state: StateFile | None = None,
         changes: IReadDescriptor | None = None,
     ) -> None:
         """
         @param secret: random bytes of this run, from which the keys are derived.
         @param listen: the endpoint of the request channel.
         @param status: the endpoint of the status page, if there is to be one.
+        @param state: keeps its figures of the last day over restarts.
         @param changes: reads the events of changes of images, if there are such.
         """
         super().__init__()
@@ -135,7 +138,14 @@ class ServerService(MultiService):
         totals = partial(server_totals, self.core, tls=settings.tls)
         page = partial(server_page, self.figures)
         self._site = StatusSite(
-            reactor, self.name, SERVER, figures=self.figures, totals=totals, body=page
+            reactor,
+            self.name,
+            SERVER,
+            figures=self.figures,
+            totals=totals,
+            body=page,
+            of_day=OF_DAY,
+            state=state,
         )
         push = push_task(self.core.factory, library, settings.images)
         self._control = Control(reactor, CONTROLLED, status=self._site, tasks={"push": push})
@@ -215,7 +225,8 @@ class ServerService(MultiService):
                 self.ready.callback(None)
 
         def failed(reason: str) -> None:
-            self._fail(f"cannot listen for {purpose}: {reason}")
+            other = "--listen 7050" if purpose == "clients" else "--status 7090"
+            self._fail(f"cannot listen for {purpose}: {reason}: choose another, such as {other}")
 
         listener = ListeningService(endpoint, factory, on_listening=listening, on_failed=failed)
         listener.setServiceParent(self)

@@ -8,53 +8,67 @@ from twisted.application.service import IService
 from twisted.internet import reactor as the_reactor
 from twisted.python import usage
 
+from mufs.addresses import WrongValue, parse_listen, parse_port, parse_status
 from mufs.clock import use_monotonic_clock
+from mufs.endpoints import listen_endpoint, reload_of
 from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
-from mufs.options import (
-    channel_server_endpoint,
-    is_tls,
-    parse_address,
-    parse_rate,
-    reload_of,
-    status_endpoint,
-)
+from mufs.options import check_interface, parse_interface, parse_rate, parse_state_directory
 from mufs.server import ServerService, ServerSettings
+from mufs.status.state import StateFile
 
 
 def _group(text: str) -> str:
-    if not IPv4Address(text).is_multicast:
-        raise ValueError("is not a multicast address (224.0.0.0 to 239.255.255.255)")
+    try:
+        is_group = IPv4Address(text).is_multicast
+    except ValueError:
+        is_group = False
+    if not is_group:
+        raise WrongValue("is not an IPv4 multicast address (224.0.0.0 to 239.255.255.255)")
     return text
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise ValueError("is not a port number")
-    return int(text)
 
 
 class Options(CommonOptions):
     """The command line of the server."""
 
     name = "mufs-server"
-    synopsis = "[options]"
+    synopsis = "--images DIR [options]"
     longdesc = "Share the disk images in a directory with many hosts, by multicast."
+    example = "--images /srv/images"
     optParameters = [
         ["images", None, None, "Directory to share (required)"],
-        ["listen", None, "tcp:7040", "Endpoint to listen on for clients"],
+        ["listen", None, "7040", "Where clients connect: PORT, ADDRESS or ADDRESS:PORT"],
+        [
+            "tls-cert",
+            None,
+            None,
+            "PEM file with the certificate and the private key of this server: use TLS",
+        ],
+        [
+            "tls-ca",
+            None,
+            None,
+            "PEM file, or directory of *.pem, with the authorities that may sign the certificates "
+            "of clients",
+        ],
         ["group", None, "239.5.5.0", "IPv4 multicast group to send to"],
         ["port", None, "7041", "UDP port to send to"],
         [
             "interface",
             None,
             None,
-            "Address of the interface to send on (default: that of the route to the first client)",
+            "Network interface to send on, by name or IPv4 address (default: that of the route to "
+            "the first client)",
         ],
-        ["rate-max", None, "10G", "Maximum sending rate, in bits per second"],
-        ["rate-min", None, "1M", "Minimum sending rate, in bits per second"],
+        [
+            "rate-max",
+            None,
+            "10G",
+            "Maximum sending rate, in bits per second or with K, M, G, T (powers of 1000)",
+        ],
+        ["rate-min", None, "1M", "Minimum sending rate, likewise"],
         [
             "allow-from",
             None,
@@ -71,7 +85,14 @@ class Options(CommonOptions):
             "status",
             None,
             None,
-            "Port or endpoint to serve the status page at (default: none)",
+            "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
+            "nowhere)",
+        ],
+        [
+            "state",
+            None,
+            None,
+            "Directory to keep the last day of the status page in (default: none)",
         ],
     ]
     optFlags = [
@@ -80,10 +101,33 @@ class Options(CommonOptions):
     ]
     conversions = {
         "group": _group,
-        "port": _port,
-        "interface": parse_address,
+        "port": parse_port,
+        "interface": parse_interface,
         "rate-max": parse_rate,
         "rate-min": parse_rate,
+        "status": parse_status,
+        "state": parse_state_directory,
+    }
+    arguments = {
+        "images": ("DIR", "/srv/images"),
+        "listen": ("PORT|ADDRESS:PORT", "192.0.2.1:7040"),
+        "tls-cert": ("FILE", "/etc/mufs/server.pem"),
+        "tls-ca": ("FILE|DIR", "/etc/mufs/ca"),
+        "allow": ("NAME:/PATH", "*.example.org:/common"),
+        "allow-from": ("FILE", "/etc/mufs/allow"),
+        "fsid": ("TEXT", "images"),
+        "group": ("ADDRESS", "239.5.5.0"),
+        "port": ("PORT", "7041"),
+        "interface": ("NAME|ADDRESS", "eth0"),
+        "rate-max": ("RATE", "800M"),
+        "rate-min": ("RATE", "1M"),
+        "status": ("PORT|ADDRESS:PORT", "7080"),
+        "state": ("DIR", "/var/lib/mufs"),
+    }
+    groups = {
+        "Images": ["images", "allow", "allow-from", "no-root-squash", "all-squash", "fsid"],
+        "Clients": ["listen", "tls-cert", "tls-ca"],
+        "Multicast": ["group", "port", "interface", "rate-max", "rate-min"],
     }
 
     def __init__(self) -> None:
@@ -91,36 +135,48 @@ class Options(CommonOptions):
         self["allow"] = ()
 
     def opt_allow(self, rule: str) -> None:
-        """NAME:/PATH: clients with that name may see PATH; repeatable (default: all see all)"""
-        try:
-            self["allow"] += (parse_rule(rule),)
-        except ValueError as error:
-            raise usage.UsageError(f"--allow: {rule!r}: {error}") from None
+        """Clients with this name in their certificate see PATH; repeatable (default: see all)"""
+        self["allow"] += (self.checked("allow", rule, lambda: parse_rule(rule)),)
 
     def postOptions(self) -> None:
         """Check the values, as far as that is possible before the service starts."""
         self.require("images")
+        self.require_with("tls-cert", "tls-ca")
+        self.require_with("tls-ca", "tls-cert")
+        listen, status = self["listen"], self["status"]
+        rates = self["rate-min"], self["rate-max"]
         super().postOptions()
-        if not 0 < self["rate-min"] <= self["rate-max"]:
-            raise usage.UsageError("--rate-min must be above 0 and at most --rate-max")
-        if (self["allow"] or self["allow-from"]) and not is_tls(self["listen"]):
-            option = "--allow" if self["allow"] else "--allow-from"
-            raise usage.UsageError(
-                f"{option} needs TLS (--listen tls:...) to know the names of clients"
-            )
+        if self["rate-min"] == 0:
+            raise self.wrong("rate-min", rates[0], "is not above 0")
+        if self["rate-min"] > self["rate-max"]:
+            why = f"is more than --rate-max {rates[1]}"
+            raise self.wrong("rate-min", rates[0], why)
         if self["allow-from"]:
             # twistd may change the directory.
             self["allow-from"] = os.path.abspath(self["allow-from"])
-        self.access()
         try:
             self["library"] = ExportedDirectory(
                 os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
             )
         except OSError as error:
-            raise usage.UsageError(f"--images: {self['images']}: {error.strerror}") from None
-        channel_server_endpoint(the_reactor, "listen", self["listen"])
-        if self["status"] is not None:
-            status_endpoint(the_reactor, self["status"])
+            why = f"{error.strerror}: give a directory"
+            raise self.wrong("images", self["images"], why) from None
+        self["listen"] = self.checked(
+            "listen", listen, lambda: parse_listen(listen, self["tls-cert"], self["tls-ca"])
+        )
+        self.checked("listen", listen, lambda: listen_endpoint(the_reactor, self["listen"]))
+        if status is not None:
+            self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
+        if (self["allow"] or self["allow-from"]) and self["listen"].tls is None:
+            option = "allow" if self["allow"] else "allow-from"
+            raise usage.UsageError(
+                f"--{option} needs TLS, to know the names of clients, such as "
+                "--tls-cert /etc/mufs/server.pem --tls-ca /etc/mufs/ca"
+            )
+        self.access()
+        if self["interface"] is not None:
+            interface = self["interface"]
+            self.checked("interface", interface, lambda: check_interface(interface))
 
     def access(self) -> Access:
         """
@@ -134,7 +190,7 @@ class Options(CommonOptions):
                 rules += read_rules(file)
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise usage.UsageError(f"--allow-from: {file}: {reason}") from None
+                raise self.wrong("allow-from", file, reason) from None
         restricted = bool(rules or file)
         return Access(
             rules if restricted else None, not self["no-root-squash"], bool(self["all-squash"])
@@ -150,18 +206,19 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         interface=config["interface"],
         rate_min=config["rate-min"],
         rate_max=config["rate-max"],
-        tls=is_tls(config["listen"]),
+        tls=config["listen"].tls is not None,
         images=os.path.realpath(config["images"]),
     )
     status = config["status"]
-    listen = channel_server_endpoint(reactor, "listen", config["listen"])
+    listen = listen_endpoint(reactor, config["listen"])
     service = ServerService(
         reactor,
         settings,
         library=config["library"],
         secret=os.urandom(32),
         listen=listen,
-        status=None if status is None else status_endpoint(reactor, status),
+        status=None if status is None else listen_endpoint(reactor, status),
+        state=None if config["state"] is None else StateFile(config["state"], Options.name),
         changes=config["library"].contents if config["library"].contents.fileno() >= 0 else None,
         access=config.access(),
     )

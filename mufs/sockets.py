@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mufs.addresses import parse_port, parse_server, split_address
 from mufs.filesystem.client.mountpoint import TYPE, mounts
-from mufs.options import endpoint_words
+from mufs.options import typed
 
 SERVER, CLIENT = "server", "client"
 
@@ -151,7 +152,8 @@ def locate(path: str) -> tuple[str, str]:
             at = os.path.realpath(at)
         if at in points:
             return at, "/".join(names[number:])
-    raise Unreachable(f"{path}: not on a mount of mUFS")
+    mount = min(points, default="/mnt/images")
+    raise Unreachable(f"{typed(path)} is not on a mount of mUFS, such as {mount}")
 
 
 class _UnixConnection(HTTPConnection):
@@ -169,22 +171,25 @@ def _connection(where: str) -> tuple[HTTPConnection, str]:
     """A connection to a service, and the prefix of all paths there."""
     if where.startswith("/"):
         return _UnixConnection(where), ""
-    kind, words = where.partition(":")[0], endpoint_words(where)
+    kind = where.partition(":")[0]
     try:
         if kind in ("http", "https"):
             url = urlsplit(where)
             secure = HTTPSConnection if kind == "https" else HTTPConnection
-            return secure(url.hostname or "", url.port, timeout=SERVICE_TIMEOUT), url.path.rstrip(
-                "/"
-            )
-        if kind == "unix":
-            return _UnixConnection(words[0].removeprefix("path=")), ""
-        if kind == "tcp":
-            host, port = words[0].removeprefix("host="), int(words[1].removeprefix("port="))
-            return HTTPConnection(host, port, timeout=SERVICE_TIMEOUT), ""
-    except (ValueError, IndexError, HTTPException):
-        pass
-    raise Unreachable(f"{where}: neither http://HOST:PORT, tcp:HOST:PORT nor unix:PATH")
+            prefix = url.path.rstrip("/")
+            return secure(url.hostname or "", url.port, timeout=SERVICE_TIMEOUT), prefix
+        if kind in ("tcp", "unix"):
+            address = parse_server(where)
+            if address.path is not None:
+                return _UnixConnection(address.path), ""
+            return HTTPConnection(address.host, address.port, timeout=SERVICE_TIMEOUT), ""
+        host, port = split_address(where)
+        return HTTPConnection(host, parse_port(port or ""), timeout=SERVICE_TIMEOUT), ""
+    except (ValueError, HTTPException):
+        raise Unreachable(
+            f"{typed(where)} is neither a path on a mount nor an address, such as /mnt/images, "
+            "7080, HOST:7080, http://HOST:7080 or unix:PATH"
+        ) from None
 
 
 def ask(where: str) -> dict[str, Any]:
@@ -224,10 +229,10 @@ def _answer(
         if response.status != 200:
             raise Unreachable(f"{where}: {response.status} {response.reason}")
         yield response
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, UnicodeError) as error:
         if isinstance(error, TimeoutError):
             raise Unreachable(f"{where}: no answer within {SERVICE_TIMEOUT:g} s") from None
-        why = getattr(error, "strerror", None) or error or type(error).__name__
+        why = getattr(error, "strerror", None) or "what answers is not mUFS"
         gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         raise (Nobody if gone else Unreachable)(f"{where}: {why}") from None
     finally:

@@ -9,6 +9,8 @@ from datetime import datetime
 from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import Summary, UnusableDirectory, summaries, summaries_of
 from mufs.cache.client.maintenance import remove, remove_all, verify
+from mufs.commands.parser import converted
+from mufs.options import typed
 from mufs.units import format_bytes, shown
 
 SECONDS_PER_DAY = 86400
@@ -20,15 +22,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "cache",
         help="list, remove or check the images in a client's --cache-dir",
         description="List, remove or check the images in a client's --cache-dir.",
+        example="mufs cache ls /var/cache/mufs/images",
     )
     verbs = cache.add_subparsers(metavar="VERB", required=True)
-    ls = verbs.add_parser("ls", help="list the images; a client may be using the directory")
-    rm = verbs.add_parser("rm", help="remove images")
+    ls = verbs.add_parser(
+        "ls",
+        help="list the images; a client may be using the directory",
+        example="mufs cache ls /var/cache/mufs/images",
+    )
+    rm = verbs.add_parser(
+        "rm", help="remove images", example="mufs cache rm /var/cache/mufs/images disk.img"
+    )
     verify = verbs.add_parser(
-        "verify", help="check all pages and remove damaged ones; exit status 1 if there were any"
+        "verify",
+        help="check all pages and remove damaged ones; exit status 1 if there were any",
+        example="mufs cache verify /var/cache/mufs/images",
     )
     for parser, run in ((ls, _ls), (rm, _rm), (verify, _verify)):
-        parser.add_argument("directory", metavar="DIR")
+        parser.add_argument("directory", metavar="DIR", help="the client's --cache-dir")
         parser.set_defaults(run=run)
     which = rm.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -38,8 +49,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--all", action="store_true", help="all images, so that DIR may be used for any server"
     )
     which.add_argument(
-        "--unused", metavar="DAYS", type=float, help="images that were not used for so many days"
+        "--unused",
+        metavar="DAYS",
+        type=converted(_days),
+        help="images that were not used for so many days",
     )
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1
+    if not 0 <= days < 1e6:
+        raise ValueError("is not a number of days")
+    return days
 
 
 def _shown(summary: Summary) -> str:
@@ -77,7 +101,10 @@ def _rm(given: argparse.Namespace) -> None:
         else:
             unknown = set(given.names) - {_shown(each) for each in found}
             if unknown:
-                sys.exit(f"mufs cache: {given.directory}: no image {sorted(unknown)[0]!r}")
+                name = typed(min(unknown))
+                sys.exit(
+                    f"mufs cache: {given.directory}: no image {name}: `mufs cache ls` lists them"
+                )
             oldest = None if given.unused is None else time.time() - given.unused * SECONDS_PER_DAY
             gone = [
                 each
@@ -100,11 +127,16 @@ def _directory(path: str) -> CacheDirectory:
     try:
         return CacheDirectory(path)
     except UnusableDirectory as error:
-        sys.exit(f"mufs cache: {path}: {error}")
+        sys.exit(_unusable(path, error))
 
 
 def _summaries(path: str) -> list[Summary]:
     try:
         return summaries(path)
     except UnusableDirectory as error:
-        sys.exit(f"mufs cache: {path}: {error}")
+        sys.exit(_unusable(path, error))
+
+
+def _unusable(path: str, error: UnusableDirectory) -> str:
+    kind = "DIR is a client's --cache-dir, such as /var/cache/mufs/images"
+    return f"mufs cache: {typed(path)}: {error} ({kind})"

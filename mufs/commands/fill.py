@@ -48,6 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="fill the cache of a client with images",
         description="Fill the cache of the client at a mount with images, before they are read. "
         "Reads have priority. Ctrl-C interrupts; what the cache has is not fetched again.",
+        example="mufs pull /mnt/images/disk.img",
     )
     pull.add_argument("images", metavar="IMAGE", nargs="+", help="path on a mount")
     pull.add_argument("--quiet", action="store_true", help="print only errors")
@@ -57,6 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="fill the caches of a server's clients with an image",
         description="Have the clients of the server on this host fill their caches with an image, "
         "which is sent once for all of them. Clients that connect meanwhile join. Ctrl-C stops it.",
+        example="mufs push disk.img",
     )
     push.add_argument("image", metavar="IMAGE", help="path beneath --images, or of the file")
     push.add_argument(

@@ -2,12 +2,12 @@
 C{mufs keys}: make a private authority, and certificates for a server and its clients; list, renew
 and revoke them.
 
-The files it makes, laid out for the endpoint strings of C{--listen} and C{--server}::
+The files it makes, laid out for C{--tls-cert} and C{--tls-ca}::
 
     ca.key       the authority's private key: it stays here
-    ca/ca.pem    its certificate, for all hosts: C{trustRoots=ca}
+    ca/ca.pem    its certificate, for all hosts: C{--tls-ca ca}
     ca/ca.crl    the certificates that are revoked, for servers
-    server.pem   certificate and private key of the server: C{certificate=server.pem}
+    server.pem   certificate and private key of the server: C{--tls-cert server.pem}
     NAME.pem     the same for the client of that name
     issued/      copies of all certificates, without keys
 """
@@ -33,6 +33,7 @@ from mufs.commands.authority import (
     revoke,
     revoked,
 )
+from mufs.options import typed
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """A host's name, used as a file name as well; at most 64 characters in X.509."""
@@ -45,6 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="make, list, renew and revoke keys and certificates for TLS",
         description="Make keys and certificates for TLS: an authority, unless DIR has one, and "
         "what is signed by it. Nothing is overwritten.",
+        example="mufs keys --server images.example.org --client host1",
     )
     keys.add_argument("--dir", type=Path, default=Path("keys"), help="where (default: keys)")
     keys.add_argument(
@@ -62,7 +64,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ("renew", _renew, "make a new key and certificate for the server or a client"),
         ("revoke", _revoke, "put the certificates of a client on the list of revoked ones"),
     ):
-        each = more.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        example = f"mufs keys {name}" if run is _ls else f"mufs keys {name} host1"
+        description = f"{text[0].upper()}{text[1:]}."
+        each = more.add_parser(name, help=text, description=description, example=example)
         if run is not _ls:
             each.add_argument("name", metavar="NAME", help="of a client, or 'server'")
         each.add_argument("--dir", type=Path, default=argparse.SUPPRESS, help="see mufs keys")
@@ -72,7 +76,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _keys(given: argparse.Namespace) -> None:
     servers = [name for name in given.server.split(",") if name]
     if not servers and not given.client:
-        raise UnusableKeys("nothing to make: give --server, --client or both")
+        raise UnusableKeys(
+            "nothing to make: give --server, --client or both, such as `mufs keys --client host1`"
+        )
     print("\n".join(make_keys(given.dir, servers, given.client)))
 
 
@@ -100,7 +106,7 @@ def make_keys(directory: Path, servers: list[str], clients: list[str]) -> list[s
     """
     for name in clients:
         if name == "server" or not isinstance(_alternative(name), x509.DNSName):
-            raise UnusableKeys(f"{name!r} is no name for a client")
+            raise UnusableKeys(f"{typed(name)} is no name for a client, such as host1")
     names = [_alternative(name) for name in servers]
     wanted = [*(["server"] if servers else []), *clients]
     for number, name in enumerate(wanted):
@@ -148,7 +154,7 @@ def renew_key(directory: Path, name: str) -> Iterator[str]:
     authority = open_authority(directory)
     old = next((each.certificate for each in issued(directory) if each.name == name), None)
     if old is None:
-        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+        raise _unknown(directory, name)
     names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (use,) = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     file = directory / f"{name}.pem"
@@ -171,14 +177,21 @@ def revoke_key(directory: Path, name: str) -> Iterator[str]:
     listed = revoked(directory)
     mine = [each.certificate for each in issued(directory) if each.name == name]
     if not mine:
-        raise UnusableKeys(f"{directory}: no certificate of {name!r}; mufs keys ls lists them")
+        raise _unknown(directory, name)
     new = [each for each in mine if listed is None or not _is_listed(listed, each)]
     if not new:
-        raise UnusableKeys(f"{name!r} is revoked already")
+        raise UnusableKeys(f"{typed(name)} is revoked already")
     revoke(directory, new)
     file = revocation_list(directory)
     yield f"{file}: {len(new)} certificate{'s' if len(new) > 1 else ''} of {name} revoked"
-    yield "copy it into the directory trustRoots of each server, and reload the server"
+    yield "copy it into the directory of --tls-ca of each server, and reload the server"
+
+
+def _unknown(directory: Path, name: str) -> UnusableKeys:
+    there = sorted({each.name for each in issued(directory)})
+    known = f"such as {typed(there[0])}" if there else "for there is none"
+    wrong = f"{directory}: no certificate of {typed(name)}"
+    return UnusableKeys(f"{wrong}: `mufs keys ls` lists them, {known}")
 
 
 def _is_listed(listed: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
@@ -195,5 +208,8 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         if not _NAME.fullmatch(name):
-            raise UnusableKeys(f"{name!r} is neither a host's name nor an address") from None
+            raise UnusableKeys(
+                f"{typed(name)} is neither a host's name nor an address, such as "
+                "images.example.org or 192.0.2.1"
+            ) from None
         return x509.DNSName(name)

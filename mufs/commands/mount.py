@@ -8,18 +8,19 @@ C{mount.fuse.mufs}.
 
 import argparse
 import os
-import re
 import select
 import socket
 import subprocess
 import sys
+from difflib import get_close_matches
 from tempfile import TemporaryDirectory, TemporaryFile
 from time import monotonic
 from typing import IO, NoReturn
 
+from mufs.addresses import DEFAULT_PORT, WrongValue, parse_port, split_address
 from mufs.client_tap import Options
 from mufs.filesystem.client.mountpoint import AUTOMOUNT, uppermost
-from mufs.options import parse_seconds
+from mufs.options import one_line, parse_seconds, typed, version
 
 WRONG, FAILED = 1, 32
 """Exit statuses of mount(8): wrong usage; mount failed."""
@@ -47,8 +48,8 @@ IGNORED = {
 }  # fmt: skip
 """Ignored options: for mount(8) itself, or without effect here. mount(8) adds rw by itself."""
 
-TLS = {"certificate": "certificate", "private_key": "privateKey", "trust_roots": "trustRoots"}
-"""Options that become parts of the server's endpoint string."""
+FORMER = {"certificate": "tls_cert", "trust_roots": "tls_ca", "private_key": "tls_cert"}
+"""Options of former versions, and what does the same now."""
 
 CLIENT = [
     sys.executable, "-I", "-c", "from twisted.scripts.twistd import run; run()",
@@ -67,7 +68,7 @@ class Failed(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Wrong(message)
+        raise Wrong(f"{message}, such as `mount -t mufs images.example.org:/ /mnt/images`")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="mount.mufs",
         description="Mount the images of an mUFS server. To be run by mount(8).",
     )
-    parser.add_argument("source", metavar="HOST:/", help="the server")
+    parser.add_argument("source", metavar="HOST:/", help="the server; [IPV6]:/ works, too")
     parser.add_argument("directory", metavar="DIR", help="empty directory to mount at")
     parser.add_argument("-o", dest="options", action="append", default=[], help="joined by commas")
     parser.add_argument("-f", dest="fake", action="store_true", help="mount nothing")
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", dest="verbose", action="store_true", help="say what is run")
     parser.add_argument("-n", dest="no_mtab", action="store_true", help="changes nothing")
     parser.add_argument("-t", dest="type", help="changes nothing")
+    parser.add_argument("--version", action="version", version=version("mount.mufs"))
     return parser
 
 
@@ -95,17 +97,12 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
     @raise Wrong: when something is unknown or malformed.
     @raise Failed: for a remount.
     """
-    host, colon, path = source.partition(":")
-    if not colon or not host or not path.startswith("/"):
-        raise Wrong(f"{source}: is not of the form HOST:/")
-    if path != "/":
-        raise Wrong(f"{source}: a server shares one tree: {host}:/ is all that can be mounted")
+    host = _host(source)
     flags = {str(name).replace("-", "_") for name, *_ in Options.optFlags}
     values = {str(name).replace("-", "_") for name, *_ in Options.optParameters}
     values -= {"server", "mount", "source"}
     arguments: list[str] = []
-    tls: dict[str, str] = {}
-    port, background, soft = "7040", False, None
+    port, background, soft = DEFAULT_PORT, False, None
     for option in filter(None, ",".join(texts).split(",")):
         name, equals, value = option.partition("=")
         name = name.replace("-", "_")
@@ -113,10 +110,11 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
             arguments.append(f"--{name.replace('_', '-')}")
         elif name in values and value:
             arguments.append(f"--{name.replace('_', '-')}={value}")
-        elif name in TLS and value:
-            tls[TLS[name]] = re.sub(r"([:\\])", r"\\\1", value)
-        elif name == "port" and value.isdecimal():
-            port = value
+        elif name == "port" and value:
+            try:
+                port = parse_port(value)
+            except WrongValue as error:
+                raise Wrong(f"option {option}: {error}, such as port={DEFAULT_PORT}") from None
         elif name == "bg":
             background = True
         elif name in ("hard", "soft") and not equals:
@@ -125,18 +123,53 @@ def client_options(source: str, texts: list[str], sloppy: bool = False) -> tuple
             arguments.append(f"--timeout={int(value) / 10:g}")
         elif name == "remount":
             raise Failed("cannot remount: unmount, and mount with the new options")
-        elif name in flags | values | TLS.keys() | {"port", "timeo"}:
-            raise Wrong(f"option {option}: " + ("takes no value" if name in flags else "no value"))
+        elif name in FORMER:
+            raise Wrong(
+                f"option {option}: is {FORMER[name]}= now, such as {_example(FORMER[name])}"
+            )
+        elif name in flags | {"hard", "soft"}:
+            raise Wrong(f"option {option}: takes no value, such as -o {name}")
+        elif name in values | {"port", "timeo"}:
+            raise Wrong(f"option {option}: has no value, such as {_example(name)}")
         elif name not in IGNORED and not name.startswith(("x_", "X_")) and not sloppy:
-            raise Wrong(f"option {option}: is unknown, or cannot be had of a mount of mUFS")
+            known = [*flags, *values, "port", "bg", "hard", "soft", "timeo"]
+            near = get_close_matches(name, known, 1)
+            wrong = f"option {option}: is unknown, or cannot be had of a mount of mUFS"
+            raise Wrong(f"{wrong}, such as {_example(near[0] if near else 'cache_size')}")
     limits = [each for each in arguments if each.startswith("--timeout=")]
     if soft and not limits:
         arguments.append(f"--timeout={SOFT_TIMEOUT:g}")
     elif soft is False:
         # As in NFS: hard says what happens, whatever time is given besides.
         arguments = [each for each in arguments if each not in limits]
-    endpoint = ":".join(["tls" if tls else "tcp", host, port, *map("=".join, tls.items())])
-    return [*arguments, f"--server={endpoint}", f"--source={source}"], background
+    return [*arguments, f"--server={host}:{port}", f"--source={source}"], background
+
+
+def _host(source: str) -> str:
+    """The host of C{HOST:/}, with brackets around an IPv6 address."""
+    host, colon, path = source.rpartition(":")
+    example = "such as images.example.org:/ or [fd00::1]:/"
+    if not colon or not path.startswith("/"):
+        raise Wrong(f"{typed(source)} is not of the form HOST:/, {example}")
+    try:
+        name, port = split_address(host)
+    except WrongValue as error:
+        raise Wrong(f"{typed(source)}: {error}, {example}") from None
+    if port is not None:
+        raise Wrong(f"{typed(source)}: the port is an option, such as -o port={port or 7040}")
+    if path != "/":
+        raise Wrong(
+            f"{typed(source)}: a server shares one tree, which is mounted as a whole, such as "
+            f"{host}:/"
+        )
+    return f"[{name}]" if ":" in name else name
+
+
+def _example(name: str) -> str:
+    """A right use of a mount option."""
+    values = {**Options.arguments, "port": ("", str(DEFAULT_PORT)), "timeo": ("", "300")}
+    option = name.replace("_", "-")
+    return f"-o {name}={values[option][1]}" if option in values else f"-o {name}"
 
 
 def _timeout(arguments: list[str]) -> float:
@@ -146,7 +179,7 @@ def _timeout(arguments: list[str]) -> float:
     try:
         return parse_seconds(text) or SERVER_TIMEOUT
     except ValueError as error:
-        raise Wrong(f"option timeout={text}: {error}") from None
+        raise Wrong(f"option timeout={text}: {error}, such as {_example('timeout')}") from None
 
 
 def _said(stream: IO[bytes]) -> str:
@@ -239,8 +272,8 @@ def main() -> None:
         if not given.fake:
             mount(directory, arguments, background)
     except Wrong as error:
-        print(f"mount.mufs: {error}", file=sys.stderr)
+        print(f"mount.mufs: {one_line(str(error))}", file=sys.stderr)
         sys.exit(WRONG)
     except Failed as error:
-        print(f"mount.mufs: {given.source}: {error}", file=sys.stderr)
+        print(f"mount.mufs: {one_line(f'{given.source}: {error}')}", file=sys.stderr)
         sys.exit(FAILED)

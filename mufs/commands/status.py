@@ -14,6 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mufs.commands.parser import converted
+from mufs.options import parse_seconds
 from mufs.sockets import (
     Nobody,
     Unreachable,
@@ -39,24 +41,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "status",
         help="show the state of servers and clients",
         description="Show the state of a server or a client; without WHERE, of all on this host.",
+        example="mufs status /mnt/images",
     )
     parser.add_argument(
         "where", metavar="WHERE", nargs="?",
-        help="a path on a mount; or where a --status endpoint serves: a port of this host, "
-        "http://HOST:PORT, tcp:HOST:PORT, unix:PATH",
+        help="a path on a mount; or where --status serves: a port of this host, HOST:PORT, "
+        "http://HOST:PORT, unix:PATH",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
-        "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=2.0,
+        "--watch", metavar="SECONDS", nargs="?", type=converted(_seconds), const=2.0,
         help="show them every so many seconds until Ctrl-C (default: 2)",
     )  # fmt: skip
     parser.set_defaults(run=_run)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = parse_seconds(text)
     if not 0.1 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 86400")
+        raise ValueError("is not from 0.1 to 86400")
     return seconds
 
 
@@ -125,7 +128,7 @@ def _at(where: str) -> str:
     """The address of the service that the user names."""
     if where.isdecimal():
         return f"http://127.0.0.1:{where}"
-    if where.partition(":")[0] in ("http", "https", "tcp", "unix") and not os.path.exists(where):
+    if ":" in where and not os.path.exists(where):
         return where
     return socket_of_mount(locate(where)[0])
 

@@ -16,20 +16,18 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from OpenSSL.crypto import FILETYPE_PEM
 from service_identity import VerificationError
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import (
-    Certificate,
-    CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
-    trustRootFromCertificates,
-)
+from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from mufs.communication.certificates import UnusableAuthority, authorities, own_certificate
+
+TLS_RECORD = b"\x16\x03"
+"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
 
 # Error codes of X509_verify_cert(3).
 _FAULTS = {
@@ -54,9 +52,10 @@ class ServerTLS:
     def __init__(self, certificate: str, private_key: str | None, trust_roots: str) -> None:
         """
         @param certificate: PEM file; it holds the key, too, unless C{private_key} names another.
-        @param trust_roots: directory whose files C{*.pem} are the authorities' certificates, and
-            C{*.crl} their lists of revoked ones.
-        @raise Exception: see L{renew}.
+        @param trust_roots: the authorities: a PEM file, or a directory whose files C{*.pem} are
+            their certificates, and C{*.crl} their lists of revoked ones; beside a file C{ca.pem},
+            C{ca.crl} is such a list.
+        @raise UnusableFile: see L{renew}.
         """
         self._files = certificate, private_key, trust_roots
         self.renew()
@@ -65,20 +64,11 @@ class ServerTLS:
         """
         Read the files, for connections from now on.
 
-        @raise Exception: when a file cannot be used: C{OSError}, C{ValueError}, or an error of
-            OpenSSL or its bindings. What was read before stays in use then.
+        @raise UnusableFile: when one cannot be used. What was read before stays in use then.
         """
         certificate, private_key, trust_roots = self._files
-        pem = Path(certificate).read_bytes()
-        if private_key is None:
-            own = PrivateCertificate.loadPEM(pem)
-        else:
-            key = KeyPair.load(Path(private_key).read_bytes(), FILETYPE_PEM)
-            own = PrivateCertificate.fromCertificateAndKeyPair(Certificate.loadPEM(pem), key)
-        files = sorted(Path(trust_roots).glob("*.pem"))
-        roots = [Certificate.loadPEM(file.read_bytes()) for file in files]
-        if not roots:
-            raise ValueError(f"no *.pem in {trust_roots}")
+        own = own_certificate(certificate, private_key)
+        roots = authorities(trust_roots)
         options = CertificateOptions(
             own.privateKey.original, own.original, trustRoot=trustRootFromCertificates(roots)
         )
@@ -108,22 +98,28 @@ def _identity(certificate: x509.Certificate) -> tuple[bytes, int]:
     return certificate.issuer.public_bytes(), certificate.serial_number
 
 
-def _revoked(directory: str, roots: list[Certificate]) -> Revoked:
+def _revoked(path: str, roots: list[Certificate]) -> Revoked:
     """
-    What the lists of revoked certificates in a directory name. A list holds until it is replaced,
+    What the lists of revoked certificates of authorities name. A list holds until it is replaced,
     whatever date it gives for the next one.
 
-    @raise ValueError: when one is none, or is not signed by an authority of the directory.
+    @param path: of the authorities, a directory or a file.
+    @raise UnusableAuthority: when one is none, or is not signed by one of these authorities.
     """
-    authorities = [root.original.to_cryptography() for root in roots]
+    known = [root.original.to_cryptography() for root in roots]
+    place = Path(path)
+    lists = place.glob("*.crl") if place.is_dir() else [place.with_suffix(".crl")]
     found = set()
-    for file in sorted(Path(directory).glob("*.crl")):
+    for file in sorted(lists):
         try:
             listed = x509.load_pem_x509_crl(file.read_bytes())
-        except ValueError:
-            raise ValueError(f"{file} is no list of revoked certificates in PEM") from None
-        if not any(_signed(listed, authority) for authority in authorities):
-            raise ValueError(f"{file} is not signed by an authority in {directory}")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            wrong = f"{file} is no list of revoked certificates in PEM"
+            raise UnusableAuthority(wrong) from None
+        if not any(_signed(listed, authority) for authority in known):
+            raise UnusableAuthority(f"{file} is not signed by an authority in {path}")
         issuer = listed.issuer.public_bytes()
         found |= {(issuer, each.serial_number) for each in listed}
     return found

@@ -24,7 +24,7 @@ def client_figures(
 
     @param cache_size: bytes.
     @param tls: whether the request channel is one of TLS.
-    @param server: its endpoint string.
+    @param server: its address.
     @param mount: the mount point.
     @param certificate_days: days until this host's certificate expires, if it has one.
     """
@@ -97,8 +97,6 @@ def client_state(
     @param mount: the mount point; C{None} before it is mounted.
     @param why_absent: why there is no connection, if that is known.
     """
-    # The files of TLS in the endpoint string do not matter here.
-    server = ":".join(server.split(":")[:3])
     if remote.is_connected:
         connection = f"connected to {server}"
     else:

@@ -5,19 +5,24 @@ from typing import Any
 
 from attrs import frozen
 
-from mufs.status.history import History
+from mufs.status.history import Series
 from mufs.status.markup import Markup, element, join
-from mufs.status.plots import COLUMNS, Line, cache_map, plot, shares
+from mufs.status.plots import COLUMNS, Line, cache_map, in_bits, plot, shares
+from mufs.status.site import View
 from mufs.status.widgets import (
     NONE,
+    about,
     bits,
     cards,
     count,
+    events,
+    link,
     named,
     note,
     percent,
     seconds,
     section,
+    since,
 )
 from mufs.units import format_bytes, shown
 from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES
@@ -28,6 +33,11 @@ MAX_MAPS = 8
 
 MAX_MAP_ROWS = 16
 """Rows of a map; for a large image a square stands for several blocks."""
+
+OF_DAY = (
+    "hits", "reads", "joined", "misses", "segments_received", "segments_lost", "bytes_over_tcp",
+)  # fmt: skip
+"""The figures of which a day is shown."""
 
 MAX_SAMPLES_PER_SQUARE = 4
 """Blocks of a square that are looked up, evenly spread: the map of a large image is a sample."""
@@ -51,30 +61,34 @@ class HeldImage:
 def client_page(
     figures: Callable[[], Mapping[str, Any]],
     images: Callable[[], Iterable[HeldImage]],
-    history: History,
+    view: View,
 ) -> Markup:
-    """The content of the page."""
-    now = figures()
-    held = list(images())[:MAX_MAPS]
-    reads = [Line(way, history.rates(way)) for way in ("hits", "joined", "misses")]
-    loss = history.shares("segments_lost", "segments_lost", "segments_received")
-    segments, over_tcp = history.rates("segments_received"), history.rates("bytes_over_tcp")
+    """The content of the page that the query asks for."""
+    if "image" in view.query:
+        return _image_page(view.query["image"], images())
+    return _overview(figures(), list(images())[:MAX_MAPS], view)
+
+
+def _overview(now: Mapping[str, Any], held: list[HeldImage], view: View) -> Markup:
     alarm = None if now["multicast_works"] else "alarm"
     lost = element("p", "no connection to the server", class_="alarm")
+    start = since(now["started"])
+    series = view.history.recent, view.history.day
     return join(
         element("h1", "mUFS client"),
+        note(about(now)),
         note(f"{shown(now['mount'])} from {shown(now['server'])}"),
         element("p", f"multicast: {shown(now['multicast'])}", class_=alarm),
         Markup() if now["connected"] else lost,
-        cards({
-            "hit rate": percent(now["hit_rate"]) if now["reads"] else NONE,
-            "reads": count(now["reads"]),
-            "lag": seconds(now["lag"]),
-            "delivered to readers": format_bytes(now["bytes_delivered"]),
-            "in the cache": format_bytes(now["cache_bytes"]),
-            "overheard": format_bytes(now["bytes_overheard"]),
-            "over TCP": format_bytes(now["bytes_over_tcp"]),
-        }),
+        cards([
+            ("hit rate", percent(now["hit_rate"]) if now["reads"] else NONE, start),
+            ("reads", count(now["reads"]), start),
+            ("lag", seconds(now["lag"]), "the last five seconds"),
+            ("delivered to readers", format_bytes(now["bytes_delivered"]), start),
+            ("in the cache", format_bytes(now["cache_bytes"]), "now"),
+            ("overheard", format_bytes(now["bytes_overheard"]), start),
+            ("over TCP", format_bytes(now["bytes_over_tcp"]), start),
+        ]),
         section(
             "Reads, by where they were answered",
             shares([
@@ -84,15 +98,9 @@ def client_page(
             ]),
             note("What the kernel answers from its own page cache is not seen here."),
         ),
-        section("The last ten minutes", element(
+        section("The last ten minutes, and the last day", element(
             "div",
-            plot("Hit rate", [Line("", history.shares("hits", "reads"))], percent),
-            plot("Reads a second", reads, count),
-            plot("Received", [
-                Line("multicast", [(age, 8 * SEGMENT * value) for age, value in segments]),
-                Line("TCP", [(age, 8 * value) for age, value in over_tcp]),
-            ], bits),
-            plot("Segments lost", [Line("", loss)], percent),
+            *(make(each) for make in (_hit_rate, _reads, _received, _lost) for each in series),
             class_="plots",
         )),
         section(
@@ -100,23 +108,68 @@ def client_page(
             note(f"{format_bytes(now['cache_bytes'])} of {format_bytes(now['cache_size'])}"),
             *(map(_map, held) if held else [note("no image was opened yet")]),
         ),
+        section("Last events", events(view.events)),
     )  # fmt: skip
+
+
+def _hit_rate(series: Series) -> Markup:
+    points = series.shares("hits", "reads")
+    return plot("Hit rate", [Line("", points)], percent, series.seconds)
+
+
+def _reads(series: Series) -> Markup:
+    lines = [Line(way, series.rates(way)) for way in ("hits", "joined", "misses")]
+    return plot("Reads a second", lines, count, series.seconds)
+
+
+def _received(series: Series) -> Markup:
+    lines = [
+        Line("multicast", in_bits(series.rates("segments_received"), SEGMENT)),
+        Line("TCP", in_bits(series.rates("bytes_over_tcp"))),
+    ]
+    return plot("Received", lines, bits, series.seconds)
+
+
+def _lost(series: Series) -> Markup:
+    points = series.shares("segments_lost", "segments_lost", "segments_received")
+    return plot("Segments lost", [Line("", points)], percent, series.seconds)
+
+
+def _image_page(name: str, images: Iterable[HeldImage]) -> Markup:
+    found = [image for image in images if shown(image.path) == name]
+    maps = [join(_head(image), _squares(image)) for image in found]
+    return join(
+        element("h1", named(name)),
+        note("an image at this client: dark squares are in the cache"),
+        element("p", link("to the whole client")),
+        *([element("div", each, class_="held") for each in maps] or [note("not opened yet")]),
+    )
 
 
 def _map(image: HeldImage) -> Markup:
     squares, exact = held_parts(image)
+    is_full = exact and all(part >= 1 for part in squares)
+    return element("div", _head(image), Markup() if is_full else _squares(image), class_="held")
+
+
+def _head(image: HeldImage) -> Markup:
+    squares, exact = held_parts(image)
+    part = sum(squares) / len(squares) if squares else 1.0
+    about_ = "" if exact else "about "
+    how_much = "all held" if part >= 1 and exact else f"{about_}{part:.1%} held"
+    closed = "" if image.is_open else "; closed"
+    name = link(named(image.path), image=shown(image.path))
+    text = f" {format_bytes(image.size)}, {how_much}{closed}"
+    return element("div", element("b", name), text)
+
+
+def _squares(image: HeldImage) -> Markup:
+    squares, _ = held_parts(image)
+    part = sum(squares) / len(squares) if squares else 1.0
     blocks = -(-image.size // BLOCK)
-    part = sum(squares) / len(squares) if squares else 0.0
-    about = "" if exact else "about "
-    head = element(
-        "div",
-        element("b", named(image.path)),
-        f" {format_bytes(image.size)}, {about}{part:.1%} held{'' if image.is_open else '; closed'}",
-    )
     per = -(-blocks // len(squares)) if squares else 0
     scale = element("span", f"a square: {format_bytes(per * BLOCK)}", class_="axis")
-    picture = cache_map(squares, f"{part:.0%} of {shown(image.path)} is held")
-    return element("div", head, picture, scale, class_="held")
+    return join(cache_map(squares, f"{part:.0%} of {shown(image.path)} is held"), scale)
 
 
 def held_parts(image: HeldImage) -> tuple[list[float], bool]:

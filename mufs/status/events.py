@@ -1,6 +1,6 @@
 """Server-sent events: the content of a page, sent to browsers again and again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
@@ -13,8 +13,18 @@ from zope.interface import implementer
 MAX_LISTENERS = 32
 """Browsers that may listen at a time; further ones are told to come back later."""
 
+Query = Mapping[str, str]
+"""The fields of the query of a URL."""
+
 MAX_SKIPPED_EVENTS = 30
 """Events in a row that a listener may be too slow for before its connection is closed."""
+
+
+def query_of(request: Request) -> Query:
+    """The query of a request; of fields with one name the first counts."""
+    given: dict[bytes, list[bytes]] = request.args or {}
+    return {name.decode(errors="replace"): each[0].decode(errors="replace")
+            for name, each in given.items()}  # fmt: skip
 
 
 @implementer(IPushProducer)
@@ -60,13 +70,16 @@ class _Listener(StreamedResponse):
 
 
 class Events(Resource):
-    """C{/events}: one event at once, then one with each call of L{send}."""
+    """
+    C{/events}: one event at once, then one with each call of L{send}. What it has depends on the
+    query of the request.
+    """
 
     _log = Logger()
     isLeaf = True
 
-    def __init__(self, content: Callable[[], str]) -> None:
-        """@param content: returns the data of an event."""
+    def __init__(self, content: Callable[[Query], str]) -> None:
+        """@param content: returns the data of an event for a query."""
         super().__init__()
         self._content = content
         self._listeners: dict[Request, _Listener] = {}
@@ -81,15 +94,16 @@ class Events(Resource):
         listener = self._listeners[request] = _Listener(request)
         request.notifyFinish().addErrback(self._gone, request)
         request.registerProducer(listener, True)
-        listener.send(self._event())
+        listener.send(self._event(query_of(request)))
         return NOT_DONE_YET
 
     def send(self) -> None:
         """Send an event to all listeners."""
-        if self._listeners:
-            event = self._event()
-            for listener in list(self._listeners.values()):
-                listener.send(event)
+        made: dict[bytes, bytes] = {}
+        for request, listener in list(self._listeners.items()):
+            if request.uri not in made:
+                made[request.uri] = self._event(query_of(request))
+            listener.send(made[request.uri])
 
     def end(self) -> None:
         """End all responses."""
@@ -102,6 +116,6 @@ class Events(Resource):
     def _gone(self, reason: Failure, request: Request) -> None:
         self._listeners.pop(request, None)
 
-    def _event(self) -> bytes:
-        lines = self._content().splitlines()
+    def _event(self, query: Query) -> bytes:
+        lines = self._content(query).splitlines()
         return "".join([*(f"data: {line}\n" for line in lines), "\n"]).encode()

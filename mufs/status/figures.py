@@ -132,6 +132,10 @@ SERVER = Schema(
                     "held_back", "held_back", COUNTER,
                     "Times that its address was throttled", largest=True,
                 ),
+                Figure(
+                    "connected", "connected_seconds", GAUGE, "Since when the host is connected",
+                    largest=True,
+                ),
                 Figure("images", "open_images", GAUGE, "Images that the host has open"),
                 Figure("reads", "reads", COUNTER, "Reads that reached the client"),
                 Figure("hits", "hits", COUNTER, "Reads that its cache answered"),
@@ -144,6 +148,7 @@ SERVER = Schema(
         Table(
             "images", "image_", {"image": "name"},
             [
+                Figure("size", "size_bytes", GAUGE, "Size of the image when it was opened last"),
                 Figure("opens", "opens", GAUGE, "Open handles of clients"),
                 Figure("requests", "requests", COUNTER, "READs for the image"),
                 Figure("bytes_requested", "requested_bytes", COUNTER, "Bytes that they request"),

@@ -1,11 +1,11 @@
 """Figures drawn as SVG; the colours come from the style sheet of the page."""
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, floor, log10
 
 from attrs import frozen
 
-from mufs.status.history import HISTORY_SECONDS, Points
+from mufs.status.history import Points
 from mufs.status.markup import Markup, element, join
 from mufs.status.widgets import NONE
 
@@ -27,48 +27,89 @@ class Line:
     points: Points
 
 
-def plot(title: str, lines: Sequence[Line], text: Callable[[float], str]) -> Markup:
+def plot(title: str, lines: Sequence[Line], text: Callable[[float], str], seconds: float) -> Markup:
     """
-    The course of figures over the last ten minutes.
+    The course of figures until now.
 
-    @param text: formats a value.
+    The script of the page shows values where the pointer is, from C{data-top} and C{data-unit}.
+
+    @param text: formats a value; its name tells the script how to do the same.
+    @param seconds: the time that is shown.
     """
-    top = max((value for line in lines for _, value in line.points), default=0.0)
+    known = [value for line in lines for _, value in line.points if value is not None]
+    top = _round_up(max(known, default=0.0))
     legend = [
         element(
             "span",
             element("i", class_=f"key line{number}") if line.label else "",
             f"{line.label} ",
-            element("b", text(line.points[-1][1]) if line.points else NONE),
+            element("b", text(value) if (value := _last(line.points)) is not None else NONE),
         )
         for number, line in enumerate(lines)
     ]
     drawn = [
-        element("polyline", points=_path(line.points, top), class_=f"line{number}")
+        element("polyline", points=path, class_=f"line{number}")
         for number, line in enumerate(lines)
+        for path in _paths(line.points, top or 1.0, seconds)
     ]
+    span = _ago(seconds)
     picture = element(
         "svg",
+        element("path", d=f"M0 0H{WIDTH}M0 {HEIGHT / 2:g}H{WIDTH}", class_="grid"),
         *drawn,
         viewBox=f"0 -2 {WIDTH} {HEIGHT + 4}",
         preserveAspectRatio="none",
         role="img",
-        aria_label=f"{title}, last ten minutes, up to {text(top)}",
+        aria_label=f"{title}, from {span} ago to now, up to {text(max(known, default=0.0))}",
+        data_top=f"{top:g}",
+        data_unit=text.__name__,
+        data_seconds=f"{seconds:g}",
     )
-    axis = element("div", element("span", "10 min ago"), element("span", "now"), class_="axis")
-    head = element("figcaption", element("h3", title), *legend)
+    marks = text(top), text(top / 2), text(0)
+    # Where the middle has no label of its own, as that of one client, it has none.
+    middle = marks[1] if marks[1] not in marks[::2] else ""
+    scale = [marks[0], middle, marks[2]] if top else ["", "", marks[2] if known else ""]
+    axis = f"{span} ago", f"{_ago(seconds / 2)} ago", "now"
     return element(
-        "figure", head, element("div", f"up to {text(top)}", class_="top"), picture, axis
+        "figure",
+        element("figcaption", element("h3", title), *legend),
+        element(
+            "div",
+            element("div", *(element("span", mark) for mark in scale), class_="scale"),
+            picture,
+            element("output", ""),
+            class_="plot",
+        ),
+        element("div", *(element("span", mark) for mark in axis), class_="axis"),
     )
 
 
-def _path(points: Points, top: float) -> str:
-    scale = HEIGHT / top if top > 0 else 0.0
-    return " ".join(
-        f"{(1 - age / HISTORY_SECONDS) * WIDTH:.0f},{HEIGHT - value * scale:.1f}"
-        for age, value in points
-        if age <= HISTORY_SECONDS
-    )
+def _last(points: Points) -> float | None:
+    return points[-1][1] if points else None
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+
+
+def _round_up(top: float) -> float:
+    """The next 1, 2 or 5 times a power of ten; 0 stays 0."""
+    if top <= 0:
+        return 0.0
+    power = 10.0 ** floor(log10(top))
+    return next(step * power for step in (1, 2, 5, 10) if top <= step * power * (1 + 1e-9))
+
+
+def _paths(points: Points, top: float, seconds: float) -> list[str]:
+    """The points of each line between two gaps; one alone is drawn as a dot."""
+    runs: list[list[str]] = [[]]
+    for age, value in points:
+        if value is None:
+            runs.append([])
+        elif 0 <= age <= seconds:
+            x, y = (1 - age / seconds) * WIDTH, HEIGHT * (1 - value / top)
+            runs[-1].append(f"{x:.0f},{y:.1f}")
+    return [" ".join(run if len(run) > 1 else run * 2) for run in runs if run]
 
 
 def shares(parts: Sequence[tuple[str, float]]) -> Markup:
@@ -122,3 +163,8 @@ def cache_map(squares: Sequence[float], label: str) -> Markup:
         "svg", *drawn, viewBox=f"0 0 {columns} {rows}", preserveAspectRatio="none", role="img",
         class_="map", height=f"{0.7 * rows:.1f}em", aria_label=label,
     )  # fmt: skip
+
+
+def in_bits(points: Points, bytes_each: float = 1.0) -> Points:
+    """Rates in bits, of rates of bytes or of what has so many bytes each."""
+    return [(age, None if value is None else 8 * bytes_each * value) for age, value in points]

@@ -1,10 +1,15 @@
 """The values of the server's figures (docs/operations/monitoring.md)."""
 
+from itertools import islice
+
 from mufs.communication.server.access_statistics import ImageAccess
 from mufs.communication.server.channel import ServerChannel
 from mufs.server_core import ServerCore
 from mufs.units import shown
 from mufs.wire.metadata import Report
+
+MAX_OPEN_IMAGES = 20
+"""Images that are named of those that a client has open."""
 
 
 def server_figures(
@@ -80,6 +85,8 @@ def _client(channel: ServerChannel) -> dict[str, object]:
         "held_back": channel.host.held_back,
         "image": None if last is None else shown(last.path),
         "images": len(channel.handles),
+        "open_images": [shown(path) for path in islice(channel.handles.paths(), MAX_OPEN_IMAGES)],
+        "connected": channel.log.connected_for,
         "reads": report.reads,
         "hits": report.hits,
         "lag": report.lag / 1000,
@@ -95,6 +102,7 @@ def _image(image: ImageAccess, rate: float) -> dict[str, object]:
     """The row of an image; C{rate} is in bytes per second."""
     return {
         "name": shown(image.path),
+        "size": image.size,
         "opens": image.opens,
         "requests": image.requests,
         "bytes_requested": image.bytes_requested,

@@ -3,14 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mufs.status.history import History
+from mufs.status.history import Series
 from mufs.status.markup import Markup, element, join
-from mufs.status.plots import Line, plot
+from mufs.status.plots import Line, in_bits, plot
+from mufs.status.server_details import client_details, image_details, way
+from mufs.status.site import View
 from mufs.status.widgets import (
     NONE,
+    Cell,
+    about,
     bits,
     cards,
     count,
+    events,
+    link,
     named,
     note,
     percent,
@@ -18,6 +24,7 @@ from mufs.status.widgets import (
     rows_left_out,
     seconds,
     section,
+    since,
     table,
 )
 from mufs.units import format_bytes, shown
@@ -28,44 +35,84 @@ MAX_CLIENT_ROWS = 200
 MAX_IMAGE_ROWS = 20
 """Images shown, the most requested first."""
 
+OF_DAY = (
+    "bytes_multicast", "bytes_over_tcp", "bytes_delivered", "segments_lost", "segments_awaited",
+    "queue",
+)  # fmt: skip
+"""The figures of which a day is shown."""
 
-def server_page(figures: Callable[[], Mapping[str, Any]], history: History) -> Markup:
-    """The content of the page."""
+REPORT_SAMPLES = 5
+"""Samples over which a rate is taken of what clients report every five seconds."""
+
+
+def server_page(figures: Callable[[], Mapping[str, Any]], view: View) -> Markup:
+    """The content of the page that the query asks for."""
     now = figures()
-    clients, images = now["clients"], now["images"]
-    multicast, over_tcp = history.rates("bytes_multicast"), history.rates("bytes_over_tcp")
-    loss = history.shares("segments_lost", "segments_awaited")
+    if "client" in view.query:
+        return client_details(now, view)
+    if "image" in view.query:
+        return image_details(now, view)
+    return _overview(now, view)
+
+
+def _overview(now: Mapping[str, Any], view: View) -> Markup:
     sent = now["bytes_multicast"] + now["bytes_over_tcp"]
+    start = since(now["started"])
+    interface = now["interface"]
+    recent, day = view.history.recent, view.history.day
     return join(
         element("h1", "mUFS server"),
+        note(about(now)),
         note(
-            f"multicast goes out on {now['interface']}" if now["interface"]
-            else "nothing is sent by multicast yet"
+            f"{shown(now['directory'])}; multicast to {now['group']} goes out on {interface}"
+            if interface
+            else f"{shown(now['directory'])}; nothing is sent by multicast yet"
         ),
-        cards({
-            "clients": count(len(clients)),
-            "waiting in the queue": count(now["queue"]),
-            "rate at most": bits(now["rate"]),
-            "sent by multicast": format_bytes(now["bytes_multicast"]),
-            "sent over TCP": format_bytes(now["bytes_over_tcp"]),
-            "delivered to readers": format_bytes(now["bytes_delivered"]),
-            "sent for each byte delivered": ratio(sent, now["bytes_delivered"]),
-            "read of images": format_bytes(now["image_read_bytes"]),
-        }),
-        section("The last ten minutes", element(
-            "div",
-            plot("Sent", [
-                Line("multicast", [(age, 8 * value) for age, value in multicast]),
-                Line("TCP", [(age, 8 * value) for age, value in over_tcp]),
-            ], bits),
-            plot("Rate at most", [Line("", history.values("rate"))], bits),
-            plot("Segments lost", [Line("", loss)], percent),
-            plot("Queue", [Line("", history.values("queue"))], count),
-            class_="plots",
-        )),
-        section("Clients", _clients(clients)),
-        section("Images", _images(images)),
+        cards([
+            ("clients", count(len(now["clients"])), "now"),
+            ("waiting in the queue", count(now["queue"]), "now"),
+            ("sent by multicast", format_bytes(now["bytes_multicast"]), start),
+            ("sent over TCP", format_bytes(now["bytes_over_tcp"]), start),
+            ("delivered to readers", format_bytes(now["bytes_delivered"]), start),
+            ("sent for each byte delivered", ratio(sent, now["bytes_delivered"]), start),
+            ("read of images", format_bytes(now["image_read_bytes"]), start),
+        ]),
+        section(
+            "The last ten minutes, and the last day",
+            element("div", *_plots(recent, day), class_="plots"),
+        ),
+        section("Clients", _clients(now["clients"])),
+        section("Images", _images(now["images"])),
+        section("Last events", events(view.events)),
     )  # fmt: skip
+
+
+def _plots(*all_series: Series) -> list[Markup]:
+    return [
+        make(series)
+        for make in (_sent, _delivered, _lost, _queue)
+        for series in all_series
+    ]  # fmt: skip
+
+
+def _sent(series: Series) -> Markup:
+    ways = (("multicast", "bytes_multicast"), ("TCP", "bytes_over_tcp"))
+    lines = [Line(label, in_bits(series.rates(name))) for label, name in ways]
+    return plot("Sent", lines, bits, series.seconds)
+
+
+def _delivered(series: Series) -> Markup:
+    points = in_bits(series.rates("bytes_delivered", samples=REPORT_SAMPLES))
+    return plot("Delivered to readers", [Line("", points)], bits, series.seconds)
+
+
+def _lost(series: Series) -> Markup:
+    points = series.shares("segments_lost", "segments_awaited")
+    return plot("Segments lost", [Line("", points)], percent, series.seconds)
+
+
+def _queue(series: Series) -> Markup:
+    return plot("Queue", [Line("", series.values("queue"))], count, series.seconds)
 
 
 def _clients(rows: list[dict[str, Any]]) -> Markup:
@@ -75,14 +122,16 @@ def _clients(rows: list[dict[str, Any]]) -> Markup:
     names = "host", "address", "image", "hit rate", "lag", "reads", "delivered", "over"
     cells = [
         (
-            named(row["name"]),
+            link(named(row["name"]), client=row["name"], address=row["address"]),
             row["address"] or NONE,
             _image(row),
-            percent(row["hits"] / row["reads"]) if row["reads"] else NONE,
-            seconds(row["lag"]),
-            count(row["reads"]),
-            format_bytes(row["bytes_delivered"]),
-            _way(row),
+            Cell(percent(row["hits"] / row["reads"]), row["hits"] / row["reads"])
+            if row["reads"]
+            else Cell(NONE, -1),
+            Cell(seconds(row["lag"]), row["lag"]),
+            Cell(count(row["reads"]), row["reads"]),
+            Cell(format_bytes(row["bytes_delivered"]), row["bytes_delivered"]),
+            way(row),
         )
         for row in order[:MAX_CLIENT_ROWS]
     ]
@@ -94,15 +143,8 @@ def _image(row: dict[str, Any]) -> Markup:
     if row["image"] is None:
         return join("none yet")
     others = row["images"] - 1
-    return join(named(row["image"]), f" and {others} more" if others > 0 else "")
-
-
-def _way(row: dict[str, Any]) -> str | Markup:
-    why = shown(row["multicast"])
-    if row["over_tcp"]:
-        reason = "what multicast did not bring" if why == "working" else why
-        return element("span", f"TCP: {reason.removeprefix('not working: ')}", class_="alarm")
-    return "multicast" if why == "working" else why or NONE
+    image = link(named(row["image"]), image=row["image"])
+    return join(image, f" and {others} more" if others > 0 else "")
 
 
 def _images(rows: list[dict[str, Any]]) -> Markup:
@@ -110,17 +152,21 @@ def _images(rows: list[dict[str, Any]]) -> Markup:
         return note("no image was opened yet")
     order = sorted(rows, key=lambda row: (-row["demand"], -row["bytes_requested"], row["name"]))
     top = order[0]["demand"] or 1
-    names = "image", "open", "asked for", "in all", "heat"
+    names = "image", "size", "open", "asked for", "in all", "heat"
     cells = [
         (
-            named(row["name"]),
-            count(row["opens"]),
-            bits(8 * row["demand"]),
-            format_bytes(row["bytes_requested"]),
-            element("meter", min=0, max=1, value=f"{row['demand'] / top:.3f}",
-                    title=f"{row['demand'] / top:.0%} of the hottest"),
+            link(named(row["name"]), image=row["name"]),
+            Cell(format_bytes(row["size"]), row["size"]),
+            Cell(count(row["opens"]), row["opens"]),
+            Cell(bits(8 * row["demand"]), row["demand"]),
+            Cell(format_bytes(row["bytes_requested"]), row["bytes_requested"]),
+            Cell(
+                element("meter", min=0, max=1, value=f"{row['demand'] / top:.3f}",
+                        title=f"{row['demand'] / top:.0%} of the hottest"),
+                row["demand"],
+            ),
         )
         for row in order[:MAX_IMAGE_ROWS]
     ]  # fmt: skip
-    numbers = "open", "asked for", "in all"
+    numbers = "size", "open", "asked for", "in all"
     return join(table(names, cells, numbers), rows_left_out(rows, MAX_IMAGE_ROWS, "images"))

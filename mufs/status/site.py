@@ -1,9 +1,10 @@
 """The site served at the C{--status} endpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.resources import files
 
+from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -12,11 +13,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from twisted.web.static import Data
 
-from mufs.status.events import Events
+from mufs.status.events import Events, Query, query_of
 from mufs.status.figures import Schema
 from mufs.status.history import SAMPLE_INTERVAL, History
 from mufs.status.markup import Markup, element
 from mufs.status.metrics import Figures, Metrics
+from mufs.status.recent import RecentEvents
+from mufs.status.state import StateFile
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
@@ -48,7 +51,7 @@ class _Text(Resource):
 
     isLeaf = True
 
-    def __init__(self, kind: str, make: Callable[[], str]) -> None:
+    def __init__(self, kind: str, make: Callable[[Query], str]) -> None:
         super().__init__()
         self._kind = kind
         self._make = make
@@ -59,7 +62,20 @@ class _Text(Resource):
         request.setHeader("content-security-policy", POLICY)
         request.setHeader("x-content-type-options", "nosniff")
         request.setHeader("referrer-policy", "no-referrer")
-        return self._make().encode()
+        return self._make(query_of(request)).encode()
+
+
+@frozen
+class View:
+    """
+    What a page is made of, beside the figures.
+
+    @ivar query: says which part of the service the page is about.
+    """
+
+    history: History
+    events: RecentEvents
+    query: Query
 
 
 class QuietSite(Site):
@@ -88,26 +104,31 @@ class StatusSite(QuietSite):
         *,
         figures: Figures,
         totals: Figures,
-        body: Callable[[History], Markup],
+        body: Callable[[View], Markup],
+        of_day: Collection[str] = (),
+        state: StateFile | None = None,
     ) -> None:
         """
         @param figures: returns all figures, as /status.json has them.
         @param totals: returns the figures that samples are taken of.
         @param body: makes the content of the page.
+        @param of_day: the names of the figures that the page shows for the last day.
+        @param state: keeps them over restarts.
         """
         root = Resource()
         super().__init__(root, reactor=clock)
-        self._history = History(clock, totals)
+        self._history = History(clock, totals, of_day=of_day, state=state)
+        self._recent = RecentEvents()
         self._body = body
         self._events = Events(self._main)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = clock
         head = element("title", title)
 
-        def page() -> str:
-            return PAGE.format(title=head, body=self._main())
+        def page(query: Query) -> str:
+            return PAGE.format(title=head, body=self._main(query))
 
-        def text() -> str:
+        def text(query: Query) -> str:
             return json.dumps(figures(), indent=1) + "\n"
 
         root.putChild(b"", _Text("text/html; charset=utf-8", page))
@@ -121,6 +142,7 @@ class StatusSite(QuietSite):
     def startFactory(self) -> None:
         """Start taking samples: the port listens."""
         super().startFactory()
+        self._recent.start()
         self._ticks.start(SAMPLE_INTERVAL).addErrback(
             lambda failure: self._log.failure("the status page is not kept up to date", failure)
         )
@@ -137,11 +159,12 @@ class StatusSite(QuietSite):
         self.end()
         if self._ticks.running:
             self._ticks.stop()
+        self._recent.stop()
         super().stopFactory()
 
     def _tick(self) -> None:
         self._history.sample()
         self._events.send()
 
-    def _main(self) -> Markup:
-        return element("main", self._body(self._history))
+    def _main(self, query: Query) -> Markup:
+        return element("main", self._body(View(self._history, self._recent, query)))

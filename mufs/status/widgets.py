@@ -1,12 +1,22 @@
 """The elements of the status pages, besides plots, and how they format numbers."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+from urllib.parse import urlencode
+
+from attrs import frozen
 
 from mufs.status.markup import Markup, element, join
-from mufs.units import shown
+from mufs.status.recent import Event
+from mufs.units import format_duration, shown
 
 MAX_NAME_LENGTH = 60
 """Characters of a name that are shown."""
+
+MAX_EVENT_ROWS = 20
+"""Lines of the log that are shown."""
 
 NONE = "\N{EN DASH}"
 """Shown in place of a number that is not known yet."""
@@ -41,12 +51,25 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def cards(values: Mapping[str, str]) -> Markup:
-    """Numbers in large type, each with its name."""
+def cards(tiles: Sequence[tuple[str, str, str]]) -> Markup:
+    """Numbers in large type, each with its name, and with the time that it is about."""
     boxes = [
-        element("div", element("span", name), element("b", value)) for name, value in values.items()
+        element("div", element("span", name), element("b", value), element("small", when))
+        for name, value, when in tiles
     ]
     return element("div", *boxes, class_="cards")
+
+
+def since(seconds: float, now: Callable[[], float] = time.time) -> str:
+    """When something began, as a time of day, with the date unless it was today."""
+    began, today = time.localtime(seconds), time.localtime(now())
+    form = "%H:%M" if began[:3] == today[:3] else "%Y-%m-%d %H:%M"
+    return f"since {time.strftime(form, began)}"
+
+
+def link(content: object, **query: str) -> Markup:
+    """A link to the page of a part of this service; without a query, to that of all of it."""
+    return element("a", content, href=f"?{urlencode(query)}" if query else "./")
 
 
 def named(name: str | bytes) -> Markup:
@@ -71,19 +94,29 @@ def rows_left_out(rows: Sequence[object], limit: int, what: str) -> Markup:
     return note(f"and {len(rows) - limit:,} more {what}") if len(rows) > limit else Markup()
 
 
+@frozen
+class Cell:
+    """A cell of a table that is sorted by a number."""
+
+    content: object
+    order: float
+
+
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()
 ) -> Markup:
     """
-    A table; on a narrow screen each row becomes a list.
+    A table, which the script of the page sorts by a column; on a narrow screen each row becomes a
+    list.
 
+    @param rows: of what is shown, or L{Cell}s.
     @param numbers: the columns whose cells are numbers.
     """
     kinds = ["number" if column in numbers else None for column in columns]
     head = (element("th", column, class_=kind) for column, kind in zip(columns, kinds, strict=True))
     body = (
         element("tr", *(
-            element("td", element("span", cell), class_=kind, data_label=column)
+            _cell(cell, column, kind)
             for cell, column, kind in zip(row, columns, kinds, strict=True)
         ))
         for row in rows
@@ -92,4 +125,37 @@ def table(
         "div",
         element("table", element("thead", element("tr", *head)), element("tbody", *body)),
         class_="table",
+    )
+
+
+def _cell(cell: object, column: str, kind: str | None) -> Markup:
+    content, order = (cell.content, f"{cell.order:g}") if isinstance(cell, Cell) else (cell, None)
+    inner = element("span", content)
+    return element("td", inner, class_=kind, data_label=column, data_order=order)
+
+
+def events(lines: Iterable[Event]) -> Markup:
+    """The last lines of the log, the last one first."""
+    shown_lines = list(islice(lines, MAX_EVENT_ROWS))
+    if not shown_lines:
+        return note("nothing was logged yet")
+    return element("ol", *(
+        element(
+            "li",
+            element("time", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.time))),
+            element("span", shown(line.text), class_="alarm" if line.is_warning else None),
+        )
+        for line in shown_lines
+    ), class_="events")  # fmt: skip
+
+
+def about(figures: Mapping[str, Any]) -> str:
+    """The version of a service, its host, its use of TLS, and for how long it runs."""
+    days = figures["certificate_days"]
+    tls = "TLS" if figures["tls"] else "no TLS"
+    if days is not None:
+        tls += f", certificate for {days:.0f} more days" if days > 0 else ", certificate expired"
+    return (
+        f"mUFS {figures['version']} on {shown(figures['host'])}; {tls}; "
+        f"up for {format_duration(figures['uptime'])}"
     )

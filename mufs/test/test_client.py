@@ -354,7 +354,8 @@ class ClientMountTests(SynchronousTestCase):
         taken = CannotListenError("127.0.0.1", 7080, OSError(98, "in use"))
         self.client = self.make(RecordingEndpoint(fail(taken)))
         self.client.startService()
-        reason = "cannot serve the status: 127.0.0.1:7080: [Errno 98] in use"
+        reason = "cannot serve the status: port 7080 is in use by another program"
+        reason += ": choose another, such as --status 7090"
         self.assertEqual(self.failures, [reason])
 
     def test_unmounted(self) -> None:

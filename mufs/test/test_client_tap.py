@@ -10,8 +10,10 @@ from twisted.application.service import Service
 from twisted.internet.task import Clock
 
 from mufs import client_tap
+from mufs.addresses import ServerAddress
 from mufs.cache.client.directory import CacheDirectory
 from mufs.client import ClientSettings
+from mufs.commands.keys import make_keys
 from mufs.filesystem.client.mounting import MountSettings
 from mufs.test.test_options import OptionsTestCase
 
@@ -19,7 +21,7 @@ SERVER = "tcp:192.0.2.1:7040"
 
 
 class ClientOptionsTests(OptionsTestCase):
-    """The options of C{twistd mufs-client}."""
+    """The options of C{mufs-client}."""
 
     def client(self, *arguments: str) -> client_tap.Options:
         """The client's command line: the required options, then these."""
@@ -40,28 +42,29 @@ class ClientOptionsTests(OptionsTestCase):
         """With only server and directory given, all other options have their defaults."""
         options = self.client()
         names = ("cache-size", "timeout", "interface", "status", "allow-other")
+        self.assertEqual(options["server"], ServerAddress("192.0.2.1", 7040))
         cache = min(1024, client_tap.HOST_MEMORY >> 22) << 20
         self.assertEqual([options[name] for name in names], [cache, 0.0, None, None, 0])
 
     def test_values(self) -> None:
         """Values are converted; the directory becomes an absolute path."""
         options = self.client(
-            *("--cache-size", "1M", "--timeout", "0.5", "--interface", "192.0.2.2"),
+            *("--cache-size", "1M", "--timeout", "0.5", "--interface", "127.0.0.1"),
             *("--allow-other", "--status", "tcp:0:interface=127.0.0.1"),
         )
         names = ("cache-size", "timeout", "interface", "allow-other")
-        self.assertEqual([options[name] for name in names], [1 << 20, 0.5, "192.0.2.2", 1])
+        self.assertEqual([options[name] for name in names], [1 << 20, 0.5, "127.0.0.1", 1])
         self.assertEqual(options["mount"], str(self.mount.absolute()))
 
     def test_bad_values(self) -> None:
         """An invalid value is refused in a line that names option and value."""
-        self.assert_client_refuses("cache-size", "0", "1023K", "all", "-1", "", "9" * 400)
+        self.assert_client_refuses("cache-size", "0", "1023K", "all", "1X", "-1", "", "9" * 40)
         self.assert_client_refuses("timeout", "-1", "soon", "nan", "")
-        self.assert_client_refuses("interface", "eth0", "192.0.2", "::1", "")
+        self.assert_client_refuses("interface", "192.0.2", "192.0.2.99", "::1", "")
         self.assert_client_refuses(
             "server",
             "",
-            "192.0.2.1",
+            "192.0.2.1:99999",
             "tcp",
             "tcp:192.0.2.1",
             "tcp:192.0.2.1:http",
@@ -76,6 +79,18 @@ class ClientOptionsTests(OptionsTestCase):
         pem.write_text("not a certificate")
         self.assert_client_refuses("server", f"tls:host:7040:certificate={pem}")
         self.assert_client_refuses("server", "ssl:host:7040", "tls:host:7040:trustRoots=/none")
+        for option, files in (
+            ("tls-cert", ("--tls-cert", str(pem))),
+            ("tls-cert", ("--tls-ca", str(pem))),
+        ):
+            arguments = ["--server", "host", "--mount", str(self.mount), *files]
+            self.assert_refused(client_tap.Options(), arguments, f"--{option}")
+        keys = self.images / "keys"
+        make_keys(keys, [], ["host"])
+        for authorities in (str(pem), str(keys / "none"), "/dev"):
+            arguments = ["--server", "host", "--mount", str(self.mount)]
+            arguments += ["--tls-cert", f"{keys}/host.pem", "--tls-ca", authorities]
+            self.assert_refused(client_tap.Options(), arguments, "--tls-ca", authorities)
 
     def test_mount_points(self) -> None:
         """A mount point that is missing, not empty or not a directory is refused."""
@@ -163,9 +178,10 @@ class MakeServiceTests(OptionsTestCase):
     def test_settings(self) -> None:
         """The settings are those of the options; the cache is in memory, as large as is set."""
         given = self.make("--timeout", "5", "--noexec")
-        mount = MountSettings(str(self.mount.absolute()), SERVER, allow_other=False, noexec=True)
+        shown = "192.0.2.1:7040"
+        mount = MountSettings(str(self.mount.absolute()), shown, allow_other=False, noexec=True)
         self.assertEqual(given["settings"], ClientSettings(
-            server=SERVER, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
+            server=shown, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
             offline_for=3600.0, host=socket.gethostname(), tls=False,
         ))  # fmt: skip
         self.assertEqual(given["cache"].capacity, 1 << 20)
@@ -176,8 +192,13 @@ class MakeServiceTests(OptionsTestCase):
         self.assertEqual(self.make("--source", "images")["settings"].mount.source, "images")
 
     def test_tls(self) -> None:
-        """A client whose server has a TLS endpoint knows that it uses TLS."""
+        """A client with an endpoint or with files of TLS knows that it uses TLS."""
         self.assertTrue(self.make("--server", "tls:192.0.2.1:7040")["settings"].tls)
+        keys = self.images / "keys"
+        make_keys(keys, [], ["host"])
+        for authorities in (keys / "ca", keys / "ca/ca.pem"):
+            files = ("--tls-cert", f"{keys}/host.pem", "--tls-ca", str(authorities))
+            self.assertTrue(self.make("--server", "192.0.2.1", *files)["settings"].tls)
 
     def test_cache_directory(self) -> None:
         """A cache directory is created; if that is impossible, one line says so."""
@@ -186,7 +207,7 @@ class MakeServiceTests(OptionsTestCase):
         self.assertTrue(Path(directory).is_dir())
         with self.assertRaises(SystemExit) as raised:
             self.make("--cache-dir", str(self.images / "none" / "cache"))
-        self.assertRegex(str(raised.exception.code), r"^mufs-client: --cache-dir: .*/none/cache: ")
+        self.assertRegex(str(raised.exception.code), r"^mufs-client: --cache-dir .*/none/cache: ")
 
     def test_no_memory(self) -> None:
         """A cache for which there is no memory ends the command with one line."""
@@ -198,5 +219,6 @@ class MakeServiceTests(OptionsTestCase):
         error = self.assertRaises(SystemExit, self.make)
         self.assertEqual(
             error.code,
-            f"mufs-client: --cache-size: no 1 MiB to be had here: {os.strerror(errno.ENOMEM)}",
+            "mufs-client: --cache-size 1M: is more than there is here "
+            f"({os.strerror(errno.ENOMEM)}), such as --cache-size 4G",
         )

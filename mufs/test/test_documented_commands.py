@@ -19,13 +19,14 @@ import shlex
 from pathlib import Path
 from unittest.mock import patch
 
-from twisted.internet.testing import MemoryReactor
 from twisted.python import usage
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import mufs
 from mufs import client_tap, options, server_tap
+from mufs.addresses import parse_listen, parse_server
 from mufs.commands import main, mount
+from mufs.commands.check import command as check_command
 
 CHECKOUT = Path(mufs.__file__).parent.parent
 ELSEWHERE = {"docs/tutorial.md", "docs/protocol.md"}
@@ -52,6 +53,7 @@ OTHERS = frozenset(
         "python3",
         "qemu-img",
         "qemu-system-x86_64",
+        "scp",
         "sed",
         "ssh",
         "sysctl",
@@ -116,13 +118,10 @@ def parse_service(program: str, arguments: list[str]) -> None:
     with patch.object(type(given), "postOptions", options.Options.postOptions):
         given.parseOptions(arguments)
     given.require(*(name for name in ("images", "server", "mount") if name in given))
-    reactor = MemoryReactor()
-    if given["status"] is not None:
-        options.status_endpoint(reactor, given["status"])
-    if program == "mufs-server" and not options.is_tls(given["listen"]):
-        options.channel_server_endpoint(reactor, "listen", given["listen"])
-    if program == "mufs-client" and not options.is_tls(given["server"]):
-        options.channel_client_endpoint(reactor, "server", given["server"])
+    if program == "mufs-server":
+        parse_listen(given["listen"], given["tls-cert"], given["tls-ca"])
+    else:
+        parse_server(given["server"], given["tls-cert"], given["tls-ca"])
 
 
 def check(command: str) -> None:
@@ -130,9 +129,10 @@ def check(command: str) -> None:
     Check that a command exists and takes its arguments.
 
     @raise SystemExit: if an option of a service or of C{mufs} is wrong.
-    @raise usage.UsageError: if an option of a service is missing, or no endpoint.
+    @raise usage.UsageError: if an option of a service is missing.
     @raise mount.Wrong: if an option of mount(8) is wrong.
-    @raise ValueError: if the program, the script or the target of make is not known.
+    @raise ValueError: if the program, the script or the target of make is not known, or an address
+        is none.
     """
     words = shlex.split(command, comments=True)
     if words[:3] == TWISTD:
@@ -141,11 +141,13 @@ def check(command: str) -> None:
     if program in SERVICES:
         parse_service(program, arguments)
     elif program == "mufs":
-        main._parser().parse_args(arguments)
+        parsed = main._parser().parse_args(arguments)
+        if parsed.run is check_command.run and parsed.server is not None:
+            parse_server(parsed.server, parsed.tls_cert, parsed.tls_ca)
     elif program == "mount" and arguments[:2] == ["-t", "mufs"]:
-        parsed = mount._parser().parse_args(arguments[2:])
-        given, _ = mount.client_options(parsed.source, parsed.options)
-        parse_service("mufs-client", [*given, f"--mount={parsed.directory}"])
+        mounted = mount._parser().parse_args(arguments[2:])
+        given, _ = mount.client_options(mounted.source, mounted.options)
+        parse_service("mufs-client", [*given, f"--mount={mounted.directory}"])
     elif program == "make":
         makefile = (CHECKOUT / "Makefile").read_text()
         for target in arguments:
@@ -189,8 +191,9 @@ class DocumentedCommandTests(SynchronousTestCase):
                 "mount -t mufs host:/ /mnt -o timeout=never",
             ):
                 self.assertRaises(SystemExit, check, command)
-        for command in ("mufs-server", "mufs-client --server nowhere --mount /mnt"):
-            self.assertRaises(usage.UsageError, check, command)
+        self.assertRaises(usage.UsageError, check, "mufs-server")
+        for command in ("mufs-client --server tcp:h --mount /mnt", "mufs check --server h:port"):
+            self.assertRaises(ValueError, check, command)
 
     def test_markdown(self) -> None:
         """

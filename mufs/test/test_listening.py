@@ -1,5 +1,6 @@
 """A service that listens at an endpoint."""
 
+import os
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -72,16 +73,24 @@ class ListeningTests(SynchronousTestCase):
         """A port that is taken is reported, by its address, and without a traceback."""
         error = CannotListenError("127.0.0.1", 7040, OSError(98, "Address already in use"))
         service = self.start(fail(error))
-        self.assertEqual(self.failed, ["127.0.0.1:7040: [Errno 98] Address already in use"])
+        self.assertEqual(self.failed, ["port 7040 is in use by another program"])
         self.assertEqual(self.listening, [])
         self.assertIsNone(service.port)
         self.assertIsNone(service.stopService())
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_any_interface(self) -> None:
-        """Without an interface the address is C{*}."""
-        self.start(fail(CannotListenError("", 7040, OSError(13, "Permission denied"))))
-        self.assertEqual(self.failed, ["*:7040: [Errno 13] Permission denied"])
+    def test_words(self) -> None:
+        """What is wrong with port or address is reported in words."""
+        for number, interface, port, words in [
+            (13, "", 80, "only root may use port 80"),
+            (99, "192.0.2.1", 7040, "this host has no address 192.0.2.1"),
+            (13, "", "/run/socket", "/run/socket: Permission denied"),
+            (98, "", "/run/socket", "/run/socket is in use by another program"),
+            (101, "", 7040, "port 7040: Network is unreachable"),
+        ]:
+            error = CannotListenError(interface, port, OSError(number, os.strerror(number)))
+            self.start(fail(error))
+            self.assertEqual(self.failed, [words])
 
     def test_other_errors(self) -> None:
         """Other errors are reported by their text."""

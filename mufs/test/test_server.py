@@ -124,9 +124,10 @@ class ServerServiceTests(SynchronousTestCase):
         """An endpoint that cannot be listened at ends the server, which says which one it is."""
         taken = CannotListenError("127.0.0.1", 7040, OSError(98, "in use"))
         service = self.start(fail(taken), succeed(Port(STATUS)))
-        self.assertEqual(
-            self.failures, ["cannot listen for clients: 127.0.0.1:7040: [Errno 98] in use"]
-        )
+        self.assertEqual(self.failures, [
+            "cannot listen for clients: port 7040 is in use by another program: choose another, "
+            "such as --listen 7050"
+        ])  # fmt: skip
         self.assertNoResult(service.ready)
         self.failures.clear()
         self.start(succeed(Port(LOOPBACK)), fail(taken))

@@ -8,6 +8,7 @@ from twisted.application.service import Service
 from twisted.internet.task import Clock
 
 from mufs import server_tap
+from mufs.addresses import ListenAddress, TLSFiles
 from mufs.commands.keys import make_keys
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.server import ServerSettings
@@ -16,7 +17,7 @@ from mufs.wire.metadata import Caller
 
 
 class ServerOptionsTests(OptionsTestCase):
-    """The options of C{twistd mufs-server}."""
+    """The options of C{mufs-server}."""
 
     def server(self, *arguments: str) -> server_tap.Options:
         """The server's command line: the required options, then these."""
@@ -36,19 +37,19 @@ class ServerOptionsTests(OptionsTestCase):
         self.assertIsInstance(options["library"], ExportedDirectory)
         self.assertEqual(
             [options[name] for name in ("listen", "group", "port", "interface", "status")],
-            ["tcp:7040", "239.5.5.0", 7041, None, None],
+            [ListenAddress(7040), "239.5.5.0", 7041, None, None],
         )
         self.assertEqual((options["rate-min"], options["rate-max"]), (10**6, 10**10))
 
     def test_values(self) -> None:
         """Values are converted."""
         options = self.server(
-            *("--group", "239.1.2.3", "--port", "65535", "--interface", "192.0.2.1"),
+            *("--group", "239.1.2.3", "--port", "65535", "--interface", "127.0.0.1"),
             *("--rate-max", "100M", "--rate-min", "100M", "--status", "tcp:0"),
         )
         self.assertEqual(
             [options[name] for name in ("group", "port", "interface", "rate-min", "rate-max")],
-            ["239.1.2.3", 65535, "192.0.2.1", 10**8, 10**8],
+            ["239.1.2.3", 65535, "127.0.0.1", 10**8, 10**8],
         )
 
     def test_bad_values(self) -> None:
@@ -56,21 +57,21 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_server_refuses("images", "/nonexistent", "/dev/null")
         self.assert_server_refuses("group", "192.0.2.1", "240.0.0.1", "ff02::1", "all", "")
         self.assert_server_refuses("port", "0", "65536", "-1", "http", "")
-        self.assert_server_refuses("interface", "eth0", "192.0.2", "::1", "")
-        self.assert_server_refuses("rate-max", "fast", "1T", "")
+        self.assert_server_refuses("interface", "192.0.2.99", "192.0.2", "::1", "")
+        self.assert_server_refuses("rate-max", "fast", "1P", "")
         self.assert_server_refuses("rate-min", "slow", "-1")
 
     def test_rates(self) -> None:
         """A minimum rate of 0, or above the maximum, is refused."""
         for arguments in (["--rate-min", "0"], ["--rate-max", "10K"], ["--rate-min", "11G"]):
             arguments = ["--images", str(self.images), *arguments]
-            self.assert_refused(server_tap.Options(), arguments, "--rate-min", "--rate-max")
+            self.assert_refused(server_tap.Options(), arguments, "--rate-min")
 
     def test_endpoints(self) -> None:
         """Text that is not an endpoint is refused, whatever Twisted's parsers raise."""
         pem = self.images / "not.pem"
         pem.write_text("not a key")
-        self.assert_server_refuses("listen", "7040")
+        self.assert_server_refuses("listen", "99999", "eth0", "localhost:7040")
         for option in ("listen", "status"):
             self.assert_server_refuses(
                 option,
@@ -103,10 +104,17 @@ class ServerOptionsTests(OptionsTestCase):
             f"tls:7040:more:{good}",
             *(f"tls:7040:{server}:trustRoots={keys}/{none}" for none in ("none", "empty")),
             f"tls:7040:certificate={keys}/ca/ca.pem:trustRoots={keys}/ca",
-            f"tls:7040:{good}:privateKey={keys}/ca.key",
+            f"tls:7040:certificate={keys}/server.pem:trustRoots={keys}:privateKey={keys}/ca.key",
         )
         pem = Path(f"{keys}/a:b.pem")
         pem.write_bytes((keys / "server.pem").read_bytes())
+        for authorities in (keys / "ca", keys / "ca/ca.pem"):
+            files = ("--tls-cert", str(pem), "--tls-ca", str(authorities))
+            options = self.server("--listen", "127.0.0.1:0", *files)
+            self.assertEqual(options["listen"].tls, TLSFiles(str(pem), None, str(authorities)))
+        for option in ("--tls-cert", "--tls-ca"):
+            arguments = ["--images", str(self.images), option, str(pem)]
+            self.assert_refused(server_tap.Options(), arguments, "--tls-cert", "--tls-ca")
         for tls in (good, rf"certificate={keys}/a\:b.pem:trustRoots={keys}/ca:interface=127.0.0.1"):
             self.server("--listen", f"tls:0:{tls}")
 
@@ -162,9 +170,9 @@ class MakeServiceTests(OptionsTestCase):
         """The settings are those of the options; the exported directory is known by its path."""
         link = Path(self.mktemp())
         link.symlink_to(self.images.absolute())
-        given = self.make("--images", str(link), "--rate-max", "100M", "--interface", "192.0.2.1")
+        given = self.make("--images", str(link), "--rate-max", "100M", "--interface", "127.0.0.1")
         self.assertEqual(given["settings"], ServerSettings(
-            group="239.5.5.0", port=7041, interface="192.0.2.1", rate_min=10**6, rate_max=10**8,
+            group="239.5.5.0", port=7041, interface="127.0.0.1", rate_min=10**6, rate_max=10**8,
             tls=False, images=os.path.realpath(self.images),
         ))  # fmt: skip
         self.assertIsNone(given["status"])

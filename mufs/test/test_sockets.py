@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import sockets
 from mufs.filesystem.client.mountpoint import AUTOMOUNT, TYPE, Mounted
+from mufs.options import typed
 from mufs.sockets import (
     SYSTEM_DIRECTORY,
     VARIABLE,
@@ -161,7 +162,9 @@ class LocateTests(SynchronousTestCase):
         """A path on no mount of mUFS is an error that names it."""
         for name in ("other/x", "auto/x", "a", "a bc/x"):
             error = self.assertRaises(Unreachable, locate, f"{self.directory}/{name}")
-            self.assertEqual(str(error), f"{self.directory}/{name}: not on a mount of mUFS")
+            path = typed(f"{self.directory}/{name}")
+            expected = f"{path} is not on a mount of mUFS, such as {self.directory}/a b"
+            self.assertEqual(str(error), expected)
 
 
 class Service(ThreadingUnixStreamServer):

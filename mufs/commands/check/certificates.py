@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from mufs.addresses import TLSFiles
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.units import shown
 
@@ -22,34 +23,28 @@ OWN, AUTHORITY, SERVER = "own certificate", "authority", "server's cert"
 """Names of the findings."""
 
 
-def own(given: dict[str, str]) -> list[Finding]:
-    """
-    Check the certificates that an endpoint string names: this host's and its authorities'.
-
-    @param given: the named parts of the string.
-    """
-    found = []
-    if "certificate" in given:
-        found.append(_of_file(OWN, Path(given["certificate"])))
+def own(files: TLSFiles) -> list[Finding]:
+    """Check the certificates of this host and of its authorities."""
+    if files.certificate is not None:
+        found = [_of_file(OWN, Path(files.certificate))]
     else:
-        found.append(
-            warning(
-                OWN,
-                "none given, but an mUFS server requires one",
-                "give --server tls:HOST:PORT:certificate=FILE:trustRoots=DIR",
-            )
-        )
-    if "trustRoots" in given:
-        files = _authorities(given)
-        found += [_of_file(AUTHORITY, file) for file in files]
-        if not files:
-            figure = f"no *.pem in {given['trustRoots']}"
+        found = [
+            warning(OWN, "none given, but an mUFS server requires one", "give --tls-cert host1.pem")
+        ]
+    if files.authorities is not None:
+        names = _authorities(files)
+        found += [_of_file(AUTHORITY, file) for file in names]
+        if not names:
+            figure = f"no *.pem in {files.authorities}"
             found.append(problem(AUTHORITY, figure, "copy the server's ca/ca.pem there"))
     return found
 
 
-def _authorities(given: dict[str, str]) -> list[Path]:
-    return sorted(Path(given["trustRoots"]).glob("*.pem")) if "trustRoots" in given else []
+def _authorities(files: TLSFiles) -> list[Path]:
+    if files.authorities is None:
+        return []
+    path = Path(files.authorities)
+    return [path] if path.is_file() else sorted(path.glob("*.pem"))
 
 
 def _of_file(what: str, file: Path) -> Finding:
@@ -93,23 +88,23 @@ def judge(what: str, certificate: x509.Certificate, now: datetime) -> Finding:
     return ok(what, f"{figure}, {days} days left")
 
 
-def of_server(certificate: x509.Certificate, host: str, given: dict[str, str]) -> list[Finding]:
+def of_server(certificate: x509.Certificate, host: str, files: TLSFiles) -> list[Finding]:
     """
     Check the server's certificate: its validity, its signer, and whether it is for this host name
     or address.
-
-    @param given: as of L{own}.
     """
     found = [judge(SERVER, certificate, datetime.now(UTC))]
-    if "trustRoots" in given and not _is_signed(certificate, _authorities(given)):
+    trusted = files.authorities
+    if trusted is not None and not _is_signed(certificate, _authorities(files)):
         signer = shown(certificate.issuer.rfc4514_string())[:64]
+        to = trusted if Path(trusted).is_file() else f"{trusted}/{host}.pem"
         found.append(
             problem(
                 "server's signer",
-                f"{signer} is not among the authorities in {given['trustRoots']}",
+                f"{signer} is not among the authorities in {trusted}",
                 "if this is your server, copy its authority's certificate there (here from its "
                 "directory keys)",
-                shlex.join(["scp", f"{host}:keys/ca/ca.pem", f"{given['trustRoots']}/{host}.pem"]),
+                shlex.join(["scp", f"{host}:keys/ca/ca.pem", to]),
             )
         )
     known = names(certificate)

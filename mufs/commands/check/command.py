@@ -3,19 +3,22 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from twisted.internet.task import react
 
+from mufs.addresses import ServerAddress, WrongValue, parse_server
 from mufs.clock import use_monotonic_clock
 from mufs.commands.check.finding import Finding, Level
 from mufs.commands.check.look import check
 from mufs.commands.check.session import MAX_RATE
-from mufs.options import parse_address, parse_seconds
+from mufs.commands.parser import Parser, converted
+from mufs.communication.interfaces import interfaces
+from mufs.options import parse_interface, parse_seconds, typed
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,17 +28,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="find out why multicast works between this host and a server, or does not",
         description="Find out why multicast works between this host and a server, or does not. "
         "Ends with status 1 if something is a problem.",
+        example="mufs check --server images.example.org",
     )
     check.add_argument(
-        "--server", metavar="ENDPOINT",
-        help="as of mufs-client, such as tcp:HOST:7040 (default: look at this host alone)",
+        "--server", metavar="ADDRESS",
+        help="HOST, HOST:PORT or [IPV6]:PORT (default: look at this host alone)",
     )  # fmt: skip
     check.add_argument(
-        "--interface", metavar="ADDRESS", type=_of(parse_address),
-        help="address of the interface to listen on (default: that of the route to the server)",
+        "--tls-cert", metavar="FILE", help="certificate and private key of this host: use TLS"
+    )
+    check.add_argument(
+        "--tls-ca", metavar="FILE|DIR",
+        help="authorities that may sign the server's certificate (default: those of the system)",
     )  # fmt: skip
     check.add_argument(
-        "--seconds", type=_of(parse_seconds), default=5.0,
+        "--interface", metavar="NAME|ADDRESS", type=converted(parse_interface),
+        help="interface to listen on (default: that of the route to the server)",
+    )  # fmt: skip
+    check.add_argument(
+        "--seconds", type=converted(parse_seconds), default=5.0,
         help=f"how long to read, at {MAX_RATE // 10**6} Mbit/s at the most (default: 5)",
     )  # fmt: skip
     check.add_argument("--image", metavar="PATH", help="what to read (default: the largest image)")
@@ -43,18 +54,39 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     check.set_defaults(run=run)
 
 
-def _of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+def _address(given: argparse.Namespace) -> ServerAddress | None:
+    """The server that is named; exits if it is malformed."""
+    parser: Parser = given.parser
+    if given.tls_ca and not given.tls_cert:
+        parser.error("--tls-ca needs --tls-cert")
+    if given.server is None:
+        if given.tls_cert:
+            parser.error("--tls-cert needs --server")
+        return None
+    try:
+        return parse_server(given.server, given.tls_cert, given.tls_ca)
+    except WrongValue as error:
+        if error.example is not None:
+            parser.example = f"mufs check --server {shlex.quote(error.example)}"
+        parser.error(f"--server {typed(given.server)}: {error}")
 
-    return convert
+
+def _interface(given: argparse.Namespace) -> str | None:
+    """The address of the interface that is named; exits if this host does not have it."""
+    parser: Parser = given.parser
+    name: str | None = given.interface
+    there = [each for each in interfaces() if name in (each.name, each.address)]
+    if name is None or there:
+        return there[0].address if there else None
+    known = ", ".join(sorted({each.name for each in interfaces()}))
+    parser.example = "mufs check --interface eth0"
+    parser.error(f"--interface {typed(name)}: there is none with an IPv4 address, but {known}")
 
 
 def run(given: argparse.Namespace) -> NoReturn:
     """Carry out the command line: the findings as they are made, and the exit status."""
+    given.address = _address(given)
+    given.interface = _interface(given)
     found: list[Finding] = []
 
     def tell(finding: Finding) -> None:
@@ -101,5 +133,5 @@ def _ended(found: list[Finding], given: argparse.Namespace) -> int:
     else:
         print(f"problems: {problems}, warnings: {warnings}")
         if given.server is None:
-            print("only this host was checked: --server ENDPOINT checks the route to a server")
+            print("only this host was checked: --server ADDRESS checks the route to a server")
     return 1 if problems else 0

@@ -68,7 +68,7 @@ def fusermount() -> Finding:
     """Whether fusermount is installed; ordinary users need it setuid root."""
     found = shutil.which("fusermount")
     if found is None:
-        return problem("fusermount", "not found in PATH", "install it", "apt-get install fuse")
+        return problem("fusermount", "not found in PATH", "install it", "apt-get install fuse3")
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:
         return problem(
             "fusermount",

@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.python import usage
 
+from mufs.addresses import ServerAddress
 from mufs.commands.check import certificates, host, multicast, network, packets
 from mufs.commands.check.finding import Finding, Level, ok, problem, warning
 from mufs.commands.check.session import (
@@ -21,9 +21,10 @@ from mufs.commands.check.session import (
     raise_timeout,
     shown_certificate,
 )
+from mufs.communication.certificates import UnusableFile
 from mufs.communication.client.channel import Refused
 from mufs.communication.interfaces import NetworkInterface, interface_of, interfaces, route
-from mufs.options import channel_client_endpoint, endpoint_parts, is_tls
+from mufs.endpoints import ServerEndpoint, resolve
 from mufs.units import shown
 from mufs.wire.metadata import VERSION
 
@@ -38,7 +39,7 @@ _REFUSALS = {
     "version": ("install the same version of mUFS on both hosts", "pip show mufs"),
     "nothing is shared": (
         "give this host access on the server (here to everything)",
-        "twistd mufs-server --allow 'NAME:/' ...",
+        "mufs-server --allow 'NAME:/' ...",
     ),
     "too many connections": (
         "end clients of this host that are not needed; the server's log says which limit it is",
@@ -52,7 +53,7 @@ _REFUSALS = {
     "certificate expired": ("see this host's certificate, above", "mufs keys --client NAME"),
     "certificate required": ("see this host's certificate, above",),
     "ends the connection at once": (
-        "use tls: or tcp: both in --server here and in --listen on the server",
+        "use --tls-cert and --tls-ca both here and on the server, or on neither",
         "systemctl cat mufs-server",
     ),
     "is for another name": ("see the server's certificate, below",),
@@ -71,26 +72,25 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
     """
     for finding in host.findings():
         tell(finding)
-    if given.server is None:
+    address: ServerAddress | None = given.address
+    if address is None:
         if given.interface is not None:
             _look_at_interface(given.interface, tell)
         return
-    if is_tls(given.server):
-        for finding in certificates.own(_named(given)):
+    if address.tls is not None:
+        for finding in certificates.own(address.tls):
             tell(finding)
     try:
-        endpoint = channel_client_endpoint(reactor, "server", given.server)
-    except usage.UsageError as error:
-        figure = str(error).removeprefix("--server: ")
-        forms = "tcp:HOST:7040 or tls:HOST:7040:certificate=FILE:trustRoots=DIR"
-        tell(problem("--server", figure, f"use the client's --server value: {forms}"))
+        endpoint = ServerEndpoint(reactor, address)
+    except UnusableFile as error:
+        remedy = "give --tls-cert and --tls-ca the files that `mufs keys` made"
+        tell(problem("certificates", str(error), remedy))
         return
-    server = _server(given.server)
-    if server is None or ":" in server[0]:
-        # Over IPv6 or a Unix socket there is no IPv4 route to check.
+    if address.path is not None:
+        # There is no route to a UNIX socket.
         if given.interface is not None:
             _look_at_interface(given.interface, tell)
-    elif not await _find(reactor, server[0], interface=given.interface, tell=tell):
+    elif not await _find(reactor, address.host, interface=given.interface, tell=tell):
         return
     session = Session(reactor, given.interface, socket.gethostname())
     try:
@@ -103,33 +103,29 @@ async def check(reactor: Any, given: argparse.Namespace, tell: Tell) -> None:
         await session.stop()
 
 
-def _server(text: str) -> tuple[str, int] | None:
-    """Host and port of a TCP or TLS endpoint string; C{None} for any other."""
-    words = endpoint_parts(text)[0]
-    if text.startswith(("tcp:", "tls:")) and len(words) == 2 and words[1].isdecimal():
-        return words[0], int(words[1])
-    return None
-
-
 async def _find(reactor: Any, name: str, *, interface: str | None, tell: Tell) -> bool:
-    """Check the route to a server, given its name or IPv4 address. Return whether there is one."""
-    looking: Deferred[str] = reactor.resolve(name, timeout=(int(ANSWER_TIMEOUT),))
+    """Check the route to a server, given its name or address. Return whether there is one."""
     try:
-        address = await looking.addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
-    except Exception as error:  # resolvers may raise anything
-        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        figure = f"{shown(name)} does not resolve to an IPv4 address: {reason}"
+        found = await resolve(reactor, name).addTimeout(ANSWER_TIMEOUT, reactor, raise_timeout)
+    except TimeoutError as error:
+        found, reason = [], str(error.strerror)
+    else:
+        reason = "it is not known"
+    if not found:
         remedy = "correct the name, /etc/hosts or DNS, or use the server's address"
-        tell(problem("name", figure, remedy, f"getent ahostsv4 {shlex.quote(name)}"))
+        command = f"getent ahosts {shlex.quote(name)}"
+        tell(problem("name", f"{shown(name)} has no address: {reason}", remedy, command))
         return False
-    if address != name:
-        tell(ok("name", f"{shown(name)} is {address}"))
-    try:
-        way = route(address)
-    except OSError as error:
-        tell(network.no_route(address, error))
-        return False
-    here = interface or way.source
+    if found != [name]:
+        tell(ok("name", f"{shown(name)} is {', '.join(found)}"))
+    here, address = interface, found[0]
+    if ":" not in address:
+        try:
+            way = route(address)
+        except OSError as error:
+            tell(network.no_route(address, error))
+            return len(found) > 1
+        here = interface or way.source
     if here is not None:
         _look_at_interface(here, tell)
     return True
@@ -153,9 +149,9 @@ async def _not_connected(
     """Report why there is no connection, or why the server refused this host."""
     if session.connect_time is not None:
         tell(_connection(session))
-    reason, server = str(error), _server(given.server)
+    reason, server = str(error), given.address
     if session.connect_time is None:
-        port = server[1] if server else 7040
+        port = server.port
         remedy = (
             "on the server, check that it runs, listens on this port, and lets this host through "
         )
@@ -172,15 +168,11 @@ async def _not_connected(
         return
     remedies = [_REFUSALS[words] for words in _REFUSALS if words in reason]
     tell(problem("server", reason, *(remedies or [(_SERVERS_LOG, "journalctl -u mufs-server")])[0]))
-    if is_tls(given.server) and server is not None:
-        certificate = await shown_certificate(reactor, *server)
+    if server.tls is not None:
+        certificate = await shown_certificate(reactor, server.host, server.port)
         if certificate is not None:
-            for finding in certificates.of_server(certificate, server[0], _named(given)):
+            for finding in certificates.of_server(certificate, server.host, server.tls):
                 tell(finding)
-
-
-def _named(given: argparse.Namespace) -> dict[str, str]:
-    return endpoint_parts(given.server)[1]
 
 
 def _connection(session: Session) -> Finding:
@@ -194,9 +186,9 @@ async def _connected(
     welcome = session.welcome
     tell(_connection(session))
     tell(ok("version", f"protocol version {VERSION} on both sides"))
-    certificate, server = session.certificate(), _server(given.server)
-    if certificate is not None and server is not None:
-        for finding in certificates.of_server(certificate, server[0], _named(given)):
+    certificate, server = session.certificate(), given.address
+    if certificate is not None and server.tls is not None:
+        for finding in certificates.of_server(certificate, server.host, server.tls):
             tell(finding)
     source, _ = welcome.source
     if not welcome.group:

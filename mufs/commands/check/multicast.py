@@ -17,7 +17,7 @@ _LOSES = (
     "check the cable, the link speed (here of eth0) and the receive buffer; if a switch drops "
     "packets, lower the server's rate (here to 100 Mbit/s)"
 )
-_RATE = "ethtool eth0", "twistd mufs-server --rate-max 100M ..."
+_RATE = "ethtool eth0", "mufs-server --rate-max 100M ..."
 
 AS_ROOT = "run this command as root to check"
 
@@ -120,7 +120,7 @@ def others(reading: Reading) -> Finding:
         "other senders",
         f"{reading.dropped} datagrams in the group were not from the server, and were dropped",
         "give each server in this network its own group, and find the other sender",
-        "twistd mufs-server --group 239.5.5.1 ...",
+        "mufs-server --group 239.5.5.1 ...",
     )
 
 
@@ -152,8 +152,9 @@ def querier(queries: list[Query], seconds: float) -> Finding:
     return warning(
         "querier",
         f"no query heard in {seconds:.1f} s, not even when this host left a group",
-        "if a switch here does IGMP snooping, it stops forwarding multicast after some minutes: "
-        "enable a querier on the switch or a router, or turn snooping off; on a Linux bridge "
-        "(here br0)",
+        "if a hardware switch here does IGMP snooping, it stops forwarding multicast after some "
+        "minutes: enable a querier on it or on a router, or turn snooping off. A Linux bridge "
+        "(here br0) sends multicast to all its ports instead, until it has a querier; then every "
+        "host's firewall must let IGMP in",
         "ip link set dev br0 type bridge mcast_querier 1",
     )

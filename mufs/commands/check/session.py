@@ -22,6 +22,7 @@ from mufs.communication.client.channel import ClientChannel, ClientChannelFactor
 from mufs.communication.client.membership import Membership
 from mufs.communication.client.multicast_health import JOIN_DELAY
 from mufs.communication.tls import is_tls
+from mufs.endpoints import resolve
 from mufs.filesystem.client.pull import Pulls
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.filesystem.client.server_pulls import ServerPulls
@@ -308,12 +309,13 @@ class _CertificateReader(Protocol):
 async def shown_certificate(reactor: Any, host: str, port: int) -> x509.Certificate | None:
     """The certificate that a server presents, not verified; C{None} if there is none."""
     found: Deferred[x509.Certificate | None] = Deferred()
-    # Without trusted authorities nothing is verified: the certificate is only examined.
-    endpoint = SSL4ClientEndpoint(
-        reactor, host, port, CertificateOptions(), timeout=int(ANSWER_TIMEOUT)
-    )
 
     async def look() -> x509.Certificate | None:
+        address = [*await resolve(reactor, host), host][0]
+        # Without trusted authorities nothing is verified: the certificate is only examined.
+        endpoint = SSL4ClientEndpoint(
+            reactor, address, port, CertificateOptions(), timeout=int(ANSWER_TIMEOUT)
+        )
         await endpoint.connect(Factory.forProtocol(lambda: _CertificateReader(found)))
         return await found
 

@@ -257,6 +257,9 @@ class MulticastReceiver(MulticastProtocol):
                         else:
                             self._ended(descriptor, phase)
                     wanted = (descriptor.image, descriptor.generation) in self._keys
+                    # If the key came only now, its segments were ignored: they are not lost.
+                    if phase != ANNOUNCEMENT and self.reassembly.is_known(descriptor.transfer):
+                        wanted = False
                     done = self.reassembly.describe(descriptor, wanted)
                     if phase != ANNOUNCEMENT:
                         first = self.reassembly.completed(descriptor.transfer)

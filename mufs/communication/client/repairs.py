@@ -101,12 +101,14 @@ class Repairs:
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
-        if sent.occasion is Occasion.NOW:
-            self.segments_lost += lost
-        if sent.occasion is Occasion.NOW or (
-            sent.occasion is Occasion.REPAIR and lost == self._count(sent)
-        ):
-            self._multicast_health.result(self._count(sent), lost)
+        # What came before the key of its image, or was evicted, was not lost.
+        if not reassembly.is_complete(sent.transfer):
+            if sent.occasion is Occasion.NOW:
+                self.segments_lost += lost
+            if sent.occasion is Occasion.NOW or (
+                sent.occasion is Occasion.REPAIR and lost == self._count(sent)
+            ):
+                self._multicast_health.result(self._count(sent), lost)
         for_others = sent.occasion is Occasion.BEFORE
         if not self._multicast_health.may_repair(for_others=for_others):
             self._read_over_tcp(sent.tag)

@@ -19,11 +19,13 @@ class ImageAccess:
     """
     What clients ask for at one path.
 
+    @ivar size: bytes, when it was opened last.
     @ivar opens: handles that are open now.
     @ivar requests: READs so far, and C{bytes_requested} the bytes that they asked for.
     """
 
     path: bytes
+    size: int = 0
     opens: int = 0
     requests: int = 0
     bytes_requested: int = 0

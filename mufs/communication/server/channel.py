@@ -18,7 +18,7 @@ from mufs.communication.server.handles import Handles
 from mufs.communication.server.intake import Intake
 from mufs.communication.server.metadata_requests import METADATA_TYPES, MetadataRequests
 from mufs.communication.server.unicast import UnicastReads
-from mufs.communication.tls import handshake_fault, is_tls, peer_name
+from mufs.communication.tls import TLS_RECORD, handshake_fault, is_tls, peer_name
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import (
     Framer,
@@ -55,9 +55,6 @@ Seconds for which SENT packets are held back, to be written together: the client
 bytes that they announce.
 """
 
-TLS_RECORD = b"\x16\x03"
-"""How TLS begins (RFC 8446, 5.1), and no HELLO does."""
-
 _NO_WORK = frozenset({Type.PING, Type.PULLED})
 """Packets that show that the client is alive, and do not make it an active one."""
 
@@ -65,10 +62,7 @@ _NO_WORK = frozenset({Type.PING, Type.PULLED})
 @implementer(IClient, IPushProducer)
 class ServerChannel(Protocol):
     """
-    One client: it hands its packets to the parts that answer them.
-
-    It has many attributes because it puts these parts together, and each client's figures for the
-    status are kept here.
+    One client: its many attributes are the parts that answer its packets, and its figures.
 
     @ivar share: see L{mufs.cache.server.sent.IReader}.
     @ivar report: what the client reported of itself last.
@@ -307,7 +301,7 @@ class ServerChannel(Protocol):
         self.close(text)
 
     def _opened(self, path: bytes, image: IImage, tag: int) -> None:
-        handle = self.handles.add(path, image)
+        handle = self.handles.add(path, image, self._clients.keys.last_transfer)
         key = self._clients.keys.key(image.image, image.generation)
         self._reply(Opened(handle, image.image, image.generation, key, image.attributes), tag)
 
@@ -346,7 +340,7 @@ class ServerChannel(Protocol):
         if opened is None:
             self.failed(read.tag, OSError(errno.EBADF, "no such handle"))
             return
-        image, access = opened
+        image, access, since = opened
         end, size = read.offset + read.length, image.attributes.size
         if read.offset % PAGE or end > size or (end % PAGE and end != size):
             self.failed(read.tag, OSError(errno.EINVAL, "not pages of the image"))
@@ -357,7 +351,7 @@ class ServerChannel(Protocol):
         if read.over_tcp or controller.output is None:
             self._unicast.request(image, read)
         else:
-            controller.request(self, image, read)
+            controller.request(self, image, read, since=since)
 
     def _repair(self, offset: int, body: bytes) -> None:
         repair = Repair.parse(offset, body)

@@ -35,6 +35,11 @@ class ClientLog:
         self._refused_opens = 0
         self._refusal_logged_at = float("-inf")
 
+    @property
+    def connected_for(self) -> float:
+        """Seconds since the client was welcomed."""
+        return self._clock.seconds() - self._began
+
     def closing(self, reason: str) -> None:
         """The server closes the connection."""
         self._log.warn(
@@ -52,7 +57,7 @@ class ClientLog:
             "{client} ({address}) left after {duration}: {why}; {delivered} delivered to readers, "
             "{over_tcp} sent over TCP",
             why=why,
-            duration=format_duration(self._clock.seconds() - self._began),
+            duration=format_duration(self.connected_for),
             delivered=format_bytes(delivered),
             over_tcp=format_bytes(over_tcp),
             **self._who,

@@ -3,7 +3,6 @@
 import errno
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -37,7 +36,8 @@ from mufs.wire.metadata import (
 )
 from mufs.wire.pages import ImageKey, split_into_blocks
 
-T = TypeVar("T")
+MAX_LAG = (1 << 32) - 1
+"""The longest wait that a report has room for, in milliseconds; a read may wait for longer."""
 
 
 @implementer(IChannelUser)
@@ -199,7 +199,7 @@ class RemoteFileSystem:
         reads, hits = self.deliveries.reads_and_hits
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
         lag, delivered = round(self.lag * 1000), self.deliveries.take_delivered()
-        return Report(reads, hits, lag, delivered, works, state)
+        return Report(reads, hits, min(lag, MAX_LAG), delivered, works, state)
 
     def getattr(
         self, path: bytes, handle: int | None = None, caller: Caller = NOBODY

@@ -1,11 +1,12 @@
 """C{mufs cache}: the images in a cache directory."""
 
-import argparse
 import io
 import sys
+from typing import Any
 
 from mufs.cache.client.layout import summaries
 from mufs.commands.cache import add_parser
+from mufs.commands.parser import Parser
 from mufs.test.cache.client.test_blocks import IMAGES, SIZE
 from mufs.test.cache.client.test_directory import DirectoryTestCase
 from mufs.units import format_bytes
@@ -27,8 +28,9 @@ class CacheTests(DirectoryTestCase):
 
     def run_command(self, *arguments: str) -> tuple[object, str]:
         """The exit status and the output of a command line."""
-        parser = argparse.ArgumentParser()
-        add_parser(parser.add_subparsers())
+        parser = Parser()
+        commands: Any = parser.add_subparsers()
+        add_parser(commands)
         given = parser.parse_args(["cache", *arguments])
         out = io.StringIO()
         self.patch(sys, "stdout", out)
@@ -54,7 +56,7 @@ class CacheTests(DirectoryTestCase):
     def test_rm(self) -> None:
         """Named images are removed; an unknown name removes nothing."""
         status, _ = self.run_command("rm", str(self.path), "0\\n.img", "other.img")
-        self.assertIn("no image 'other.img'", str(status))
+        self.assertIn("no image other.img", str(status))
         self.assertEqual(len(summaries(str(self.path))), 3)
         status, out = self.run_command("rm", str(self.path), "0\\n.img")
         self.assertEqual((status, out), (0, "1 images removed, 128.0 KiB\n"))
@@ -83,4 +85,4 @@ class CacheTests(DirectoryTestCase):
         self.open()
         self.assertEqual(self.run_command("ls", str(self.path))[0], 0)
         status, _ = self.run_command("rm", str(self.path), "--all")
-        self.assertEqual(status, f"mufs cache: {self.path}: a client uses it")
+        self.assertIn(f"mufs cache: {self.path}: a client uses it", str(status))

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.authority import UnusableKeys
 from mufs.commands.keys import list_keys, make_keys, renew_key, revoke_key
+from mufs.options import typed
 
 
 class KeysTestCase(SynchronousTestCase):
@@ -136,7 +137,7 @@ class MakeTests(KeysTestCase):
             "h\n",
             "192.0.2.7",
         ):
-            self.assert_refused([], [name], repr(name))
+            self.assert_refused([], [name], typed(name))
         for name in ("a/b", "*.lab", "192.0.2.256/24", "x" * 65, "höst"):
             self.assert_refused([name], [], "neither")
 
@@ -231,9 +232,9 @@ class UpkeepTests(KeysTestCase):
         list(revoke_key(self.keys, "host1"))
         before = self.contents()
         for function, name, telling in (
-            (renew_key, "none", "no certificate of 'none'"),
-            (renew_key, "../server", "no certificate of '../server'"),
-            (revoke_key, "none", "no certificate of 'none'"),
+            (renew_key, "none", "no certificate of none"),
+            (renew_key, "../server", "no certificate of ../server"),
+            (revoke_key, "none", "no certificate of none"),
             (revoke_key, "host1", "revoked already"),
             (revoke_key, "server", "new authority"),
         ):

@@ -23,7 +23,7 @@ class OptionTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """Options that mount(8) adds by itself are not passed to the client."""
-        server = "--server=tcp:images:7040"
+        server = "--server=images:7040"
         self.assertEqual(self.told("rw"), [server])
         self.assertEqual(self.told("rw,nosuid,nodev,_netdev,nofail,user=joe,users"), [server])
         self.assertEqual(self.told("defaults,ro,noatime,x-systemd.automount,x-gvfs-show"), [server])
@@ -33,17 +33,27 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(
             self.told("cache_size=1G,cache-dir=/var/cache/x,allow_other,noexec,timeout=5,port=7000"),
             ["--cache-size=1G", "--cache-dir=/var/cache/x", "--allow-other", "--noexec",
-             "--timeout=5", "--server=tcp:images:7000"],
+             "--timeout=5", "--server=images:7000"],
         )  # fmt: skip
 
     def test_tls(self) -> None:
-        """With a certificate the server is connected by TLS; colons in paths are escaped."""
+        """The files of TLS are passed on; options of former versions name what replaces them."""
         self.assertEqual(
-            self.told("certificate=/etc/a:b.pem,trust_roots=/etc/ca,private-key=/k"),
-            [
-                "--server=tls:images:7040:certificate=/etc/a\\:b.pem:trustRoots=/etc/ca:privateKey=/k"
-            ],
+            self.told("tls_cert=/etc/a:b.pem,tls-ca=/etc/ca"),
+            ["--tls-cert=/etc/a:b.pem", "--tls-ca=/etc/ca", "--server=images:7040"],
         )
+        for former, now in (
+            ("certificate", "cert"),
+            ("private_key", "cert"),
+            ("trust-roots", "ca"),
+        ):
+            with self.assertRaises(Wrong) as caught:
+                self.told(f"{former}=/etc/x")
+            self.assertIn(f"is tls_{now}= now", str(caught.exception))
+
+    def test_ipv6(self) -> None:
+        """An address of IPv6 has brackets."""
+        self.assertEqual(self.told("port=1", "[fd00::1]:/"), ["--server=[fd00::1]:1"])
 
     def test_background(self) -> None:
         """bg is for the helper, not for the client."""
@@ -52,7 +62,7 @@ class OptionTests(SynchronousTestCase):
 
     def test_hard(self) -> None:
         """soft limits the time of an operation, to 30 s or to what is given; hard never does."""
-        server = "--server=tcp:images:7040"
+        server = "--server=images:7040"
         for options, expected in (
             ("hard", [server]),
             ("soft", ["--timeout=30", server]),
@@ -66,11 +76,12 @@ class OptionTests(SynchronousTestCase):
         """An option that is unknown, or has no value, or one too many, is named."""
         for option in (
             "size=1", "suid", "dev", "cache_size", "cache_size=", "allow_other=1", "port=http",
-            "timeo=soon", "soft=1", "server=tcp:evil:1", "mount=/", "context=x",
+            "timeo=soon", "soft=1", "port=99999", "server=evil:1", "mount=/", "context=x",
         ):  # fmt: skip
             with self.assertRaises(Wrong, msg=option) as caught:
                 self.told(f"rw,{option}")
             self.assertIn(option, str(caught.exception))
+            self.assertIn("such as ", str(caught.exception))
 
     def test_sloppy(self) -> None:
         """With -s unknown options are ignored."""
@@ -84,8 +95,12 @@ class OptionTests(SynchronousTestCase):
 
     def test_source(self) -> None:
         """A source that is not a server, or is a directory of one, is refused."""
-        for source in ("images", ":/", "/dev/sda", "images:", "images:disks", "images:/disks"):
-            self.assertRaises(Wrong, client_options, source, [])
+        for source in (
+            "images", ":/", "/dev/sda", "images:", "images:disks", "images:/disks", "images:7040:/",
+            "fd00::1:/", "[fd00::1:/", "192.0.2:/",
+        ):  # fmt: skip
+            error = self.assertRaises(Wrong, client_options, source, [])
+            self.assertIn("such as ", str(error))
 
 
 class CommandTests(SynchronousTestCase):
@@ -115,7 +130,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.run_main("images:/", "/mnt/../mnt/x", "-o", "ro,bg", "-n"), (0, ""))
         ((directory, arguments, background),) = self.mounts
         self.assertEqual((directory, background), ("/mnt/x", True))
-        self.assertEqual(arguments, ["--server=tcp:images:7040", "--source=images:/"])
+        self.assertEqual(arguments, ["--server=images:7040", "--source=images:/"])
 
     def test_fake(self) -> None:
         """With -f options are checked, and nothing is mounted."""

@@ -1,6 +1,5 @@
 """C{mufs status}: how figures are shown."""
 
-import argparse
 import io
 import os
 import sys
@@ -10,6 +9,7 @@ from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands import status
+from mufs.commands.parser import Parser
 from mufs.commands.status import _at, _found, _seconds, _tables, plain
 from mufs.sockets import Nobody, Unreachable
 from mufs.units import format_bytes
@@ -97,8 +97,9 @@ class AddressTests(SynchronousTestCase):
 
     def test_no_success(self) -> None:
         """When one of several services could not be asked, the command fails."""
-        parser = argparse.ArgumentParser()
-        status.add_parser(parser.add_subparsers())
+        parser = Parser()
+        commands: Any = parser.add_subparsers()
+        status.add_parser(commands)
         shown = io.StringIO()
         self.patch(status, "console", lambda: Console(file=shown, width=200))
         self.patch(status, "hidden_directories", list)
@@ -126,7 +127,7 @@ class AddressTests(SynchronousTestCase):
         """The interval of --watch is from 0.1 seconds to a day."""
         self.assertEqual([_seconds("0.1"), _seconds("86400")], [0.1, 86400])
         for wrong in ("0", "0.05", "86401", "nan"):
-            self.assertRaises(argparse.ArgumentTypeError, _seconds, wrong)
+            self.assertRaises(ValueError, _seconds, wrong)
 
 
 class ConsoleTests(SynchronousTestCase):

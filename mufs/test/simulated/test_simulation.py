@@ -147,6 +147,16 @@ class LosslessTests(SimulationTestCase):
         network = self.make_network(4, disk=0.005)
         self.assertLess(self.assert_all_right(network), 1.15 * self.ideal())
 
+    def test_late_openers(self) -> None:
+        """Clients that open the image while it is sent cause no repairs, and count no losses."""
+        network = self.make_network(4)
+        network.lockstep(PATH, apart=0.05)
+        self.assert_clean(network)
+        self.assertEqual(network.server.controller.segments_repaired, 0)
+        for client in network.clients:
+            repairs = client.remote.repairs
+            self.assertEqual((repairs.segments_lost, repairs.repairs_sent), (0, 0))
+
     def test_reordering(self) -> None:
         """Datagrams reordered by up to 5 ms cause no repairs."""
         network = self.make_network(4, jitter=0.005)

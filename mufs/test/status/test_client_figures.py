@@ -110,11 +110,6 @@ class ClientFiguresTests(SynchronousTestCase):
         self.assertIn(f"; {waiting}; ", self.state(why="no route"))
         self.assertIs(self.figures()["connected"], False)
 
-    def test_certificates(self) -> None:
-        """The files of an endpoint of TLS are not shown in it."""
-        server = "tls:host:7040:certificate=/etc/mufs/host.pem:trustRoots=/etc/mufs/ca"
-        self.assertEqual(self.state(None, server=server), "connected to tls:host:7040")
-
     def test_held_images(self) -> None:
         """The images opened last come first, each with what the cache holds of it."""
         second, first = held_images(self.client.remote, self.client.cache)

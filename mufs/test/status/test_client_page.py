@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.status import client_page
+from mufs.status.about import About
 from mufs.status.client_page import HeldImage, held_parts
 from mufs.status.figures import CLIENT
 from mufs.status.history import History
 from mufs.status.plots import COLUMNS
+from mufs.status.recent import RecentEvents
+from mufs.status.site import View
 from mufs.test.status.test_markup import Read
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -22,15 +24,18 @@ SQUARES = client_page.MAX_MAP_ROWS * COLUMNS
 class ClientPageTests(SynchronousTestCase):
     """The client's page."""
 
-    def show(self, images: list[HeldImage], **changes: Any) -> Read:
+    def show(
+        self, images: list[HeldImage], query: dict[str, str] | None = None, **changes: Any
+    ) -> Read:
         """The page for these figures."""
         figures: dict[str, Any] = {figure.name: 0 for figure in CLIENT.figures}
         figures |= {
             "hit_rate": 0.0, "multicast": "working", "multicast_works": True, "connected": True,
-            "mount": "/mnt/<b>", "server": "tcp:here", **changes,
+            "mount": "/mnt/<b>", "server": "tcp:here", "certificate_days": None,
+            **About("2.9").figures(), **changes,
         }  # fmt: skip
-        page = partial(client_page.client_page, lambda: figures, lambda: images)
-        return Read(page(History(Clock(), lambda: figures)))
+        view = View(History(Clock(), lambda: figures), RecentEvents(), query or {})
+        return Read(client_page.client_page(lambda: figures, lambda: images, view))
 
     def test_states(self) -> None:
         """What does not work, and only that, is shown as an alarm."""
@@ -53,7 +58,7 @@ class ClientPageTests(SynchronousTestCase):
     def test_nothing_yet(self) -> None:
         """Before the first read there is no hit rate, and before the first image no map."""
         text = self.show([]).text
-        self.assertIn("hit rate\N{EN DASH}reads0", text)
+        self.assertRegex(text, "hit rate\N{EN DASH}since [0-9:]+reads0")
         self.assertIn("no image was opened yet", text)
         self.assertIn("hit rate75.0%", self.show([], reads=4, hits=3, hit_rate=0.75).text)
 
@@ -62,7 +67,21 @@ class ClientPageTests(SynchronousTestCase):
         image = HeldImage(b"<i>\n.img", PAGE, True, lambda block, pages: pages & ~1)
         text = self.show([image]).text
         self.assertIn("/mnt/<b> from tcp:here", text)
-        self.assertIn(r"<i>\n.img 4.0 KiB, 100.0% held", text)
+        self.assertIn(r"<i>\n.img 4.0 KiB, all held", text)
+
+    def test_full(self) -> None:
+        """An image that is held in full has a line, and no map; on its own page it has one."""
+        full = HeldImage(b"a/full.img", BLOCK, True, lambda block, pages: 0)
+        other = HeldImage(b"other", BLOCK, True, lambda block, pages: 0)
+        read = self.show([full])
+        self.assertIn("a/full.img 128.0 KiB, all held", read.text)
+        maps = [attributes for _, attributes in read.tags if attributes.get("class") == "map"]
+        self.assertEqual(maps, [])
+        read = self.show([other, full], {"image": "a/full.img"})
+        maps = [attributes for _, attributes in read.tags if attributes.get("class") == "map"]
+        self.assertEqual(len(maps), 1)
+        self.assertNotIn("other", read.text)
+        self.assertIn("not opened yet", self.show([full], {"image": "<none>"}).text)
 
     def test_sampled_map(self) -> None:
         """The map of an image that is too large to look at all of it says so."""

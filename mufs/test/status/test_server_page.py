@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.status import server_page
+from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.history import History
+from mufs.status.recent import RecentEvents
+from mufs.status.site import View
 from mufs.test.status.test_markup import Read
 
 
@@ -18,27 +22,43 @@ def row(name: str, **changes: Any) -> dict[str, Any]:
     return {
         "name": name, "address": "192.0.2.11", "image": "disk.img", "images": 1, "reads": 4,
         "hits": 3, "lag": 0.02, "bytes_delivered": 6 << 20, "over_tcp": False,
-        "multicast": "working", **changes,
+        "multicast": "working", "open_images": ["disk.img"], "connected": 61, "requests": 5,
+        "repairs": 0, "bytes_over_tcp": 0, "waiting": 0, "held_back": 0, **changes,
     }  # fmt: skip
 
 
 def image(name: str, demand: int, **changes: Any) -> dict[str, Any]:
     """An image among them."""
-    return {"name": name, "opens": 1, "bytes_requested": 5, "demand": demand, **changes}
+    return {
+        "name": name, "size": 3 << 20, "opens": 1, "requests": 2, "bytes_requested": 5,
+        "demand": demand, **changes,
+    }  # fmt: skip
 
 
 class ServerPageTests(SynchronousTestCase):
     """The server's page."""
 
+    def setUp(self) -> None:
+        """Have no events."""
+        self.events = RecentEvents()
+
     def show(
-        self, clients: list[dict[str, Any]], images: list[dict[str, Any]], **changes: Any
+        self,
+        clients: list[dict[str, Any]],
+        images: list[dict[str, Any]],
+        query: dict[str, str] | None = None,
+        **changes: Any,
     ) -> Read:
         """The page for these figures."""
         figures: dict[str, Any] = {figure.name: 0 for figure in SERVER.figures}
-        figures |= {"clients": clients, "images": images, "interface": None, **changes}
-        history = History(Clock(), lambda: figures)
+        figures |= {
+            "clients": clients, "images": images, "interface": None, "certificate_days": None,
+            "directory": "/srv/<images>", "group": "239.5.5.0:7041", **About().figures(), **changes,
+        }  # fmt: skip
+        history = History(Clock(), lambda: figures, of_day=server_page.OF_DAY)
         history.sample()
-        return Read(server_page.server_page(lambda: figures, history))
+        view = View(history, self.events, query or {})
+        return Read(server_page.server_page(lambda: figures, view))
 
     def test_nobody(self) -> None:
         """Without clients and images it says so."""
@@ -48,18 +68,47 @@ class ServerPageTests(SynchronousTestCase):
 
     def test_saving(self) -> None:
         """What was sent is compared with what readers were given, in all and for each client."""
-        figures = {"bytes_multicast": 3 << 20, "bytes_over_tcp": 1 << 20}
+        figures: dict[str, Any] = {"bytes_multicast": 3 << 20, "bytes_over_tcp": 1 << 20}
         text = self.show([row("host")], [], **figures, bytes_delivered=16 << 20).text
-        self.assertIn("sent for each byte delivered0.25", text)
+        self.assertIn("sent for each byte delivered0.25since", text)
         self.assertIn("delivered to readers16.0 MiB", text)
         self.assertIn("6.0 MiB", text)
         nothing = self.show([], [], **figures).text
         self.assertIn("sent for each byte delivered\N{EN DASH}", nothing)
 
     def test_interface(self) -> None:
-        """It says where multicast goes out."""
+        """It says what is shared, and where multicast goes out."""
         text = self.show([], [], interface="192.0.2.1").text
-        self.assertIn("multicast goes out on 192.0.2.1", text)
+        self.assertIn("/srv/<images>; multicast to 239.5.5.0:7041 goes out on 192.0.2.1", text)
+
+    def test_client(self) -> None:
+        """A client has a page with each of its connections, its images and its events."""
+        query = {"client": "host", "address": "192.0.2.11"}
+        others = [row("host", address="192.0.2.12", reads=7777), row("other")]
+        self.events.start()
+        self.addCleanup(self.events.stop)
+        for address in ("192.0.2.11", "192.0.2.12"):
+            Logger("mufs.x").info("{client} is at {address}", client="host", address=address)
+        text = self.show([row("host"), row("host", images=30), *others], [], query).text
+        self.assertEqual(text.count("Connected for 1 min 1 s"), 2)
+        self.assertIn("disk.imgand 29 more handles", text)
+        self.assertNotIn("7,777", text)
+        self.assertIn("host is at 192.0.2.11", text)
+        self.assertNotIn("host is at 192.0.2.12", text)
+        gone = self.show(others, [], query).text
+        self.assertIn("not connected now", gone)
+        self.assertIn("host is at 192.0.2.11", gone)
+
+    def test_image(self) -> None:
+        """An image has a page with its size and the clients that have it open."""
+        query = {"image": "disk.img"}
+        clients = [row("reader"), row("idle", open_images=[])]
+        text = self.show(clients, [image("disk.img", 5), image("other", 3)], query).text
+        self.assertIn("size3.0 MiB", text)
+        self.assertIn("reader192.0.2.11multicast", text)
+        for absent in ("idle", "other"):
+            self.assertNotIn(absent, text)
+        self.assertIn("nobody has opened it yet", self.show(clients, [], {"image": "<i>"}).text)
 
     def test_heat(self) -> None:
         """An image's heat is its share of that of the hottest."""
@@ -79,8 +128,8 @@ class ServerPageTests(SynchronousTestCase):
             ({"multicast": "a\n\u202eb"}, r"a\n\u202eb"),
         ]
         for changes, said in cases:
-            self.assertTrue(self.show([row("host", **changes)], []).text.endswith(
-                f"{said}Imagesno image was opened yet"), (changes, said))  # fmt: skip
+            text = self.show([row("host", **changes)], []).text
+            self.assertIn(f"{said}Imagesno image was opened yet", text, (changes, said))
 
     def test_images_of_a_client(self) -> None:
         """A row names the image read last, and how many more are open."""
@@ -101,7 +150,7 @@ class ServerPageTests(SynchronousTestCase):
             [image("cold", 1), image("hot", 9), image("warm", 5)],
         ).text
         for names in ("dcba", ["hot", "warm", "cold"]):
-            places = [text.index(f"{name}192" if len(name) == 1 else f"{name}1") for name in names]
+            places = [text.index(f"{name}192" if len(name) == 1 else f"{name}3") for name in names]
             self.assertEqual(places, sorted(places))
 
     def test_very_many(self) -> None:

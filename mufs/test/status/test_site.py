@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.status.figures import COUNTER, Figure, Schema
-from mufs.status.history import SAMPLE_INTERVAL, History
+from mufs.status.history import SAMPLE_INTERVAL
 from mufs.status.markup import Markup, element
-from mufs.status.site import StatusSite
+from mufs.status.site import StatusSite, View
 from mufs.test.support.doubles import FakeTransport
 
 SCHEMA = Schema("mufs_test_", [Figure("reads", "reads", COUNTER, "Reads")])
@@ -45,11 +46,11 @@ class SiteTestCase(SynchronousTestCase):
         """The figures."""
         return self.figures
 
-    def body(self, history: History) -> Markup:
-        """What the page shows: how often it was made, and the figures."""
+    def body(self, view: View) -> Markup:
+        """What the page shows: the figures, and what the query asks for."""
         self.pages += 1
-        self.assertIs(history, self.site._history)
-        return element("p", f"{self.figures['reads']} reads")
+        self.assertIs(view.history, self.site._history)
+        return element("p", f"{self.figures['reads']} reads{view.query.get('of', '')}")
 
     def connect(self) -> FakeTransport:
         """A browser connects."""
@@ -95,6 +96,24 @@ class SiteTests(SiteTestCase):
         self.assertIn(b"<main><p>7 reads</p></main>", body)
         self.assertIn(b"<title>test &lt;&amp;&gt;</title>", body)
 
+    def test_query(self) -> None:
+        """The query says what the page is about; what is no UTF-8 does no harm."""
+        self.assertIn(b"<p>1 reads of &lt;a&gt;</p>", self.get("/?of=%20of%20%3Ca%3E&of=b")[2])
+        self.assertIn("1 reads\ufffd</p>", self.get("/?of=%ff")[2].decode())
+
+    def test_events_of_the_log(self) -> None:
+        """The lines of mUFS in the log are kept while the port listens, but for debugging."""
+        Logger("mufs.x").info("one {line}", line="<line>")
+        Logger("mufs.x").debug("two")
+        Logger("twisted.x").info("three")
+        Logger("mufs.x").warn("four", client="host1", address="192.0.2.11")
+        found = [(event.text, event.is_warning) for event in self.site._recent]
+        self.assertEqual(found, [("four", True), ("one <line>", False)])
+        self.assertEqual(next(iter(self.site._recent)).client, ("host1", "192.0.2.11"))
+        self.site.doStop()
+        Logger("mufs.x").info("five")
+        self.assertEqual(len(list(self.site._recent)), 2)
+
     def test_nothing_from_elsewhere(self) -> None:
         """The policy lets a browser run only what the site serves, and nothing within the page."""
         _, headers, body = self.get("/")
@@ -120,7 +139,7 @@ class SiteTests(SiteTestCase):
         for reads in range(5):
             self.figures["reads"] = reads
             self.clock.advance(SAMPLE_INTERVAL)
-        values = [value for _, value in self.site._history.values("reads")]
+        values = [value for _, value in self.site._history.recent.values("reads")]
         self.assertEqual(values[1:], [0, 1, 2, 3, 4])
         self.site.doStop()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,18 +1,26 @@
 """The elements of the status pages, and how they format numbers."""
 
+import time
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.status.recent import Event
 from mufs.status.widgets import (
     MAX_NAME_LENGTH,
+    Cell,
+    about,
     bits,
     cards,
     count,
+    events,
+    link,
     named,
     note,
     percent,
     rows_left_out,
     seconds,
     section,
+    since,
     table,
 )
 from mufs.test.status.test_markup import Read
@@ -57,8 +65,47 @@ class ElementTests(SynchronousTestCase):
     """The elements of a page."""
 
     def test_cards(self) -> None:
-        """Each number comes after its name."""
-        self.assertEqual(Read(cards({"reads": "7", "<hits>": "5"})).text, "reads7<hits>5")
+        """Each number comes after its name, and before the time that it is about."""
+        tiles = [("reads", "7", "now"), ("<hits>", "5", "since 12:00")]
+        self.assertEqual(Read(cards(tiles)).text, "reads7now<hits>5since 12:00")
+
+    def test_since(self) -> None:
+        """A beginning has its date unless it was today."""
+        noon = time.mktime((2026, 11, 30, 12, 5, 0, 0, 0, -1))
+        self.assertEqual(since(noon, lambda: noon + 60), "since 12:05")
+        self.assertEqual(since(noon, lambda: noon + 86400), "since 2026-11-30 12:05")
+
+    def test_link(self) -> None:
+        """A link leads to a part of the service, whatever its name, or back to all of it."""
+        read = Read(link("a", image="x/y&z=\xff", address=""))
+        self.assertEqual(read.tags, [("a", {"href": "?image=x%2Fy%26z%3D%C3%BF&address="})])
+        self.assertEqual(Read(link("back")).tags, [("a", {"href": "./"})])
+
+    def test_about(self) -> None:
+        """The line about a service tells of its certificate, if it has one."""
+        figures = {
+            "version": "1",
+            "host": "h\n",
+            "tls": True,
+            "uptime": 61,
+            "certificate_days": 9.6,
+        }
+        self.assertEqual(
+            about(figures),
+            r"mUFS 1 on h\n; TLS, certificate for 10 more days; up for 1 min 1 s",
+        )
+        self.assertIn("certificate expired", about({**figures, "certificate_days": -1}))
+        self.assertIn("; no TLS; ", about({**figures, "certificate_days": None, "tls": False}))
+
+    def test_events(self) -> None:
+        """Lines of the log have their times; only so many are shown, and warnings as such."""
+        lines = [Event(0.0, f"<line {number}>", number == 0) for number in range(100)]
+        read = Read(events(lines))
+        self.assertIn("<line 19>", read.text)
+        self.assertNotIn("<line 20>", read.text)
+        alarms = [attributes for _, attributes in read.tags if attributes.get("class") == "alarm"]
+        self.assertEqual(len(alarms), 1)
+        self.assertEqual(Read(events([])).text, "nothing was logged yet")
 
     def test_section(self) -> None:
         """A section has a title, then what it is given; both are escaped once."""
@@ -81,6 +128,13 @@ class ElementTests(SynchronousTestCase):
         self.assertEqual(cells, [host, reads] * 2)
         heads = [attributes for tag, attributes in read.tags if tag == "th"]
         self.assertEqual(heads, [{}, {"class": "number"}])
+
+    def test_order(self) -> None:
+        """A cell that is sorted by a number carries it."""
+        read = Read(table(("size",), [(Cell("1.0 GiB", 1 << 30),)], ("size",)))
+        (cell,) = [attributes for tag, attributes in read.tags if tag == "td"]
+        self.assertEqual(cell["data-order"], "1.07374e+09")
+        self.assertEqual(read.text, "size1.0 GiB")
 
     def test_uneven_table(self) -> None:
         """A row with too few or too many cells is an error."""

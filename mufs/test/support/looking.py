@@ -17,7 +17,7 @@ import hashlib, json, os, sys, time
 directory, name, sha256 = sys.argv[1:]
 path = os.path.join(directory, name)
 longest = dict(open=0.0, list=0.0, df=0.0, read=0.0)
-size, began, faults, looks = 0, time.monotonic(), [], 0
+size, reading, faults, looks = 0, 0.0, [], 0
 
 def timed(what, function, *arguments):
     start = time.monotonic()
@@ -32,21 +32,23 @@ def listing():
     return [entry.stat().st_size for entry in os.scandir(directory)]
 
 def whole(descriptor):
-    global size
+    global size, reading
+    began = time.monotonic()
     # What the kernel has of it is dropped, so that the client is asked.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     digest = hashlib.sha256()
     while data := os.read(descriptor, 1 << 20):
         digest.update(data)
         size += len(data)
+    reading += time.monotonic() - began
     if digest.hexdigest() != sha256:
         faults.append("wrong bytes")
 
 def report():
-    global size, began, looks
-    rate = size / (time.monotonic() - began)
+    global size, reading, looks
+    rate = size / max(reading, 1e-9)
     print(json.dumps(dict(rate=rate, longest=longest, faults=faults[:5], looks=looks)), flush=True)
-    size, began, looks = 0, time.monotonic(), 0
+    size, reading, looks = 0, 0.0, 0
     longest.update(dict.fromkeys(longest, 0.0))
 
 import select
@@ -58,7 +60,7 @@ while True:
         timed("read", whole, descriptor)
         os.close(descriptor)
     looks += 1
-    if select.select([0], [], [], 0.02)[0]:
+    if select.select([0], [], [], 0.25)[0]:
         if not sys.stdin.readline():
             break
         report()
@@ -70,7 +72,7 @@ class Looks:
     """
     What was seen since the last report.
 
-    `rate` is in bytes per second of reading and looking, `longest` in seconds by operation.
+    `rate` is in bytes per second of reading, `longest` in seconds by operation.
     """
 
     rate: float

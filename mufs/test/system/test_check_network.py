@@ -330,7 +330,9 @@ class NoServerTests(CheckTestCase):
         self.assertIn("refused", self.check().figure("connection"))
         self.assertEqual(self.check(server="tcp:10.77.0.99:7040").problems, ["connection"])
         self.assertEqual(self.check(server="tcp:no.such.invalid:7040").problems, ["name"])
-        self.assertEqual(self.check(server="tcp").problems, ["--server"])
+        done = self.run_check("--server", "tcp:10.77.0.1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("the port is missing, such as", done.stderr)
 
     def test_silent(self) -> None:
         """A server that hangs is found after a timeout."""
@@ -374,9 +376,11 @@ class NoServerTests(CheckTestCase):
     def test_interface_of_nobody(self) -> None:
         """An --interface that does not exist is found, and the existing ones are listed."""
         self.start_server()
-        report = self.check("--interface", "10.77.0.12")
-        self.assertIn("interface", report.problems)
-        self.assertIn("10.77.0.11 (eth0)", report.findings["interface"]["remedy"])
+        for interface in ("10.77.0.12", "eth1"):
+            done = self.run_check("--server", ENDPOINT, "--interface", interface)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"--interface {interface}: there is none", done.stderr)
+            self.assertIn("but eth0, lo", done.stderr)
 
     def test_lost(self) -> None:
         """A server that ends meanwhile is reported as a lost connection."""
@@ -451,7 +455,7 @@ class TLSTests(CheckTestCase):
         self.assertIn("does not trust", report.findings["server"]["remedy"])
         report = self.check()
         self.assertEqual(report.problems, ["server"])
-        self.assertIn("tls:", report.findings["server"]["remedy"])
+        self.assertIn("--tls-cert", report.findings["server"]["remedy"])
 
     def test_server_expired(self) -> None:
         """An expired certificate of the server is reported as such."""

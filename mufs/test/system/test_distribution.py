@@ -143,8 +143,8 @@ class InstallationTests(SynchronousTestCase):
         offered = self.run_installed("twistd", "--help")
         for command in ("mufs-server", "mufs-client"):
             self.assertRegex(offered, rf"(?m)^ +{command} +\w")
-            self.assertIn("--status=", self.run_installed("twistd", command, "--help"))
-            self.assertIn("--status=", self.run_installed(command, "--help"))
+            self.assertIn("--status ", self.run_installed("twistd", command, "--help"))
+            self.assertIn("--status ", self.run_installed(command, "--help"))
         self.assertIn("keys", self.run_installed("mufs", "--help"))
 
     def test_plugins_remembered(self) -> None:

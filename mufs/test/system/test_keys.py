@@ -90,7 +90,7 @@ class ReadmeTests(SynchronousTestCase):
         if not readme.exists() or not os.path.exists(MUFS):
             raise SkipTest("needs the checkout, and mufs to be installed")
         text = readme.read_text(encoding="utf-8")
-        commands = re.findall(r"^    ((?:mufs keys|twistd.*tls:).*)\n", text, re.MULTILINE)
+        commands = re.findall(r"^    (mufs keys .*|mufs-.* --tls-cert .*)\n", text, re.MULTILINE)
         self.assertEqual(len(commands), 3, commands)
         directory = Path(tempfile.mkdtemp(prefix="mufs-readme-"))
         self.addCleanup(shutil.rmtree, directory)

@@ -161,13 +161,15 @@ class MountTests(SynchronousTestCase):
         """Errors are one line, with the exit status that mount(8) defines for them."""
         self.assertEqual(
             self.mount("sise=1", status=1),
-            "mount.mufs: option sise=1: is unknown, or cannot be had of a mount of mUFS\n",
+            "mount.mufs: option sise=1: is unknown, or cannot be had of a mount of mUFS, "
+            "such as -o cache_size=4G\n",
         )
         self.assertRegex(self.mount("cache_size=1K", status=32), "^mount.mufs: .* too small.*\n$")
         (self.point / "file").touch()
         self.assertEqual(
             self.mount(status=32),
-            f"mount.mufs: 127.0.0.1:/: --mount: {self.point}: is not empty\n",
+            f"mount.mufs: 127.0.0.1:/: --mount {self.point}: is not empty: "
+            "give an empty directory, such as --mount /mnt/images\n",
         )
 
     def test_again(self) -> None:
@@ -189,7 +191,7 @@ class MountTests(SynchronousTestCase):
         make_keys(keys, ["127.0.0.1"], ["host"])
         listen = f"tls:{self.loopback.port}:interface=127.0.0.1:certificate={keys}/server.pem"
         self.loopback.start_server(options=("--listen", f"{listen}:trustRoots={keys}/ca"))
-        self.mount(f"certificate={keys}/host.pem,trust_roots={keys}/ca")
+        self.mount(f"tls_cert={keys}/host.pem,tls_ca={keys}/ca")
         self.assert_mounted()
 
     def test_log(self) -> None:

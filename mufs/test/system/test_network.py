@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,39 @@ class SlowHostTests(LabTestCase):
         """Return the multicast groups that a host is a member of."""
         own = json.loads(run("ip", "-n", lab.network.namespace(host), "-j", "maddress", "show"))
         return [each.get("address", "") for link in own for each in link["maddr"]]
+
+
+class QuerierTests(LabTestCase):
+    """A switch that asks for members, and a host whose firewall drops what it asks."""
+
+    def test_cut_off(self) -> None:
+        """The host is cut off when its report has expired, and joins again when it reads."""
+        lab = self.make_lab(2, MIB, snooping=True)
+        switch = lab.network.namespace("switch")
+        times = ["mcast_membership_interval", "500", "mcast_query_interval", "100"]
+        times += ["mcast_query_response_interval", "50"]
+        run("ip", "-n", switch, "link", "set", "bridge", "type", "bridge", *times)
+        rules = """
+        table inet filter {
+            chain input {
+                type filter hook input priority 0
+                ip protocol igmp drop
+            }
+        }
+        """
+        run(*lab.network.enter("host1"), "nft", "-f", "-", given=rules)
+        lab.start_server()
+        client, other = lab.start_clients()
+        members = partial(lab.network.members, "239.5.5.0")
+        wait_until(lambda: members() == {"host1", "host2"}, 30, "the switch knows both")
+        wait_until(lambda: members() == {"host2"}, 30, "the switch forgets one")
+        self.read_all(lab)
+        wait_until(lambda: "host1" in members(), 30, "it joins again")
+        before = client.status()["segments_received"]
+        self.sha256 = write_image(lab.images / "disk.img", self.size)
+        self.read_all(lab)
+        self.assertGreater(client.status()["segments_received"], before)
+        self.assertEqual(other.status()["multicast"], "working")
 
 
 class ChangedImageTests(LabTestCase):

@@ -15,11 +15,11 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
-from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import notify
 from mufs.commands.keys import make_keys
+from mufs.communication.certificates import UnusableFile
 from mufs.notify import STARTING_INTERVAL, STATUS_INTERVAL, Notifier, Supervision
 from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.test.support.processes import Service, wait_until
@@ -198,7 +198,7 @@ class SupervisionTests(SynchronousTestCase):
         """A reload with unreadable certificates does not end the service."""
 
         def renew() -> None:
-            raise usage.UsageError("no such file")
+            raise UnusableFile("no such file")
 
         supervision = self.start(renew)
         self.service.ready.callback(None)
@@ -244,7 +244,7 @@ class ServiceTests(SynchronousTestCase):
         client = self.loopback.launch_client(
             "host", "--server", server_address, enter=self.enter("client")
         )
-        waiting = f"STATUS=waiting for the server at tls:127.0.0.1:{self.loopback.port}: "
+        waiting = f"STATUS=waiting for the server at 127.0.0.1:{self.loopback.port}: "
         client.wait_until(
             lambda: any(each.startswith(waiting) for each in self.client_systemd.listen()),
             30,

@@ -156,7 +156,10 @@ class ProcessTests(StatusTestCase):
             (server["images"][0], known["images"]),
         ):
             numbers = {name for name, value in figures.items() if isinstance(value, int | float)}
-            self.assertEqual(numbers - {"hit_rate", "demand"}, {each.name for each in metrics})
+            self.assertEqual(
+                numbers - {"hit_rate", "demand", "started", "uptime"},
+                {each.name for each in metrics},
+            )
 
     def test_metrics(self) -> None:
         """Server and client serve their metrics."""
@@ -256,6 +259,48 @@ class BrowserTests(StatusTestCase):
         self.assertIn("Clients", text)
         refresh = "document.querySelector('noscript meta[http-equiv=refresh]') !== null"
         self.assertTrue(self.browser.evaluate(refresh))
+
+    def test_sorted(self) -> None:
+        """A click on the head of a column sorts by it, also after the next refresh."""
+        self.browser.open(self.url(self.server))
+        names = "[...document.querySelectorAll('table')[1].tBodies[0].rows].map(r => r.innerText)"
+        head = "document.querySelectorAll('table')[1].tHead.rows[0].cells[0]"
+        self.browser.wait_until(f"{head}.getAttribute('role') === 'button'")
+        for order in ("ascending", "descending"):
+            self.browser.evaluate(f"{head}.click()")
+            self.browser.evaluate("document.querySelector('main').old = true")
+            self.browser.wait_until("!document.querySelector('main').old")
+            shown = self.browser.evaluate(f"{head}.getAttribute('aria-sort')")
+            self.assertEqual(shown, order)
+            rows = self.browser.evaluate(names)
+            by_name = f"{names}.sort((a, b) => a.localeCompare(b, undefined, {{numeric: true}}))"
+            expected = self.browser.evaluate(by_name)
+            self.assertEqual(rows, expected if order == "ascending" else expected[::-1])
+
+    def test_hover(self) -> None:
+        """A plot shows the values where the pointer is."""
+        self.browser.open(self.url(self.server))
+        self.browser.wait_until("document.querySelectorAll('polyline').length >= 5")
+        self.browser.evaluate(
+            "box = document.querySelector('.plot svg').getBoundingClientRect();"
+            "document.dispatchEvent(new PointerEvent('pointermove',"
+            " {clientX: box.right - 1, clientY: box.top + 5}))"
+        )
+        shown = self.browser.evaluate("document.querySelector('output').textContent")
+        self.assertRegex(shown, r"^\d+ s ago: multicast \d.* [kM]?bit/s, TCP 0 bit/s$")
+
+    def test_parts(self) -> None:
+        """A client and an image have pages of their own, linked and refreshed."""
+        self.browser.open(self.url(self.server))
+        for page, said in (("client", "Open images"), ("image", "Clients that have it open")):
+            link = f"document.querySelector('a[href^=\"?{page}=\"]').href"
+            self.browser.open(self.browser.evaluate(link))
+            text = "document.querySelector('main').innerText"
+            self.assertIn(said, self.browser.evaluate(text))
+            self.browser.evaluate("document.querySelector('main').old = true")
+            self.browser.wait_until("!document.querySelector('main').old")
+            self.assertIn(said, self.browser.evaluate(text))
+            self.browser.open(self.browser.evaluate("document.querySelector('p > a').href"))
 
     def test_policy(self) -> None:
         """The page does not violate its content security policy."""

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.commands.keys import make_keys
-from mufs.test.support.processes import wait_until
+from mufs.test.support.processes import CHECKOUT, wait_until
 from mufs.test.support.systemd import ETC, SHARED, Machine, Unbootable, why_unavailable
 
 SERVER, CLIENT = "mufs-server", "mufs-client@mnt-images"
@@ -59,14 +59,13 @@ class SystemdTests(SynchronousTestCase):
         make_keys(keys, ["images.example.org"], ["host1"])
         shutil.copytree(keys, place, dirs_exist_ok=True)
         place.chmod(0o755)
-        ends = "trustRoots=/etc/mufs/ca"
+        authority = "--tls-ca /etc/mufs/ca"
         (place / "mufs-server.env").write_text(
-            "MUFS_IMAGES=/srv/images\n"
-            f"MUFS_OPTIONS=--listen tls:7040:certificate={certificate}:{ends}\n"
+            f"MUFS_IMAGES=/srv/images\nMUFS_OPTIONS=--tls-cert {certificate} {authority}\n"
         )
         (place / "mufs-client.env").write_text(
-            f"MUFS_SERVER=tls:images.example.org:7040:certificate=/etc/mufs/host1.pem:{ends}\n"
-            "MUFS_OPTIONS=\n"
+            "MUFS_SERVER=images.example.org\n"
+            f"MUFS_OPTIONS=--tls-cert /etc/mufs/host1.pem {authority}\n"
         )
         return place
 
@@ -107,7 +106,7 @@ class SystemdTests(SynchronousTestCase):
         """
         machine = self.machine
         machine.run("systemctl", "start", "--no-block", CLIENT)
-        waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
+        waiting = "waiting for the server at images.example.org:7040: Connection refused"
         wait_until(
             lambda: waiting in machine.show(CLIENT, "StatusText"),
             30,
@@ -207,7 +206,13 @@ class SystemdTests(SynchronousTestCase):
         done = machine.run("systemctl", "start", CLIENT, check=False)
         self.assertEqual(done.returncode, 1)
         output = [each["MESSAGE"] for each in self.entries("mufs-client")]
-        self.assertEqual(output, [f"mufs-client: --mount: {POINT}: is not empty"])
+        self.assertEqual(
+            output,
+            [
+                f"mufs-client: --mount {POINT}: is not empty: give an empty directory, such as "
+                "--mount /mnt/images"
+            ],
+        )
 
     def test_reload(self) -> None:
         """`systemctl reload` loads new certificates, ignores invalid ones, and ends nothing."""
@@ -235,6 +240,23 @@ class SystemdTests(SynchronousTestCase):
         self.drop_in("mufs-server.service", "LoadCredential=server.pem:/etc/mufs/server.pem")
         self.machine.run("systemctl", "start", SERVER, CLIENT)
         self.assert_read(POINT)
+
+    def test_documented_tls(self) -> None:
+        """The recipe for TLS in docs/operations/systemd.md works, with both units on one host."""
+        machine = self.machine
+        page = (CHECKOUT / "docs" / "operations" / "systemd.md").read_text()
+        recipe = page.partition("### Units with TLS\n")[2].partition("\n### ")[0]
+        (setting,) = re.findall("^```ini\n(.*?)^```$", recipe, re.M | re.S)
+        directory = self.units / "mufs-server.service.d"
+        directory.mkdir(exist_ok=True)
+        (directory / "tls.conf").write_text(setting)
+        commands = re.findall("^    (.*)$", recipe, re.M)
+        copies = [command for command in commands if command.startswith("scp ")]
+        self.assertEqual(len(copies), 1)
+        script = "\n".join(commands).replace("scp ", "cp ").replace("host1:", "")
+        machine.run("sh", "-exc", f"cd /tmp; umask 022; PATH=/opt/mufs/bin:$PATH; {script}")
+        self.assert_read(POINT)
+        self.assertEqual(self.messages_at("4", "mufs-server"), [])
 
     def test_fstab(self) -> None:
         """An fstab mount is mounted at its first use, and its client ends with it."""

@@ -25,6 +25,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from mufs.addresses import ListenAddress, parse_listen, parse_server
 from mufs.commands import authority, keys
 from mufs.commands.keys import make_keys, renew_key, revoke_key
 from mufs.communication.client.channel import (
@@ -34,13 +35,8 @@ from mufs.communication.client.channel import (
     Refused,
 )
 from mufs.communication.server import intake
+from mufs.endpoints import ServerEndpoint, expiry_of, listen_endpoint, reload_of
 from mufs.filesystem.server.access import Access, parse_rule
-from mufs.options import (
-    channel_client_endpoint,
-    channel_server_endpoint,
-    expiry_of,
-    server_endpoint,
-)
 from mufs.server import ServerService, ServerSettings
 from mufs.test.support.memory import MemoryLibrary
 from mufs.wire.channel import Data, Key, Sent, Type, pack_tagged
@@ -151,25 +147,27 @@ class TLSTestCase(TestCase):
         certificate: str | None = None,
         tls: bool = True,
         rules: tuple[str, ...] = (),
-        make: Any = channel_server_endpoint,
+        unchecked: bool = False,
     ) -> int:
-        """Start a server, and return its port."""
-        if make is server_endpoint:
+        """Start a server, and return its port; C{unchecked} by TLS that asks for no certificate."""
+        if unchecked:
             string = f"ssl:0:privateKey={self.own}/server.pem:interface={LOCAL}"
+            where = ListenAddress(0, endpoint=string)
         elif tls:
             string = f"tls:0:{certificate or self.certificate('server')}:interface={LOCAL}"
+            where = parse_listen(string)
         else:
-            string = f"tcp:0:interface={LOCAL}"
+            where = parse_listen(f"{LOCAL}:0")
         settings = ServerSettings(
             group="239.5.5.0", port=7041, interface=LOCAL, rate_min=10**6, rate_max=10**10, tls=tls
         )
-        endpoint = make(the_reactor, "listen", string)
+        self.endpoint = listen_endpoint(the_reactor, where)
         self.service = ServerService(
             the_reactor,
             settings,
             library=self.library,
             secret=b"secret",
-            listen=endpoint,
+            listen=self.endpoint,
             status=None,
             access=Access(tuple(map(parse_rule, rules)) or None),
         )
@@ -195,7 +193,7 @@ class TLSTestCase(TestCase):
             user.done.callback(False)
 
         self.patch(factory, "connect_failed", connect_failed)
-        endpoint = channel_client_endpoint(the_reactor, "server", server)
+        endpoint = ServerEndpoint(the_reactor, parse_server(server))
         await endpoint.connect(factory)
         if await user.done:
             self.addCleanup(user.end)
@@ -308,7 +306,7 @@ class AcceptanceTests(TLSTestCase):
         return done.addCallback(lambda _: self.assert_refused("is self-signed", ""))
 
     async def unasked(self) -> None:
-        port = await self.listen(make=server_endpoint)
+        port = await self.listen(unchecked=True)
         user = await self.connect(f"tls:{LOCAL}:{port}:{self.certificate()}")
         self.assertIsNone(user.channel)
         self.assert_refused("TLS asked for none", "at once")
@@ -384,9 +382,8 @@ class AcceptanceTests(TLSTestCase):
         port = await self.listen()
         user = RecordingUser()
         factory = ClientChannelFactory(user, the_reactor, "told")
-        endpoint = channel_client_endpoint(
-            the_reactor, "server", f"tls:{LOCAL}:{port}:{self.certificate()}"
-        )
+        address = parse_server(f"tls:{LOCAL}:{port}:{self.certificate()}")
+        endpoint = ServerEndpoint(the_reactor, address)
         await endpoint.connect(factory)
         while self.service.core.factory.channels:
             await self.pause()
@@ -577,16 +574,12 @@ class RevocationTests(TLSTestCase):
 
     async def listen_and_reload(self) -> tuple[int, Callable[[], None]]:
         """Start a server; its port, and what reloads its certificates."""
-        made: list[Any] = []
-
-        def make(*arguments: Any) -> Any:
-            made.append(channel_server_endpoint(*arguments))
-            return made[0]
-
-        port = await self.listen(make=make)
+        port = await self.listen()
+        reload_tls = reload_of(self.endpoint)
+        assert reload_tls is not None
 
         def reload() -> None:
-            made[0].reload()
+            reload_tls()
             self.service.reloaded()
 
         return port, reload
@@ -646,7 +639,7 @@ class RevocationTests(TLSTestCase):
         await self.listen()
         days: Any = self.service.figures()["certificate_days"]
         self.assertTrue(729 < days < 730)
-        client = channel_client_endpoint(the_reactor, "server", self.client(7040))
+        client = ServerEndpoint(the_reactor, parse_server(self.client(7040)))
         server = Certificate.loadPEM((self.own / "host1.lab.pem").read_bytes())
         expected = server.original.to_cryptography().not_valid_after_utc
         self.assertEqual(expiry_of(client), expected)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.addresses import TLSFiles
 from mufs.commands import authority, keys
 from mufs.commands.check import certificates
 from mufs.commands.check.finding import Finding, Level
@@ -22,10 +23,7 @@ class CertificateTests(SynchronousTestCase):
         self.top = Path(self.mktemp())
         make_keys(self.top, ["images.lab", "192.0.2.1"], ["host1.lab"])
         self.server = x509.load_pem_x509_certificate((self.top / "server.pem").read_bytes())
-        self.given = {
-            "certificate": str(self.top / "host1.lab.pem"),
-            "trustRoots": str(self.top / "ca"),
-        }
+        self.given = TLSFiles(str(self.top / "host1.lab.pem"), None, str(self.top / "ca"))
 
     def judge(self, days: float) -> Finding:
         """The finding so many days from now."""
@@ -54,10 +52,10 @@ class CertificateTests(SynchronousTestCase):
         (self.top / "ca" / "other.pem").write_text("nothing\n")
         levels = [each.level for each in certificates.own(self.given)]
         self.assertEqual(levels, [Level.OK, Level.OK, Level.PROBLEM])
-        gone = {"certificate": "missing.pem", "trustRoots": str(self.top / "missing")}
+        gone = TLSFiles("missing.pem", None, str(self.top / "missing"))
         levels = [each.level for each in certificates.own(gone)]
         self.assertEqual(levels, [Level.PROBLEM] * 2)
-        self.assertIs(certificates.own({})[0].level, Level.WARNING)
+        self.assertIs(certificates.own(TLSFiles())[0].level, Level.WARNING)
 
     def test_server(self) -> None:
         """Its name, its address and its signer have to be right."""
@@ -68,16 +66,17 @@ class CertificateTests(SynchronousTestCase):
         self.assertEqual([each.what for each in other[1:]], ["server's name"])
         self.assertEqual(other[1].commands, ("mufs keys --server images.lab,192.0.2.1,192.0.2.2",))
         make_keys(self.top / "others", ["images.lab"], [])
-        roots = {"trustRoots": str(self.top / "others" / "ca")}
-        found = certificates.of_server(self.server, "images.lab", roots)
-        self.assertEqual([each.what for each in found[1:]], ["server's signer"])
+        for roots in (self.top / "others" / "ca", self.top / "others" / "ca" / "ca.pem"):
+            files = TLSFiles(authorities=str(roots))
+            found = certificates.of_server(self.server, "images.lab", files)
+            self.assertEqual([each.what for each in found[1:]], ["server's signer"])
 
     def test_hostile_name(self) -> None:
         """A name that anybody may have written is quoted in what is to be typed."""
         self.patch(keys, "_NAME", re.compile(".*"))
         make_keys(self.top / "evil", ["$(reboot)\x1b[2J"], [])
         pem = (self.top / "evil" / "server.pem").read_bytes()
-        found = certificates.of_server(x509.load_pem_x509_certificate(pem), "a", {})
+        found = certificates.of_server(x509.load_pem_x509_certificate(pem), "a", TLSFiles())
         text = "\n".join(line for each in found for line in each.lines())
         self.assertNotIn("\x1b", text)
         self.assertIn("'$(reboot)\\x1b[2J,a'", text)

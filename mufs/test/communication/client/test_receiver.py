@@ -127,6 +127,21 @@ class ReceiverTests(SynchronousTestCase):
         self.receive(*self.datagrams(2))
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
 
+    def test_key_within_transfer(self) -> None:
+        """A transfer that had begun before the key of its image came is ignored, not lost."""
+        incomplete: list[Descriptor] = []
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(0, KEYS.epoch.secret)
+        self.receiver.on_incomplete = incomplete.append
+        announcement, *segments, completion = self.datagrams(1)
+        self.receive(announcement, *segments)
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+        self.receive(completion)
+        self.assertEqual((incomplete, self.opened), ([], []))
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 0))
+        self.receive(announcement, *segments, completion)
+        self.assertEqual(self.opened, [CONTENT])
+
     def test_repairs_for_others(self) -> None:
         """Repairs of transfers sent before this host joined do not count as losses."""
         for number in range(1, 30):

@@ -126,6 +126,18 @@ class SentTests(RepairsTestCase):
         self.assertEqual((self.repaired(), self.over_tcp), ([], []))
         self.assertEqual((self.repairs.segments_lost, self.repairs.repairs_sent), (0, 0))
 
+    def test_ignored(self) -> None:
+        """What came in full before the key of its image is asked for, and not counted."""
+        self.receiver.listen_to(SOURCE, SEGMENT)
+        self.receiver.begin_epoch(0, KEYS.epoch.secret)
+        self.receive(1)
+        self.receiver.add_key(1, 1, KEYS.key(1, 1))
+        self.sent(1)
+        self.pass_time()
+        self.assertEqual(self.repaired(), [Repair(7, 1, 1, (1 << COUNT) - 1)])
+        self.assertEqual(self.repairs.segments_lost, 0)
+        self.assertEqual(self.health.state, "working")
+
     def test_lost(self) -> None:
         """Missing segments are asked for by multicast, once they are due."""
         self.receive(1, missing=0b101, end=False)
