@@ -238,6 +238,7 @@ class ClientMount(MultiService):
             tls=settings.tls,
             server=settings.server,
             mount=settings.mount.directory,
+            why_absent=self._why_disconnected(),
             certificate_days=self._certificate.days_left(),
         )
         return {**self._about.figures(), **figures}
@@ -251,8 +252,11 @@ class ClientMount(MultiService):
             cache_size=settings.cache_size,
             mount=settings.mount.directory if self.ready.called else None,
             server=settings.server,
-            why_absent=self._factory.last_connect_error or self._why_absent,
+            why_absent=self._why_disconnected(),
         )
+
+    def _why_disconnected(self) -> str:
+        return self._factory.last_connect_error or self._why_absent
 
     def _fail(self, message: str) -> None:
         fail(self._reactor, self.name, message)

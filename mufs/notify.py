@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from mufs.communication.certificates import UnusableFile
+from mufs.ending import end_once
 
 STATUS_INTERVAL = 5.0
 """Seconds between two checks for a new state to report."""
@@ -172,7 +173,8 @@ def supervised(
     *,
     rules: Callable[[], None] | None = None,
 ) -> MultiService:
-    """A service together with its L{Supervision}."""
+    """A service together with its L{Supervision}, which one signal ends."""
+    end_once(reactor)
     both = MultiService()
     service.setServiceParent(both)
     Supervision(reactor, service, reload, rules=rules).setServiceParent(both)

@@ -164,7 +164,8 @@ def _error(each: Found) -> list[RenderableType]:
 
 
 def _client(f: Found) -> list[RenderableType]:
-    connected = "yes" if f["connected"] else "no"
+    why = f.get("why_disconnected")
+    connected = "yes" if f["connected"] else f"no: {why}" if why else "no"
     return [
         _title("client", f["mount"]),
         _pairs([

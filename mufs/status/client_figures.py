@@ -17,6 +17,7 @@ def client_figures(
     tls: bool,
     server: str,
     mount: str,
+    why_absent: str,
     certificate_days: float | None = None,
 ) -> dict[str, object]:
     """
@@ -26,10 +27,12 @@ def client_figures(
     @param tls: whether the request channel is one of TLS.
     @param server: its address.
     @param mount: the mount point.
+    @param why_absent: why there is no connection, if that is known.
     @param certificate_days: days until this host's certificate expires, if it has one.
     """
     return {
         **client_measurements(remote, cache, cache_size=cache_size),
+        "why_disconnected": "" if remote.is_connected else why_absent,
         "tls": tls,
         "certificate_days": certificate_days,
         "server": server,

@@ -305,6 +305,8 @@ class ClientMountTests(SynchronousTestCase):
         self.assertEqual(self.logged("refused: no rule names it"), 1)
         self.assertIn("mounted at /mnt/images; waiting for the server", self.client.state())
         self.assertIn("refused: no rule names it", self.client.state())
+        why = self.client.figures()["why_disconnected"]
+        self.assertEqual(why, "it refused: no rule names it")
         self.welcome()
         self.assertIn("mounted at /mnt/images; connected to", self.client.state())
 

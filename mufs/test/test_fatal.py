@@ -47,6 +47,29 @@ class FailTests(SynchronousTestCase):
         self.assertEqual(self.printed.getvalue(), "")
         self.assertEqual(len(self.events), 1)
 
+    def test_once(self) -> None:
+        """Where the log is on standard error anyway, the message comes once, without a time."""
+        place = open(self.mktemp(), "w+")  # noqa: SIM115
+        self.addCleanup(place.close)
+        for name in ("__stdout__", "__stderr__"):
+            self.patch(sys, name, place)
+        for arguments, logged in (([], 0), (["--logfile=/var/log/mufs"], 1), (["-l/x"], 1)):
+            self.patch(sys, "argv", ["mufs-server", *arguments])
+            self.events.clear()
+            fatal.fail(self.reactor, "mufs-server", "no such thing")
+            self.assertEqual(len(self.events), logged, arguments)
+        place.seek(0)
+        self.assertEqual(place.read(), 3 * "mufs-server: no such thing\n")
+
+    def test_nowhere(self) -> None:
+        """A service in the background has its log elsewhere."""
+        with open(os.devnull, "w") as nowhere:
+            for name in ("__stdout__", "__stderr__"):
+                self.patch(sys, name, nowhere)
+            self.patch(sys, "argv", ["mufs-server"])
+            fatal.fail(self.reactor, "mufs-server", "no such thing")
+        self.assertEqual(len(self.events), 1)
+
     def test_status(self) -> None:
         """The reactor is stopped once it runs, and the status is 1 when the interpreter exits."""
         fatal.fail(self.reactor, "mufs-server", "no such thing")

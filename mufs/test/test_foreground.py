@@ -1,8 +1,11 @@
 """The commands of the services."""
 
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 
+from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import foreground
@@ -14,7 +17,8 @@ class CommandTests(SynchronousTestCase):
     def run_command(self, command: Callable[[], None], *arguments: str) -> list[str]:
         """The command line that twistd finds."""
         found: list[str] = []
-        self.patch(foreground, "run", lambda: found.extend(sys.argv))
+        self.patch(twistd, "run", lambda: found.extend(sys.argv))
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         self.patch(sys, "argv", ["/usr/bin/it", *arguments])
         command()
         return found
@@ -29,3 +33,21 @@ class CommandTests(SynchronousTestCase):
         """The same goes for the client, also without options."""
         found = self.run_command(foreground.client)
         self.assertEqual(found[1:], ["--nodaemon", "--pidfile=", "mufs-client"])
+
+    def test_interrupted(self) -> None:
+        """An interrupt while modules are imported ends the command with one line."""
+        for command in ("server", "client"):
+            program = (
+                "import os, signal, sys\n"
+                "class Importer:\n"
+                "    def find_spec(self, name, *_):\n"
+                "        if name == 'twisted.scripts.twistd':\n"
+                "            os.kill(os.getpid(), signal.SIGINT)\n"
+                "sys.meta_path.insert(0, Importer())\n"
+                f"from mufs.foreground import {command}; {command}()"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+            )
+            self.assertEqual(done.stderr, f"mufs-{command}: interrupted\n")
+            self.assertEqual(done.returncode, 130)

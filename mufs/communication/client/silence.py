@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-SILENCE_CHECK_INTERVAL = 0.25
+SILENCE_CHECK_INTERVAL = 0.2
 """Seconds between two checks whether anything came while requests wait."""
 
 MAX_SILENT_CHECKS = 3

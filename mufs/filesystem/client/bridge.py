@@ -33,6 +33,10 @@ wait for a server that is away.
 """
 
 
+MIN_WAIT_SECONDS = 0.1
+"""Seconds that a call waits before it is looked at."""
+
+
 @define(eq=False)
 class _Call:
     """
@@ -73,7 +77,7 @@ class Bridge:
         self._asker = asker
         self._calls: dict[_Call, None] = {}
         self._watch: IDelayedCall | None = None
-        self._silent_since = 0.0
+        self._in_vain: dict[int, float] = {}
         self._stopped = False
 
     def getattr(self, path: bytes, handle: int | None, caller: Callable[[], Caller]) -> Attributes:
@@ -171,14 +175,12 @@ class Bridge:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
         now = self._reactor.seconds()
-        if self._remote.last_heard >= self._silent_since:
-            self._silent_since = now
         call = _Call(maybeDeferred(function, *args), now, asker)
         self._calls[call] = None
         if self._watch is None:
             self._watch = self._reactor.callLater(WATCH_INTERVAL, self._look)
         call.deferred.addBoth(self._ended, call)
-        if not call.deferred.called and self._is_late(call, now):
+        if not call.deferred.called and self._has_waited(asker, now):
             self._expire(call)
         return call.deferred
 
@@ -193,23 +195,28 @@ class Bridge:
     def _expire(self, call: _Call) -> None:
         self._cancel(call, errno.EIO, "no answer from the server in time")
 
-    def _is_late(self, call: _Call, now: float) -> bool:
+    def _note_in_vain(self, asker: int, now: float) -> None:
+        heard = self._remote.last_heard
+        self._in_vain = {thread: at for thread, at in self._in_vain.items() if at > heard}
+        self._in_vain[asker] = now
+
+    def _has_waited(self, asker: int, now: float) -> bool:
         """
-        Whether a call has had its time. If the server said nothing since an earlier one was made,
-        that began with the earlier one: the kernel reads ahead, and then the page once more.
+        Whether a thread has waited in vain a moment ago, and the server said nothing since. It does
+        not wait again: the kernel reads ahead, and then asks for the page once more.
         """
-        is_silent = self._remote.last_heard < self._silent_since
-        began = min(call.began, self._silent_since) if is_silent else call.began
-        return 0 < self._timeout <= now - began
+        ended = self._in_vain.get(asker, self._remote.last_heard)
+        return self._remote.last_heard < ended and now - ended < self._timeout
 
     def _look(self) -> None:
         """End the calls that have had their time, and those whose makers have to end."""
         self._watch = None
         now = self._reactor.seconds()
         for call in list(self._calls):
-            if self._is_late(call, now):
+            if 0 < self._timeout <= now - call.began:
+                self._note_in_vain(call.asker, now)
                 self._expire(call)
-            elif now - call.began < WATCH_INTERVAL:
+            elif now - call.began < MIN_WAIT_SECONDS:
                 break
             elif is_interrupted(call.asker):
                 self._cancel(call, errno.EINTR, os.strerror(errno.EINTR))

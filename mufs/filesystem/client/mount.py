@@ -3,17 +3,22 @@
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from fuse import FUSE, _libfuse, fuse_file_info, fuse_get_context
 from twisted.logger import Logger
 
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.images import PageCache
 from mufs.wire.metadata import Attributes, Caller
+
+try:
+    from fuse import FUSE, _libfuse, fuse_file_info, fuse_get_context
+except OSError as error:
+    sys.exit(f"mufs-client: libfuse 2 is missing, on Debian the package libfuse2: {error}")
 
 T = TypeVar("T")
 

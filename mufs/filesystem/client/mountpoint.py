@@ -19,6 +19,9 @@ The type of an automount point there. Every access to one waits for its mount, e
 process group that is to make it.
 """
 
+DEVICE = "/dev/fuse"
+"""What libfuse mounts with."""
+
 MOUNT_TABLE = "/proc/self/mountinfo"
 """The kernel's list of mounts, see proc(5)."""
 
@@ -63,6 +66,10 @@ def make_ready(path: str) -> str:
     @return: the path from the root, without symbolic links.
     @raise UnusableMountPoint: when it is missing, not a directory, not empty, or in use.
     """
+    if not os.path.exists(DEVICE):
+        raise UnusableMountPoint(
+            f"cannot be mounted at: {DEVICE} is missing (modprobe fuse; to a container, pass it in)"
+        )
     path = os.path.realpath(path)
     there = uppermost(path)
     ours = there is not None and there.type == TYPE

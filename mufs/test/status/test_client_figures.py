@@ -39,6 +39,7 @@ class ClientFiguresTests(SynchronousTestCase):
             tls=False,
             server=SERVER,
             mount="/mnt/images",
+            why_absent="nobody there",
         )
 
     def state(self, mount: str | None = "/mnt/images", why: str = "", server: str = SERVER) -> str:
@@ -76,6 +77,7 @@ class ClientFiguresTests(SynchronousTestCase):
         found = client_measurements(self.client.remote, self.client.cache, cache_size=SIZE)
         settings = {
             "tls": False, "server": SERVER, "mount": "/mnt/images", "certificate_days": None,
+            "why_disconnected": "",
         }  # fmt: skip
         self.assertEqual({**found, **settings}, self.figures())
 
@@ -109,6 +111,7 @@ class ClientFiguresTests(SynchronousTestCase):
         self.assertEqual(self.state(None, "no route"), waiting)
         self.assertIn(f"; {waiting}; ", self.state(why="no route"))
         self.assertIs(self.figures()["connected"], False)
+        self.assertEqual(self.figures()["why_disconnected"], "nobody there")
 
     def test_held_images(self) -> None:
         """The images opened last come first, each with what the cache holds of it."""

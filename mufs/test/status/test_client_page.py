@@ -31,6 +31,7 @@ class ClientPageTests(SynchronousTestCase):
         figures: dict[str, Any] = {figure.name: 0 for figure in CLIENT.figures}
         figures |= {
             "hit_rate": 0.0, "multicast": "working", "multicast_works": True, "connected": True,
+            "why_disconnected": "",
             "mount": "/mnt/<b>", "server": "tcp:here", "certificate_days": None,
             **About("2.9").figures(), **changes,
         }  # fmt: skip
@@ -42,6 +43,10 @@ class ClientPageTests(SynchronousTestCase):
         self.assertNotIn({"class": "alarm"}, [attributes for _, attributes in self.show([]).tags])
         cases: list[tuple[dict[str, Any], str]] = [
             ({"connected": False}, "no connection to the server"),
+            (
+                {"connected": False, "why_disconnected": "it refused: <no>"},
+                "no connection to the server: it refused: <no>",
+            ),
             ({"multicast": "not working: <i>", "multicast_works": False}, "not working: <i>"),
         ]
         for changes, said in cases:

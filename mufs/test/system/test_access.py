@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,24 @@ class MountTests(SynchronousTestCase):
         wait_until(lambda: os.listdir(one) == ["free"], 20, "the new rules count")
         self.assertEqual(os.pread(kept, 4096, 2 << 20), self.content[2 << 20 :][:4096])
         self.assertRaises(OSError, os.pread, lost, 4096, 2 << 20)
+
+    def test_rule_gone(self) -> None:
+        """A mounted client that no rule names any more stays, says so once, and goes on later."""
+        self.start_server("--allow", "one:/")
+        mount = self.start_client("one")
+        self.assertEqual((mount / "free" / "small.img").read_bytes(), self.content)
+        self.server.stop()
+        self.start_server("--allow", "someone:/")
+        client = self.loopback.services["one"]
+        client.wait_until(lambda: "nothing is shared with one" in client.output, 20, "is refused")
+        client.wait_until(lambda: client.status()["why_disconnected"], 20, "says why")
+        self.assertIn("nothing is shared", client.status()["why_disconnected"])
+        self.assertEqual((mount / "free" / "small.img").read_bytes(), self.content)
+        time.sleep(3)
+        self.assertEqual(client.output.count("nothing is shared with one"), 1)
+        self.server.stop()
+        self.start_server("--allow", "one:/")
+        self.assertEqual((mount / "all.img").read_bytes(), self.content)
 
     def test_callers(self) -> None:
         """By default root is squashed, and other users have the access of their UID and groups."""

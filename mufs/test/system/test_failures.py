@@ -96,6 +96,17 @@ class ShutdownTests(LabTestCase):
         self.assertIn(client.wait(), ENDED)
         self.assertNotIn("Traceback", client.output)
 
+    def test_signals(self) -> None:
+        """Further signals while a service ends change nothing, and leave no traceback."""
+        self.lab = self.make_lab(1, 1)
+        for service in (self.lab.start_server(), self.lab.start_client("host1")):
+            for _ in range(3):
+                service.signal(signal.SIGTERM)
+                time.sleep(0.05)
+            self.assertIn(service.wait(), ENDED)
+            self.assertNotIn("Traceback", service.output)
+            self.assertEqual(service.output.count("Received SIGTERM"), 1)
+
     def test_client_without_server(self) -> None:
         """A client that still waits for its server ends."""
         self.lab = self.make_lab(1, 1)

@@ -16,7 +16,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.test.support.doubles import make_attributes
 from mufs.test.support.loopback import make_loopback, why_unavailable
 from mufs.wire.channel import Data, Framer, Read, Type, pack_tagged, parse_tagged
-from mufs.wire.metadata import VERSION, At, Attributes, Failure, Opened, Welcome, decode, encode
+from mufs.wire.metadata import (
+    VERSION,
+    At,
+    Attributes,
+    Failure,
+    Opened,
+    Statistics,
+    Welcome,
+    decode,
+    encode,
+)
 
 FILE = make_attributes(5)
 DIRECTORY = evolve(FILE, mode=stat.S_IFDIR | 0o755, ino=1)
@@ -84,6 +94,8 @@ class Hostile:
             return pack_tagged(Type.WELCOME, tag, encode(welcome))
         if kind is Type.READ:
             return Data(1, 1, Read.parse(offset, body).offset, b"right").encode()
+        if kind is Type.STATFS:
+            return pack_tagged(Type.REPLY, tag, encode(Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9)))
         if kind in (Type.CLOSE, Type.PING):
             return pack_tagged(Type.PONG, tag, b"")
         return pack_tagged(*self._about(kind, tag, decode(At, rest).path))

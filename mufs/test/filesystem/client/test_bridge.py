@@ -189,7 +189,7 @@ class BridgeTests(TestCase):
 
     @inlineCallbacks
     def test_timeout_once(self) -> Any:
-        """While the server says nothing, what is asked again has had its time already."""
+        """While the server says nothing, whoever has waited in vain does not wait again."""
         self.remote.answer = Deferred
         self.remote.last_heard = global_reactor.seconds()
         bridge = self.make(0.4)

@@ -17,7 +17,7 @@ from mufs.wire.metadata import Attributes, Caller, Statistics
 
 try:
     from mufs.filesystem.client import mount
-except OSError:  # fusepy's, at its import
+except SystemExit:
     MISSING: str | None = "needs libfuse"
 else:
     MISSING = None

@@ -99,6 +99,7 @@ class MakeReadyTests(MountTableTestCase):
         self.ran: list[list[str]] = []
         self.dead = 0
         self.patch(subprocess, "run", self.run_fusermount)
+        self.patch(mountpoint, "DEVICE", os.devnull)
 
     def run_fusermount(self, arguments: list[str], check: bool) -> None:
         """Unmount what is there."""
@@ -179,6 +180,16 @@ class MakeReadyTests(MountTableTestCase):
         self.patch(subprocess, "run", run)
         reason = f"a dead mount is left there; fusermount: {os.strerror(errno.ENOENT)}"
         self.assert_refused(self.point, reason)
+
+
+class DeviceTests(SynchronousTestCase):
+    """A host, or a container, without FUSE."""
+
+    def test_missing(self) -> None:
+        """Nothing can be mounted there, which is said at once."""
+        self.patch(mountpoint, "DEVICE", "/none")
+        error = self.assertRaises(UnusableMountPoint, make_ready, ".")
+        self.assertIn("/none is missing", str(error))
 
 
 class ClaimTests(MountTableTestCase):
