@@ -132,7 +132,8 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_refused(server_tap.Options(), arguments, "--allow", "TLS")
         rules = self.images / "rules"
         arguments = ["--images", str(self.images), "--allow-from", str(rules)]
-        self.assert_refused(server_tap.Options(), [*arguments, *tls], "--allow-from", "No such file")
+        secured = [*arguments, *tls]
+        self.assert_refused(server_tap.Options(), secured, "--allow-from", "No such file")
         rules.touch()
         self.assert_refused(server_tap.Options(), arguments, "--allow-from", "TLS")
         arguments += tls
