@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from typing import Any
 
 from twisted.application.service import IService
@@ -164,7 +165,11 @@ class Options(CommonOptions):
             self.checked("status", status, lambda: listen_endpoint(the_reactor, self["status"]))
         if self["interface"] is not None:
             interface = self["interface"]
-            self.checked("interface", interface, lambda: check_interface(interface))
+            try:
+                check_interface(interface)
+            except WrongValue as error:
+                # It may come later; until then reads go over TCP.
+                print(f"{self.name}: {self.wrong('interface', interface, error)}", file=sys.stderr)
         if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise self.wrong("cache-size", size, "is more than the memory of this host")
         try:

@@ -6,8 +6,11 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-TRIM_INTERVAL = 60.0
-"""Seconds between two times of giving memory back, which takes less than a millisecond."""
+TRIM_INTERVAL = 10.0
+"""
+Seconds between two times of giving memory back, which takes less than a millisecond. Within a
+minute, free chunks all over the heap are used again, and 4 MiB of a client's 46 come back.
+"""
 
 
 def trim() -> None:

@@ -87,8 +87,7 @@ def parse_interface(text: str) -> str:
 
 def check_interface(text: str) -> None:
     """
-    @raise WrongValue: when it is an address that this host does not have. An interface that comes
-        later is given by its name.
+    @raise WrongValue: when it is an address that this host does not have.
     """
     if re.fullmatch(r"[\d.]+", text):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -216,7 +215,8 @@ class Options(usage.Options):
         right = self._example(option) if example is None else f"--{option} {shlex.quote(example)}"
         if isinstance(why, UnusableFile) and option not in ("tls-cert", "tls-ca"):
             right = f"{self._example('tls-cert')} {self._example('tls-ca')}"
-        return usage.UsageError(f"--{option} {typed(text)}: {why}, such as {right}")
+        reason = str(why).removeprefix(f"{text}: ")
+        return usage.UsageError(f"--{option} {typed(text)}: {reason}, such as {right}")
 
     def opt_help(self) -> None:
         """Print this help"""

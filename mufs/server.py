@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from mufs.access_rules import AccessRules
+from mufs.addresses import join
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.interfaces import NetworkChanges
 from mufs.communication.server.admission import Admission, bound_by_files, bound_unsent_bytes
@@ -34,7 +35,7 @@ from mufs.memory import Trimming
 from mufs.push_task import push_task
 from mufs.server_core import make_server_core
 from mufs.sockets import SERVER as CONTROLLED
-from mufs.sockets import escape
+from mufs.sockets import escape, unbracketed
 from mufs.status.about import About
 from mufs.status.figures import SERVER
 from mufs.status.server_figures import server_figures, server_state, server_totals
@@ -161,6 +162,7 @@ class ServerService(MultiService):
 
     def startService(self) -> None:
         """Listen, and send on the interface if one is set; without either the process ends."""
+        self._site.begin()
         self._read_threads.start()
         self._lookup_threads.start()
         bound_by_files(self.core.limits)
@@ -218,7 +220,7 @@ class ServerService(MultiService):
             address = _address(port)
             if factory is self.core.factory:
                 self._admission.guard(port)
-                self._control.listen(escape(address))
+                self._control.listen(escape(unbracketed(address)))
             bound_unsent_bytes(port)
             self._log.info("listening for {what} on {where}", what=purpose, where=address)
             if all(each.port for each in self._listeners):
@@ -254,4 +256,4 @@ def _address(port: IListeningPort) -> str:
     address: Any = port.getHost()
     if isinstance(address, UNIXAddress):
         return os.fsdecode(address.name or b"")
-    return f"{address.host}:{address.port}"
+    return join(address.host, address.port)

@@ -151,17 +151,6 @@ class Options(CommonOptions):
         if self["rate-min"] > self["rate-max"]:
             why = f"is more than --rate-max {rates[1]}"
             raise self.wrong("rate-min", rates[0], why)
-        if self["allow-from"]:
-            # twistd may change the directory.
-            self["allow-from"] = os.path.abspath(self["allow-from"])
-        self.access()
-        try:
-            self["library"] = ExportedDirectory(
-                os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
-            )
-        except OSError as error:
-            why = f"{error.strerror}: give a directory"
-            raise self.wrong("images", self["images"], why) from None
         self["listen"] = self.checked(
             "listen", listen, lambda: parse_listen(listen, self["tls-cert"], self["tls-ca"])
         )
@@ -174,6 +163,17 @@ class Options(CommonOptions):
                 f"--{option} needs TLS, to know the names of clients, such as "
                 "--tls-cert /etc/mufs/server.pem --tls-ca /etc/mufs/ca"
             )
+        if self["allow-from"]:
+            # twistd may change the directory.
+            self["allow-from"] = os.path.abspath(self["allow-from"])
+        self.access()
+        try:
+            self["library"] = ExportedDirectory(
+                os.path.abspath(self["images"]), os.fsencode(self["fsid"] or "")
+            )
+        except OSError as error:
+            why = f"{error.strerror}: give a directory"
+            raise self.wrong("images", self["images"], why) from None
         if self["interface"] is not None:
             interface = self["interface"]
             self.checked("interface", interface, lambda: check_interface(interface))

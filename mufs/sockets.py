@@ -96,6 +96,11 @@ def escape(path: str) -> str:
     return r"\x2e" + text[1:] if text.startswith(".") else text or "-"
 
 
+def unbracketed(address: str) -> str:
+    """An address without the brackets of IPv6, as it is part of the name of a socket."""
+    return address.replace("[", "").replace("]", "")
+
+
 def sockets(kind: str | None = None) -> list[str]:
     """The sockets that exist, servers first; some may be left over from services that died."""
     kinds = [SERVER, CLIENT] if kind is None else [kind]

@@ -32,6 +32,7 @@ from mufs.sockets import (
     locate,
     socket_of_mount,
     sockets,
+    unbracketed,
 )
 from mufs.units import format_bytes
 
@@ -194,8 +195,10 @@ def _server(name: str | None) -> str:
         with suppress(Nobody):
             ask(where)
             found[os.path.basename(where).removesuffix(".sock")] = where
+    name = name and unbracketed(name)
     if name is not None and name not in found:
-        raise Unreachable(f"{name}: no server listens there on this host")
+        known = f", such as {next(iter(found))}" if found else ""
+        raise Unreachable(f"{name}: no server listens there on this host{known}")
     if not found:
         raise Unreachable("no server runs here")
     if name is None and len(found) > 1:

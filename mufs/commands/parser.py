@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, example: str = "", **more: Any) -> None:
         """@param example: a right command line of this command."""
-        super().__init__(*args, **more)
+        super().__init__(*args, **{"epilog": f"Example: {example}", **more})
         self.example = example
         self.set_defaults(parser=self)
 

@@ -139,39 +139,36 @@ def _lost(series: Series) -> Markup:
 
 def _image_page(name: str, images: Iterable[HeldImage]) -> Markup:
     found = [image for image in images if shown(image.path) == name]
-    maps = [join(_head(image), _squares(image)) for image in found]
     return join(
         element("h1", named(name)),
         note("an image at this client: dark squares are in the cache"),
         element("p", link("to the whole client")),
-        *([element("div", each, class_="held") for each in maps] or [note("not opened yet")]),
+        *([_map(image, fold=False) for image in found] or [note("not opened yet")]),
     )
 
 
-def _map(image: HeldImage) -> Markup:
+def _map(image: HeldImage, *, fold: bool = True) -> Markup:
+    """
+    How much of an image is held, and where.
+
+    @param fold: leave the map out if all of it is held.
+    """
     squares, exact = held_parts(image)
-    is_full = exact and all(part >= 1 for part in squares)
-    return element("div", _head(image), Markup() if is_full else _squares(image), class_="held")
-
-
-def _head(image: HeldImage) -> Markup:
-    squares, exact = held_parts(image)
-    part = sum(squares) / len(squares) if squares else 1.0
-    about_ = "" if exact else "about "
-    how_much = "all held" if part >= 1 and exact else f"{about_}{part:.1%} held"
-    closed = "" if image.is_open else "; closed"
-    name = link(named(image.path), image=shown(image.path))
-    text = f" {format_bytes(image.size)}, {how_much}{closed}"
-    return element("div", element("b", name), text)
-
-
-def _squares(image: HeldImage) -> Markup:
-    squares, _ = held_parts(image)
-    part = sum(squares) / len(squares) if squares else 1.0
     blocks = -(-image.size // BLOCK)
+    part = sum(squares) / len(squares) if squares else 1.0
+    is_full = exact and all(square >= 1 for square in squares)
+    how_much = "all held" if is_full else f"{'' if exact else 'about '}{part:.1%} held"
+    head = element(
+        "div",
+        element("b", link(named(image.path), image=shown(image.path))),
+        f" {format_bytes(image.size)}, {how_much}{'' if image.is_open else '; closed'}",
+    )
+    if is_full and fold:
+        return element("div", head, class_="held")
     per = -(-blocks // len(squares)) if squares else 0
     scale = element("span", f"a square: {format_bytes(per * BLOCK)}", class_="axis")
-    return join(cache_map(squares, f"{part:.0%} of {shown(image.path)} is held"), scale)
+    picture = cache_map(squares, f"{part:.0%} of {shown(image.path)} is held")
+    return element("div", head, picture, scale, class_="held")
 
 
 def held_parts(image: HeldImage) -> tuple[list[float], bool]:

@@ -42,7 +42,7 @@ class RecentEvents:
         return reversed(self._events.copy())
 
     def start(self) -> None:
-        """Listen to the log."""
+        """Listen to the log; nothing happens if it does already."""
         globalLogPublisher.addObserver(self)
 
     def stop(self) -> None:

@@ -139,27 +139,31 @@ class StatusSite(QuietSite):
             content = files(__package__).joinpath(name).read_bytes()
             root.putChild(name.encode(), Data(content, f"{kind}; charset=utf-8"))
 
+    def begin(self) -> None:
+        """Keep what is logged from now on; otherwise from when its port listens."""
+        self._recent.start()
+
     def startFactory(self) -> None:
         """Start taking samples: the port listens."""
         super().startFactory()
-        self._recent.start()
+        self.begin()
         self._ticks.start(SAMPLE_INTERVAL).addErrback(
             lambda failure: self._log.failure("the status page is not kept up to date", failure)
         )
 
     def end(self) -> None:
         """
-        End the responses that do not end by themselves. To be called before the ports are closed:
-        what is written afterwards is not sent.
+        End the responses that do not end by themselves, and keep nothing more of the log. To be
+        called before the ports are closed: what is written afterwards is not sent.
         """
         self._events.end()
+        self._recent.stop()
 
     def stopFactory(self) -> None:
         """Stop taking samples: the port is closed."""
         self.end()
         if self._ticks.running:
             self._ticks.stop()
-        self._recent.stop()
         super().stopFactory()
 
     def _tick(self) -> None:

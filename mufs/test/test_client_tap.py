@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ class ClientOptionsTests(OptionsTestCase):
         """An invalid value is refused in a line that names option and value."""
         self.assert_client_refuses("cache-size", "0", "1023K", "all", "1X", "-1", "", "9" * 40)
         self.assert_client_refuses("timeout", "-1", "soon", "nan", "")
-        self.assert_client_refuses("interface", "192.0.2", "192.0.2.99", "::1", "")
+        self.assert_client_refuses("interface", "192.0.2", "::1", "")
         self.assert_client_refuses(
             "server",
             "",
@@ -71,6 +73,16 @@ class ClientOptionsTests(OptionsTestCase):
             "tls:h..h:7040",
         )
         self.assert_client_refuses("status", "tcp", "http")
+
+    def test_interface_to_come(self) -> None:
+        """An interface that this host does not have yet is a warning in one line."""
+        said = StringIO()
+        self.patch(sys, "stderr", said)
+        self.assertEqual(self.client("--interface", "192.0.2.99")["interface"], "192.0.2.99")
+        self.assertRegex(said.getvalue(), r"^mufs-client: --interface 192.0.2.99: .*such as .*\n$")
+        said.truncate(0)
+        self.client("--interface", "later0")
+        self.assertEqual(said.getvalue(), "")
 
     def test_bad_certificate(self) -> None:
         """An invalid certificate is refused, too."""
@@ -187,3 +199,12 @@ class MakeServiceTests(OptionsTestCase):
             "mufs-client: --cache-size 1M: is more than there is here "
             f"({os.strerror(errno.ENOMEM)}), such as --cache-size 4G",
         )
+
+    def test_state(self) -> None:
+        """The state is in a file of this mount, in a directory that is made."""
+        directory = Path(self.mktemp()) / "a" / "state"
+        state = self.make("--state", str(directory))["state"]
+        state.save([(1.0, {"reads": 2.0})])
+        (file,) = directory.iterdir()
+        self.assertTrue(file.name.startswith("mufs-client-"), file.name)
+        self.assertIsNone(self.make()["state"])

@@ -149,7 +149,9 @@ class HelpTests(SynchronousTestCase):
             self.assertTrue(text.startswith(f"Usage: {options.name} "))
             self.assertLess(max(map(len, text.splitlines())), 80)
             for option in options.longOpt:
-                self.assertEqual(len(re.findall(rf"(?m)^  --{option.rstrip('=')}\b", text)), 1)
+                self.assertEqual(
+                    len(re.findall(rf"(?m)^  --{option.rstrip('=')}(?![\w-])", text)), 1
+                )
             for default in options.defaults.values():
                 if isinstance(default, str):
                     self.assertIn(f"(default: {default})", " ".join(text.split()))

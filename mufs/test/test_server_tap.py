@@ -136,7 +136,7 @@ class ServerOptionsTests(OptionsTestCase):
         arguments += tls
         self.assert_refused(server_tap.Options(), arguments, "--allow-from", "No such file")
         rules.write_text("h:/a\nnonsense\n")
-        self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2: 'nonsense' is not")
+        self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2, nonsense, is not")
 
     def test_no_directory(self) -> None:
         """A missing or empty directory is refused."""
@@ -202,3 +202,14 @@ class MakeServiceTests(OptionsTestCase):
         self.assertTrue(given["settings"].tls)
         self.assertEqual([rule.name for rule in given["access"].rules], ["*.lab"])
         self.assertIsNotNone(given["status"])
+
+    def test_state(self) -> None:
+        """The state is in a file, in a directory that is made and that can be written to."""
+        directory = Path(self.mktemp()) / "state"
+        state = self.make("--state", str(directory))["state"]
+        state.save([(1.0, {"queue": 2.0})])
+        self.assertEqual([file.name for file in directory.iterdir()], ["mufs-server.json"])
+        self.assertIsNone(self.make()["state"])
+        arguments = ["--images", str(self.images), "--state", f"{self.images}/file/state"]
+        (self.images / "file").touch()
+        self.assert_refused(server_tap.Options(), arguments, "--state", "Not a directory")

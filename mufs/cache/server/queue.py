@@ -101,6 +101,7 @@ class Resend:
     @ivar missing: bitmap of the segments that at least one reader misses.
     @ivar max_missing: how many segments the reader with the most losses misses.
     @ivar parity: how many parity segments to send; 0 to send the missing segments.
+    @ivar is_repeat: whether nothing was lost: all who wait came too late, or kept nothing of it.
     """
 
     transfer: SentTransfer
@@ -110,6 +111,7 @@ class Resend:
     parity: int = 0
     readers: Readers = field(factory=dict)
     service_class: int = SCAVENGER
+    is_repeat: bool = True
 
     @property
     def segments(self) -> int:
@@ -195,12 +197,14 @@ class MulticastQueue:
         tag: int,
         missing: int,
         priority: Priority,
+        is_loss: bool = True,
     ) -> None:
         """
         Queue segments of a transfer to be sent again, merged with those that others miss.
 
         @param tag: of the read that waits for them, 0 if the transfer was overheard.
         @param missing: bitmap of the segments.
+        @param is_loss: whether they were lost on their way to the reader.
         """
         missing &= (1 << len(transfer.rows)) - 1
         if not missing:
@@ -221,6 +225,7 @@ class MulticastQueue:
         if resend is None:
             resend = self._resends[number] = Resend(transfer, service_class)
             self._put(resend, reader, service_class)
+        resend.is_repeat &= not is_loss
         resend.missing |= missing
         resend.max_missing = max(resend.max_missing, missing.bit_count())
         self._join(resend, reader, tag, service_class)

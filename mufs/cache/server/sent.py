@@ -35,6 +35,10 @@ MAX_REPAIR_CREDIT = MAX_BYTES_AWAITED
 """Bytes that may be repaired for a host at most, however much was sent to it."""
 
 
+TRANSFER_OVERHEAD = 1024
+"""Bytes of memory that a transfer in the window takes besides its segments."""
+
+
 @define(eq=False)
 class Share:
     """
@@ -136,6 +140,7 @@ class SentWindow:
     """The last transfers, by number and by block, up to a limit in bytes: the oldest go first."""
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+        """@param limit: bytes of memory, of segments and of what is kept besides them."""
         self._limit = limit
         self._bytes = 0
         self._transfers: OrderedDict[int, SentTransfer] = OrderedDict()
@@ -145,10 +150,10 @@ class SentWindow:
         """Keep a transfer that was just sent."""
         self._transfers[transfer.descriptor.transfer] = transfer
         self._blocks.setdefault(transfer.block, []).append(transfer)
-        self._bytes += transfer.rows.nbytes
+        self._bytes += transfer.rows.nbytes + TRANSFER_OVERHEAD
         while self._bytes > self._limit:
             _, oldest = self._transfers.popitem(last=False)
-            self._bytes -= oldest.rows.nbytes
+            self._bytes -= oldest.rows.nbytes + TRANSFER_OVERHEAD
             same = self._blocks[oldest.block]
             same.remove(oldest)
             if not same:

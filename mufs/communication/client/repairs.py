@@ -35,7 +35,8 @@ class Repairs:
     Whether multicast may be used for that is L{MulticastHealth}'s decision.
 
     @ivar segments_lost: segments that had not come when they were due.
-    @ivar repairs_sent: requests for missing segments.
+    @ivar repairs_sent: requests for missing segments, without those for whole transfers that this
+        host had not waited for.
     """
 
     def __init__(
@@ -125,7 +126,8 @@ class Repairs:
                 self._lost_transfers.clear()
             self._lost_transfers.add(sent.transfer)
         reassembly.expect(sent.transfer)
-        self._repair(Repair(sent.tag, sent.transfer, attempt, missing))
+        repair = Repair(sent.tag, sent.transfer, attempt, missing)
+        self._repair(repair, is_loss=not (for_others and all_lost))
 
     def _is_under_way(self, sent: Sent) -> bool:
         """Whether datagrams are arriving, but none yet that was sent after that transfer."""
@@ -144,8 +146,8 @@ class Repairs:
             self.segments_lost += missing.bit_count()
             self._repair(Repair(0, descriptor.transfer, 1, missing))
 
-    def _repair(self, repair: Repair) -> None:
-        self.repairs_sent += 1
+    def _repair(self, repair: Repair, *, is_loss: bool = True) -> None:
+        self.repairs_sent += is_loss
         self._send(repair.encode())
 
     def _count(self, sent: Sent) -> int:

@@ -16,7 +16,9 @@ def why_ended(reason: Failure) -> str:
     """Why a connection ended that was not closed for a fault of the client."""
     if reason.check(ConnectionAborted):
         return "the server ended"
-    return "it closed the connection" if reason.check(ConnectionDone) else "the connection broke"
+    if reason.check(ConnectionDone):
+        return "it closed the connection"
+    return "it ended, or the connection broke"
 
 
 class ClientLog:

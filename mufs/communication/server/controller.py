@@ -37,7 +37,8 @@ class MulticastController:
     Sends what the queue holds to the group, one transfer after the other.
 
     @ivar transfers: how many were sent.
-    @ivar segments_sent: their segments, without repairs.
+    @ivar segments_sent: their segments, also of those that were repeated as a whole for who had
+        not waited for them, but not repairs.
     @ivar segments_repaired: segments sent again, by multicast or over TCP, and parity segments
         sent instead of them.
     @ivar parity_sent: parity segments sent along with transfers.
@@ -112,7 +113,8 @@ class MulticastController:
         if transfer is None or (images is not None and transfer.block[:2] not in images):
             return None
         if repair.attempt == 1:
-            if reader in transfer.audience:
+            was_awaited = reader in transfer.audience
+            if was_awaited:
                 transfer.audience.discard(reader)
                 self.pace.lost(
                     reader.share,
@@ -126,6 +128,7 @@ class MulticastController:
                 tag=repair.tag,
                 missing=repair.missing,
                 priority=Priority.BLOCKED if repair.tag else Priority.AHEAD,
+                is_loss=was_awaited or repair.missing.bit_count() < len(transfer.rows),
             )
             self._wake()
         return transfer
@@ -229,7 +232,10 @@ class MulticastController:
             self._queue.resent()
             self._fail(resend.readers, Failure())
             return
-        self.segments_repaired += resend.segments
+        if resend.is_repeat:
+            self.segments_sent += resend.segments
+        else:
+            self.segments_repaired += resend.segments
         resend.transfer.repaired_at = self._clock.seconds()
         self._queue.resent()
         _tell(resend.readers, resend.transfer, Occasion.REPAIR)

@@ -69,7 +69,7 @@ def read_rules(path: str) -> tuple[Rule, ...]:
                 try:
                     rules.append(parse_rule(text))
                 except ValueError as error:
-                    raise ValueError(f"line {number}: {text!r} {error}") from None
+                    raise ValueError(f"line {number}, {text}, {error}") from None
     return tuple(rules)
 
 

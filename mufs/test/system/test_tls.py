@@ -21,13 +21,13 @@ from twisted.internet.ssl import Certificate
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
-from twisted.python.usage import UsageError
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from mufs.addresses import ListenAddress, parse_listen, parse_server
 from mufs.commands import authority, keys
 from mufs.commands.keys import make_keys, renew_key, revoke_key
+from mufs.communication.certificates import UnusableFile
 from mufs.communication.client.channel import (
     ClientChannel,
     ClientChannelFactory,
@@ -628,7 +628,7 @@ class RevocationTests(TLSTestCase):
             ((self.other / "ca" / "ca.crl").read_bytes(), "is not signed by an authority"),
         ):
             file.write_bytes(content)
-            self.assertIn(telling, str(self.assertRaises(UsageError, reload)))
+            self.assertIn(telling, str(self.assertRaises(UnusableFile, reload)))
         self.assertIsNotNone((await self.connect(self.client(port))).channel)
 
     def test_useless(self) -> Deferred[None]:

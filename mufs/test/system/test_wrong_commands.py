@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mufs.cache.client.directory import CacheDirectory
 from mufs.commands.keys import make_keys
@@ -54,6 +54,10 @@ mufs-server --images {images} --interface 10.1.2.3 | --interface 10.1.2.3
 mufs-server --images {images} --interface a-name-too-long-for-one | --interface a-name
 mufs-server --images {images} --allow host1:/ | --allow needs TLS
 mufs-server --images {images} --allow nonsense | --allow nonsense: is not of the form
+mufs-server --images {images} --allow-from {top}/file | --allow-from needs TLS
+mufs-server --images {images} {tls} --allow-from {top}/file | line 1, text, is not of the form
+mufs-server --images {images} {tls} --allow-from {top}/none | --allow-from {top}/none
+mufs-server --images {images} --state {top}/file/x | --state {top}/file/x
 mufs-server --images {images} --status http | --status http
 mufs-server --images {images} --status 127.0.0.1 | the port is missing
 mufs-server --images {images} --listen 0 --status {taken} | port {taken} is in use
@@ -84,7 +88,6 @@ mufs-client --server h --mount {mount} --cache-size 1X | --cache-size 1X
 mufs-client --server h --mount {mount} --cache-size 0 | --cache-size 0
 mufs-client --server h --mount {mount} --cache-size 900T | more than the memory
 mufs-client --server h --mount {mount} --timeout abc | --timeout abc
-mufs-client --server h --mount {mount} --interface 10.1.2.3 | --interface 10.1.2.3
 mufs-client --server h --mount {mount} --interface 192.0.2 | --interface 192.0.2
 mufs-client --server h --mount {mount} --cache-dir {top}/none/cache | --cache-dir {top}/none/cache
 mufs-client --server h --mount {mount} --cache-dir {used} | a client uses it
@@ -133,6 +136,9 @@ mufs check --seconds abc | --seconds: abc
 mufs check --interface 10.1.2.3 | --interface 10.1.2.3
 mufs check --sever h | --sever
 mufs check --tls-cert {keys}/host1.pem | --tls-cert needs --server
+mufs keys lss | did you mean ls
+mufs keys renew h9 --dir {keys} | no certificate of h9
+mufs keys revoke host9 --dir {keys} | no certificate of host9
 mufs keys --server 'a c' | a c
 mufs keys | --server
 """
@@ -192,6 +198,7 @@ class WrongCommandTests(SynchronousTestCase):
             **{name: str(self.top / name) for name in ("images", "mount", "keys", "used")},
             "top": str(self.top),
             "newline": "\n",
+            "tls": f"--tls-cert {self.top}/keys/server.pem --tls-ca {self.top}/keys/ca",
             "taken": str(taken.getsockname()[1]),
         }
 
@@ -216,6 +223,33 @@ class WrongCommandTests(SynchronousTestCase):
             if status not in (1, 2, 32) or not one_line or not told:
                 wrong.append(f"{shlex.join(command)}: {status}, {telling!r} expected: {said}")
         self.assertEqual("\n".join(wrong), "")
+
+    def test_rights(self) -> None:
+        """A key that may not be read, and a port that only root may use, are told as such."""
+        if os.geteuid() or shutil.which("setpriv") is None:
+            raise SkipTest("needs root and setpriv")
+        key = self.top / "keys/server.pem"
+        key.chmod(0)
+        rights = "-dac_override,-dac_read_search,-net_bind_service"
+        server = [f"{BIN}/mufs-server", "--images", str(self.top / "images"), "--listen"]
+        unprivileged = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()
+        for options, telling in (
+            (
+                ["0", "--tls-cert", str(key), "--tls-ca", f"{self.top}/keys/ca"],
+                f"--tls-cert {key}: ",
+            ),
+            (["127.0.0.1:1"], "only root may use port 1"),
+        ):
+            if telling.endswith("port 1") and int(unprivileged) <= 1:
+                continue  # as in many containers
+            done = subprocess.run(
+                ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}", *server, *options],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                env={**os.environ, VARIABLE: str(self.top / "run")},
+            )  # fmt: skip
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+            self.assertIn(telling, done.stderr)
+            self.assertIn("such as ", done.stderr)
 
     def test_server(self) -> None:
         """Wrong command lines of mufs-server."""

@@ -145,7 +145,7 @@ class MergingTests(QueueTestCase):
         other = ImageInMemory(bytes(BLOCK), generation=2)
         self.ask(self.a, 1, 0)
         self.queue.request(self.b, other, Read(2, 1, 0, PAGE, BLOCKED))
-        self.assertEqual(self.take_all(), ["a1 b2"])
+        self.assertEqual(self.take_all(), ["a1", "b2"])
 
     def test_told_once(self) -> None:
         """A request whose tag is already waiting for an entry is notified once."""

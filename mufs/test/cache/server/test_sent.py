@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.sent import SentTransfer, SentWindow
+from mufs.cache.server.sent import TRANSFER_OVERHEAD, SentTransfer, SentWindow
 from mufs.test.support.doubles import ImageInMemory, make_sent
 from mufs.test.support.properties import examples
 from mufs.wire.pages import BLOCK, PAGE
@@ -29,7 +29,7 @@ class SentWindowTests(SynchronousTestCase):
             window.add(sent[-1])
             kept: list[SentTransfer] = []
             for transfer in reversed(sent):
-                if sum(t.rows.nbytes for t in [*kept, transfer]) > limit:
+                if sum(t.rows.nbytes + TRANSFER_OVERHEAD for t in [*kept, transfer]) > limit:
                     break
                 kept.append(transfer)
             found = [window.get(t.descriptor.transfer) for t in sent]

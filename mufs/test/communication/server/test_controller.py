@@ -129,6 +129,18 @@ class ControllerTests(SynchronousTestCase):
             self.controller.repair(reader, Repair(1, 1, 1, 0b1))
         self.assertEqual(list(transfer.interval.lost), [self.a.share])
 
+    def test_repeated(self) -> None:
+        """What is sent again as a whole to who had not waited for it does not count as repaired."""
+        self.ask(self.a, 1, 0, BLOCK)
+        self.ask(self.b, 2, 0, BLOCK)
+        self.assertEqual(self.b.told[-1][2], Occasion.BEFORE)
+        for attempt, reader in enumerate((self.b, self.a), 1):
+            self.controller.repair(reader, Repair(3, 1, 1, (1 << 94) - 1))
+            self.clock.advance(1)
+            self.assertEqual(reader.told[-1][2], Occasion.REPAIR)
+            counted = self.controller.segments_sent, self.controller.segments_repaired
+            self.assertEqual(counted, (188, 94 * (attempt - 1)))
+
     def test_scavenger_class(self) -> None:
         """A greedy client gets a small part of the time beside others, and all of it alone."""
         greedy, other = self.busy(4.0)

@@ -102,7 +102,7 @@ class RuleTests(AccessTestCase):
         self.assertEqual([rule.name for rule in rules], ["*.lab", "host9"])
         path.write_text("*.lab:/common\nhost9\n")
         error = self.assertRaises(ValueError, read_rules, str(path))
-        self.assertIn("line 2: 'host9'", str(error))
+        self.assertIn("line 2, host9, is not", str(error))
         path.write_text("")
         self.assertEqual(read_rules(str(path)), ())
         self.assertIsNone(Access(()).view(self.library, "host9"))
