@@ -221,9 +221,9 @@ class ProcessorTests(TwoClientsTestCase):
         handle = self.open(self.greedy, self.its_wire)
         found = self.server.controller.request
 
-        def work(*args: Any, **named: Any) -> None:
+        def work(*args: Any) -> None:
             self.server.spent += 2 * TURN_SECONDS
-            found(*args, **named)
+            found(*args)
 
         self.patch(self.server.controller, "request", work)
         reads = [Read(tag, handle, 0, PAGE, Priority.BLOCKED).encode() for tag in range(1, 11)]
