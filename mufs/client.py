@@ -17,7 +17,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -55,6 +55,9 @@ CONNECT_TIMEOUT = 10.0
 Seconds until a connection is tried anew. TCP itself would try ever more rarely, and find a network
 that is back only after a while.
 """
+
+ROOM_INTERVAL = 5.0
+"""Seconds between looks at the free space of the cache's disk."""
 
 WRITER_TIMEOUT = 0.5
 """Seconds that the cache may take at the end to write what its directory lacks."""
@@ -128,16 +131,21 @@ class ClientMount(MultiService):
         server: IStreamClientEndpoint,
         status: IStreamServerEndpoint | None,
         state: StateFile | None = None,
+        warning: str = "",
     ) -> None:
         """
         @param status: the endpoint of the status page, if there is to be one.
         @param state: keeps its figures of the last day over restarts.
+        @param warning: is logged at the start, if there is something to warn of.
         """
         super().__init__()
         self._reactor = reactor
         self._settings = settings
         self._about = About(libfuse_version())
         self._cache = cache
+        self._warning = warning
+        self._looks_for_room = LoopingCall(cache.look_for_room)
+        self._looks_for_room.clock = reactor
         self.ready: Deferred[None] = Deferred()
         self._why_absent = ""
         self._mount_begun = self._ending = False
@@ -195,9 +203,12 @@ class ClientMount(MultiService):
         self._control.listen(escape(self._settings.mount.directory))
         if not self._settings.tls:
             self._log.warn("no TLS: the server is not verified, and keys are received in the clear")
+        if self._warning:
+            self._log.warn("{warning}", warning=self._warning)
         self._log.info("connecting to the server at {server}", server=self._settings.server)
         self._writer = self._bridge.run(self._cache.run_writer, "cache")
         self._writer.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
+        self._looks_for_room.start(ROOM_INTERVAL, now=False)
         super().startService()
 
     @inlineCallbacks
@@ -209,6 +220,8 @@ class ClientMount(MultiService):
         self._bridge.stop()
         yield self._mounting.unmount()
         self._remote.stop()
+        if self._looks_for_room.running:
+            self._looks_for_room.stop()
         self._cache.stop()
         late: Deferred[None] = deferLater(self._reactor, WRITER_TIMEOUT)
         yield DeferredList([self._writer, late], fireOnOneCallback=True)

@@ -17,6 +17,7 @@ from mufs.clock import use_monotonic_clock
 from mufs.endpoints import ServerEndpoint, listen_endpoint, reload_of
 from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
+from mufs.memory_limit import memory_limit
 from mufs.notify import supervised
 from mufs.options import Options as CommonOptions
 from mufs.options import (
@@ -33,8 +34,23 @@ from mufs.wire.pages import BLOCK
 MIN_CACHE_SIZE = 8 * BLOCK
 """Bytes."""
 
+PROCESS_MEMORY = 160 << 20
+"""Bytes that a client takes besides its cache at most, with 64 MiB that wait for a slow disk."""
+
+INDEX_SHARE = 256
+"""Of a cache in a directory, that part is needed in memory for the list of its blocks."""
+
 HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """Bytes of memory of this host."""
+
+
+def default_cache_size() -> int:
+    """Bytes: as large as is sensible, and as the memory of the host and of the process allow."""
+    size = min(1 << 30, HOST_MEMORY // 4)
+    limit = memory_limit()
+    if limit is not None and limit < HOST_MEMORY:
+        size = max(MIN_CACHE_SIZE, min(size, limit // 2, limit - PROCESS_MEMORY))
+    return size
 
 
 def _cache_size(text: str) -> int:
@@ -82,7 +98,7 @@ class Options(CommonOptions):
         [
             "cache-size",
             None,
-            f"{min(1024, HOST_MEMORY >> 22)}M",
+            f"{default_cache_size() >> 20}M",
             "Size of the cache, in memory or in the cache directory, in bytes or with K, M, G, T "
             "(powers of 1024)",
         ],
@@ -91,6 +107,12 @@ class Options(CommonOptions):
             None,
             None,
             "Directory for the cache, of this client only (default: in memory)",
+        ],
+        [
+            "cache-reserve",
+            None,
+            None,
+            "Space to leave free on the disk of --cache-dir (default: 5 % of it, at most 1G)",
         ],
         ["source", None, None, "Device name that mount(8) shows (default: the server)"],
         [
@@ -126,6 +148,7 @@ class Options(CommonOptions):
     conversions = {
         "interface": parse_interface,
         "cache-size": _cache_size,
+        "cache-reserve": parse_size,
         "timeout": parse_seconds,
         "state": parse_state_directory,
         "offline-for": parse_seconds,
@@ -139,6 +162,7 @@ class Options(CommonOptions):
         "interface": ("NAME|ADDRESS", "eth0"),
         "cache-size": ("SIZE", "4G"),
         "cache-dir": ("DIR", "/var/cache/mufs/images"),
+        "cache-reserve": ("SIZE", "10G"),
         "source": ("NAME", "images"),
         "timeout": ("SECONDS", "30"),
         "offline-for": ("SECONDS", "3600"),
@@ -148,7 +172,7 @@ class Options(CommonOptions):
     groups = {
         "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],
         "Mount": ["mount", "allow-other", "noexec", "source"],
-        "Cache": ["cache-size", "cache-dir"],
+        "Cache": ["cache-size", "cache-dir", "cache-reserve"],
     }
 
     def postOptions(self) -> None:
@@ -179,6 +203,25 @@ class Options(CommonOptions):
             raise self.wrong("mount", self["mount"], why) from None
 
 
+def too_large(size: int, storage: CacheDirectory | None) -> str:
+    """Why a cache of that size can never be full; empty if it can."""
+    if storage is not None:
+        room = max(0, storage.space.size - storage.space.reserve)
+        if size > room:
+            return (
+                f"--cache-size: {size >> 20} MiB is more than the disk of {storage.path} has for "
+                f"it ({room >> 20} MiB)"
+            )
+    needed = PROCESS_MEMORY + (size if storage is None else size // INDEX_SHARE)
+    limit = memory_limit()
+    if limit is not None and needed > limit:
+        return (
+            f"--cache-size: with {size >> 20} MiB this process may need {needed >> 20} MiB of "
+            f"memory, and may use {limit >> 20} MiB: it may be killed"
+        )
+    return ""
+
+
 def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     """The service that the options describe."""
     use_monotonic_clock(reactor)
@@ -202,7 +245,9 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     status = None if config["status"] is None else listen_endpoint(reactor, config["status"])
     directory = config["cache-dir"]
     try:
-        storage = None if directory is None else CacheDirectory(directory, address.identity)
+        storage = None
+        if directory is not None:
+            storage = CacheDirectory(directory, address.identity, reserve=config["cache-reserve"])
         cache = BlockCache(settings.cache_size, storage)
     except UnusableDirectory as error:
         why = f"{error}: give a directory of this client's own"
@@ -214,5 +259,13 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     state = None
     if config["state"] is not None:
         state = StateFile(config["state"], f"{Options.name}-{escape(config['mount'])}")
-    service = ClientMount(reactor, settings, cache=cache, server=server, status=status, state=state)
+    service = ClientMount(
+        reactor,
+        settings,
+        cache=cache,
+        server=server,
+        status=status,
+        state=state,
+        warning=too_large(settings.cache_size, storage),
+    )
     return supervised(reactor, service, reload_of(server))

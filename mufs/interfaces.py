@@ -79,8 +79,18 @@ class IBlockStorage(Interface):
     def place(image: ImageKey, number: int) -> Any:
         """An empty place for a block. No more are in use at a time than C{begin} reserved."""
 
-    def free(place: Any) -> None:
-        """Take back the place of a block that is no longer held."""
+    def free(place: Any, *, give_back: bool = False) -> None:
+        """
+        Take back the place of a block that is no longer held.
+
+        @param give_back: give its space back to the system soon, not only to the next block.
+        """
+
+    def take_lack() -> int:
+        """The number of blocks to drop, because others need the space."""
+
+    def look() -> None:
+        """Find out soon what L{take_lack} should return."""
 
     def pop_overflow() -> tuple[ImageKey, int] | None:
         """A block to drop because more is stored than the disk can write, if there is one."""

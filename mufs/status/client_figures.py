@@ -66,6 +66,7 @@ def client_measurements(
         "cache_bytes": cache.held,
         "cache_size": cache_size,
         "evictions": cache.evictions,
+        "evictions_for_space": cache.given_up,
         "blocks_damaged": cache.damaged,
         "segments_received": receiver.segments_received,
         "segments_lost": repairs.segments_lost,

@@ -176,6 +176,10 @@ CLIENT = Schema(
         Figure("cache_bytes", "cache_bytes", GAUGE, "Bytes in the cache"),
         Figure("cache_size", "cache_size_bytes", GAUGE, "Bytes that the cache may hold"),
         Figure("evictions", "evictions", COUNTER, "Blocks dropped from the cache to make room"),
+        Figure(
+            "evictions_for_space", "evictions_for_space", COUNTER,
+            "Blocks dropped because the disk of the cache was filling up",
+        ),
         Figure("blocks_damaged", "blocks_damaged", COUNTER, "Blocks found damaged in the cache"),
         Figure("segments_received", "segments_received", COUNTER, "Segments received by multicast"),
         Figure("segments_lost", "segments_lost", COUNTER, "Segments that did not arrive in time"),

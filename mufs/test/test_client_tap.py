@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 
 from mufs import client_tap
 from mufs.addresses import ServerAddress
+from mufs.cache.client.directory import CacheDirectory
 from mufs.client import ClientSettings
 from mufs.commands.keys import make_keys
 from mufs.filesystem.client.mounting import MountSettings
@@ -131,6 +132,40 @@ class ClientOptionsTests(OptionsTestCase):
 
         error = self.assertRaises(SystemExit, make)
         self.assertIn("--cache-size", str(error.code))
+
+    def test_memory_limit(self) -> None:
+        """The default size fits into the memory that the process may use, beside the process."""
+        self.patch(client_tap, "HOST_MEMORY", 8 << 30)
+        for limit, size in (
+            (None, 1024),
+            (9223372036854771712, 1024),
+            (512 << 20, 256),
+            (256 << 20, 96),
+            (100 << 20, 1),
+            (4 << 30, 1024),
+        ):
+            self.patch(client_tap, "memory_limit", lambda: limit)  # noqa: B023
+            self.assertEqual(client_tap.default_cache_size() >> 20, size)
+
+    def test_too_much(self) -> None:
+        """A cache that cannot become full is a warning: one larger than its disk or its memory."""
+        directory = CacheDirectory(self.mktemp(), "tcp:192.0.2.1:7040", reserve=1 << 20)
+        self.addCleanup(directory.close)
+        disk = directory.space.size
+        self.patch(client_tap, "memory_limit", lambda: 256 << 20)
+        for size, storage, expected in (
+            (64 << 20, None, ""),
+            (128 << 20, None, "may use 256 MiB"),
+            (1 << 20, directory, ""),
+            (disk, directory, "has for it"),
+        ):
+            found = client_tap.too_large(size, storage)
+            self.assertIn(expected, found)
+            self.assertEqual(bool(found), bool(expected), found)
+        self.patch(client_tap, "memory_limit", lambda: 100 << 20)
+        self.assertIn("may use 100 MiB", client_tap.too_large(1 << 20, directory))
+        self.patch(client_tap, "memory_limit", lambda: None)
+        self.assertEqual(client_tap.too_large(1 << 40, None), "")
 
 
 class MakeServiceTests(OptionsTestCase):

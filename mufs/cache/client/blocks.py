@@ -33,6 +33,7 @@ class BlockCache:
 
     @ivar held: bytes of pages held now.
     @ivar evictions: blocks that were evicted.
+    @ivar given_up: blocks that were evicted because the disk lacked space.
     @ivar damaged: blocks whose bytes were not those that had been stored.
     """
 
@@ -49,6 +50,7 @@ class BlockCache:
         self._paths: dict[bytes, ImageKey] = {}
         self.held = 0
         self.evictions = 0
+        self.given_up = 0
         self.damaged = 0
         for image, number, pages, place in self._storage.begin(self._slots):
             self._blocks[image, number] = _Block(place, pages)
@@ -153,9 +155,7 @@ class BlockCache:
         stop = start + len(data)
         if start % PAGE or stop > BLOCK:
             raise ValueError(f"{len(data)} bytes at offset {offset} are not pages of one block")
-        overflow = self._storage.pop_overflow()
-        if overflow is not None:
-            self.forget(*overflow)
+        self.make_room()
         pages, key = mask_of(start, stop), (image, number)
         block = self._block(key)
         kept = self._storage.write(block.place, start, data)
@@ -169,6 +169,19 @@ class BlockCache:
         if kept:
             self.held += PAGE * (pages & ~block.pages).bit_count()
             block.pages |= pages
+
+    def make_room(self) -> None:
+        """Drop what the storage has no room for."""
+        while (overflow := self._storage.pop_overflow()) is not None:
+            self.forget(*overflow)
+        for _ in range(min(self._storage.take_lack(), len(self._blocks))):
+            self._evict(give_back=True)
+            self.given_up += 1
+
+    def look_for_room(self) -> None:
+        """To be called every few seconds: others may fill the disk while nothing is stored."""
+        self.make_room()
+        self._storage.look()
 
     def forget(self, image: ImageKey, number: int) -> None:
         """Drop a block, if it is held."""
@@ -192,12 +205,12 @@ class BlockCache:
         block = self._blocks[key] = _Block(self._storage.place(*key))
         return block
 
-    def _evict(self) -> None:
+    def _evict(self, *, give_back: bool = False) -> None:
         """Drop the least recently used block; its place is the next to be used."""
         _, oldest = self._blocks.popitem(last=False)
-        self._free(oldest)
+        self._free(oldest, give_back=give_back)
         self.evictions += 1
 
-    def _free(self, block: _Block) -> None:
+    def _free(self, block: _Block, *, give_back: bool = False) -> None:
         self.held -= PAGE * block.pages.bit_count()
-        self._storage.free(block.place)
+        self._storage.free(block.place, give_back=give_back)

@@ -5,6 +5,7 @@ A page is held if its checksum is right. One that was half written when the powe
 damaged since, is not held. So writes need no order, and no fsync.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from mufs.cache.client.layout import (
     pwrite,
     server_of,
 )
+from mufs.cache.client.space import FULL, FreeSpace
 from mufs.cache.client.writer import Writer
 from mufs.interfaces import IBlockStorage
 from mufs.wire.pages import BLOCK, PAGE, ImageKey, mask_of, runs
@@ -47,17 +49,24 @@ class CacheDirectory:
     @ivar server: the server whose images it has.
     @ivar index: which block has which slot.
     @ivar files: the bytes of the images.
+    @ivar space: what is free on the disk.
     """
 
     cost = BLOCK + RECORD
 
     def __init__(
-        self, path: str, server: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        path: str,
+        server: str | None = None,
+        clock: Callable[[], float] = time.time,
+        *,
+        reserve: int | None = None,
     ) -> None:
         """
         @param server: the endpoint string of the server whose images these are; C{None} for that
             which the directory already belongs to.
         @param clock: seconds since 1970, recorded as the time of a block's last use.
+        @param reserve: bytes to leave free on the disk; C{None} for the default.
         @raise UnusableDirectory: when another client uses it, or it is something else.
         """
         self.path = path
@@ -69,6 +78,7 @@ class CacheDirectory:
             lock(self.fd)
             self.server = claim(self.fd, None if server is None else server_of(server))
             self.index = CacheIndex(self.fd, self.server)
+            self.space = FreeSpace(self.fd, path, reserve)
         except OSError as error:
             os.close(self.fd)
             raise UnusableDirectory(error.strerror) from None
@@ -122,13 +132,24 @@ class CacheDirectory:
         """See L{IBlockStorage.place}."""
         return self.index.place(image, number)
 
-    def free(self, place: Place) -> None:
+    def free(self, place: Place, *, give_back: bool = False) -> None:
         """See L{IBlockStorage.free}. The space is given back when the slot's next block comes."""
         if place.unwritten:
             place.unwritten.clear()
         self.index.free(place)
         if not place.image.blocks:
             self._writer.call(self.files.remove, place.image)
+        if give_back:
+            self.space.releasing()
+            self._writer.call(self._give_back, place.slot)
+
+    def take_lack(self) -> int:
+        """See L{IBlockStorage.take_lack}."""
+        return self.space.take_lack()
+
+    def look(self) -> None:
+        """See L{IBlockStorage.look}."""
+        self._writer.call(self.space.look)
 
     def is_behind(self) -> bool:
         """See L{IBlockStorage.is_behind}."""
@@ -208,11 +229,27 @@ class CacheDirectory:
 
     def _write(self, place: Place, pending: PendingWrite) -> None:
         """Write pages of a block and their checksums, unless the block was freed since."""
-        if not place.unwritten or pending not in place.unwritten:
+        unwritten = place.unwritten
+        if not unwritten or pending not in unwritten:
             return
+        try:
+            self._store(place, pending)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self.space.failed()
+            self._writer.give_up(place)
+        else:
+            with suppress(ValueError):
+                unwritten.remove(pending)
+
+    def _store(self, place: Place, pending: PendingWrite) -> None:
         start, data = pending
         if not place.recorded:
             self._clear(place.slot)
+            self.space.look()
+            if self.space.is_full:
+                raise OSError(errno.ENOSPC, "less is free than should be")
         if not place.image.described:
             self.files.describe(place.image)
         with self.files.open(place.image, os.O_WRONLY | os.O_CREAT) as fd:
@@ -220,8 +257,10 @@ class CacheDirectory:
         first = start // PAGE
         sums = checksums(place, first, data)
         self.index.record(place, first, sums=sums, now=int(self._clock()))
-        with suppress(ValueError):
-            place.unwritten.remove(pending)
+
+    def _give_back(self, slot: int) -> None:
+        self._clear(slot)
+        self.space.released()
 
     def _stamp(self, place: Place) -> None:
         self.index.stamp(place, int(self._clock()))

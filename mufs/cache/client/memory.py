@@ -44,9 +44,16 @@ class Memory:
         """See L{IBlockStorage.place}."""
         return self._free.pop()
 
-    def free(self, place: int) -> None:
+    def free(self, place: int, *, give_back: bool = False) -> None:
         """See L{IBlockStorage.free}."""
         self._free.append(place)
+
+    def take_lack(self) -> int:
+        """See L{IBlockStorage.take_lack}."""
+        return 0
+
+    def look(self) -> None:
+        """See L{IBlockStorage.look}."""
 
     def is_behind(self) -> bool:
         """See L{IBlockStorage.is_behind}."""

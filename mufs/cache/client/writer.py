@@ -6,6 +6,7 @@ them in a thread of its own.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -36,6 +37,7 @@ class Writer:
         self._path = path
         self._write = write
         self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._given_up: deque[Place] = deque()
         self._failing = False
 
     def write(self, place: Place, pending: PendingWrite) -> None:
@@ -50,8 +52,19 @@ class Writer:
         """Whether half of what may wait is waiting."""
         return self._jobs.qsize() >= MAX_QUEUED // 2
 
+    def give_up(self, place: Place) -> None:
+        """Have the block at a place dropped: it cannot be written. For the thread that writes."""
+        self._given_up.append(place)
+
     def pop_overflow(self) -> tuple[ImageKey, int] | None:
-        """Drop the oldest jobs until there is room, or a write is among them: its block."""
+        """
+        A block to drop: one that was given up; or else drop the oldest jobs until there is room, or
+        a write is among them: its block.
+        """
+        while self._given_up:
+            place = self._given_up.popleft()
+            if place.unwritten:
+                return place.image.key, place.number
         while self._jobs.qsize() >= MAX_QUEUED:
             with suppress(Empty):
                 job = self._jobs.get_nowait()

@@ -163,6 +163,35 @@ class ClientTests(PersistentCacheTestCase):
         shutil.rmtree(self.cache_path)
         self.assertEqual(self.read(), self.sha256)
 
+    def test_disk_filled(self) -> None:
+        """When others fill its disk the cache gives up old blocks, and goes on with new ones."""
+        self.cache_path.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32M,mode=700", "none", str(self.cache_path)],
+            check=True,
+        )
+        self.addCleanup(unmount, self.cache_path)
+        client = self.start("--cache-reserve", "4M", "--cache-size", "1G")
+        self.assertIn("--cache-size: 1024 MiB is more than the disk of", client.output)
+        self.assertEqual(self.read(), self.sha256)
+
+        def free() -> int:
+            found = os.statvfs(self.cache_path)
+            return found.f_bavail * found.f_frsize
+
+        with open(self.cache_path / "lost+found", "wb") as other:
+            other.write(bytes(free() - MIB))
+        wait_until(lambda: free() > 4 * MIB - (64 << 10), 30, "gives up blocks")
+        self.assertIn("is filling up: the cache gives up old blocks", client.output)
+        given_up = client.status()["evictions_for_space"]
+        self.assertGreater(given_up, 0)
+        self.assertEqual(self.read(), self.sha256)
+        wait_until(lambda: free() > 2 * MIB, 30, "keeps a reserve")
+        figures = client.status()
+        self.assertGreater(figures["evictions_for_space"], given_up)
+        self.assertGreater(figures["cache_bytes"], 4 * MIB)
+        self.assertEqual(client.output.count("filling up"), 1)
+
     def test_memory(self) -> None:
         """Without a cache directory, the client opens and makes no files except log and socket."""
         before = self.files()

@@ -1,5 +1,6 @@
 """What a client keeps in a directory."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mufs.cache.client import writer
+from mufs.cache.client import directory, writer
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import INDEX, RECORD, SERVER, UnusableDirectory, server_of, summaries
@@ -30,10 +31,15 @@ class PersistentCache:
     """A cache in a directory, whose writing is done when it is told to."""
 
     def __init__(
-        self, path: Path, size: int = 64 * (BLOCK + RECORD), now: float = 1000.0, server: str = HOST
+        self,
+        path: Path,
+        size: int = 64 * (BLOCK + RECORD),
+        now: float = 1000.0,
+        server: str = HOST,
+        reserve: int = 0,
     ) -> None:
         self.now = now
-        self.directory = CacheDirectory(str(path), server, lambda: self.now)
+        self.directory = CacheDirectory(str(path), server, lambda: self.now, reserve=reserve)
         try:
             self.blocks = BlockCache(size, self.directory)
         except BaseException:
@@ -226,6 +232,78 @@ class QuotaTests(DirectoryTestCase):
         self.assertGreater(cache.blocks.evictions, 0)
         self.assertGreaterEqual(self.used(), size // (BLOCK + RECORD) * BLOCK)
         self.assertEqual(cache.blocks.damaged, 0)
+
+    def fill_disk(self, left: int) -> None:
+        """From now on the disk has room for C{left} blocks, which include those of the cache."""
+        found = list(self.real_statvfs(self.path.parent))
+
+        def statvfs(_: object) -> os.statvfs_result:
+            found[0] = found[1] = PAGE
+            found[4] = max(0, left * BLOCK - self.used()) // PAGE
+            return os.statvfs_result(found)
+
+        self.patch(os, "statvfs", statvfs)
+
+    real_statvfs = staticmethod(os.statvfs)
+
+    def test_disk_filled(self) -> None:
+        """When others fill the disk, old blocks go until new ones fit, and a reserve stays free."""
+        self.path.mkdir(mode=0o700)
+        self.fill_disk(200)
+        blocks = [(image, block) for image in IMAGES for block in range(4)]
+        cache = self.open(reserve=10 * BLOCK)
+        for image, block in blocks[:6]:
+            cache.store(image, block)
+        cache.write_all()
+        cache.blocks.look_for_room()
+        self.assertEqual((cache.blocks.held, cache.blocks.given_up), (6 * BLOCK, 0))
+        self.fill_disk(14)
+        for _ in range(3):
+            cache.write_all()
+            cache.blocks.look_for_room()
+        cache.write_all()
+        self.assertIn(cache.blocks.held // BLOCK, (2, 3))
+        self.assertLessEqual(self.used(), 4 * BLOCK)
+        self.assertEqual(cache.blocks.given_up, cache.blocks.evictions)
+        for image, block in blocks[6:]:
+            cache.store(image, block)
+            cache.write_all()
+            self.assertLessEqual(self.used(), 6 * BLOCK)
+        self.assertIn(3 * PAGES, cache.held(blocks[-1][0]))
+        self.assertEqual(cache.blocks.damaged, 0)
+
+    def test_no_room_at_all(self) -> None:
+        """Where even the reserve is used up nothing is kept, neither on the disk nor in memory."""
+        self.path.mkdir(mode=0o700)
+        self.fill_disk(4)
+        cache = self.open(reserve=10 * BLOCK)
+        for image in IMAGES * 2:
+            for block in range(4):
+                cache.store(image, block)
+                cache.write_all()
+        cache.blocks.make_room()
+        self.assertEqual(cache.blocks.held, 0)
+        self.assertLess(self.used(), BLOCK)
+
+    def test_error_of_full_disk(self) -> None:
+        """A block that finds no space is dropped at once, with the oldest ones."""
+        cache = self.open()
+        for block in range(4):
+            cache.store(IMAGES[0], block)
+        cache.write_all()
+
+        def pwrite(*_: object) -> None:
+            raise OSError(errno.EDQUOT, "over quota")
+
+        patch = self.patch(directory, "pwrite", pwrite)
+        cache.store(IMAGES[1], 0)
+        cache.write_all()
+        patch.restore()
+        cache.blocks.make_room()
+        self.assertEqual(cache.blocks.held, 0)
+        cache.store(IMAGES[1], 1)
+        cache.write_all()
+        self.assertEqual(cache.held(IMAGES[1]), set(range(PAGES, 2 * PAGES)))
 
     def test_slow_disk(self) -> None:
         """While nothing is written only so much waits in memory; what came last is held."""
