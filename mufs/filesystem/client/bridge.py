@@ -180,8 +180,6 @@ class Bridge:
         if self._watch is None:
             self._watch = self._reactor.callLater(WATCH_INTERVAL, self._look)
         call.deferred.addBoth(self._ended, call)
-        if not call.deferred.called and self._has_waited(asker, now):
-            self._expire(call)
         return call.deferred
 
     def _ended(self, result: T, call: _Call) -> "T | Failure":
@@ -192,9 +190,6 @@ class Bridge:
         call.failure = OSError(number, why)
         call.deferred.cancel()
 
-    def _expire(self, call: _Call) -> None:
-        self._cancel(call, errno.EIO, "no answer from the server in time")
-
     def _note_in_vain(self, asker: int, now: float) -> None:
         heard = self._remote.last_heard
         self._in_vain = {thread: at for thread, at in self._in_vain.items() if at > heard}
@@ -203,7 +198,7 @@ class Bridge:
     def _has_waited(self, asker: int, now: float) -> bool:
         """
         Whether a thread has waited in vain a moment ago, and the server said nothing since. It does
-        not wait again: the kernel reads ahead, and then asks for the page once more.
+        not wait for long again: the kernel reads ahead, and then asks for the page once more.
         """
         ended = self._in_vain.get(asker, self._remote.last_heard)
         return self._remote.last_heard < ended and now - ended < self._timeout
@@ -213,11 +208,12 @@ class Bridge:
         self._watch = None
         now = self._reactor.seconds()
         for call in list(self._calls):
-            if 0 < self._timeout <= now - call.began:
-                self._note_in_vain(call.asker, now)
-                self._expire(call)
-            elif now - call.began < MIN_WAIT_SECONDS:
+            waited = now - call.began
+            if waited < MIN_WAIT_SECONDS:
                 break
+            if 0 < self._timeout <= waited or self._has_waited(call.asker, now):
+                self._note_in_vain(call.asker, now)
+                self._cancel(call, errno.EIO, "no answer from the server in time")
             elif is_interrupted(call.asker):
                 self._cancel(call, errno.EINTR, os.strerror(errno.EINTR))
         if self._calls:

@@ -204,7 +204,7 @@ class SilentServerTests(MountPointTestCase):
 
     def freeze(self, timeout: int) -> None:
         """Mount with this timeout in seconds, and freeze the server."""
-        self.client = self.start_client("client", "--timeout", str(timeout))
+        self.client = self.start_client("client", "--timeout", str(timeout), "--offline-for", "0")
         self.assert_serves()
         time.sleep(1.1)  # until cached attributes expire
         self.server.signal(signal.SIGSTOP)
