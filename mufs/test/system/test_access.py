@@ -167,7 +167,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(os.pread(lost, 4096, 0), self.content[:4096])
         rules.write_text("one\n")
         self.server.signal(signal.SIGHUP)
-        wait_until(lambda: "line 1: 'one' is not" in self.server.output, 20, "a mistake is told")
+        wait_until(lambda: "line 1, one, is not" in self.server.output, 20, "a mistake is told")
         self.assertEqual(len(os.listdir(one)), 5)
         rules.write_text("one:/free\n")
         self.server.signal(signal.SIGHUP)
