@@ -133,7 +133,7 @@ def list_keys(directory: Path) -> Iterator[str]:
     authority = open_authority(directory).certificate
     listed = revoked(directory)
     row = "{:24} {:10} {:>10}  {}".format
-    yield row("name", "until", "days left", "")
+    yield row("name", "until", "days left", "").rstrip()
     yield row("(the authority)", *_validity(authority), "").rstrip()
     for each in issued(directory):
         state = "" if each.file else "replaced, but still accepted"

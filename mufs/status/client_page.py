@@ -108,10 +108,18 @@ def _overview(now: Mapping[str, Any], held: list[HeldImage], view: View) -> Mark
         section(
             "Cache",
             note(f"{format_bytes(now['cache_bytes'])} of {format_bytes(now['cache_size'])}"),
+            _given_up(now["evictions_for_space"], start),
             *(map(_map, held) if held else [note("no image was opened yet")]),
         ),
         section("Last events", events(view.events)),
     )  # fmt: skip
+
+
+def _given_up(blocks: int, start: str) -> Markup:
+    if not blocks:
+        return Markup()
+    text = f"{count(blocks)} blocks given up as the disk was filling up, {start}"
+    return element("p", text, class_="alarm")
 
 
 def _hit_rate(series: Series) -> Markup:

@@ -20,11 +20,16 @@ MAX_SKIPPED_EVENTS = 30
 """Events in a row that a listener may be too slow for before its connection is closed."""
 
 
+PARTS = b"client", b"address", b"image"
+"""The fields that say which part of a service a page is about."""
+
+
 def query_of(request: Request) -> Query:
-    """The query of a request; of fields with one name the first counts."""
+    """C{PARTS} in the query of a request; of several with one name the first counts."""
     given: dict[bytes, list[bytes]] = request.args or {}
-    return {name.decode(errors="replace"): each[0].decode(errors="replace")
-            for name, each in given.items()}  # fmt: skip
+    return {
+        name.decode(): given[name][0].decode(errors="replace") for name in PARTS if name in given
+    }
 
 
 @implementer(IPushProducer)
@@ -99,11 +104,13 @@ class Events(Resource):
 
     def send(self) -> None:
         """Send an event to all listeners."""
-        made: dict[bytes, bytes] = {}
+        made: dict[tuple[tuple[str, str], ...], bytes] = {}
         for request, listener in list(self._listeners.items()):
-            if request.uri not in made:
-                made[request.uri] = self._event(query_of(request))
-            listener.send(made[request.uri])
+            query = query_of(request)
+            part = tuple(query.items())
+            if part not in made:
+                made[part] = self._event(query)
+            listener.send(made[part])
 
     def end(self) -> None:
         """End all responses."""

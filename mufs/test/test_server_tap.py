@@ -132,9 +132,11 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_refused(server_tap.Options(), arguments, "--allow", "TLS")
         rules = self.images / "rules"
         arguments = ["--images", str(self.images), "--allow-from", str(rules)]
+        secured = [*arguments, *tls]
+        self.assert_refused(server_tap.Options(), secured, "--allow-from", "No such file")
+        rules.touch()
         self.assert_refused(server_tap.Options(), arguments, "--allow-from", "TLS")
         arguments += tls
-        self.assert_refused(server_tap.Options(), arguments, "--allow-from", "No such file")
         rules.write_text("h:/a\nnonsense\n")
         self.assert_refused(server_tap.Options(), arguments, f"{rules}: line 2, nonsense, is not")
 

@@ -121,11 +121,6 @@ class Keys:
         """The number of the next transfer, which has C{length} bytes."""
         self._sealed += max(length, PAGE)
         self._transfers += 1
-        return self.last_transfer
-
-    @property
-    def last_transfer(self) -> int:
-        """The number of the last transfer; those of later ones are higher."""
         return self.epoch.number << 32 | self._transfers
 
     def due(self) -> str | None:

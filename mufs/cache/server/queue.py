@@ -54,7 +54,6 @@ class Entry:
     @ivar queued_in: the service class that it is queued in, C{None} once it was taken.
     @ivar readers: who waits for it.
     @ivar service_class: the service class that it was taken from.
-    @ivar transfer: the number of its transfer, once that was made.
     """
 
     image: IImage
@@ -64,7 +63,6 @@ class Entry:
     queued_in: int | None
     readers: Readers = field(factory=dict)
     service_class: int = SCAVENGER
-    transfer: int | None = None
 
     @property
     def size(self) -> int:
@@ -156,25 +154,23 @@ class MulticastQueue:
         self.requests = 0
         self.merged = 0
 
-    def request(self, reader: IReader, image: IImage, read: Read, *, since: int = 0) -> None:
+    def request(self, reader: IReader, image: IImage, read: Read) -> None:
         """
         Queue the pages that are neither queued nor sent, and tell the reader which transfers
         already carried some of the others.
 
         @param read: its range must lie within the image.
-        @param since: the last transfer that was made before the reader had the key of the image.
-            It cannot have received that one or earlier ones.
         """
         self.requests += 1
         merged = True
         for block, wanted in split_into_blocks(read.offset, read.length):
             key = (image.image, image.generation, block)
             for entry in self._entries.get(key, ()):
-                if wanted & entry.pages and (entry.transfer is None or entry.transfer > since):
+                if wanted & entry.pages:
                     wanted &= ~entry.pages
                     self._join(entry, reader, read.tag, read.priority)
             for transfer in self._window.of_block(key):
-                if wanted & transfer.pages and transfer.descriptor.transfer > since:
+                if wanted & transfer.pages:
                     wanted &= ~transfer.pages
                     # The reader may have received it and evicted it since: not a loss.
                     transfer.audience.discard(reader)

@@ -47,18 +47,21 @@ class Repairs:
         *,
         send: Callable[[bytes], None],
         is_wanted: Callable[[Sent], bool],
+        read_again: Callable[[int], None],
         read_over_tcp: Callable[[int], None],
     ) -> None:
         """
         @param send: writes a packet to the request channel.
         @param is_wanted: whether bytes that a transfer carried are still waited for.
-        @param read_over_tcp: asks again for what the request of that tag still lacks.
+        @param read_again: asks again for what the request of that tag still lacks;
+            C{read_over_tcp} asks for it over TCP.
         """
         self._clock = clock
         self._receiver = receiver
         self._multicast_health = multicast_health
         self._send = send
         self._is_wanted = is_wanted
+        self._read_again = read_again
         self._read_over_tcp = read_over_tcp
         self._overheard: set[int] = set()
         self._lost_transfers: set[int] = set()
@@ -72,9 +75,12 @@ class Repairs:
         if sent.occasion is Occasion.TCP:
             if self._is_wanted(sent):
                 self._read_over_tcp(sent.tag)
-        elif reassembly.has_passed(sent.first + self._count(sent) - 1) and (
-            sent.occasion is Occasion.NOW
-            or (sent.occasion is Occasion.BEFORE and not reassembly.is_partial(sent.transfer))
+        elif reassembly.is_complete(sent.transfer) or (
+            reassembly.has_passed(sent.first + self._count(sent) - 1)
+            and (
+                sent.occasion is Occasion.NOW
+                or (sent.occasion is Occasion.BEFORE and not reassembly.is_partial(sent.transfer))
+            )
         ):
             self._check(sent)
         else:
@@ -96,20 +102,24 @@ class Repairs:
             if sent.occasion is Occasion.NOW and reassembly.is_complete(sent.transfer):
                 self._multicast_health.result(self._count(sent), 0)
             return
+        # It came in full, but before the key of its image, or the cache dropped it: not a loss.
+        is_complete = reassembly.is_complete(sent.transfer)
+        if is_complete and sent.occasion is Occasion.NOW:
+            self._multicast_health.result(self._count(sent), 0)
+            self._read_again(sent.tag)
+            return
         queued = delays_left > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
-        if queued or (delays_left and self._receiver.has_backlog()):
+        if not is_complete and (queued or (delays_left and self._receiver.has_backlog())):
             self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent, delays_left - 1)
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
-        # What came before the key of its image, or was evicted, was not lost.
-        if not reassembly.is_complete(sent.transfer):
-            if sent.occasion is Occasion.NOW:
-                self.segments_lost += lost
-            if sent.occasion is Occasion.NOW or (
-                sent.occasion is Occasion.REPAIR and lost == self._count(sent)
-            ):
-                self._multicast_health.result(self._count(sent), lost)
+        if sent.occasion is Occasion.NOW:
+            self.segments_lost += lost
+        if sent.occasion is Occasion.NOW or (
+            sent.occasion is Occasion.REPAIR and lost == self._count(sent)
+        ):
+            self._multicast_health.result(self._count(sent), lost)
         for_others = sent.occasion is Occasion.BEFORE
         if not self._multicast_health.may_repair(for_others=for_others):
             self._read_over_tcp(sent.tag)

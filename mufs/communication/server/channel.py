@@ -301,7 +301,7 @@ class ServerChannel(Protocol):
         self.close(text)
 
     def _opened(self, path: bytes, image: IImage, tag: int) -> None:
-        handle = self.handles.add(path, image, self._clients.keys.last_transfer)
+        handle = self.handles.add(path, image)
         key = self._clients.keys.key(image.image, image.generation)
         self._reply(Opened(handle, image.image, image.generation, key, image.attributes), tag)
 
@@ -340,7 +340,7 @@ class ServerChannel(Protocol):
         if opened is None:
             self.failed(read.tag, OSError(errno.EBADF, "no such handle"))
             return
-        image, access, since = opened
+        image, access = opened
         end, size = read.offset + read.length, image.attributes.size
         if read.offset % PAGE or end > size or (end % PAGE and end != size):
             self.failed(read.tag, OSError(errno.EINVAL, "not pages of the image"))
@@ -351,7 +351,7 @@ class ServerChannel(Protocol):
         if read.over_tcp or controller.output is None:
             self._unicast.request(image, read)
         else:
-            controller.request(self, image, read, since=since)
+            controller.request(self, image, read)
 
     def _repair(self, offset: int, body: bytes) -> None:
         repair = Repair.parse(offset, body)

@@ -94,9 +94,9 @@ class MulticastController:
     def output(self, output: ISegmentOutput | None) -> None:
         self._sender.output = output
 
-    def request(self, reader: IReader, image: IImage, read: Read, *, since: int = 0) -> None:
-        """Answer a READ by multicast; see L{MulticastQueue.request}."""
-        self._queue.request(reader, image, read, since=since)
+    def request(self, reader: IReader, image: IImage, read: Read) -> None:
+        """Answer a READ by multicast; its range must lie within the image."""
+        self._queue.request(reader, image, read)
         self._wake()
 
     def repair(
@@ -202,7 +202,6 @@ class MulticastController:
         try:
             await self._key_rotation.prepare()
             transfer = self._sender.seal(entry, data)
-            entry.transfer = transfer.descriptor.transfer
             parity = min(self.pace.parity, transfer.parity_left)
             await self._sender.write(transfer, (1 << len(transfer.rows)) - 1, parity)
         except CancelledError:

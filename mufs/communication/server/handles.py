@@ -10,14 +10,10 @@ from mufs.interfaces import IImage
 
 
 class OpenHandle(NamedTuple):
-    """
-    An open image, the statistics of the path that it was opened at, and the last transfer that was
-    made before the client had its key.
-    """
+    """An open image, and the statistics of the path that it was opened at."""
 
     image: IImage
     access: ImageAccess
-    since: int
 
 
 class Handles:
@@ -25,8 +21,8 @@ class Handles:
     The handles of one client.
 
     @ivar get: the L{OpenHandle} of a handle, or C{None}.
-    @ivar generations: for image and generation of all whose keys the client was given, the last
-        transfer before that: it keeps a key when it closes the handle.
+    @ivar generations: image and generation of all whose keys the client was given: it keeps a
+        key when it closes the handle.
     @ivar last_access: the image that it opened or read last.
     """
 
@@ -36,7 +32,7 @@ class Handles:
         self._open: dict[int, OpenHandle] = {}
         self._next = 1
         self.get = self._open.get  # called for each READ
-        self.generations: dict[tuple[int, int], int] = {}
+        self.generations: set[tuple[int, int]] = set()
         self.last_access: ImageAccess | None = None
 
     def __len__(self) -> int:
@@ -47,11 +43,10 @@ class Handles:
         """The paths of the open images, each once."""
         return iter(dict.fromkeys(opened.access.path for opened in self._open.values()))
 
-    def add(self, path: bytes, image: IImage, last_transfer: int = 0) -> int:
+    def add(self, path: bytes, image: IImage) -> int:
         """
         Give out a handle for an image, and with it the key of its generation.
 
-        @param last_transfer: number of the last transfer that was made so far.
         @raise OSError: EMFILE, when the client has as many handles as it may have.
         """
         if len(self._open) >= self._limits.max_handles:
@@ -59,9 +54,8 @@ class Handles:
         handle, self._next = self._next, self._next + 1
         self.last_access = self._statistics.opened(path)
         self.last_access.size = image.attributes.size
-        key = image.image, image.generation
-        since = self.generations.setdefault(key, last_transfer)
-        self._open[handle] = OpenHandle(image, self.last_access, since)
+        self._open[handle] = OpenHandle(image, self.last_access)
+        self.generations.add((image.image, image.generation))
         return handle
 
     def note_read(self, access: ImageAccess, length: int) -> None:

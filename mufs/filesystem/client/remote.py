@@ -104,6 +104,7 @@ class RemoteFileSystem:
             self.multicast_health,
             send=self.send,
             is_wanted=self.coalescer.is_wanted,
+            read_again=self.transfer_expired,
             read_over_tcp=self._read_over_tcp,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete

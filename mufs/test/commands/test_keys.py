@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.authority import UnusableKeys
 from mufs.commands.keys import list_keys, make_keys, renew_key, revoke_key
+from mufs.commands.main import _parser
 from mufs.options import typed
 
 
@@ -247,3 +250,17 @@ class UpkeepTests(KeysTestCase):
         self.assertIn("not a list", str(self.assertRaises(UnusableKeys, list, damaged)))
         (self.keys / "ca" / "ca.crl").write_bytes(before[self.keys / "ca" / "ca.crl"])
         self.assertEqual(self.contents(), before)
+
+    def test_command_line(self) -> None:
+        """The directory may be named before or after the subcommand."""
+        where, shown = str(self.keys), io.StringIO()
+        self.patch(sys, "stdout", shown)
+        for words in (
+            ["--dir", where, "ls"], ["ls", "--dir", where],
+            ["renew", "--dir", where, "host1"], ["--dir", where, "revoke", "host1"],
+        ):  # fmt: skip
+            given = _parser().parse_args(["keys", *words])
+            given.run(given)
+        lines = shown.getvalue().splitlines()
+        self.assertEqual(lines.count("name                     until       days left"), 2)
+        self.assertIn("2 certificates of host1 revoked", lines[-2])

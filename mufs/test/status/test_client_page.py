@@ -54,6 +54,12 @@ class ClientPageTests(SynchronousTestCase):
             self.assertEqual(read.tags.count(("p", {"class": "alarm"})), 1)
             self.assertIn(said, read.text)
 
+    def test_disk(self) -> None:
+        """Blocks that were given up for lack of space are told, if there are any."""
+        self.assertNotIn("given up", self.show([]).text)
+        text = self.show([], evictions_for_space=1200).text
+        self.assertIn("1,200 blocks given up as the disk was filling up, since ", text)
+
     def test_reads(self) -> None:
         """Hits, joined reads and misses are each shown with their share."""
         text = self.show([], reads=1000, hits=900, joined=75, misses=25).text

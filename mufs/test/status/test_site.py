@@ -50,7 +50,7 @@ class SiteTestCase(SynchronousTestCase):
         """What the page shows: the figures, and what the query asks for."""
         self.pages += 1
         self.assertIs(view.history, self.site._history)
-        return element("p", f"{self.figures['reads']} reads{view.query.get('of', '')}")
+        return element("p", f"{self.figures['reads']} reads{view.query.get('image', '')}")
 
     def connect(self) -> FakeTransport:
         """A browser connects."""
@@ -98,8 +98,10 @@ class SiteTests(SiteTestCase):
 
     def test_query(self) -> None:
         """The query says what the page is about; what is no UTF-8 does no harm."""
-        self.assertIn(b"<p>1 reads of &lt;a&gt;</p>", self.get("/?of=%20of%20%3Ca%3E&of=b")[2])
-        self.assertIn("1 reads\ufffd</p>", self.get("/?of=%ff")[2].decode())
+        self.assertIn(
+            b"<p>1 reads of &lt;a&gt;</p>", self.get("/?image=%20of%20%3Ca%3E&image=b&other=c")[2]
+        )
+        self.assertIn("1 reads\ufffd</p>", self.get("/?image=%ff")[2].decode())
 
     def test_events_of_the_log(self) -> None:
         """The lines of mUFS in the log are kept while the port listens, but for debugging."""

@@ -96,8 +96,8 @@ class MadeAnewTests(ChangeTestCase):
         self.assert_client(None)
 
     def test_client_with_interface(self) -> None:
-        """So does one that was given an address to listen on."""
-        self.assert_client("10.77.0.11")
+        """So does one that was given the name of the interface to listen on."""
+        self.assert_client("eth0")
 
     def test_server(self) -> None:
         """A server sends again, and its clients need not do anything."""

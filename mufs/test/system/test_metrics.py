@@ -73,6 +73,7 @@ class DocumentTests(SynchronousTestCase):
             'mufs_client_connected{instance="c"}': "1x40",
             'mufs_client_transfers_rejected_total{instance="c"}': "0x40",
             'mufs_client_evictions_total{instance="c"}': "0+600x40",
+            'mufs_client_evictions_for_space_total{instance="c"}': "7x40",
             'mufs_client_hits_total{instance="c"}': "0+6000x40",
             'mufs_client_misses_total{instance="c"}': "0+60x40",
             'mufs_client_blocks_damaged_total{instance="c"}': "0x40",
@@ -81,11 +82,11 @@ class DocumentTests(SynchronousTestCase):
         }
         ill = dict(zip(well, [
             "0x40", "1x40", "1x40", "20x40", "0+6000x40", "0+60000x40", "2500000x40", "2500000x40",
-            "0x40", "0+1x40",
-            "0+600x40", "0+60x40", "0+6000x40", "0+1x40", "0+60x40", "0x40",
+            "0x40", "0+1x40", "0+600x40", "7+1x40", "0+60x40", "0+6000x40", "0+1x40", "0+60x40",
+            "0x40",
         ], strict=True))  # fmt: skip
         names = re.findall(r"alert: (\w+)", document(ALERTS))
-        self.assertEqual(len(names), 11)
+        self.assertEqual(len(names), 12)
         for name in names:
             self.assert_silent(name, well)
             self.assertRaises(AssertionError, self.assert_silent, name, ill)

@@ -16,7 +16,12 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import Loopback, shared_loopback, why_unavailable
+from mufs.test.support.loopback import (
+    Loopback,
+    make_loopback,
+    shared_loopback,
+    why_unavailable,
+)
 from mufs.test.support.trees import (
     DEPTH,
     EXTENTS,
@@ -30,6 +35,7 @@ from mufs.test.support.trees import (
     look,
     looks,
 )
+from mufs.wire.metadata import MAX_PATH_BYTES
 
 NOBODY = 65534
 
@@ -536,3 +542,33 @@ class ReadTests(MountTestCase):
         time.sleep(0.5)
         for here, then in zip(count(), before, strict=True):
             self.assertLess(here, then + 20)
+
+
+class DepthTests(SynchronousTestCase):
+    """Directories that are deeper than a request's path may be long."""
+
+    skip = why_unavailable()
+
+    def test_deep(self) -> None:
+        """The first name that is too deep is ENAMETOOLONG, and the connection stays."""
+        loopback = make_loopback(self)
+        name, depth = "d" * 250, MAX_PATH_BYTES // 251
+        at = os.open(loopback.images, os.O_RDONLY)
+        for _ in range(depth + 1):
+            os.mkdir(name, dir_fd=at)
+            above, at = at, os.open(name, os.O_RDONLY, dir_fd=at)
+            os.close(above)
+        os.close(at)
+        loopback.start_server()
+        client = loopback.start_client("client")
+        at = os.open(loopback.mount_point("client"), os.O_RDONLY)
+        for _ in range(depth):
+            above, at = at, os.open(name, os.O_RDONLY, dir_fd=at)
+            os.close(above)
+        try:
+            error = self.assertRaises(OSError, os.stat, name, dir_fd=at)
+            self.assertEqual(error.errno, errno.ENAMETOOLONG)
+            self.assertEqual(os.listdir(at), [name])
+        finally:
+            os.close(at)
+        self.assertNotIn("is lost", client.output)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,8 @@ from mufs.test.support.lab import SERVER, write_image
 from mufs.test.support.looking import Looker, Looks
 from mufs.test.support.processes import wait_until
 from mufs.test.system.test_network import MIB, LabTestCase
+
+QEMU = "qemu-system-x86_64"
 
 OUTAGE_SECONDS = float(os.environ.get("MUFS_TEST_OUTAGE", "10"))
 """How long the server is away, and then until all have given up their connections."""
@@ -226,3 +230,50 @@ class SoftTests(LabTestCase):
             self.assertRaises(OSError, image.read, 4096)
             self.assertLess(time.monotonic() - began - took, MAX_LOOK_SECONDS)
         self.assertEqual(looker.report().faults, [])
+
+
+BOOT_SECTOR = bytes([0xB0, ord("K"), 0xE6, 0xE9, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+"""A guest that writes K to the debug console (mov al,'K'; out 0xe9,al; hlt; jmp)."""
+
+
+class GuestTests(LabTestCase):
+    """A virtual machine, as docs/operations/virtual-machines.md starts it."""
+
+    skip = LabTestCase.skip or (None if shutil.which(QEMU) else f"needs {QEMU}")
+
+    def ask(self, command: str) -> dict[str, object]:
+        """Send a command of QMP; its answer."""
+        self.monitor.write(json.dumps({"execute": command}) + "\n")
+        self.monitor.flush()
+        while True:
+            answer: dict[str, object] = json.loads(self.monitor.readline())
+            if "return" in answer:
+                return answer
+
+    def test_paused(self) -> None:
+        """With rerror=stop a guest is paused when a read fails, and goes on after cont."""
+        lab = self.make_lab(1, 1)
+        (lab.images / "boot.img").write_bytes(BOOT_SECTOR + bytes(MIB))
+        server = lab.start_server()
+        lab.start_clients("--timeout", "3")
+        image = lab.mount_point("host1") / "boot.img"
+        os.listdir(image.parent)
+        image.open("rb").close()
+        server.kill()
+        control, console = lab.directory / "qmp", lab.directory / "console"
+        machine = ["-machine", "accel=tcg", "-m", "64", "-display", "none"]
+        machine += ["-debugcon", f"file:{console}", "-qmp", f"unix:{control},server=on,wait=off"]
+        machine += ["-drive", f"file={image},format=raw,readonly=on,if=virtio,rerror=stop"]
+        lab.start_program("guest", "host1", [QEMU, *machine])
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            wait_until(lambda: not connection.connect_ex(str(control)), 30, "QEMU runs")
+            self.monitor = connection.makefile("rw")
+            self.addCleanup(self.monitor.close)
+            self.monitor.readline()
+            self.ask("qmp_capabilities")
+            wait_until(lambda: "io-error" in str(self.ask("query-status")), 60, "it is paused")
+            lab.start_server()
+            wait_until(lambda: image.read_bytes()[:7] == BOOT_SECTOR[:7], 30, "it is back")
+            self.ask("cont")
+            wait_until(lambda: console.read_bytes().endswith(b"K"), 60, "the guest goes on")

@@ -47,11 +47,9 @@ class QueueTestCase(SynchronousTestCase):
         offset: int,
         length: int = PAGE,
         priority: Priority = BLOCKED,
-        since: int = 0,
     ) -> None:
-        """A client asks for a range of the image, whose key it has since some transfer."""
-        read = Read(tag, 1, offset, length, priority)
-        self.queue.request(reader, self.image, read, since=since)
+        """A client asks for a range of the image."""
+        self.queue.request(reader, self.image, Read(tag, 1, offset, length, priority))
 
     def send(self, item: Entry | Resend | None) -> SentTransfer:
         """Do what the controller does with an entry."""
@@ -165,28 +163,6 @@ class WindowTests(QueueTestCase):
         self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
         self.assertIsNone(self.queue.take())
         self.assertEqual(self.queue.merged, 1)
-
-    def test_before_the_key(self) -> None:
-        """A range that was sent before the client had the key is sent again, and then shared."""
-        for number in (1, 2):
-            self.window.add(make_sent(number, self.image, (number - 1) * BLOCK, BLOCK))
-        self.ask(self.a, 1, 0, 2 * BLOCK, since=1)
-        self.assertEqual([told[1].descriptor.transfer for told in self.a.told], [2])
-        self.ask(self.b, 2, 0, BLOCK, since=1)
-        self.assertEqual(self.take_all(), ["a1 b2"])
-
-    def test_under_way_before_the_key(self) -> None:
-        """An entry whose transfer was made before the client had the key is not joined."""
-        self.ask(self.a, 1, 0, BLOCK)
-        entry = self.queue.take()
-        assert isinstance(entry, Entry)
-        self.ask(self.b, 2, 0, BLOCK, since=7)
-        entry.transfer = 8
-        self.ask(self.c, 3, 0, BLOCK, since=7)
-        self.assertEqual(set(entry.readers), {self.a, self.b, self.c})
-        self.ask(self.c, 4, 0, BLOCK, since=8)
-        self.queue.done(entry)
-        self.assertEqual(self.take_all(), ["c4"])
 
     def test_no_longer_audience(self) -> None:
         """A client that requests what was sent to it leaves the audience: it reports no loss."""

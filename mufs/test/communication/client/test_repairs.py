@@ -59,6 +59,7 @@ class RepairsTestCase(SynchronousTestCase):
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.packets: list[bytes] = []
+        self.again: list[int] = []
         self.over_tcp: list[int] = []
         self.delivered: set[int] = set()
         self.unwanted = False
@@ -68,6 +69,7 @@ class RepairsTestCase(SynchronousTestCase):
             self.health,
             send=self.packets.append,
             is_wanted=self.is_wanted,
+            read_again=self.again.append,
             read_over_tcp=self.over_tcp.append,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
@@ -127,15 +129,17 @@ class SentTests(RepairsTestCase):
         self.assertEqual((self.repairs.segments_lost, self.repairs.repairs_sent), (0, 0))
 
     def test_ignored(self) -> None:
-        """What came in full before the key of its image is asked for, and not counted."""
+        """What came in full before the key of its image is asked for at once, and was not lost."""
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(0, KEYS.epoch.secret)
         self.receive(1)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.sent(1)
-        self.pass_time()
+        self.assertEqual((self.again, self.repaired()), ([7], []))
+        self.patch(self.receiver, "has_backlog", lambda: True)
+        self.sent(1, Occasion.BEFORE)
         self.assertEqual(self.repaired(), [Repair(7, 1, 1, (1 << COUNT) - 1)])
-        self.assertEqual(self.repairs.segments_lost, 0)
+        self.assertEqual((self.repairs.segments_lost, self.repairs.repairs_sent), (0, 0))
         self.assertEqual(self.health.state, "working")
 
     def test_lost(self) -> None:
