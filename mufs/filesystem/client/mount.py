@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from twisted.logger import Logger
@@ -80,15 +80,31 @@ def asking_thread() -> int:
 def _caller() -> Caller:
     """The process that called the operation running in this thread."""
     uid, gid, pid = fuse_get_context()
-    groups: list[int] = []
+    status: dict[bytes, list[bytes]] = {}
     # FUSE does not pass these. None are known of a process that has ended, or is in another
     # namespace.
-    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"Groups:"):
-                groups = [int(word) for word in line.split()[1:]]
-                break
+    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as lines:
+        status = {words[0]: words[1:] for words in map(bytes.split, lines) if words}
+    if is_nfs_server(status):
+        _tell_of_nfs()
+        raise OSError(errno.EACCES, "a mount of mUFS cannot be exported by NFS")
+    groups = [int(word) for word in status.get(b"Groups:", ())]
     return Caller(uid, gid, groups[:256])
+
+
+def is_nfs_server(status: dict[bytes, list[bytes]]) -> bool:
+    """
+    Whether a process is a thread of the kernel's NFS server, whose handles of this mount would
+    mean other files after a restart of the client.
+
+    @param status: the words of each line of its /proc/PID/status, by the first.
+    """
+    return status.get(b"Name:") == [b"nfsd"] and status.get(b"PPid:") == [b"2"]
+
+
+@cache
+def _tell_of_nfs() -> None:
+    _log.warn("refusing the kernel's NFS server: a mount of mUFS cannot be exported")
 
 
 def _stat(attributes: Attributes) -> dict[str, int]:

@@ -23,6 +23,19 @@ else:
     MISSING = None
 
 
+class NFSTests(SynchronousTestCase):
+    """Exports of the mount by NFS."""
+
+    skip = MISSING
+
+    def test_server(self) -> None:
+        """A thread of the kernel's NFS server is refused; a process of that name is not."""
+        for parent, refused in ((b"2", True), (b"1", False)):
+            status = {b"Name:": [b"nfsd"], b"PPid:": [parent]}
+            self.assertIs(mount.is_nfs_server(status), refused)
+        self.assertFalse(mount.is_nfs_server({}))
+
+
 class StandInBridge:
     """
     Answers at once, and remembers what it is asked.
