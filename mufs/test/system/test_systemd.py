@@ -190,7 +190,7 @@ class SystemdTests(SynchronousTestCase):
         self.drop_in("mufs-client@.service", "TimeoutStartSec=12", "RestartSec=100ms")
         done = machine.run("systemctl", "start", CLIENT, check=False)
         self.assertEqual(done.returncode, 1)
-        waiting = "waiting for the server at tcp:images.example.org:7040: Connection was refused"
+        waiting = "waiting for the server at images.example.org:7040: Connection refused"
         self.assertIn(waiting, self.messages_at("4", "mufs-client")[-1])
         first = len(self.entries("mufs-client"))
         wait_until(lambda: len(self.entries("mufs-client")) > first, 30, "it is started again")
