@@ -25,7 +25,7 @@ class FreeSpace:
     """
     How many blocks are to be dropped so that the reserve stays free.
 
-    The thread that changes the cache calls L{take_lack} and L{release}, that which writes the
+    The thread that changes the cache calls L{take_lack} and L{releasing}, the one that writes the
     other methods.
 
     @ivar lack: number of blocks.
