@@ -9,7 +9,7 @@ from attrs import asdict, frozen
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks, succeed
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -28,7 +28,7 @@ from mufs.communication.client.channel import ClientChannel, ClientChannelFactor
 from mufs.communication.client.membership import Membership
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
-from mufs.endpoints import expiry_of
+from mufs.endpoints import CannotConnect, expiry_of
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.mount import asking_thread, libfuse_version
@@ -95,18 +95,29 @@ class _QuietClientService(ClientService):
 
 @implementer(IStreamClientEndpoint)
 class _ImpatientEndpoint:
-    def __init__(self, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        on_failed: Callable[[str], None],
+    ) -> None:
         self._endpoint = endpoint
         self._clock = clock
+        self._on_failed = on_failed
 
     def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
         connecting = self._endpoint.connect(protocolFactory)
-        return connecting.addTimeout(CONNECT_TIMEOUT, self._clock, _no_answer)
+        connecting.addTimeout(CONNECT_TIMEOUT, self._clock, _no_answer)
+        return connecting.addErrback(self._note)
+
+    def _note(self, failure: Failure) -> Failure:
+        self._on_failed(failure.getErrorMessage())
+        return failure
 
 
 def _no_answer(result: IProtocol | Failure, seconds: float) -> IProtocol | Failure:
-    if isinstance(result, Failure) and result.check(CancelledError):
-        raise ConnectError(string=f"no answer within {seconds:g} s")
+    if isinstance(result, Failure) and result.check(CancelledError, ConnectingCancelledError):
+        raise CannotConnect(f"no answer within {seconds:g} s")
     return result
 
 
@@ -265,7 +276,7 @@ class ClientMount(MultiService):
         backoff = backoffPolicy(initialDelay=0.2, maxDelay=2.0, factor=1.5)
         factory = self._factory
         connector = _QuietClientService(
-            _ImpatientEndpoint(server, self._reactor),
+            _ImpatientEndpoint(server, self._reactor, self._unreachable),
             factory,
             retryPolicy=lambda attempts: backoff(max(attempts, factory.failed_connects)),
             clock=self._reactor,
@@ -279,8 +290,10 @@ class ClientMount(MultiService):
 
         return ListeningService(status, self._site, on_failed=failed)
 
+    def _unreachable(self, why: str) -> None:
+        self._why_absent = why
+
     def _absent(self, failure: Failure) -> None:
-        self._why_absent = failure.getErrorMessage()
         if not self._ending:
             self._log.warn(
                 "waiting for the server at {server}: {reason}",

@@ -199,7 +199,10 @@ class ServerService(MultiService):
     def reloaded(self) -> None:
         """TLS was reloaded: disconnect the clients whose certificates are revoked now."""
         for channel in list(self.core.factory.channels):
-            if channel.name and self._is_revoked(channel.transport):
+            if not channel.name:
+                # Its certificate was checked with the former lists, or is being so now.
+                channel.close("certificates were read again before its HELLO came")
+            elif self._is_revoked(channel.transport):
                 channel.close("its certificate is revoked")
 
     def state(self) -> str:

@@ -339,6 +339,14 @@ class ClientMountTests(SynchronousTestCase):
         self.welcome()
         self.assertEqual(self.client.state(), f"connected to {SERVER}")
 
+    def test_away_again(self) -> None:
+        """In every outage the reason is shown, not only in the one before the mount."""
+        self.start_and_mount()
+        self.server.error = REFUSED
+        self.lose_connection()
+        self.reactor.pump([1.0] * 10)
+        self.assertEqual(self.client.figures()["why_disconnected"], str(REFUSED))
+
     def test_window(self) -> None:
         """No more is read ahead than fits in part of the receive buffer and of the cache."""
         self.client.startService()

@@ -130,7 +130,9 @@ class CacheDirectory:
 
     def place(self, image: ImageKey, number: int) -> Place:
         """See L{IBlockStorage.place}."""
-        return self.index.place(image, number)
+        place = self.index.place(image, number)
+        self.space.given_back.pop(place.slot, None)  # its first write clears it
+        return place
 
     def free(self, place: Place, *, give_back: bool = False) -> None:
         """See L{IBlockStorage.free}. The space is given back when the slot's next block comes."""
@@ -140,8 +142,9 @@ class CacheDirectory:
         if not place.image.blocks:
             self._writer.call(self.files.remove, place.image)
         if give_back:
-            self.space.releasing()
-            self._writer.call(self._give_back, place.slot)
+            self.space.given_back[place.slot] = None
+            if len(self.space.given_back) == 1:
+                self._writer.call(self._give_back)
 
     def take_lack(self) -> int:
         """See L{IBlockStorage.take_lack}."""
@@ -149,6 +152,7 @@ class CacheDirectory:
 
     def look(self) -> None:
         """See L{IBlockStorage.look}."""
+        self._writer.call(self._give_back)  # the queue may have dropped this
         self._writer.call(self.space.look)
 
     def is_behind(self) -> bool:
@@ -258,9 +262,12 @@ class CacheDirectory:
         sums = checksums(place, first, data)
         self.index.record(place, first, sums=sums, now=int(self._clock()))
 
-    def _give_back(self, slot: int) -> None:
-        self._clear(slot)
-        self.space.released()
+    def _give_back(self) -> None:
+        while self.space.given_back:
+            for slot in list(self.space.given_back):
+                if slot in self.space.given_back:  # not used again since
+                    self._clear(slot)
+                    self.space.given_back.pop(slot, None)
 
     def _stamp(self, place: Place) -> None:
         self.index.stamp(place, int(self._clock()))

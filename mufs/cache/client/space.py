@@ -25,11 +25,11 @@ class FreeSpace:
     """
     How many blocks are to be dropped so that the reserve stays free.
 
-    The thread that changes the cache calls L{take_lack} and L{releasing}, the one that writes the
-    other methods.
+    The thread that changes the cache calls L{take_lack}, the one that writes the other methods.
 
     @ivar lack: number of blocks.
     @ivar is_full: whether no further block should be written: half of the reserve is used up.
+    @ivar given_back: slots of dropped blocks whose space comes free soon.
     """
 
     _log = Logger()
@@ -49,8 +49,7 @@ class FreeSpace:
         self.reserve = default if reserve is None else reserve
         self.lack = 0
         self.is_full = False
-        self._releasing = 0
-        self._released = 0
+        self.given_back: dict[int, None] = {}
         self._told = False
 
     def take_lack(self) -> int:
@@ -58,20 +57,12 @@ class FreeSpace:
         lack, self.lack = self.lack, 0
         return lack
 
-    def releasing(self) -> None:
-        """A block is dropped, whose space comes free soon."""
-        self._releasing += 1
-
-    def released(self) -> None:
-        """The space of a block is free."""
-        self._released += 1
-
     def look(self) -> None:
         """Find out how much is free. Raises C{OSError}."""
         found = os.statvfs(self._fd)
         free = found.f_bavail * found.f_frsize
         self.is_full = free < self.reserve // 2
-        lack = ceil((self.reserve - free) / BLOCK) - (self._releasing - self._released)
+        lack = ceil((self.reserve - free) / BLOCK) - len(self.given_back)
         self._note(max(0, lack), free)
 
     def failed(self) -> None:

@@ -15,7 +15,7 @@ REFUSED_OPEN_LOG_INTERVAL = 60.0
 def why_ended(reason: Failure) -> str:
     """Why a connection ended that was not closed for a fault of the client."""
     if reason.check(ConnectionAborted):
-        return "the server ended"
+        return "the server ended the connection"
     if reason.check(ConnectionDone):
         return "it closed the connection"
     return "it ended, or the connection broke"

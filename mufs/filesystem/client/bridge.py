@@ -199,7 +199,10 @@ class Bridge:
         """
         Whether a thread has waited in vain a moment ago, and the server said nothing since. It does
         not wait for long again: the kernel reads ahead, and then asks for the page once more.
+        Threads of other PID namespaces cannot be told apart.
         """
+        if not asker:
+            return False
         ended = self._in_vain.get(asker, self._remote.last_heard)
         return self._remote.last_heard < ended and now - ended < self._timeout
 

@@ -139,7 +139,7 @@ class Content:
                 self._writer_closed = True
             self._attributes_set = -SETTLING_SECONDS
         if mask & _OVERFLOW:
-            self._writer_closed = True
+            self._writer_closed = self._attributes_changed = True
 
     def is_current(self, found: os.stat_result) -> bool:
         """Whether nothing has changed; called after each read."""
@@ -230,7 +230,7 @@ class Contents:
         self._by_image: OrderedDict[int, Content] = OrderedDict()
         self._by_watch: dict[int, Content] = {}
         self._lock = Lock()
-        self._told = False
+        self.can_watch = True
         self._fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd >= 0:
             finalize(self, os.close, self._fd)
@@ -256,6 +256,7 @@ class Contents:
                 self._by_image.move_to_end(image)
                 return content
             watch = self._add_watch(fd) if watchable else -1
+            watchable = watch >= 0
             content = Content(
                 image, os.fstat(fd), watchable=watchable, lock=self._lock, drain=self._drain
             )
@@ -263,9 +264,7 @@ class Contents:
                 content.watch = watch
                 self._by_watch[watch] = self._by_image[image] = content
                 if len(self._by_image) > MAX_WATCHED:
-                    oldest = next(iter(self._by_image.values()))
-                    _libc.inotify_rm_watch(self._fd, oldest.watch)
-                    self._forget(oldest)
+                    self._forget_oldest(content)
             return content
 
     def logPrefix(self) -> str:
@@ -285,14 +284,22 @@ class Contents:
     def _add_watch(self, fd: int) -> int:
         mask = _MODIFY | _ATTRIB | _CLOSE_WRITE | _OPEN
         watch: int = _libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % fd, mask)
-        if watch < 0 and not self._told:
-            self._told = True
+        if watch < 0 and self.can_watch:
+            self.can_watch = False
             self._log.warn(
                 "cannot watch images ({reason}): every change of one, also of its mode, makes it "
                 "stale",
                 reason=os.strerror(ctypes.get_errno()),
             )
         return watch
+
+    def _forget_oldest(self, new: Content) -> None:
+        """Watch a file less; one of which an image is open is watched for as long as it is."""
+        for oldest in self._by_image.values():
+            if oldest is not new and oldest.image() is None:
+                _libc.inotify_rm_watch(self._fd, oldest.watch)
+                self._forget(oldest)
+                return
 
     def _forget(self, content: Content) -> None:
         del self._by_watch[content.watch], self._by_image[content.number]

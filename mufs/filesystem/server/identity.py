@@ -11,6 +11,7 @@ import os
 from fcntl import ioctl
 from hashlib import blake2b
 from struct import Struct
+from threading import Lock
 
 from attrs import frozen
 
@@ -87,6 +88,7 @@ class FileSystems:
         """@param root: the identity that the operator gave to that of the root, if any."""
         self._root = root
         self._known: dict[tuple[int, bytes], FileSystem] = {}
+        self._lock = Lock()
 
     def of(self, fd: int, device: int) -> FileSystem:
         """
@@ -101,15 +103,20 @@ class FileSystems:
         kind, statfs_id = found[0], b"%d,%d" % (low, high)
         # Its device number alone may be that of another one that was unmounted since.
         known = self._known.get((device, statfs_id))
-        if known is None:
-            identity = self._root if not self._known else b""
-            lasting = statfs_id if kind in LASTING_ID and low | high else b""
-            identity = identity or _uuid(fd) or lasting
-            taken = {each.identity for each in self._known.values()}
-            if not identity or identity in taken:
-                identity += b"/%d" % device
-            known = self._known[device, statfs_id] = FileSystem(identity, kind in LOCAL)
-        return known
+        if known is not None:
+            return known
+        with self._lock:
+            known = self._known.get((device, statfs_id))
+            if known is None:
+                identity = self._root if not self._known else b""
+                lasting = statfs_id if kind in LASTING_ID and low | high else b""
+                # A UUID can be asked for only of a file that may be read.
+                identity = identity or lasting or _uuid(fd)
+                taken = {each.identity for each in self._known.values()}
+                if not identity or identity in taken:
+                    identity += b"/%d" % device
+                known = self._known[device, statfs_id] = FileSystem(identity, kind in LOCAL)
+            return known
 
 
 def _uuid(fd: int) -> bytes:

@@ -69,7 +69,7 @@ class Image:
     def __init__(self, fd: int, content: Content, generation: int) -> None:
         """@param fd: open for reading; closed when the image is garbage collected."""
         self._fd = fd
-        self._content = content
+        self.content = content
         self.image, self.generation = content.number, generation
         self.attributes: Attributes
         self._nowait = True
@@ -83,8 +83,8 @@ class Image:
         """See L{IImage.read}."""
         data = os.pread(self._fd, length, offset)
         # Looked at after reading, so that every change before the read shows.
-        if not self._content.is_current(os.fstat(self._fd)):
-            self._content.settle(self._fd)
+        if not self.content.is_current(os.fstat(self._fd)):
+            self.content.settle(self._fd)
         return self._checked(data, offset, length)
 
     def read_at_once(self, offset: int, length: int) -> bytes | None:
@@ -92,14 +92,14 @@ class Image:
         data = bytearray(max(0, min(length, self.attributes.size - offset)))
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
-                current = self._content.is_current(os.fstat(self._fd))
+                current = self.content.is_current(os.fstat(self._fd))
                 return self._checked(bytes(data), offset, length) if current else None
         except OSError as error:
             self._nowait = error.errno != errno.EOPNOTSUPP
         return None
 
     def _checked(self, data: bytes, offset: int, length: int) -> bytes:
-        if self._content.generation != self.generation:
+        if self.content.generation != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
         if len(data) < min(length, self.attributes.size - offset):
             raise OSError(errno.EIO, "the image is shorter than it says")
@@ -125,7 +125,8 @@ class ExportedDirectory:
         self._path = root
         self._root = _Root(root)
         self._looked = monotonic()
-        self._file_systems = FileSystems(fsid)
+        self._fsid = fsid
+        self._file_systems = self._identified(self._root)
         self.contents = Contents()
         self._images: WeakValueDictionary[ImageKey, Image] = WeakValueDictionary()
 
@@ -201,7 +202,9 @@ class ExportedDirectory:
                     raise OSError(errno.EMFILE, "too many open images")
                 image = Image(_opened(fd), content, generation)
                 image = self._images.setdefault((file, generation), image)
-                content.image = ref(image)
+            # The content that it was opened with may no longer be the one that is watched.
+            image.content = content
+            content.image = ref(image)
             image.attributes = _attributes(found, self._root.device, generation)
             return image
         finally:
@@ -209,7 +212,8 @@ class ExportedDirectory:
 
     def statfs(self) -> Statistics:
         """See L{IImageLibrary.statfs}."""
-        found = os.statvfs(self._current_root().fd)
+        root = self._current_root()
+        found = os.statvfs(root.fd)
         return Statistics(
             bsize=found.f_bsize,
             frsize=found.f_frsize,
@@ -233,7 +237,8 @@ class ExportedDirectory:
         if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
             raise OSError(errno.EACCES, "not a path beneath the root")
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.dup(self._current_root().fd)
+        root = self._current_root()  # kept, so that its descriptor stays open until it is copied
+        fd = os.dup(root.fd)
         for left, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
             try:
                 if caller is not None:
@@ -264,9 +269,16 @@ class ExportedDirectory:
                         "another directory or file system is at {path} now: sharing that",
                         path=os.fsdecode(self._path),
                     )
+                    self._file_systems = self._identified(root)
                     self._root = root
                 self._root.gone = False
         return self._root
+
+    def _identified(self, root: "_Root") -> FileSystems:
+        """The file systems beneath a root, its own first: that has C{fsid}."""
+        file_systems = FileSystems(self._fsid)
+        file_systems.of(root.fd, root.device)
+        return file_systems
 
     def _identify(self, fd: int, found: os.stat_result, name: bytes = b"") -> tuple[int, bool]:
         """
@@ -278,7 +290,7 @@ class ExportedDirectory:
         handle = file_handle(fd, name)
         # Without handles, an inode number may come back with another file.
         image = number(file_system.identity, handle or b"%d" % found.st_ino)
-        return image, file_system.is_local and bool(handle)
+        return image, file_system.is_local and bool(handle) and self.contents.can_watch
 
     def _described(self, fd: int, found: os.stat_result, name: bytes = b"") -> Attributes:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -618,6 +619,35 @@ class RevocationTests(TLSTestCase):
     def test_disconnected(self) -> Deferred[None]:
         """A client that is revoked while it is connected goes at the reload, and keys change."""
         return ensureDeferred(self.disconnected())
+
+    async def pending(self) -> None:
+        port, reload = await self.listen_and_reload()
+        with socket.create_connection((LOCAL, port)) as plain:
+            plain.settimeout(20)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            context.load_cert_chain(self.own / "host1.lab.pem")
+            channel = await deferToThread(context.wrap_socket, plain)
+            for _ in range(100):
+                if self.service.core.factory.channels:
+                    break
+                await self.pause(0.1)
+            list(revoke_key(self.own, "host1.lab"))
+            reload()
+            with contextlib.suppress(OSError):
+                channel.sendall(HELLO)
+            for _ in range(100):
+                if not self.service.core.factory.channels:
+                    break
+                await self.pause(0.1)
+            self.assertEqual(list(self.service.core.factory.channels), [])
+            self.assertFalse([line for line in self.logged("server") if "connected" in line])
+            channel.close()
+
+    def test_pending(self) -> Deferred[None]:
+        """A connection made before its certificate was revoked cannot be used afterwards."""
+        return ensureDeferred(self.pending())
 
     async def useless(self) -> None:
         port, reload = await self.listen_and_reload()

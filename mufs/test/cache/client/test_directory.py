@@ -272,6 +272,27 @@ class QuotaTests(DirectoryTestCase):
         self.assertIn(3 * PAGES, cache.held(blocks[-1][0]))
         self.assertEqual(cache.blocks.damaged, 0)
 
+    def test_more_than_waits(self) -> None:
+        """The space of all blocks that were given up comes free, whatever waits for the disk."""
+        self.patch(writer, "MAX_QUEUED", 4)
+        self.path.mkdir(mode=0o700)
+        self.fill_disk(200)
+        cache = self.open(reserve=10 * BLOCK)
+        for block in range(6):
+            cache.store(IMAGES[0], block)
+            cache.write_all()
+        self.fill_disk(10)
+        cache.blocks.look_for_room()
+        cache.write_all()
+        cache.blocks.make_room()
+        for block in range(4):
+            cache.store(IMAGES[1], block)
+        cache.write_all()
+        cache.blocks.look_for_room()
+        cache.write_all()
+        self.assertLess(self.used(), cache.blocks.held + BLOCK)
+        self.assertEqual(cache.blocks.damaged, 0)
+
     def test_no_room_at_all(self) -> None:
         """Where even the reserve is used up nothing is kept, neither on the disk nor in memory."""
         self.path.mkdir(mode=0o700)

@@ -69,7 +69,7 @@ class ClientLogTests(ServerChannelTestCase):
 
     def test_reasons(self) -> None:
         """The line says who ended the connection."""
-        broke, ended = "it ended, or the connection broke", "the server ended"
+        broke, ended = "it ended, or the connection broke", "the server ended the connection"
         reasons = [(ConnectionLost, broke), (ConnectionAborted, ended)]
         for kind, why in reasons:
             self.channel, self.wire = self.server.connect(host="10.0.1.1")

@@ -192,7 +192,7 @@ class BridgeTests(TestCase):
         """While the server says nothing, whoever has waited in vain does not wait again."""
         self.remote.answer = Deferred
         self.remote.last_heard = global_reactor.seconds()
-        bridge = self.make(0.4)
+        bridge = self.make(0.4, os.getpid())
         yield self.assert_error(self.lookup(bridge=bridge), "no answer from the server in time")
         asked = len(self.remote.asked)
         bridge._timeout = 60.0

@@ -211,6 +211,17 @@ class ChangeTests(ContentTestCase):
         touch()(self.file)
         self.assertTrue(self.is_changed())
 
+    def test_open_ones_stay(self) -> None:
+        """A file of which an image is open is watched however many were opened since."""
+        self.patch(contents, "MAX_WATCHED", 1)
+        first, image = self.content, object()
+        first.image = lambda: image
+        for _ in range(3):
+            self.file = Path(self.mktemp()).absolute()
+            self.begin()
+        self.assertGreaterEqual(first.watch, 0)
+        self.assertIs(self.contents.get(first.number), first)
+
     def test_deleted(self) -> None:
         """A file that is deleted has another generation, one of whose links is deleted has not."""
         os.link(self.file, f"{self.file}.other")
@@ -302,6 +313,15 @@ class ContentsTests(ContentTestCase):
     def test_overflow(self) -> None:
         """When events were lost, a new mtime counts as another content."""
         touch()(self.file)
+        self.contents._note(-1, contents._OVERFLOW)
+        self.assertTrue(self.is_changed())
+
+    def test_overflow_of_former_time(self) -> None:
+        """When events were lost, the same mtime does not show that the content is the same."""
+        before = os.stat(self.file)
+        write(self.file)
+        os.utime(self.file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.read(self.contents.fileno(), 65536)
         self.contents._note(-1, contents._OVERFLOW)
         self.assertTrue(self.is_changed())
 

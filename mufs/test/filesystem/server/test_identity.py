@@ -1,7 +1,9 @@
 """The numbers by which files and file systems are known."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -75,8 +77,24 @@ class FileSystemTests(SynchronousTestCase):
         self.assertEqual(self.of(systems, self.here).identity, b"disk 1")
         self.assertNotEqual(self.of(systems, self.proc).identity, b"disk 1")
 
+    def test_asked_for_at_once(self) -> None:
+        """Threads that ask for a file system at the same time get the same identity."""
+        self.patch(identity, "LASTING_ID", frozenset())
+
+        def uuid(fd: int) -> bytes:
+            both.wait(0.2)
+            return b"the same"
+
+        both = Event()
+        self.patch(identity, "_uuid", uuid)
+        systems = FileSystems()
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda _: self.of(systems, self.here), range(2)))
+        self.assertEqual([each.identity for each in found], [b"the same"] * 2)
+
     def test_copies(self) -> None:
         """Of two file systems with the same UUID the later one is known by its device as well."""
+        self.patch(identity, "LASTING_ID", frozenset())
         self.patch(identity, "_uuid", lambda fd: b"the same")
         systems = FileSystems()
         here, proc = self.of(systems, self.here), self.of(systems, self.proc)
