@@ -118,7 +118,9 @@ class CacheMemoryTests(LabTestCase):
             lab.before[host] = ["prlimit", limit]
             client = lab.start_client(host, "--cache-size", "4096M", wait=False)
             self.assertEqual(client.wait(20), 1, client.output)
-            self.assertRegex(client.output, "^mufs-client: --cache-size: no 4096 MiB .*\n$")
+            self.assertRegex(
+                client.output, "^mufs-client: --cache-size 4096M: is more than there is here .*\n$"
+            )
 
     def test_while_reading(self) -> None:
         """A client whose cache cannot grow reads on with a smaller one, and logs that once."""
@@ -200,6 +202,10 @@ class OpenFilesTests(LabTestCase):
         server.kill()
         os.replace(self.new_image(lab), lab.images / "disk.img")
         lab.start_server()
+        # Until it has a connection again it answers by what it last knew.
+        client.wait_until(
+            lambda: client.output.count("connected to the server") == 2, 30, "reconnects"
+        )
         self.read_all(lab)
         client.stop()
         self.assertIn(client.wait(), ENDED)
