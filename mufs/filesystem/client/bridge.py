@@ -44,12 +44,14 @@ class _Call:
 
     @ivar began: when, in seconds.
     @ivar asker: the thread that the kernel asks for, 0 if that is unknown.
+    @ivar is_read: whether it reads an image.
     @ivar failure: why it was cancelled.
     """
 
     deferred: Deferred[Any]
     began: float
     asker: int
+    is_read: bool
     failure: OSError | None = None
 
 
@@ -175,7 +177,8 @@ class Bridge:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
         now = self._reactor.seconds()
-        call = _Call(maybeDeferred(function, *args), now, asker)
+        is_read = function == self._remote.read
+        call = _Call(maybeDeferred(function, *args), now, asker, is_read)
         self._calls[call] = None
         if self._watch is None:
             self._watch = self._reactor.callLater(WATCH_INTERVAL, self._look)
@@ -197,7 +200,7 @@ class Bridge:
 
     def _has_waited(self, asker: int, now: float) -> bool:
         """
-        Whether a thread has waited in vain a moment ago, and the server said nothing since. It does
+        Whether a thread has read in vain a moment ago, and the server said nothing since. It does
         not wait for long again: the kernel reads ahead, and then asks for the page once more.
         Threads of other PID namespaces cannot be told apart.
         """
@@ -214,8 +217,10 @@ class Bridge:
             waited = now - call.began
             if waited < MIN_WAIT_SECONDS:
                 break
-            if 0 < self._timeout <= waited or self._has_waited(call.asker, now):
-                self._note_in_vain(call.asker, now)
+            once_more = call.is_read and self._has_waited(call.asker, now)
+            if 0 < self._timeout <= waited or once_more:
+                if call.is_read:
+                    self._note_in_vain(call.asker, now)
                 self._cancel(call, errno.EIO, "no answer from the server in time")
             elif is_interrupted(call.asker):
                 self._cancel(call, errno.EINTR, os.strerror(errno.EINTR))

@@ -15,7 +15,7 @@ class FullDiskTests(DirectoryTestCase):
     """A cache directory on a small tmpfs."""
 
     def test_no_space(self) -> None:
-        """On a full disk the cache logs the error once, loses nothing, and later writes again."""
+        """On a full disk the cache gives up blocks, with one line, and later keeps them again."""
         if os.geteuid() != 0:
             raise self.skipTest("needs root")
         self.path.mkdir()
@@ -30,14 +30,14 @@ class FullDiskTests(DirectoryTestCase):
         filler.write_bytes(bytes(300_000))
         for block in range(1, 5):
             cache.store(IMAGES[0], block)
-        everything = set(range(4 * PAGES + 6))
         with capturedLogs() as logged:
             cache.write_all()
             cache.write_all()
-        self.assertEqual([each["reason"] for each in logged], ["No space left on device"])
-        self.assertEqual(cache.held(IMAGES[0]), everything)
+        (line,) = logged
+        self.assertIn("is filling up", line["log_format"])
+        cache.blocks.look_for_room()
+        self.assertLess(cache.held(IMAGES[0]), set(range(4 * PAGES + 6)))
         filler.unlink()
-        with capturedLogs() as logged:
-            cache.write_all()
-        self.assertIn("again", logged[-1]["log_format"])
-        self.assertGreater(len(self.restart(cache).held(IMAGES[0])), 2 * PAGES)
+        cache.store(IMAGES[0], 3)
+        cache.write_all()
+        self.assertLessEqual(set(range(3 * PAGES, 4 * PAGES)), self.restart(cache).held(IMAGES[0]))

@@ -111,6 +111,10 @@ class BridgeTests(TestCase):
         """Ask for attributes in another thread."""
         return deferToThread((bridge or self.bridge).getattr, path, None, lambda: NOBODY)
 
+    def read(self, bridge: Bridge) -> Deferred[Any]:
+        """Read in another thread."""
+        return deferToThread(bridge.read, 1, 0, memoryview(bytearray(100)))
+
     @inlineCallbacks
     def assert_error(self, found: Deferred[Any], text: str) -> Any:
         """An operation ends with EIO."""
@@ -189,15 +193,22 @@ class BridgeTests(TestCase):
 
     @inlineCallbacks
     def test_timeout_once(self) -> Any:
-        """While the server says nothing, whoever has waited in vain does not wait again."""
-        self.remote.answer = Deferred
+        """While the server says nothing, whoever has read in vain does not wait again."""
+        self.remote.answer, self.remote.cached = Deferred, False
         self.remote.last_heard = global_reactor.seconds()
         bridge = self.make(0.4, os.getpid())
-        yield self.assert_error(self.lookup(bridge=bridge), "no answer from the server in time")
-        asked = len(self.remote.asked)
+        text = "no answer from the server in time"
+        yield self.assert_error(self.lookup(bridge=bridge), text)
+        bridge._timeout = 0.5
+        yield self.assert_error(self.read(bridge), text)
         bridge._timeout = 60.0
-        yield self.assert_error(self.lookup(bridge=bridge), "no answer from the server in time")
-        self.assertEqual(len(self.remote.asked), asked + 1)
+        yield self.assert_error(self.read(bridge), text)
+        self.assertEqual([name for name, _ in self.remote.asked], ["getattr", "read", "read"])
+        lookup = self.lookup(bridge=bridge)
+        yield deferLater(global_reactor, 3 * WATCH_INTERVAL)
+        self.assertNoResult(lookup)
+        bridge.stop()
+        yield self.assert_error(lookup, "the mount is ending")
 
     @inlineCallbacks
     def test_interrupted(self) -> Any:
