@@ -178,8 +178,10 @@ class QuerierTests(LabTestCase):
         lab = self.make_lab(2, MIB, snooping=True)
         switch = lab.network.namespace("switch")
         times = ["mcast_membership_interval", "500", "mcast_query_interval", "100"]
-        times += ["mcast_query_response_interval", "50"]
-        run("ip", "-n", switch, "link", "set", "bridge", "type", "bridge", *times)
+        times += ["mcast_query_response_interval", "50", "mcast_startup_query_interval", "100"]
+        # The query that is due by the former intervals comes only when the querier starts anew.
+        for more in ([*times, "mcast_querier", "0"], ["mcast_querier", "1"]):
+            run("ip", "-n", switch, "link", "set", "bridge", "type", "bridge", *more)
         rules = """
         table inet filter {
             chain input {
