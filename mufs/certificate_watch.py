@@ -4,10 +4,10 @@ from collections.abc import Callable
 from datetime import datetime
 from time import time
 
-from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from mufs.repeated_call import RepeatedCall
 
 EXPIRY_WARNING_SECONDS = 30 * 86400.0
 """Seconds before a certificate expires from which on the log warns."""
@@ -16,7 +16,7 @@ CHECK_INTERVAL = 86400.0
 """Seconds from one warning to the next."""
 
 
-class CertificateWatch(Service):
+class CertificateWatch(RepeatedCall):
     """Warns once a day while the certificate of this host is about to expire."""
 
     _log = Logger()
@@ -33,19 +33,7 @@ class CertificateWatch(Service):
         """
         self._expires = expires
         self._now = now
-        self._checks = LoopingCall(self._check)
-        self._checks.clock = clock
-
-    def startService(self) -> None:
-        """Begin to check."""
-        super().startService()
-        self._checks.start(CHECK_INTERVAL)
-
-    def stopService(self) -> None:
-        """Check no more."""
-        super().stopService()
-        if self._checks.running:
-            self._checks.stop()
+        super().__init__(clock, CHECK_INTERVAL, self._check)
 
     def days_left(self) -> float | None:
         """Days until it expires, below 0 afterwards; C{None} if there is no certificate."""

@@ -2,9 +2,9 @@
 
 import ctypes
 
-from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+
+from mufs.repeated_call import RepeatedCall
 
 TRIM_INTERVAL = 10.0
 """
@@ -20,23 +20,11 @@ def trim() -> None:
         malloc_trim(0)
 
 
-class Trimming(Service):
+class Trimming(RepeatedCall):
     """
     Does so all the time: otherwise a process keeps what its largest bursts took, such as transfers
     in parts on a network that loses much.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._trims = LoopingCall(trim)
-        self._trims.clock = clock
-
-    def startService(self) -> None:
-        """Begin."""
-        super().startService()
-        self._trims.start(TRIM_INTERVAL)
-
-    def stopService(self) -> None:
-        """End, also if it has not begun."""
-        super().stopService()
-        if self._trims.running:
-            self._trims.stop()
+        super().__init__(clock, TRIM_INTERVAL, trim)
