@@ -19,14 +19,16 @@ from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.memory_limit import memory_limit
 from mufs.notify import supervised
-from mufs.options import Options as CommonOptions
 from mufs.options import (
+    STATUS_ARGUMENTS,
+    STATUS_OPTIONS,
     check_interface,
     parse_interface,
     parse_seconds,
     parse_size,
     parse_state_directory,
 )
+from mufs.options import Options as CommonOptions
 from mufs.sockets import escape
 from mufs.status.state import StateFile
 from mufs.wire.pages import BLOCK
@@ -127,19 +129,7 @@ class Options(CommonOptions):
             "3600",
             "Seconds for which names and attributes last known do while the server is away",
         ],
-        [
-            "status",
-            None,
-            None,
-            "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
-            "nowhere)",
-        ],
-        [
-            "state",
-            None,
-            None,
-            "Directory to keep the last day of the status page in (default: none)",
-        ],
+        *STATUS_OPTIONS,
     ]
     optFlags = [
         ["allow-other", None, "Let other users read the mount, too"],
@@ -166,8 +156,7 @@ class Options(CommonOptions):
         "source": ("NAME", "images"),
         "timeout": ("SECONDS", "30"),
         "offline-for": ("SECONDS", "3600"),
-        "status": ("PORT|ADDRESS:PORT", "7080"),
-        "state": ("DIR", "/var/lib/mufs"),
+        **STATUS_ARGUMENTS,
     }
     groups = {
         "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],

@@ -37,6 +37,30 @@ _MAX_SHOWN = 400
 """Characters of a wrong value that are repeated."""
 
 
+STATUS_OPTIONS = [
+    [
+        "status",
+        None,
+        None,
+        "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
+        "nowhere)",
+    ],
+    [
+        "state",
+        None,
+        None,
+        "Directory to keep the last day of the status page in (default: none)",
+    ],
+]
+"""The options of the status page, which server and client have."""
+
+STATUS_ARGUMENTS = {
+    "status": ("PORT|ADDRESS:PORT", "7080"),
+    "state": ("DIR", "/var/lib/mufs"),
+}
+"""The names of their values, and examples."""
+
+
 def parse_size(text: str) -> int:
     """Bytes: C{256M} is 256 * 1024**2. Raises L{WrongValue}."""
     return _number(text, 1024)

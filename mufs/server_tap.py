@@ -14,8 +14,15 @@ from mufs.endpoints import listen_endpoint, reload_of
 from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.notify import supervised
+from mufs.options import (
+    STATUS_ARGUMENTS,
+    STATUS_OPTIONS,
+    check_interface,
+    parse_interface,
+    parse_rate,
+    parse_state_directory,
+)
 from mufs.options import Options as CommonOptions
-from mufs.options import check_interface, parse_interface, parse_rate, parse_state_directory
 from mufs.server import ServerService, ServerSettings
 from mufs.status.state import StateFile
 
@@ -81,19 +88,7 @@ class Options(CommonOptions):
             None,
             "Text that identifies the file system of --images, if it has no UUID",
         ],
-        [
-            "status",
-            None,
-            None,
-            "Where to serve the status page: PORT, for this host only, or ADDRESS:PORT (default: "
-            "nowhere)",
-        ],
-        [
-            "state",
-            None,
-            None,
-            "Directory to keep the last day of the status page in (default: none)",
-        ],
+        *STATUS_OPTIONS,
     ]
     optFlags = [
         ["no-root-squash", None, "Treat root on a client's host as root, not as nobody"],
@@ -121,8 +116,7 @@ class Options(CommonOptions):
         "interface": ("NAME|ADDRESS", "eth0"),
         "rate-max": ("RATE", "800M"),
         "rate-min": ("RATE", "1M"),
-        "status": ("PORT|ADDRESS:PORT", "7080"),
-        "state": ("DIR", "/var/lib/mufs"),
+        **STATUS_ARGUMENTS,
     }
     groups = {
         "Images": ["images", "allow", "allow-from", "no-root-squash", "all-squash", "fsid"],
