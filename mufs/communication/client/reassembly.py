@@ -1,13 +1,20 @@
 """Reassembles transfers from segments in any order (paper, section 5.3)."""
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import Any
 
 import numpy
 
 from mufs.wire.parity import restore, words
-from mufs.wire.segments import Descriptor, Run, number_count, segment_count
+from mufs.wire.segments import (
+    Descriptor,
+    Run,
+    group_count,
+    not_restored,
+    number_count,
+    segment_count,
+)
 
 MAX_PARTIAL = 128
 """Incomplete transfers that are kept: at most 16 MiB."""
@@ -61,9 +68,10 @@ class _Transfer:
     def missing(self) -> int:
         """Bitmap of the segments to ask for: as many of the missing ones as complete it."""
         lacking = ((1 << self.count) - 1) & ~self.have
-        for _ in self.parity:
-            lacking &= ~(1 << lacking.bit_length() >> 1)
-        return lacking
+        if not self.parity:
+            return lacking
+        groups = group_count(self.count)
+        return not_restored(lacking, self.count, Counter(i % groups for i in self.parity))
 
     def put(self, index: int, length: int, rows: "numpy.ndarray[Any, Any]") -> bool:
         """
@@ -97,9 +105,18 @@ class _Transfer:
             filled = numpy.zeros((self.count, self.size), numpy.uint8)
             content = numpy.frombuffer(self.buffer, numpy.uint8)[:total]
             filled.reshape(-1)[:total] = content
-            segments = words(filled)
-            restore(segments, lost, {i: words(row[None])[0] for i, row in self.parity.items()})
-            filled[lost] = segments[lost].view(numpy.uint8)[:, : self.size]
+            groups = group_count(self.count)
+            for group in {i % groups for i in lost}:
+                segments = words(filled[group::groups])
+                of_group = [i // groups for i in lost if i % groups == group]
+                parities = {
+                    i // groups: words(row[None])[0]
+                    for i, row in self.parity.items()
+                    if i % groups == group
+                }
+                restore(segments, of_group, parities)
+                restored = segments[of_group].view(numpy.uint8)[:, : self.size]
+                filled[group::groups][of_group] = restored
             content[:] = filled.reshape(-1)[:total]
             self.have = whole
         return True

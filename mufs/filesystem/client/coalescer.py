@@ -331,8 +331,8 @@ class ReadCoalescer:
     def _take_cached(self, waiting: WaitingRead, block: int, pages: int) -> bool:
         """Copy pages of a block from the cache; whether it really had them."""
         for first, count in runs(pages):
-            begin, target = waiting.part(*byte_range(block, first, count, waiting.opened.size))
-            if not self._cache.read(waiting.opened.key, begin, target):
+            where = byte_range(block * BLOCK, first, count, waiting.opened.size)
+            if not self._cache.read(waiting.opened.key, *waiting.part(*where)):
                 return False
         return True
 
@@ -379,7 +379,7 @@ class ReadCoalescer:
             return
         for block, pages in self.in_flight.not_over_tcp(waiting).items():
             for first, count in runs(pages):
-                where = byte_range(block, first, count, opened.size)
+                where = byte_range(block * BLOCK, first, count, opened.size)
                 self._request(
                     opened, *where, priority=Priority.BLOCKED, over_tcp=over_tcp, only_for=only_for
                 )

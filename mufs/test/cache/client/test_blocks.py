@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.client.memory import Memory
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey, split_into_blocks
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey, split_into_blocks
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Model:
         return content(image, offset, length)
 
 
-RUNS = st.tuples(st.integers(0, 4), st.integers(0, PAGES - 1), st.integers(1, PAGES))
+RUNS = st.tuples(st.integers(0, 4), st.integers(0, BLOCK_PAGES - 1), st.integers(1, BLOCK_PAGES))
 """Block, first page, number of pages (as many of them as there are)."""
 
 RANGES = st.one_of(
