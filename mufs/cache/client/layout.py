@@ -246,7 +246,7 @@ def write_file(fd: int, name: str, content: bytes, *, sync: bool = False) -> Non
         os.close(file)
 
 
-def pwrite(fd: int, data: bytes, offset: int) -> None:
+def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of C{data}. Raises C{OSError}, also when there is no room for all of it."""
     if os.pwrite(fd, data, offset) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

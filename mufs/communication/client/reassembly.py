@@ -17,12 +17,15 @@ from mufs.wire.segments import (
 )
 
 MAX_PARTIAL = 128
-"""Incomplete transfers that are kept: at most 16 MiB."""
+"""Incomplete transfers that are kept."""
+
+MAX_PARTIAL_BYTES = 16 * 1024 * 1024
+"""Bytes that they have at most."""
 
 MAX_KNOWN = 2048
 """Transfers remembered, so that late and duplicate segments are recognized."""
 
-MAX_ORPHANS = 512
+MAX_ORPHANS = 1024
 """Segments kept although their announcement has not come: the completion may describe them."""
 
 
@@ -138,6 +141,7 @@ class Reassembly:
         self._size = size
         self._transfers: dict[int, _Transfer] = {}
         self._partial: dict[int, _Transfer] = {}
+        self._partial_bytes = 0
         self._in_order: list[_Transfer] = []
         self._newest: int | None = None
         self._passed = 0
@@ -167,10 +171,9 @@ class Reassembly:
         self._in_order.insert(self._place(first), transfer)
         if wanted:
             self._partial[descriptor.transfer] = transfer
-            if len(self._partial) > MAX_PARTIAL:
-                oldest = self._partial.pop(next(iter(self._partial)))
-                oldest.buffer = None
-                oldest.parity = {}
+            self._partial_bytes += descriptor.total
+            while len(self._partial) > MAX_PARTIAL or self._partial_bytes > MAX_PARTIAL_BYTES:
+                self._end(next(iter(self._partial)))
         if len(self._transfers) > MAX_KNOWN:
             oldest_known = next(iter(self._transfers))
             self._passed = max(self._passed, oldest_known)
@@ -212,9 +215,7 @@ class Reassembly:
             here = rows[: end - index]
             if transfer.put(index, length, here) and transfer.buffer is not None:
                 done.append((transfer.descriptor, transfer.buffer))
-                transfer.buffer = None
-                transfer.parity = {}
-                del self._partial[transfer.descriptor.transfer]
+                self._end(transfer.descriptor.transfer)
             rows = rows[len(here) :]
             number = (number + len(here)) & 0xFFFFFFFF
         return done
@@ -295,11 +296,18 @@ class Reassembly:
         transfer = self._transfers.pop(number, None)
         if transfer is None:
             return
-        self._partial.pop(number, None)
+        self._end(number)
         place = bisect_left(self._in_order, transfer.first, key=lambda each: each.first)
         while self._in_order[place] is not transfer:
             place += 1
         del self._in_order[place]
+
+    def _end(self, number: int) -> None:
+        """Take in no more of a transfer, if it is incomplete."""
+        transfer = self._partial.pop(number, None)
+        if transfer is not None:
+            self._partial_bytes -= transfer.descriptor.total
+            transfer.buffer, transfer.parity = None, {}
 
     def _adopt(self, transfer: _Transfer) -> list[tuple[Descriptor, bytearray]]:
         """Give a transfer the segments that came before it was described."""

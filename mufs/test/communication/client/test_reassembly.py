@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.communication.client import reassembly
 from mufs.communication.client.reassembly import (
     MAX_KNOWN,
     MAX_ORPHANS,
@@ -370,6 +371,19 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.missing(6, 9, 2 * SIZE), 0b10)
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
+    def test_partial_bytes(self) -> None:
+        """The bytes of incomplete transfers are bounded, too."""
+        size = 255 * SIZE
+        self.patch(reassembly, "MAX_PARTIAL_BYTES", 10 * size)
+        transfers = consecutive(0xFFFFFFF0, [bytes(size)] * 12)
+        for each in transfers:
+            take(self.reassembly, [each.announcement])
+        done = [each for each in transfers if take(self.reassembly, each.packets)]
+        self.assertEqual(done, transfers[2:])
+        for each in consecutive(0xFFFFFFF0, [bytes(size)] * 22)[12:]:
+            take(self.reassembly, [each.announcement])
+            self.assertTrue(self.reassembly.is_partial(each.descriptor.transfer))
+
     def test_partial_parity(self) -> None:
         """Parity segments of incomplete transfers that are dropped are dropped with them."""
         transfers = consecutive(0xFFFFFFF0, [bytes(3 * SIZE)] * (MAX_PARTIAL + 1))
@@ -404,7 +418,7 @@ class BoundTests(SynchronousTestCase):
 
     def test_long_run_of_orphans(self) -> None:
         """The limit of orphans counts segments, not the runs that they came in."""
-        transfers = consecutive(0, [bytes(300 * SIZE)] * 2)
+        transfers = consecutive(0, [bytes((MAX_ORPHANS // 2 + 1) * SIZE)] * 2)
         for each in transfers:
             take(self.reassembly, each.packets)
         done = [result for t in transfers for result in take(self.reassembly, [t.completion])]
