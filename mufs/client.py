@@ -26,6 +26,7 @@ from mufs.cache.client.blocks import BlockCache
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
 from mufs.communication.client.membership import Membership
+from mufs.communication.client.receiver import max_transfer
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
 from mufs.endpoints import CannotConnect, expiry_of
@@ -219,6 +220,7 @@ class ClientMount(MultiService):
         self._log.info("connecting to the server at {server}", server=self._settings.server)
         self._writer = self._bridge.run(self._cache.run_writer, "cache")
         self._writer.addErrback(lambda failure: self._log.failure("cannot keep blocks", failure))
+        self._factory.max_transfer = max_transfer()
         self._looks_for_room.start(ROOM_INTERVAL, now=False)
         super().startService()
 

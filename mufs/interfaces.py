@@ -98,7 +98,7 @@ class IBlockStorage(Interface):
     def is_behind() -> bool:
         """Whether so much waits to be written that what is not urgent should not be requested."""
 
-    def write(place: Any, start: int, data: bytes) -> bool:
+    def write(place: Any, start: int, data: bytes | memoryview) -> bool:
         """
         Store whole pages at an offset within a block, in bytes. They can be read at once.
 

@@ -25,7 +25,7 @@ from mufs.status.widgets import (
     since,
 )
 from mufs.units import format_bytes, shown
-from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES
+from mufs.wire.pages import ALL_PAGES, BLOCK, BLOCK_PAGES, PAGE
 from mufs.wire.segments import SEGMENT
 
 MAX_MAPS = 8
@@ -188,11 +188,11 @@ def held_parts(image: HeldImage) -> tuple[list[float], bool]:
     blocks = -(-image.size // BLOCK)
     per = max(1, -(-blocks // (MAX_MAP_ROWS * COLUMNS)))
     step = -(-per // MAX_SAMPLES_PER_SQUARE)
-    last = -(-image.size // PAGE) - (blocks - 1) * PAGES
+    last = -(-image.size // PAGE) - (blocks - 1) * BLOCK_PAGES
     found = []
     for first in range(0, blocks, per):
         looks = range(first, min(first + per, blocks), step)
-        beyond = PAGES - last if looks[-1] == blocks - 1 else 0
+        beyond = BLOCK_PAGES - last if looks[-1] == blocks - 1 else 0
         lacking = sum(image.missing(block, ALL_PAGES).bit_count() for block in looks) - beyond
-        found.append(1 - lacking / (len(looks) * PAGES - beyond))
+        found.append(1 - lacking / (len(looks) * BLOCK_PAGES - beyond))
     return found, step == 1

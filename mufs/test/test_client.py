@@ -17,6 +17,7 @@ from zope.interface import implementer
 from mufs import client
 from mufs.cache.client.blocks import BlockCache
 from mufs.client import WRITER_TIMEOUT, ClientMount, ClientSettings
+from mufs.communication.client.receiver import max_transfer
 from mufs.filesystem.client.mounting import MountFailed, MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
@@ -231,7 +232,8 @@ class ClientMountTests(SynchronousTestCase):
         """It connects, and says its name; it mounts only when the server has answered."""
         self.client.startService()
         ((kind, _, body),) = self.server.connections[0].tagged()
-        self.assertEqual((kind, decode(Hello, body)), (Type.HELLO, Hello(VERSION, "host1")))
+        self.assertEqual(kind, Type.HELLO)
+        self.assertEqual(decode(Hello, body), Hello(VERSION, "host1", max_transfer()))
         self.assertIsNone(self.mounting.served)
         self.assertEqual(self.logged("no TLS"), 1)
 

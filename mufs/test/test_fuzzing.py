@@ -230,7 +230,7 @@ class MemoryTests(SynchronousTestCase):
         def feed(number: int) -> None:
             self.receive(host, targets._datagram(Script(random.randbytes(3000))))
 
-        self.assert_bounded(feed, lambda: self.held_by(host), 700)
+        self.assert_bounded(feed, lambda: self.held_by(host), 1400)
 
     def test_orphans(self) -> None:
         """An orphan segment does not keep the rest of its datagram in memory."""

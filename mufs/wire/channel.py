@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
 HEADER = Struct("!BII")
 MAX_DATA = 128 * 1024
@@ -187,7 +187,7 @@ class Sent:
     def parse(cls, offset: int, data: bytes) -> "Sent":
         """@raise ProtocolError: when the fields are not those of a SENT."""
         tag, high, transfer, first, length, occasion = _unpack(_SENT, data)
-        if not 0 < length <= MAX_DATA or occasion > Occasion.TCP:
+        if not 0 < length <= EXTENT or occasion > Occasion.TCP:
             raise ProtocolError(f"SENT of {length} bytes on occasion {occasion}")
         return cls(tag, transfer, first, high << 32 | offset, length, Occasion(occasion))
 
@@ -242,7 +242,7 @@ class Repair:
         """@raise ProtocolError: when the fields are not those of a REPAIR."""
         tag, transfer, attempt = _unpack(_REPAIR, data, exact=False)
         bitmap = data[_REPAIR.size :]
-        if attempt not in (1, 2) or len(bitmap) > MAX_DATA // 64:
+        if attempt not in (1, 2) or len(bitmap) > EXTENT // 64 // 8:
             raise ProtocolError(f"REPAIR, attempt {attempt}, bitmap of {len(bitmap)} bytes")
         return cls(tag, transfer, attempt, int.from_bytes(bitmap, "little"))
 

@@ -13,8 +13,9 @@ from attrs import frozen
 from msgspec import Meta
 
 from mufs.wire.channel import ProtocolError
+from mufs.wire.pages import BLOCK, EXTENT
 
-VERSION = 5
+VERSION = 6
 
 MAX_PATH_BYTES = 65536
 """Bytes of a path in a request."""
@@ -31,10 +32,15 @@ Text = Annotated[str, Meta(max_length=255, pattern="^[^\x00-\x1f\x7f-\x9f\u2028\
 
 @frozen
 class Hello:
-    """The client's first packet."""
+    """
+    The client's first packet.
+
+    @ivar max_transfer: bytes of the largest transfer that its receive buffer has room for.
+    """
 
     version: int
     name: Text
+    max_transfer: Annotated[int, Meta(ge=BLOCK, le=EXTENT)] = BLOCK
 
 
 @frozen

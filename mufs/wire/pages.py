@@ -1,17 +1,20 @@
 """
-The grid that cache, queue and wire share: pages of 4 KiB within aligned blocks of 128 KiB.
+The grid that cache, queue and wire share: pages of 4 KiB within aligned blocks of 128 KiB, in which
+the cache counts, and within aligned extents of 1 MiB, in which requests and transfers count.
 
-A set of pages of one block is an C{int} of 32 bits, bit 0 for the first page; so joining,
-cutting and comparing ranges of a block are single operations.
+A set of pages of one block or extent is an C{int}, bit 0 for the first page; so joining, cutting
+and comparing ranges are single operations.
 """
 
 from collections.abc import Iterator
 
 PAGE = 4096
 BLOCK = 128 * 1024
-PAGES = BLOCK // PAGE
+EXTENT = 1024 * 1024
+BLOCK_PAGES = BLOCK // PAGE
+EXTENT_PAGES = EXTENT // PAGE
 
-ALL_PAGES = (1 << PAGES) - 1
+ALL_PAGES = (1 << BLOCK_PAGES) - 1
 """The bitmap of all pages of a block."""
 
 ImageKey = tuple[int, int]
@@ -19,7 +22,7 @@ ImageKey = tuple[int, int]
 
 
 def mask_of(start: int, end: int) -> int:
-    """The pages that bytes C{start} to C{end} (end excluded) of one block touch."""
+    """The pages that bytes C{start} to C{end} (end excluded) of one block or extent touch."""
     first = start // PAGE
     return (1 << -(-end // PAGE)) - (1 << first)
 
@@ -30,11 +33,20 @@ def split_into_blocks(offset: int, length: int) -> Iterator[tuple[int, int]]:
 
     @return: pairs of block number and the pages of it that the range touches.
     """
+    return _split(offset, length, BLOCK)
+
+
+def split_into_extents(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """The same at extent boundaries."""
+    return _split(offset, length, EXTENT)
+
+
+def _split(offset: int, length: int, unit: int) -> Iterator[tuple[int, int]]:
     end = offset + length
     while offset < end:
-        block, start = divmod(offset, BLOCK)
-        stop = min(BLOCK, start + end - offset)
-        yield block, mask_of(start, stop)
+        number, start = divmod(offset, unit)
+        stop = min(unit, start + end - offset)
+        yield number, mask_of(start, stop)
         offset += stop - start
 
 
@@ -51,10 +63,12 @@ def runs(mask: int) -> Iterator[tuple[int, int]]:
         mask >>= count
 
 
-def byte_range(block: int, first: int, count: int, size: int) -> tuple[int, int]:
+def byte_range(start: int, first: int, count: int, size: int) -> tuple[int, int]:
     """
-    Where a run of pages of a block lies in an image of C{size} bytes: offset and length
-    in bytes, cut at the end of the image.
+    Where a run of pages of a block or extent lies in an image of C{size} bytes.
+
+    @param start: where the block or extent begins in the image, in bytes.
+    @return: offset and length in bytes, cut at the end of the image.
     """
-    offset = block * BLOCK + first * PAGE
+    offset = start + first * PAGE
     return offset, max(0, min(count * PAGE, size - offset))

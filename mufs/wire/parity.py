@@ -1,10 +1,10 @@
 """
-Parity segments: each replaces any one lost segment of a transfer.
+Parity segments: each replaces any one lost segment of its group.
 
 A systematic maximum distance separable code over GF(2**8), modulo x**8 + x**4 + x**3 + x**2 + 1
 (the field of RFC 5510), with a Cauchy matrix (Bloemer et al., "An XOR-based erasure-resilient
 coding scheme", 1995), its columns scaled so that the first row is all ones: of the segments and
-parity segments of a transfer of n segments any n restore it.
+parity segments of a group of n segments any n restore it.
 
 Segments are rows of 64 bit words here, so that eight bytes are added or doubled at a time.
 """
@@ -16,10 +16,10 @@ from typing import Any
 import numpy
 
 MAX_PARITY = 32
-"""Parity segments of a transfer."""
+"""Parity segments of a group."""
 
 MAX_COVERED = 256 - MAX_PARITY
-"""Segments of a transfer that has parity segments."""
+"""Segments of a group at most."""
 
 Words = numpy.ndarray[Any, numpy.dtype[numpy.uint64]]
 
@@ -48,7 +48,7 @@ def parity(segments: Words, indices: Sequence[int]) -> Words:
     """
     Parity segments, one per row.
 
-    @param segments: all segments of a transfer.
+    @param segments: all segments of a group.
     @param indices: of the parity segments, below C{MAX_PARITY}. Index 0 takes far less time.
     """
     chosen = [_chosen(index, len(segments)) for index in indices]
@@ -68,7 +68,7 @@ def restore(segments: Words, missing: list[int], parities: Mapping[int, Words]) 
     """
     Restore missing segments in place.
 
-    @param segments: of a transfer; the missing ones are zero.
+    @param segments: of a group; the missing ones are zero.
     @param parities: parity segments by index, at least as many as are missing.
     """
     chosen = list(parities)[: len(missing)]

@@ -7,7 +7,8 @@ Each has its own length, so several may follow one another in a datagram, as the
 datagrams received together (UDP_GRO). docs/protocol.md section 3.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
 from struct import Struct
@@ -16,7 +17,7 @@ from typing import Any
 import numpy
 from attrs import field, frozen
 
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import EXTENT, PAGE
 from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 
 HEADER = Struct("!III")
@@ -37,9 +38,52 @@ def segment_count(total: int, size: int) -> int:
     return -(-total // size)
 
 
+def group_count(segments: int) -> int:
+    """
+    How many groups a transfer of C{segments} segments has: as few as the code of the parity
+    segments allows. Segment i, and parity segment i, belong to group i modulo their number.
+    """
+    return -(-segments // MAX_COVERED)
+
+
 def number_count(segments: int) -> int:
     """How many numbers a transfer of C{segments} segments takes, including its parity segments."""
-    return segments + (MAX_PARITY if segments <= MAX_COVERED else 0)
+    return segments + MAX_PARITY * group_count(segments)
+
+
+@lru_cache(64)
+def _groups(segments: int) -> tuple[int, ...]:
+    """The segments of each group, as a bitmap."""
+    count = group_count(segments)
+    every = ((1 << count * MAX_COVERED) - 1) // ((1 << count) - 1)
+    return tuple(every << group & (1 << segments) - 1 for group in range(count))
+
+
+def max_in_group(missing: int, segments: int) -> int:
+    """
+    How many parity segments of each group restore what is missing of a transfer.
+
+    @param missing: bitmap of its segments.
+    @param segments: how many it has.
+    """
+    if segments <= MAX_COVERED:
+        return missing.bit_count()
+    return max((missing & group).bit_count() for group in _groups(segments))
+
+
+def not_restored(missing: int, segments: int, parity: Mapping[int, int]) -> int:
+    """
+    The segments without which parity segments do not restore what is missing of a transfer.
+
+    @param missing: bitmap of its segments.
+    @param segments: how many it has.
+    @param parity: how many parity segments there are of each group.
+    """
+    groups = _groups(segments)
+    for group, count in parity.items():
+        for _ in range(count):
+            missing &= ~(1 << (missing & groups[group]).bit_length() >> 1)
+    return missing
 
 
 @frozen
@@ -53,7 +97,7 @@ class Descriptor:
     @ivar image: the file (see C{Opened}).
     @ivar generation: the content of the file.
     @ivar offset: of its first byte in the image.
-    @ivar total: number of bytes that it carries, within one block.
+    @ivar total: number of bytes that it carries, within one extent.
     @ivar tag: authentication tag of the sealed bytes.
     @ivar mac: of the announcement or completion that had it.
     """
@@ -97,7 +141,7 @@ class Descriptor:
 
 
 MAX_ROWS = 16384
-"""Segments; more than a datagram, or the data of a TCP packet, can hold."""
+"""Segments of a transfer at most; more than a datagram, or the data of a TCP packet, can hold."""
 
 CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size + MAC_SIZE
 
@@ -129,12 +173,16 @@ def cut_parity(
     Parity segments of a transfer, ready to send.
 
     @param rows: the result of L{cut}.
-    @param index: of the first of C{count} parity segments; the last one is below L{MAX_PARITY}.
+    @param index: of the first of C{count} parity segments; each group has L{MAX_PARITY}.
     """
     size = rows.shape[1] - HEADER.size
     made = _blank(first + len(rows) + index, count, size)
-    parities = parity(words(rows[:, HEADER.size :]), range(index, index + count))
-    made[:, HEADER.size :] = parities.view(numpy.uint8)[:, :size]
+    groups = group_count(len(rows))
+    for start in range(min(groups, count)):
+        group = (index + start) % groups
+        indices = [each // groups for each in range(index + start, index + count, groups)]
+        parities = parity(words(rows[group::groups, HEADER.size :]), indices)
+        made[start::groups, HEADER.size :] = parities.view(numpy.uint8)[:, :size]
     return made
 
 
@@ -213,7 +261,7 @@ def _descriptor(datagram: bytes, position: int, total: int, count: int, size: in
     transfer, first, image, generation, offset, tag = _DESCRIPTOR.unpack_from(
         datagram, position + HEADER.size
     )
-    within = offset % PAGE == 0 and 0 < total <= BLOCK - offset % BLOCK
+    within = offset % PAGE == 0 and 0 < total <= EXTENT - offset % EXTENT
     if not within or count != segment_count(total, size):
         raise MalformedSegment(f"{total} bytes in {count} segments at offset {offset}")
     mac = bytes(datagram[position + CONTROL_SIZE - MAC_SIZE : position + CONTROL_SIZE])

@@ -143,20 +143,26 @@ class BlockCache:
         self._paths[path] = image
         self._storage.opened(image, path, size)
 
-    def store(self, image: ImageKey, offset: int, data: bytes) -> None:
+    def store(self, image: ImageKey, offset: int, data: bytes | memoryview) -> None:
         """
-        Keep whole pages of one block, if there is memory for them. Only the last page of an image
-        may be short.
+        Keep whole pages, if there is memory for them. Only the last page of an image may be short.
 
         @param offset: of the first page, in bytes.
-        @raise ValueError: when C{data} is not pages of one block.
+        @raise ValueError: when C{offset} is not that of a page.
         """
-        number, start = divmod(offset, BLOCK)
-        stop = start + len(data)
-        if start % PAGE or stop > BLOCK:
-            raise ValueError(f"{len(data)} bytes at offset {offset} are not pages of one block")
+        if offset % PAGE:
+            raise ValueError(f"offset {offset} is not that of a page")
+        source, done = memoryview(data), 0
+        while done < len(data):
+            number, start = divmod(offset + done, BLOCK)
+            part = source[done : done + BLOCK - start]
+            self._store(image, number, start, part)
+            done += len(part)
+
+    def _store(self, image: ImageKey, number: int, start: int, data: memoryview) -> None:
+        """Keep whole pages of one block."""
         self.make_room()
-        pages, key = mask_of(start, stop), (image, number)
+        pages, key = mask_of(start, start + len(data)), (image, number)
         block = self._block(key)
         kept = self._storage.write(block.place, start, data)
         if not kept and not block.pages:

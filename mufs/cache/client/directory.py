@@ -163,7 +163,7 @@ class CacheDirectory:
         """See L{IBlockStorage.pop_overflow}."""
         return self._writer.pop_overflow()
 
-    def write(self, place: Place, start: int, data: bytes) -> bool:
+    def write(self, place: Place, start: int, data: bytes | memoryview) -> bool:
         """See L{IBlockStorage.write}."""
         if place.number * BLOCK > MAX_FILE_SIZE - BLOCK:
             return False

@@ -22,12 +22,12 @@ from mufs.cache.client.layout import (
     pwrite,
     read_records,
 )
-from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 
 MAX_KNOWN_IMAGES = 20_000
 """Images without any block whose paths and sizes are remembered."""
 
-PendingWrite = tuple[int, bytes]
+PendingWrite = tuple[int, bytes | memoryview]
 """Offset within a block, in bytes, and the bytes of whole pages."""
 
 
@@ -74,7 +74,7 @@ class Place:
 
 def checksums(place: Place, first: int, data: "bytes | memoryview") -> tuple[int, ...]:
     """The checksum of each page in C{data}, which begins with page C{first} of a block."""
-    seed = place.image.seed + place.number * PAGES + first
+    seed = place.image.seed + place.number * BLOCK_PAGES + first
     return tuple(
         xxh3_64_intdigest(data[begin : begin + PAGE], seed + page & 0xFFFFFFFFFFFFFFFF) or 1
         for page, begin in enumerate(range(0, len(data), PAGE))
@@ -195,7 +195,7 @@ class CacheIndex:
             pwrite(self._fd, Struct(f"<{len(sums)}Q").pack(*sums), at + HEAD.size + 8 * first)
             return
         head = HEAD.pack(*place.image.key, place.number, now)
-        after = (0,) * (PAGES - first - len(sums))
+        after = (0,) * (BLOCK_PAGES - first - len(sums))
         pwrite(self._fd, head + SUMS.pack(*(0,) * first, *sums, *after), at)
         place.recorded = place.stamped = True
 

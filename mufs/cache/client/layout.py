@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 
 FORMAT = "mUFS cache 1"
 SERVER = "server"
@@ -28,12 +28,12 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})")
 
 HEAD = Struct("<4Q")
 """Image, generation, number of the block, time of its first use in the client's last run."""
-SUMS = Struct(f"<{PAGES}Q")
+SUMS = Struct(f"<{BLOCK_PAGES}Q")
 RECORD = HEAD.size + SUMS.size
 """Bytes of a record; the checksum of a page that is not there is 0."""
 _RECORDS = np.dtype(
     [("image", "<u8"), ("generation", "<u8"), ("block", "<u8"), ("used", "<u8"),
-     ("sums", "<u8", PAGES)]
+     ("sums", "<u8", BLOCK_PAGES)]
 )  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -246,7 +246,7 @@ def write_file(fd: int, name: str, content: bytes, *, sync: bool = False) -> Non
         os.close(file)
 
 
-def pwrite(fd: int, data: bytes, offset: int) -> None:
+def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of C{data}. Raises C{OSError}, also when there is no room for all of it."""
     if os.pwrite(fd, data, offset) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

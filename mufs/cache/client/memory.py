@@ -63,7 +63,7 @@ class Memory:
         """See L{IBlockStorage.pop_overflow}."""
         return None
 
-    def write(self, place: int, start: int, data: bytes) -> bool:
+    def write(self, place: int, start: int, data: bytes | memoryview) -> bool:
         """See L{IBlockStorage.write}."""
         # Writing through a mapping takes twice as long: the kernel would clear each page first.
         try:

@@ -22,12 +22,13 @@ from mufs.cache.server.sent import (
 )
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read
-from mufs.wire.pages import PAGE, PAGES, byte_range, runs, split_into_blocks
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, byte_range, runs, split_into_blocks
+from mufs.wire.segments import max_in_group, not_restored
 
 Readers = dict[IReader, dict[int, None]]
 """Clients, each with the tags of its requests in order of arrival."""
 
-MAX_FOLLOWING_PAGES = 7 * PAGES
+MAX_FOLLOWING_PAGES = 7 * BLOCK_PAGES
 """Consecutive queued pages that are announced to the disk together with a block."""
 
 MAX_TAGS = 64
@@ -82,7 +83,7 @@ class Entry:
     @property
     def byte_range(self) -> tuple[int, int]:
         """Its offset and length in the image, in bytes."""
-        return byte_range(self.block, self.first, self.count, self.image.attributes.size)
+        return byte_range(self.block * BLOCK, self.first, self.count, self.image.attributes.size)
 
     @property
     def key(self) -> BlockKey:
@@ -97,8 +98,8 @@ class Resend:
     segments as the reader with the most losses needs are enough for all readers.
 
     @ivar missing: bitmap of the segments that at least one reader misses.
-    @ivar max_missing: how many segments the reader with the most losses misses.
-    @ivar parity: how many parity segments to send; 0 to send the missing segments.
+    @ivar max_missing: how many parity segments of each group the reader with the most losses needs.
+    @ivar parity: how many parity segments of each group to send; 0 to send the missing segments.
     @ivar is_repeat: whether nothing was lost: all who wait came too late, or kept nothing of it.
     """
 
@@ -114,7 +115,7 @@ class Resend:
     @property
     def segments(self) -> int:
         """How many segments will be sent."""
-        return self.parity or self.missing.bit_count()
+        return self.parity * self.transfer.groups or self.missing.bit_count()
 
     @property
     def size(self) -> int:
@@ -211,7 +212,8 @@ class MulticastQueue:
         under_way = self._under_way
         if under_way is not None and under_way.transfer is transfer:
             if under_way.parity:
-                missing = _highest(missing, missing.bit_count() - under_way.parity)
+                coming = dict.fromkeys(range(transfer.groups), under_way.parity)
+                missing = not_restored(missing, len(transfer.rows), coming)
             else:
                 missing &= ~under_way.missing
             if not missing:
@@ -223,7 +225,7 @@ class MulticastQueue:
             self._put(resend, reader, service_class)
         resend.is_repeat &= not is_loss
         resend.missing |= missing
-        resend.max_missing = max(resend.max_missing, missing.bit_count())
+        resend.max_missing = max(resend.max_missing, max_in_group(missing, len(transfer.rows)))
         self._join(resend, reader, tag, service_class)
 
     def take(self, classes: Iterable[int] = SERVICE_CLASSES) -> Entry | Resend | None:
@@ -272,8 +274,9 @@ class MulticastQueue:
     def begin(self, resend: Resend) -> None:
         """Fix which segments of a resend that was taken go out, and whether as parity."""
         del self._resends[resend.transfer.descriptor.transfer]
-        fewest = resend.max_missing
-        if fewest < resend.missing.bit_count() and fewest <= resend.transfer.parity_left:
+        fewest, transfer = resend.max_missing, resend.transfer
+        saves = fewest * transfer.groups < resend.missing.bit_count()
+        if saves and fewest <= transfer.parity_left:
             resend.parity = fewest
         self._under_way = resend
 
@@ -298,7 +301,7 @@ class MulticastQueue:
         image, generation, block = entry.key
         end, pages = entry.first + entry.count, 0
         while pages < MAX_FOLLOWING_PAGES:
-            if end == PAGES:
+            if end == BLOCK_PAGES:
                 block, end = block + 1, 0
             for each in self._entries.get((image, generation, block), ()):
                 if each.queued_in is not None and each.first == end:
@@ -362,10 +365,3 @@ def _is_greedy(item: Entry | Resend) -> bool:
 def _add_repair_credit(share: Share, size: int) -> None:
     """Add repair credit for C{size} bytes that were sent to a host."""
     share.repair_credit = min(share.repair_credit + size, MAX_REPAIR_CREDIT)
-
-
-def _highest(mask: int, count: int) -> int:
-    """The C{count} highest of the bits that are set in C{mask}."""
-    for _ in range(mask.bit_count() - count):
-        mask &= mask - 1
-    return mask

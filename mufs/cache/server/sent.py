@@ -10,13 +10,14 @@ from zope.interface import Attribute, Interface
 
 from mufs.wire.channel import Occasion
 from mufs.wire.pages import BLOCK, mask_of
+from mufs.wire.parity import MAX_PARITY
 from mufs.wire.segments import (
     COMPLETION,
     HEADER,
     REPAIRED,
     Descriptor,
     cut_parity,
-    number_count,
+    group_count,
 )
 
 BlockKey = tuple[int, int, int]
@@ -85,7 +86,7 @@ class SentTransfer:
 
     @ivar rows: its segments, one per row, the last one padded (see C{segments.cut}).
     @ivar key: the key of its epoch for the MACs of its control packets.
-    @ivar parity: how many parity segments of it were made, and thus sent, so far.
+    @ivar parity: how many parity segments of each group were made, and thus sent, so far.
     @ivar repaired_at: when it was last repaired, in seconds of the server's clock.
     @ivar audience: the clients that waited for it when it was sent.
     @ivar interval: the interval of sending that reports of its loss count for (see C{Pace}).
@@ -117,8 +118,8 @@ class SentTransfer:
 
     @property
     def parity_left(self) -> int:
-        """How many more parity segments can be made of it."""
-        return number_count(len(self.rows)) - len(self.rows) - self.parity
+        """How many more parity segments can be made of each group."""
+        return MAX_PARITY - self.parity
 
     def control(self, phase: int) -> bytes:
         """Its announcement or completion."""
@@ -129,9 +130,15 @@ class SentTransfer:
         whole = segments.bit_count() == len(self.rows)
         return self.control(COMPLETION if whole else REPAIRED)
 
+    @property
+    def groups(self) -> int:
+        """How many groups its segments are in."""
+        return group_count(len(self.rows))
+
     def make_parity(self, count: int) -> "numpy.ndarray[Any, Any]":
-        """The next parity segments, ready to send."""
-        made = cut_parity(self.descriptor.first, self.rows, self.parity, count)
+        """The next C{count} parity segments of each group, ready to send."""
+        groups = self.groups
+        made = cut_parity(self.descriptor.first, self.rows, self.parity * groups, count * groups)
         self.parity += count
         return made
 

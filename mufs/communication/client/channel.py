@@ -36,6 +36,7 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
+from mufs.wire.pages import BLOCK
 
 ANSWER_TIMEOUT = 10.0
 """Seconds without a byte from the server after which it is taken for dead."""
@@ -108,11 +109,16 @@ class ClientChannel(Protocol):
     factory: "ClientChannelFactory | None" = None
     transport: ITCPTransport
 
-    def __init__(self, user: IChannelUser, clock: IReactorTime, name: str) -> None:
-        """@param name: of this host, for the server's status."""
+    def __init__(
+        self, user: IChannelUser, clock: IReactorTime, name: str, *, max_transfer: int = BLOCK
+    ) -> None:
+        """
+        @param name: of this host, for the server's status.
+        @param max_transfer: see L{Hello}.
+        """
         self._user = user
         self._clock = clock
-        self._name = name
+        self._hello = Hello(VERSION, name, max_transfer)
         self._framer = Framer()
         self._welcomed = False
         self._requests: dict[int, tuple[type, Deferred[Any], list[Any]]] = {}
@@ -133,7 +139,7 @@ class ClientChannel(Protocol):
         self.transport.setTcpKeepAlive(True)
         self.last_received = self._clock.seconds()
         self._silence_check = self._clock.callLater(REPORT_INTERVAL, self._check_silence)
-        self.send(pack_tagged(Type.HELLO, 0, encode(Hello(VERSION, self._name))))
+        self.send(pack_tagged(Type.HELLO, 0, encode(self._hello)))
 
     def dataReceived(self, data: bytes) -> None:
         """Handle each packet; end the connection at the first malformed one."""
@@ -302,6 +308,7 @@ class ClientChannelFactory(Factory):
 
     @ivar failed_connects: connections in a row that ended before a WELCOME.
     @ivar last_connect_error: why the last of them ended.
+    @ivar max_transfer: see L{Hello}.
     """
 
     _log = Logger()
@@ -313,10 +320,11 @@ class ClientChannelFactory(Factory):
         self._name = name
         self.last_connect_error = ""
         self.failed_connects = 0
+        self.max_transfer = BLOCK
 
     def buildProtocol(self, addr: object) -> ClientChannel:  # type: ignore[override]
         """A channel for a new connection."""
-        channel = ClientChannel(self._user, self._clock, self._name)
+        channel = ClientChannel(self._user, self._clock, self._name, max_transfer=self.max_transfer)
         channel.factory = self
         return channel
 

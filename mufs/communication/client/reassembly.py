@@ -1,21 +1,31 @@
 """Reassembles transfers from segments in any order (paper, section 5.3)."""
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import Any
 
 import numpy
 
 from mufs.wire.parity import restore, words
-from mufs.wire.segments import Descriptor, Run, number_count, segment_count
+from mufs.wire.segments import (
+    Descriptor,
+    Run,
+    group_count,
+    not_restored,
+    number_count,
+    segment_count,
+)
 
 MAX_PARTIAL = 128
-"""Incomplete transfers that are kept: at most 16 MiB."""
+"""Incomplete transfers that are kept."""
+
+MAX_PARTIAL_BYTES = 16 * 1024 * 1024
+"""Bytes that they have at most."""
 
 MAX_KNOWN = 2048
 """Transfers remembered, so that late and duplicate segments are recognized."""
 
-MAX_ORPHANS = 512
+MAX_ORPHANS = 1024
 """Segments kept although their announcement has not come: the completion may describe them."""
 
 
@@ -61,9 +71,10 @@ class _Transfer:
     def missing(self) -> int:
         """Bitmap of the segments to ask for: as many of the missing ones as complete it."""
         lacking = ((1 << self.count) - 1) & ~self.have
-        for _ in self.parity:
-            lacking &= ~(1 << lacking.bit_length() >> 1)
-        return lacking
+        if not self.parity:
+            return lacking
+        groups = group_count(self.count)
+        return not_restored(lacking, self.count, Counter(i % groups for i in self.parity))
 
     def put(self, index: int, length: int, rows: "numpy.ndarray[Any, Any]") -> bool:
         """
@@ -97,9 +108,18 @@ class _Transfer:
             filled = numpy.zeros((self.count, self.size), numpy.uint8)
             content = numpy.frombuffer(self.buffer, numpy.uint8)[:total]
             filled.reshape(-1)[:total] = content
-            segments = words(filled)
-            restore(segments, lost, {i: words(row[None])[0] for i, row in self.parity.items()})
-            filled[lost] = segments[lost].view(numpy.uint8)[:, : self.size]
+            groups = group_count(self.count)
+            for group in {i % groups for i in lost}:
+                segments = words(filled[group::groups])
+                of_group = [i // groups for i in lost if i % groups == group]
+                parities = {
+                    i // groups: words(row[None])[0]
+                    for i, row in self.parity.items()
+                    if i % groups == group
+                }
+                restore(segments, of_group, parities)
+                restored = segments[of_group].view(numpy.uint8)[:, : self.size]
+                filled[group::groups][of_group] = restored
             content[:] = filled.reshape(-1)[:total]
             self.have = whole
         return True
@@ -121,6 +141,7 @@ class Reassembly:
         self._size = size
         self._transfers: dict[int, _Transfer] = {}
         self._partial: dict[int, _Transfer] = {}
+        self._partial_bytes = 0
         self._in_order: list[_Transfer] = []
         self._newest: int | None = None
         self._passed = 0
@@ -150,10 +171,9 @@ class Reassembly:
         self._in_order.insert(self._place(first), transfer)
         if wanted:
             self._partial[descriptor.transfer] = transfer
-            if len(self._partial) > MAX_PARTIAL:
-                oldest = self._partial.pop(next(iter(self._partial)))
-                oldest.buffer = None
-                oldest.parity = {}
+            self._partial_bytes += descriptor.total
+            while len(self._partial) > MAX_PARTIAL or self._partial_bytes > MAX_PARTIAL_BYTES:
+                self._end(next(iter(self._partial)))
         if len(self._transfers) > MAX_KNOWN:
             oldest_known = next(iter(self._transfers))
             self._passed = max(self._passed, oldest_known)
@@ -195,9 +215,7 @@ class Reassembly:
             here = rows[: end - index]
             if transfer.put(index, length, here) and transfer.buffer is not None:
                 done.append((transfer.descriptor, transfer.buffer))
-                transfer.buffer = None
-                transfer.parity = {}
-                del self._partial[transfer.descriptor.transfer]
+                self._end(transfer.descriptor.transfer)
             rows = rows[len(here) :]
             number = (number + len(here)) & 0xFFFFFFFF
         return done
@@ -278,11 +296,18 @@ class Reassembly:
         transfer = self._transfers.pop(number, None)
         if transfer is None:
             return
-        self._partial.pop(number, None)
+        self._end(number)
         place = bisect_left(self._in_order, transfer.first, key=lambda each: each.first)
         while self._in_order[place] is not transfer:
             place += 1
         del self._in_order[place]
+
+    def _end(self, number: int) -> None:
+        """Take in no more of a transfer, if it is incomplete."""
+        transfer = self._partial.pop(number, None)
+        if transfer is not None:
+            self._partial_bytes -= transfer.descriptor.total
+            transfer.buffer, transfer.parity = None, {}
 
     def _adopt(self, transfer: _Transfer) -> list[tuple[Descriptor, bytearray]]:
         """Give a transfer the segments that came before it was described."""

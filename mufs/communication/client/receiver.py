@@ -13,7 +13,8 @@ from twisted.logger import Logger
 
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.reassembly import Reassembly
-from mufs.communication.multicast import UDP_GRO, MulticastProtocol
+from mufs.communication.multicast import UDP_GRO, MulticastProtocol, grow_receive_buffer
+from mufs.wire.pages import BLOCK, EXTENT
 from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -31,6 +32,9 @@ from mufs.wire.segments import (
 RECEIVE_BUFFER = 16 * 1024 * 1024
 """Bytes asked for the socket's receive buffer, where datagrams wait while this process is busy."""
 
+SEGMENT_COST = 2304
+"""Bytes of a receive buffer that a whole segment takes, including what the kernel adds."""
+
 MAX_KEYS = 4096
 """Generations of images whose keys are remembered."""
 
@@ -38,7 +42,7 @@ OLD_EPOCH_LIFETIME = 2.0
 """Seconds for which replaced keys still open what was sent or received under them."""
 
 MAX_BATCH_SEGMENTS = 128
-"""Segments in one batch: more than a transfer has."""
+"""Segments that wait for one another at most, to be processed together."""
 
 MIN_GATHER_DELAY = 0.001
 """
@@ -54,6 +58,17 @@ MAX_UNGATHERED_SEGMENTS = 16
 """Segments of the largest transfer that is read at once: mostly somebody waits for it."""
 
 Deliver = Callable[[Descriptor, bytes], None]
+
+
+def max_transfer() -> int:
+    """
+    Bytes of the largest transfer that this host can take: two of them fit into its receive buffer,
+    since the next one comes while one is taken out.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # The kernel counts up to twice what it says that it granted.
+        granted = 2 * grow_receive_buffer(probe, RECEIVE_BUFFER)
+    return max(BLOCK, min(EXTENT, granted // SEGMENT_COST * SEGMENT // 2))
 
 
 @frozen

@@ -211,7 +211,7 @@ class MulticastController:
             return
         self.transfers += 1
         self.segments_sent += len(transfer.rows)
-        self.parity_sent += parity
+        self.parity_sent += parity * transfer.groups
         if self._key_rotation.is_current(transfer):
             self._window.add(transfer)
         self._queue.done(entry)

@@ -54,7 +54,7 @@ class Sender:
         Write segments of a transfer between its announcement and its completion.
 
         @param segments: bitmap of the segments.
-        @param parity: how many new parity segments to add.
+        @param parity: how many new parity segments of each group to add.
         """
         await self._out(transfer.control(ANNOUNCEMENT))
         pieces: list[bytes | memoryview] = []

@@ -176,11 +176,13 @@ class ReadCoalescer:
 
     def delivered(self, descriptor: Descriptor, data: bytes) -> None:
         """A transfer of the group was opened."""
-        key = descriptor.image, descriptor.generation
-        block = descriptor.offset // BLOCK
-        if (key, block) not in self.in_flight.requested:
-            self.bytes_overheard += len(data)
-        self._arrived(key, descriptor.offset, data)
+        key, source = (descriptor.image, descriptor.generation), memoryview(data)
+        for block, _ in split_into_blocks(descriptor.offset, len(data)):
+            offset = max(block * BLOCK, descriptor.offset)
+            part = source[offset - descriptor.offset :][: BLOCK - offset % BLOCK]
+            if (key, block) not in self.in_flight.requested:
+                self.bytes_overheard += len(part)
+            self._arrived(key, offset, part)
 
     def data(self, data: Data) -> None:
         """
@@ -190,12 +192,11 @@ class ReadCoalescer:
         """
         self.bytes_over_tcp += len(data.payload)
         key, end = (data.image, data.generation), data.offset + len(data.payload)
-        requested = self.in_flight.requested.get((key, data.offset // BLOCK))
-        if requested:
+        if requested := self.in_flight.requested.get((key, data.offset // BLOCK)):
             size = requested[0].opened.size
             if end % PAGE and end != size:
                 raise ProtocolError(f"DATA that ends at {end} of {size} bytes")
-            self._arrived(key, data.offset, data.payload)
+            self._arrived(key, data.offset, memoryview(data.payload))
 
     def is_wanted(self, sent: Sent) -> bool:
         """Whether the request that SENT names still lacks some of what the transfer carried."""
@@ -299,7 +300,7 @@ class ReadCoalescer:
         read = Read(request.tag, opened.server_handle, offset, length, priority, over_tcp)
         self._send(read.encode())
 
-    def _arrived(self, key: ImageKey, offset: int, data: bytes) -> None:
+    def _arrived(self, key: ImageKey, offset: int, data: memoryview) -> None:
         """Whole pages of one block came, by multicast or TCP."""
         block, start = divmod(offset, BLOCK)
         pages = mask_of(start, start + len(data))
@@ -315,11 +316,10 @@ class ReadCoalescer:
             request.pages[block] &= ~pages
             if not request.pages[block]:
                 in_flight.finish_block(request, block)
-        source = memoryview(data)
         for waiting in in_flight.waiting.get((key, block), [])[:]:
             waiting.pages[block] &= ~pages
             begin, target = waiting.part(offset, len(data))
-            target[:] = source[begin - offset :][: len(target)]
+            target[:] = data[begin - offset :][: len(target)]
             if not waiting.pages[block]:
                 in_flight.remove_waiting(waiting, block)
                 if not waiting.pages:
@@ -331,8 +331,8 @@ class ReadCoalescer:
     def _take_cached(self, waiting: WaitingRead, block: int, pages: int) -> bool:
         """Copy pages of a block from the cache; whether it really had them."""
         for first, count in runs(pages):
-            begin, target = waiting.part(*byte_range(block, first, count, waiting.opened.size))
-            if not self._cache.read(waiting.opened.key, begin, target):
+            where = byte_range(block * BLOCK, first, count, waiting.opened.size)
+            if not self._cache.read(waiting.opened.key, *waiting.part(*where)):
                 return False
         return True
 
@@ -379,7 +379,7 @@ class ReadCoalescer:
             return
         for block, pages in self.in_flight.not_over_tcp(waiting).items():
             for first, count in runs(pages):
-                where = byte_range(block, first, count, opened.size)
+                where = byte_range(block * BLOCK, first, count, opened.size)
                 self._request(
                     opened, *where, priority=Priority.BLOCKED, over_tcp=over_tcp, only_for=only_for
                 )

@@ -8,7 +8,7 @@ from zope.interface import Interface
 
 from mufs.filesystem.client.images import OpenImage
 from mufs.wire.channel import MAX_READ, Priority
-from mufs.wire.pages import ImageKey, byte_range, runs, split_into_blocks
+from mufs.wire.pages import BLOCK, ImageKey, byte_range, runs, split_into_blocks
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ def merge_ranges(pages: dict[int, int], size: int) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
     for block, wanted in pages.items():
         for first, count in runs(wanted):
-            offset, length = byte_range(block, first, count, size)
+            offset, length = byte_range(block * BLOCK, first, count, size)
             if ranges and sum(ranges[-1]) == offset and ranges[-1][1] + length <= MAX_READ:
                 offset, length = ranges[-1][0], ranges.pop()[1] + length
             ranges.append((offset, length))

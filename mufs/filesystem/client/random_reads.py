@@ -1,7 +1,7 @@
 """What a read at random brings from the server beside its own pages."""
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.wire.pages import ALL_PAGES, PAGE, PAGES, ImageKey
+from mufs.wire.pages import ALL_PAGES, BLOCK_PAGES, PAGE, ImageKey
 
 WHOLE_BLOCK_MAX_SECONDS = 0.005
 """Seconds that a whole block may take to arrive for a read at random to ask for it."""
@@ -50,11 +50,13 @@ class RandomReads:
         @return: offsets and lengths in bytes.
         """
         first, last = offset // PAGE, (offset + length - 1) // PAGE
-        before = self._held(key, first // PAGES - 1) & (1 << PAGES + first % PAGES) - 1
-        behind = self._held(key, last // PAGES) >> last % PAGES + 1
+        before = (
+            self._held(key, first // BLOCK_PAGES - 1) & (1 << BLOCK_PAGES + first % BLOCK_PAGES) - 1
+        )
+        behind = self._held(key, last // BLOCK_PAGES) >> last % BLOCK_PAGES + 1
         gaps = []
         if before:
-            begin = (first // PAGES - 1) * PAGES + before.bit_length()
+            begin = (first // BLOCK_PAGES - 1) * BLOCK_PAGES + before.bit_length()
             if 0 < first - begin < GAP_FILL_MAX_PAGES:
                 gaps.append((begin * PAGE, (first - begin) * PAGE))
         if behind:
@@ -70,5 +72,5 @@ class RandomReads:
     def _held(self, key: ImageKey, block: int) -> int:
         """The cached pages of a block and of the next one."""
         missing = self._cache.missing(key, block, ALL_PAGES)
-        missing |= self._cache.missing(key, block + 1, ALL_PAGES) << PAGES
-        return ~missing & (1 << 2 * PAGES) - 1
+        missing |= self._cache.missing(key, block + 1, ALL_PAGES) << BLOCK_PAGES
+        return ~missing & (1 << 2 * BLOCK_PAGES) - 1

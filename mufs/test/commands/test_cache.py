@@ -10,7 +10,7 @@ from mufs.commands.parser import Parser
 from mufs.test.cache.client.test_blocks import IMAGES, SIZE
 from mufs.test.cache.client.test_directory import DirectoryTestCase
 from mufs.units import format_bytes
-from mufs.wire.pages import BLOCK, PAGES
+from mufs.wire.pages import BLOCK, BLOCK_PAGES
 
 
 class CacheTests(DirectoryTestCase):
@@ -71,7 +71,7 @@ class CacheTests(DirectoryTestCase):
 
     def test_verify(self) -> None:
         """Damaged pages make the exit status 1, once."""
-        pages = len(IMAGES) * PAGES
+        pages = len(IMAGES) * BLOCK_PAGES
         data = self.path / "{:016x}-{:016x}".format(*IMAGES[1])
         content = bytearray(data.read_bytes())
         content[5000] ^= 1

@@ -58,7 +58,7 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.segments import SEGMENT
 
 WELCOME = encode(Welcome(VERSION, "239.5.5.0", 7041, ("10.0.0.1", 40000), SEGMENT))
@@ -438,7 +438,7 @@ class ReadTests(HostileServerTestCase):
         good = Sent(1, 1, 0, 0, BLOCK).encode()
         for packet in (
             Sent(1, 1, 0, 0, 0).encode(),
-            Sent(1, 1, 0, 0, MAX_DATA + 1).encode(),
+            Sent(1, 1, 0, 0, EXTENT + 1).encode(),
             good[:-1] + b"\x04",
             pack(Type.SENT, good[HEADER.size :] + b"x"),
             pack(Type.GONE, bytes(11)),

@@ -46,7 +46,7 @@ from mufs.status.server_figures import server_totals
 from mufs.test.support.memory import MemoryImage, MemoryLibrary
 from mufs.test.support.virtual import FRAME, STRIDE, Link, Path, Stream, VirtualTime
 from mufs.wire.metadata import VERSION, Welcome
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, EXTENT
 from mufs.wire.segments import SEGMENT
 
 MIB = 1024 * 1024
@@ -144,9 +144,11 @@ class SimulatedClient:
         self.refused: list[Refused] = []
         self.connections = 0
         self.stream: Stream | None = None
+        factory = ClientChannelFactory(self.remote, self._clock, name)
+        factory.max_transfer = network.max_transfer
         self.service = ClientService(
             self,
-            ClientChannelFactory(self.remote, self._clock, name),
+            factory,
             retryPolicy=lambda attempts: 0.2,
             clock=self._clock,
         )
@@ -281,9 +283,11 @@ class SimulatedNetwork:
         disk: float = 0.0,
         cache_size: int = 64 * 1024 * 1024,
         timeout: float = 30.0,
+        max_transfer: int = EXTENT,
         **path: Any,
     ) -> None:
         """
+        @param max_transfer: what the clients say in HELLO.
         @param link: rate of the server's link in bits a second, or C{None} for no limit.
         @param path: attributes of the L{Path} to each client.
         """
@@ -295,6 +299,7 @@ class SimulatedNetwork:
         self.rate_max = rate_max
         self.disk = disk
         self.timeout = timeout
+        self.max_transfer = max_transfer
         self.library = MemoryLibrary()
         self._runs = count()
         self.server = SimulatedServer(self, next(self._runs))

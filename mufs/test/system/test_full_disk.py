@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 from mufs.cache.client import writer
 from mufs.test.cache.client.test_blocks import IMAGES
 from mufs.test.cache.client.test_directory import DirectoryTestCase
-from mufs.wire.pages import PAGES
+from mufs.wire.pages import BLOCK_PAGES
 
 
 class FullDiskTests(DirectoryTestCase):
@@ -36,8 +36,10 @@ class FullDiskTests(DirectoryTestCase):
         (line,) = logged
         self.assertIn("is filling up", line["log_format"])
         cache.blocks.look_for_room()
-        self.assertLess(cache.held(IMAGES[0]), set(range(4 * PAGES + 6)))
+        self.assertLess(cache.held(IMAGES[0]), set(range(4 * BLOCK_PAGES + 6)))
         filler.unlink()
         cache.store(IMAGES[0], 3)
         cache.write_all()
-        self.assertLessEqual(set(range(3 * PAGES, 4 * PAGES)), self.restart(cache).held(IMAGES[0]))
+        self.assertLessEqual(
+            set(range(3 * BLOCK_PAGES, 4 * BLOCK_PAGES)), self.restart(cache).held(IMAGES[0])
+        )

@@ -15,7 +15,7 @@ from mufs import client_tap, server_tap
 from mufs.commands.main import _parser
 from mufs.test.support.processes import CHECKOUT
 
-PAGES = CHECKOUT / "docs/man"
+BLOCK_PAGES = CHECKOUT / "docs/man"
 OF_ALL = {"help", "version"}
 
 
@@ -44,9 +44,9 @@ def of_command(parser: argparse.ArgumentParser) -> set[str]:
 
 def page(name: str) -> str:
     """Return the source of a manual page."""
-    if not PAGES.is_dir():
+    if not BLOCK_PAGES.is_dir():
         raise SkipTest("needs the checkout")
-    return (PAGES / name).read_text()
+    return (BLOCK_PAGES / name).read_text()
 
 
 def listed(text: str) -> set[str]:
@@ -96,7 +96,7 @@ class ManualTests(SynchronousTestCase):
             raise SkipTest("needs mandoc")
         page("mufs.1")
         done = subprocess.run(
-            ["mandoc", "-Tlint", "-Wwarning", *sorted(PAGES.iterdir())],
+            ["mandoc", "-Tlint", "-Wwarning", *sorted(BLOCK_PAGES.iterdir())],
             capture_output=True,
             text=True,
             timeout=60,
@@ -109,7 +109,7 @@ class TableTests(SynchronousTestCase):
 
     def assert_table(self, page: str, section: str, options: usage.Options) -> None:
         """Assert that the table in a section has these options with their defaults."""
-        if not PAGES.is_dir():
+        if not BLOCK_PAGES.is_dir():
             raise SkipTest("needs the checkout")
         text = (CHECKOUT / "docs" / "operations" / page).read_text()
         text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]

@@ -66,7 +66,10 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
 ATTRIBUTES_OF_A_FILE = Attributes(0o100644, 2, 1, 0, 0, 0, 5, 8, 1, -1, 1 << 32, 9)
 
 VECTORS: list[tuple[Any, bytes]] = [
-    (Hello(1, "host"), b"\x82\xa7version\x01\xa4name\xa4host"),
+    (
+        Hello(1, "host", 1 << 20),
+        b"\x83\xa7version\x01\xa4name\xa4host\xacmax_transfer\xce\x00\x10\x00\x00",
+    ),
     (
         Welcome(1, "239.5.5.0", 7041, ("10.0.0.1", 40000), 1400),
         b"\x85\xa7version\x01\xa5group\xa9239.5.5.0\xa4port\xcd\x1b\x81"
@@ -123,7 +126,7 @@ class MetadataTests(SynchronousTestCase):
         fields = msgspec.msgpack.decode(encode(value))
         name = data.draw(st.sampled_from(sorted(fields)))
         right = fields.pop(name)
-        if (kind, name) not in ((Failure, "text"), (At, "caller")):
+        if (kind, name) not in ((Failure, "text"), (At, "caller"), (Hello, "max_transfer")):
             self.assertRaises(ProtocolError, decode, kind, msgspec.msgpack.encode(fields))
         others: list[Any] = [None, True, 1.5, -1, "text", b"bytes", [], [1], {}, 1 << 63]
         wrong = [other for other in others if type(other) is not type(right)]

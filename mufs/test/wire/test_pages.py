@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE, PAGES, byte_range, mask_of, runs, split_into_blocks
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, byte_range, mask_of, runs, split_into_blocks
 
 
 def pages_of(mask: int) -> set[int]:
@@ -18,7 +18,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_sizes(self) -> None:
         """A block is 128 KiB, and has 32 pages of 4 KiB."""
-        self.assertEqual((PAGE, BLOCK, PAGES), (4096, 131072, 32))
+        self.assertEqual((PAGE, BLOCK, BLOCK_PAGES), (4096, 131072, 32))
 
     def test_examples(self) -> None:
         """The sets of some ranges, as they are written down."""
@@ -29,15 +29,17 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual(list(split_into_blocks((1 << 63) + PAGE, 1)), [(1 << 46, 0b10)])
         self.assertEqual(list(split_into_blocks(7, 0)), [])
         self.assertEqual(list(runs(0b1110_0110)), [(1, 2), (5, 3)])
-        self.assertEqual(byte_range(2, 31, 1, 3 * BLOCK - 96), (3 * BLOCK - PAGE, PAGE - 96))
-        self.assertEqual(byte_range(2, 0, 1, 10), (2 * BLOCK, 0))
+        self.assertEqual(
+            byte_range(2 * BLOCK, 31, 1, 3 * BLOCK - 96), (3 * BLOCK - PAGE, PAGE - 96)
+        )
+        self.assertEqual(byte_range(2 * BLOCK, 0, 1, 10), (2 * BLOCK, 0))
 
     @examples(100)
     @given(st.integers(0, 3 * BLOCK), st.integers(0, 3 * BLOCK))
     def test_pieces(self, offset: int, length: int) -> None:
         """The pieces of a range have just the pages that its bytes touch, block by block."""
         found = [
-            block * PAGES + page
+            block * BLOCK_PAGES + page
             for block, mask in split_into_blocks(offset, length)
             for page in sorted(pages_of(mask))
         ]
@@ -60,7 +62,7 @@ class PagesTests(SynchronousTestCase):
     @given(st.integers(1, 4 * BLOCK), st.integers(0, 3), st.integers(1, 0xFFFFFFFF))
     def test_byte_ranges(self, size: int, block: int, mask: int) -> None:
         """The bytes of runs, cut at the end of the image, are those of their pages."""
-        found = [byte_range(block, first, count, size) for first, count in runs(mask)]
+        found = [byte_range(block * BLOCK, first, count, size) for first, count in runs(mask)]
         expected = sum(
             max(0, min(PAGE, size - block * BLOCK - page * PAGE)) for page in pages_of(mask)
         )

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.properties import descriptors, examples, near_wrap, packets_of
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
+from mufs.wire.parity import MAX_COVERED
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
@@ -20,6 +21,10 @@ from mufs.wire.segments import (
     Descriptor,
     MalformedSegment,
     cut,
+    group_count,
+    max_in_group,
+    not_restored,
+    number_count,
     parse,
     segment_count,
 )
@@ -185,6 +190,30 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(runs, [(0, 1), (1, 1), (2, 1)])
 
 
+class GroupTests(SynchronousTestCase):
+    """The groups that parity segments restore."""
+
+    def test_sizes(self) -> None:
+        """A transfer has as few groups as its segments need, each with parity of its own."""
+        counts = [1, MAX_COVERED, MAX_COVERED + 1, 749]
+        self.assertEqual([group_count(count) for count in counts], [1, 1, 2, 4])
+        self.assertEqual([number_count(count) - count for count in counts], [32, 32, 64, 128])
+
+    def test_most(self) -> None:
+        """The group that lost most says how much parity each group needs."""
+        missing = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 1
+        self.assertEqual(max_in_group(missing, 749), 3)
+        self.assertEqual(max_in_group(missing, 9), 4)
+        self.assertEqual(max_in_group(0, 749), 0)
+
+    def test_not_restored(self) -> None:
+        """Parity restores losses of its own group alone."""
+        missing = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 1
+        self.assertEqual(not_restored(missing, 749, {0: 2, 2: 5}), 1 << 0 | 1 << 1)
+        self.assertEqual(not_restored(missing, 749, {0: 3, 1: 1}), 0)
+        self.assertEqual(not_restored(0b1011, 4, {0: 1}), 0b0011)
+
+
 class MalformedTests(SynchronousTestCase):
     """What is not of the protocol."""
 
@@ -208,7 +237,7 @@ class MalformedTests(SynchronousTestCase):
             ("00000002 00000579 00000001", bytes(1401)),  # larger than segments are
             ("00000002 ffffffff 00000001", bytes(1400)),
             ("00000001 00000000 00000000", ENCODED + bytes(16)),  # a transfer of nothing
-            ("00000001 00020001 0000005e", ENCODED + bytes(16)),  # larger than a block
+            ("00000001 000e0001 00000290", ENCODED + bytes(16)),  # beyond its extent
             ("00000001 ffffffff 002ecf93", ENCODED + bytes(16)),
             ("00000001 00000af1 00000002", ENCODED + bytes(16)),  # another number of segments
             ("00000003 00000af1 ffffffff", ENCODED + bytes(16)),
@@ -216,10 +245,10 @@ class MalformedTests(SynchronousTestCase):
         ]:
             self.assert_malformed(bytes.fromhex(header) + rest)
 
-    def test_across_blocks(self) -> None:
-        """A transfer that would reach into the next block is malformed."""
+    def test_across_extents(self) -> None:
+        """A transfer that would reach into the next extent is malformed."""
         packet = bytearray(COMPLETED)
-        packet[12 + 28 : 12 + 36] = (5 * BLOCK - PAGE).to_bytes(8, "big")
+        packet[12 + 28 : 12 + 36] = (5 * EXTENT - PAGE).to_bytes(8, "big")
         packet[4:12] = bytes.fromhex("00001000 00000003")
         self.assertEqual(len(list(parse(bytes(packet)))), 1)
         packet[4:12] = bytes.fromhex("00001001 00000003")

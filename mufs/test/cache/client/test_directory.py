@@ -22,7 +22,7 @@ from mufs.cache.client.writer import MAX_QUEUED
 from mufs.interfaces import IBlockStorage
 from mufs.test.cache.client.test_blocks import IMAGES, SIZE, content, read
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE, PAGES, ImageKey
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 
 HOST = "tcp:192.0.2.1:7040"
 
@@ -46,7 +46,7 @@ class PersistentCache:
             self.directory.close()
             raise
 
-    def store(self, image: ImageKey, block: int, first: int = 0, count: int = PAGES) -> None:
+    def store(self, image: ImageKey, block: int, first: int = 0, count: int = BLOCK_PAGES) -> None:
         offset = block * BLOCK + first * PAGE
         end = min(offset + count * PAGE, (block + 1) * BLOCK, SIZE)
         self.blocks.store(image, offset, content(image, offset, end - offset))
@@ -117,7 +117,9 @@ class RestartTests(DirectoryTestCase):
             cache.store(image, 0, 20, 2)
             cache.store(image, 4)
         there, figure = cache.held(IMAGES[0]), cache.blocks.held
-        self.assertEqual(there, {3, 4, 5, 6, 7, 20, 21, *range(4 * PAGES, 4 * PAGES + 6)})
+        self.assertEqual(
+            there, {3, 4, 5, 6, 7, 20, 21, *range(4 * BLOCK_PAGES, 4 * BLOCK_PAGES + 6)}
+        )
         cache = self.restart(cache)
         self.assertEqual([cache.held(image) for image in IMAGES], [there] * 3)
         self.assertEqual(cache.blocks.held, figure)
@@ -156,7 +158,7 @@ class RestartTests(DirectoryTestCase):
         cache.write_all()
         cache.store(IMAGES[0], 1)
         cache.directory.close()
-        self.assertEqual(self.open().held(IMAGES[0]), set(range(PAGES)))
+        self.assertEqual(self.open().held(IMAGES[0]), set(range(BLOCK_PAGES)))
 
     def test_order(self) -> None:
         """What a run of the client did not use goes before what it did, and first what is older."""
@@ -182,7 +184,7 @@ class RestartTests(DirectoryTestCase):
             cache.blocks.store(IMAGES[1], offset, bytes(BLOCK))
             self.assertIsNone(read(cache.blocks, IMAGES[1], offset, PAGE))
         cache.store(IMAGES[0], 0)
-        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(PAGES)))
+        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(BLOCK_PAGES)))
 
     def test_smaller(self) -> None:
         """With a smaller size the blocks used last are kept, and the space of others comes back."""
@@ -196,7 +198,9 @@ class RestartTests(DirectoryTestCase):
         self.assertLess(self.used(), 2 * BLOCK + 3 * PAGE)
         cache.store(IMAGES[0], 0)
         cache = self.restart(cache)
-        self.assertEqual(cache.held(IMAGES[0]), {*range(PAGES), *range(3 * PAGES, 4 * PAGES)})
+        self.assertEqual(
+            cache.held(IMAGES[0]), {*range(BLOCK_PAGES), *range(3 * BLOCK_PAGES, 4 * BLOCK_PAGES)}
+        )
 
     def test_replaced(self) -> None:
         """What another generation is opened in place of is dropped, with its files."""
@@ -209,9 +213,13 @@ class RestartTests(DirectoryTestCase):
         cache = self.restart(cache)
         cache.blocks.opened(new, b"disk.img", SIZE)
         cache.store(new, 0, 0, 1)
-        self.assertEqual([len(cache.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        self.assertEqual(
+            [len(cache.held(image)) for image in (old, new, other)], [0, 1, BLOCK_PAGES]
+        )
         cache = self.restart(cache)
-        self.assertEqual([len(cache.held(image)) for image in (old, new, other)], [0, 1, PAGES])
+        self.assertEqual(
+            [len(cache.held(image)) for image in (old, new, other)], [0, 1, BLOCK_PAGES]
+        )
         paths = {each.path: each.key for each in summaries(str(self.path))}
         self.assertEqual(paths, {b"disk.img": new, b"other.img": other})
         self.assertEqual(len(list(self.path.iterdir())), 6)
@@ -269,7 +277,7 @@ class QuotaTests(DirectoryTestCase):
             cache.store(image, block)
             cache.write_all()
             self.assertLessEqual(self.used(), 6 * BLOCK)
-        self.assertIn(3 * PAGES, cache.held(blocks[-1][0]))
+        self.assertIn(3 * BLOCK_PAGES, cache.held(blocks[-1][0]))
         self.assertEqual(cache.blocks.damaged, 0)
 
     def test_more_than_waits(self) -> None:
@@ -324,7 +332,7 @@ class QuotaTests(DirectoryTestCase):
         self.assertEqual(cache.blocks.held, 0)
         cache.store(IMAGES[1], 1)
         cache.write_all()
-        self.assertEqual(cache.held(IMAGES[1]), set(range(PAGES, 2 * PAGES)))
+        self.assertEqual(cache.held(IMAGES[1]), set(range(BLOCK_PAGES, 2 * BLOCK_PAGES)))
 
     def test_slow_disk(self) -> None:
         """While nothing is written only so much waits in memory; what came last is held."""
@@ -408,7 +416,7 @@ class DamageTests(DirectoryTestCase):
             cache.blocks.discard(IMAGES[0], block)
         for block in range(2):
             cache.store(IMAGES[0], block)
-        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(2 * PAGES)))
+        self.assertEqual(self.restart(cache).held(IMAGES[0]), set(range(2 * BLOCK_PAGES)))
 
     def test_swapped(self) -> None:
         """Bytes and paths of one image are not taken for those of another."""
@@ -438,7 +446,7 @@ class DamageTests(DirectoryTestCase):
         self.patch(writer, "RETRY_INTERVAL", 0.0)
         cache.store(IMAGES[0], 1)
         cache.write_all()
-        self.assertEqual(cache.held(IMAGES[0]), set(range(PAGES, 2 * PAGES)))
+        self.assertEqual(cache.held(IMAGES[0]), set(range(BLOCK_PAGES, 2 * BLOCK_PAGES)))
 
 
 def damage(data: Any, path: Path, directory: Path, names: list[str]) -> None:

@@ -9,10 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.cache.client import index as module
 from mufs.cache.client.index import CacheIndex, Place, checksums
 from mufs.cache.client.layout import INDEX, RECORD
-from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE, PAGES, ImageKey
+from mufs.wire.pages import ALL_PAGES, BLOCK, BLOCK_PAGES, PAGE, ImageKey
 
 KEY: ImageKey = (1, 2)
-SUMS = tuple(range(1, PAGES + 1))
+SUMS = tuple(range(1, BLOCK_PAGES + 1))
 
 
 class IndexTests(SynchronousTestCase):
@@ -38,7 +38,7 @@ class IndexTests(SynchronousTestCase):
         self.addCleanup(index.close)
         return index
 
-    def record(self, number: int, now: int, first: int = 0, count: int = PAGES) -> Place:
+    def record(self, number: int, now: int, first: int = 0, count: int = BLOCK_PAGES) -> Place:
         """Give a block a slot, and record some of its pages."""
         place = self.index.place(KEY, number)
         self.index.record(place, first, sums=SUMS[:count], now=now)

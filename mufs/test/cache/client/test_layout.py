@@ -28,12 +28,14 @@ from mufs.cache.client.layout import (
     summaries,
     write_file,
 )
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE
 
 
 def record(image: int, block: int, used: int, pages: int) -> bytes:
     """A record of the index for a block of generation 9."""
-    return HEAD.pack(image, 9, block, used) + SUMS.pack(*(pages >> n & 1 for n in range(PAGES)))
+    return HEAD.pack(image, 9, block, used) + SUMS.pack(
+        *(pages >> n & 1 for n in range(BLOCK_PAGES))
+    )
 
 
 class LayoutTestCase(SynchronousTestCase):

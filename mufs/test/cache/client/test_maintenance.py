@@ -7,7 +7,7 @@ from mufs.cache.client.layout import RECORD, SUMS, summaries
 from mufs.cache.client.maintenance import remove, remove_all, verify
 from mufs.test.cache.client.test_blocks import IMAGES, SIZE
 from mufs.test.cache.client.test_directory import DirectoryTestCase
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE
 
 
 class MaintenanceTests(DirectoryTestCase):
@@ -31,10 +31,10 @@ class MaintenanceTests(DirectoryTestCase):
 
     def test_verify(self) -> None:
         """All pages are checked; damaged ones are removed, so that a second check finds none."""
-        total = len(IMAGES) * 2 * PAGES
+        total = len(IMAGES) * 2 * BLOCK_PAGES
         name = "{:016x}-{:016x}".format(*IMAGES[0])
         with open(self.path / name, "r+b") as file:
-            for page in (3, PAGES + 5):
+            for page in (3, BLOCK_PAGES + 5):
                 file.seek(page * PAGE + 17)
                 byte = file.read(1)
                 file.seek(page * PAGE + 17)
@@ -44,7 +44,7 @@ class MaintenanceTests(DirectoryTestCase):
         self.assertEqual(verify(directory), (total - 2, 0))
         directory.close()
         held = self.open().held(IMAGES[0])
-        self.assertEqual(held, set(range(2 * PAGES)) - {3, PAGES + 5})
+        self.assertEqual(held, set(range(2 * BLOCK_PAGES)) - {3, BLOCK_PAGES + 5})
 
     def test_remove(self) -> None:
         """The files of an image are removed, and no other image is affected."""
@@ -53,7 +53,9 @@ class MaintenanceTests(DirectoryTestCase):
         directory.close()
         self.assertEqual({each.key for each in summaries(str(self.path))}, {IMAGES[0], IMAGES[2]})
         cache = self.open()
-        self.assertEqual([len(cache.held(image)) for image in IMAGES], [2 * PAGES, 0, 2 * PAGES])
+        self.assertEqual(
+            [len(cache.held(image)) for image in IMAGES], [2 * BLOCK_PAGES, 0, 2 * BLOCK_PAGES]
+        )
 
     def test_remove_all(self) -> None:
         """Nothing remains, and the directory may be used for another server."""
@@ -65,4 +67,4 @@ class MaintenanceTests(DirectoryTestCase):
 
     def test_record_size(self) -> None:
         """A block costs its bytes and its record, whose checksums have eight bytes a page."""
-        self.assertEqual((SUMS.size, CacheDirectory.cost), (8 * PAGES, BLOCK + RECORD))
+        self.assertEqual((SUMS.size, CacheDirectory.cost), (8 * BLOCK_PAGES, BLOCK + RECORD))

@@ -18,7 +18,7 @@ from mufs.cache.server.sent import (
 from mufs.test.support.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.support.properties import examples
 from mufs.wire.channel import Occasion, Priority, Read
-from mufs.wire.pages import BLOCK, PAGE, PAGES, split_into_blocks
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, split_into_blocks
 from mufs.wire.parity import MAX_PARITY
 
 BLOCKED, AHEAD, BACKGROUND = Priority
@@ -132,7 +132,7 @@ class MergingTests(QueueTestCase):
         """The pages after an entry that are queued are counted, until they are taken."""
         self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
         self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
-        expected = [PAGES + 3, 5, 0, 3, 0]
+        expected = [BLOCK_PAGES + 3, 5, 0, 3, 0]
         for following in expected:
             entry = self.queue.take()
             assert isinstance(entry, Entry)
@@ -260,7 +260,7 @@ class ShareTests(QueueTestCase):
 
     def test_bytes(self) -> None:
         """Clients get equal bytes, not equal transfers; each transfer also has a fixed cost."""
-        for page in range(0, 6 * PAGES, 2):
+        for page in range(0, 6 * BLOCK_PAGES, 2):
             self.ask(self.a, 1, page * PAGE)
         self.queue.request(self.b, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
         pages = self.take_sizes(30)
@@ -272,14 +272,14 @@ class ShareTests(QueueTestCase):
         for reader in (self.a, self.b):
             self.ask(reader, 1, 0, 8 * BLOCK)
         self.queue.request(self.c, self.large(16), Read(1, 1, 0, 16 * BLOCK, BLOCKED))
-        self.assertEqual(self.take_sizes(9), {"ab": 6 * PAGES, "c": 3 * PAGES})
+        self.assertEqual(self.take_sizes(9), {"ab": 6 * BLOCK_PAGES, "c": 3 * BLOCK_PAGES})
 
     def test_one_host(self) -> None:
         """All connections of a host have one share together."""
         self.b.share = self.a.share
         for number, reader in enumerate((self.a, self.b, self.c)):
             self.ask(reader, 1, number * 2 * BLOCK, 2 * BLOCK)
-        self.assertEqual(self.take_sizes(4), {"a": 2 * PAGES, "c": 2 * PAGES})
+        self.assertEqual(self.take_sizes(4), {"a": 2 * BLOCK_PAGES, "c": 2 * BLOCK_PAGES})
 
     def test_nothing_saved_up(self) -> None:
         """A client that requested nothing for a while accumulates no credit."""
@@ -287,7 +287,7 @@ class ShareTests(QueueTestCase):
         self.take_sizes(6)
         self.queue.request(self.b, self.large(8), Read(1, 1, 0, 8 * BLOCK, BLOCKED))
         self.ask(self.a, 2, 6 * BLOCK, 2 * BLOCK)
-        self.assertEqual(self.take_sizes(4), {"b": 3 * PAGES, "a": PAGES})
+        self.assertEqual(self.take_sizes(4), {"b": 3 * BLOCK_PAGES, "a": BLOCK_PAGES})
 
     def test_greedy(self) -> None:
         """Entries that only a greedy client waits for come last; shared ones keep their turn."""
@@ -296,7 +296,7 @@ class ShareTests(QueueTestCase):
         self.queue.request(self.a, large, Read(1, 1, 0, size, BLOCKED))
         self.queue.request(self.c, large, Read(3, 1, 5 * BLOCK, PAGE, BACKGROUND))
         self.ask(self.b, 2, 0, BLOCK, BACKGROUND)
-        self.assertEqual(self.take_sizes(2), {"b": PAGES, "ac": PAGES})
+        self.assertEqual(self.take_sizes(2), {"b": BLOCK_PAGES, "ac": BLOCK_PAGES})
         self.assertIsNone(self.queue.take(Priority))
         self.assertTrue(self.queue.has_scavenger_items)
         entry = self.queue.take()
@@ -324,7 +324,7 @@ class ShareTests(QueueTestCase):
         self.queue.request(self.a, large, Read(1, 1, 0, large.attributes.size, BLOCKED))
         self.assertIsNone(self.queue.take(Priority))
         self.queue.request(self.b, large, Read(2, 1, 7 * BLOCK, PAGE, AHEAD))
-        self.assertEqual(self.take_sizes(1), {"ab": PAGES})
+        self.assertEqual(self.take_sizes(1), {"ab": BLOCK_PAGES})
 
     def test_repairs(self) -> None:
         """Repairs beyond a host's credit are in the scavenger class; transfers sent add credit."""
@@ -558,7 +558,7 @@ class PropertyTests(QueueTestCase):
             length = min(length, 2 * BLOCK - offset)
             self.ask([self.a, self.b, self.c][which], tag, offset, length, priority)
             for page in range(offset // PAGE, -(-(offset + length) // PAGE)):
-                place = divmod(page, PAGES)
+                place = divmod(page, BLOCK_PAGES)
                 wanted[place] = min(priority, wanted.get(place, BACKGROUND))
         urgencies, pages = [], []
         while isinstance(entry := self.queue.take(), Entry):

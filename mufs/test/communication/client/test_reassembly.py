@@ -1,5 +1,6 @@
 """Transfers reassembled from segments in any order."""
 
+import random
 import tracemalloc
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.communication.client import reassembly
 from mufs.communication.client.reassembly import (
     MAX_KNOWN,
     MAX_ORPHANS,
@@ -187,6 +189,20 @@ class ReassemblyTests(SynchronousTestCase):
         self.assertTrue(reassembly.is_complete(1))
         self.assertEqual(take(reassembly, [packet for _, packet in order]), [])
 
+    def test_groups(self) -> None:
+        """A transfer of more segments than parity covers is restored group by group."""
+        count = 2 * MAX_COVERED + 1
+        contents = random.Random(count).randbytes(count * SIZE - 3)
+        (transfer,) = consecutive(0xFFFFFFF0, [contents])
+        lost = {0, 3, 4, count - 1}  # of groups 0, 0, 1 and 1
+        left = [packet for i, packet in enumerate(transfer.packets) if i not in lost]
+        take(self.reassembly, [transfer.announcement, *left, *parity_of(transfer, [0, 1, 4, 2])])
+        missing = self.reassembly.missing(1, 0xFFFFFFF0, len(contents))
+        self.assertEqual(missing.bit_count(), 1)
+        self.assertEqual(missing & ~(1 << 0 | 1 << 3 | 1 << 4 | 1 << count - 1), 0)
+        done = take(self.reassembly, parity_of(transfer, [3]))
+        self.assertEqual(done, [transfer.result])
+
     def test_lacking_beside_parity(self) -> None:
         """No segment that came is asked for, and parity reduces the number of those that are."""
         transfer = make_transfer(1, 7, bytes(9 * SIZE))
@@ -214,11 +230,12 @@ class ReassemblyTests(SynchronousTestCase):
 
     def test_across_transfers(self) -> None:
         """A run of segments that belong to two transfers is split between them."""
-        contents = [bytes((MAX_COVERED + 1) * SIZE), b"\1" * (2 * SIZE)]
-        transfers = consecutive(0xFFFFFFFE, contents)
+        first, second = consecutive(0xFFFFFFFE, [bytes(3 * SIZE), b"\1" * (2 * SIZE)])
+        transfers = [first, second]
         for each in transfers:
             take(self.reassembly, [each.announcement])
-        (run,) = parse(b"".join([*transfers[0].packets, *transfers[1].packets]), SIZE)
+        parity = parity_of(first, range(MAX_PARITY))
+        (run,) = parse(b"".join([*first.packets, *parity, *second.packets]), SIZE)
         assert len(run) == 3
         done = [(d, bytes(sealed)) for d, sealed in self.reassembly.segments(run)]
         self.assertEqual(done, [each.result for each in transfers])
@@ -354,6 +371,19 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(self.reassembly.missing(6, 9, 2 * SIZE), 0b10)
         self.assertEqual(take(self.reassembly, transfers[0].packets), [])
 
+    def test_partial_bytes(self) -> None:
+        """The bytes of incomplete transfers are bounded, too."""
+        size = 255 * SIZE
+        self.patch(reassembly, "MAX_PARTIAL_BYTES", 10 * size)
+        transfers = consecutive(0xFFFFFFF0, [bytes(size)] * 12)
+        for each in transfers:
+            take(self.reassembly, [each.announcement])
+        done = [each for each in transfers if take(self.reassembly, each.packets)]
+        self.assertEqual(done, transfers[2:])
+        for each in consecutive(0xFFFFFFF0, [bytes(size)] * 22)[12:]:
+            take(self.reassembly, [each.announcement])
+            self.assertTrue(self.reassembly.is_partial(each.descriptor.transfer))
+
     def test_partial_parity(self) -> None:
         """Parity segments of incomplete transfers that are dropped are dropped with them."""
         transfers = consecutive(0xFFFFFFF0, [bytes(3 * SIZE)] * (MAX_PARTIAL + 1))
@@ -388,7 +418,7 @@ class BoundTests(SynchronousTestCase):
 
     def test_long_run_of_orphans(self) -> None:
         """The limit of orphans counts segments, not the runs that they came in."""
-        transfers = consecutive(0, [bytes(300 * SIZE)] * 2)
+        transfers = consecutive(0, [bytes((MAX_ORPHANS // 2 + 1) * SIZE)] * 2)
         for each in transfers:
             take(self.reassembly, each.packets)
         done = [result for t in transfers for result in take(self.reassembly, [t.completion])]

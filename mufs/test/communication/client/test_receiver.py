@@ -3,6 +3,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.communication.client import receiver
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import (
     MAX_BATCH_SEGMENTS,
@@ -11,9 +12,10 @@ from mufs.communication.client.receiver import (
     OLD_EPOCH_LIFETIME,
     RECEIVE_BUFFER,
     MulticastReceiver,
+    max_transfer,
 )
 from mufs.communication.server.sender import seal_transfer, trains
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -218,3 +220,22 @@ class ReceiverTests(SynchronousTestCase):
         self.assertTrue(self.port.reads)
         self.receive(segments[-1], completion)
         self.assertEqual(self.opened, [CONTENT[:PAGE]])
+
+
+class MaxTransferTests(SynchronousTestCase):
+    """What a receive buffer has room for."""
+
+    def test_sizes(self) -> None:
+        """Two transfers fit into the buffer; a block is possible with any."""
+        for granted, found in [
+            (0, BLOCK),
+            (212_992, BLOCK),
+            (1 << 20, 637_000),
+            (RECEIVE_BUFFER, EXTENT),
+        ]:
+            self.patch(receiver, "grow_receive_buffer", lambda *_, granted=granted: granted)
+            self.assertEqual(max_transfer(), found)
+
+    def test_here(self) -> None:
+        """It is asked of a real socket."""
+        self.assertTrue(BLOCK <= max_transfer() <= EXTENT)

@@ -129,6 +129,15 @@ class ReadTests(CoalescerTestCase):
         self.assert_read(reading, BLOCK + PAGE)
         self.assertEqual(self.figures(), (0, 1))
         self.assertEqual(self.coalescer.bytes_requested, 2 * PAGE)
+
+    def test_across_blocks(self) -> None:
+        """A transfer of several blocks answers what each of them is waited for."""
+        readings = [(self.read(offset, BLOCK), offset) for offset in (PAGE, 2 * BLOCK)]
+        self.deliver(0, 4 * BLOCK)
+        for reading, offset in readings:
+            self.assert_read(reading, offset)
+        self.assertEqual(self.cache.held, 4 * BLOCK)
+        self.assertEqual(self.coalescer.bytes_overheard, BLOCK)
         self.assert_nothing_left()
 
     def test_joined(self) -> None:

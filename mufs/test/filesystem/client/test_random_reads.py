@@ -10,7 +10,7 @@ from mufs.filesystem.client.random_reads import (
     WHOLE_BLOCK_WARMUP_READS,
     RandomReads,
 )
-from mufs.wire.pages import BLOCK, PAGE, PAGES
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE
 
 KEY = 1, 1
 
@@ -63,7 +63,7 @@ class GapTests(SynchronousTestCase):
         """Have two pages in the cache, in the second of four blocks."""
         self.cache = BlockCache(4 * BLOCK)
         self.reads = RandomReads(self.cache)
-        self.first = PAGES + 8
+        self.first = BLOCK_PAGES + 8
         self.cache.store(KEY, self.first * PAGE, bytes(2 * PAGE))
 
     def gaps(self, page: int, length: int = PAGE) -> list[tuple[int, int]]:
