@@ -23,7 +23,7 @@ from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
 from mufs.test.communication.test_multicast import RecordingSocket
-from mufs.test.support.doubles import FakeTransport, make_attributes
+from mufs.test.support.doubles import FakeTransport, make_attributes, make_libfuse
 from mufs.test.test_listening import RecordingEndpoint
 from mufs.wire.channel import Type, pack_tagged
 from mufs.wire.metadata import VERSION, Caller, Failure, Hello, Statistics, Welcome, decode, encode
@@ -175,7 +175,9 @@ class ClientMountTests(SynchronousTestCase):
         """A client that is not started yet."""
         settings = ClientSettings(
             server=SERVER,
-            mount=MountSettings("/mnt/images", SERVER, allow_other=False, noexec=False),
+            mount=MountSettings(
+                make_libfuse(), "/mnt/images", SERVER, allow_other=False, noexec=False
+            ),
             interface=None,
             cache_size=CACHE_SIZE,
             timeout=30.0,
