@@ -73,26 +73,21 @@ class PacingTestCase(SynchronousTestCase):
 class ParityTests(PacingTestCase):
     """How many parity segments go along with a transfer."""
 
-    def report(self, pace: Pace, lost: list[int]) -> int:
+    def report(self, pace: Pace, lost: list[int], groups: int = 1) -> int:
         """
         Send transfers to clients that report the losses that parity does not repair.
 
-        @param lost: for each client, how many segments of each transfer it loses.
+        @param lost: for each client, how many segments it loses of each group of each transfer.
         @return: the parity in the end.
         """
+        sent = 94 * groups
         for _ in range(40):
             self.clock.advance(0.01)
             parity = pace.parity
-            interval = pace.sent(range(len(lost)), 94)
+            interval = pace.sent(range(len(lost)), sent)
             for client, segments in enumerate(lost):
-                if segments > parity:
-                    pace.lost(
-                        client,
-                        segments - parity,
-                        sent=94,
-                        in_group=segments - parity,
-                        interval=interval,
-                    )
+                if (left := segments - parity) > 0:
+                    pace.lost(client, left * groups, sent=sent, in_group=left, interval=interval)
         return pace.parity
 
     def test_few(self) -> None:
@@ -103,6 +98,11 @@ class ParityTests(PacingTestCase):
         """With many clients, parity grows at once until only a few of them report."""
         lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
         self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
+
+    def test_groups(self) -> None:
+        """Parity covers what is missing in one group of a transfer, which has as much in others."""
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        self.assertEqual(self.report(self.make_pace(1e8), lost, groups=4), 3)
 
     def test_most(self) -> None:
         """Parity is limited."""
