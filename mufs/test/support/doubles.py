@@ -1,6 +1,7 @@
 """Test doubles used by several test modules."""
 
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, evolve, field
@@ -13,6 +14,7 @@ from zope.interface import implementer
 from mufs.cache.server.sent import IReader, SentTransfer, Share
 from mufs.communication.interfaces import NetworkInterface
 from mufs.communication.server.output import ISegmentOutput
+from mufs.filesystem.client.libfuse import Libfuse
 from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
@@ -41,6 +43,18 @@ def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
         ctime=0,
         generation=generation,
     )
+
+
+def make_libfuse(
+    context: tuple[int, int, int] = (0, 0, 0), mount: Callable[..., object] = dict, major: int = 3
+) -> Libfuse:
+    """
+    A libfuse that mounts nothing.
+
+    @param context: user, group and thread of each operation.
+    @param mount: called instead.
+    """
+    return Libfuse(major, f"{major}.9", lambda: context, mount)
 
 
 class FakeTransport(StringTransport):
