@@ -48,7 +48,6 @@ from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
 from mufs.status.state import StateFile
 from mufs.wire.metadata import Caller, Welcome
-from mufs.wire.pages import BLOCK
 
 CONNECT_TIMEOUT = 10.0
 """
@@ -325,8 +324,7 @@ class ClientMount(MultiService):
         self._membership.moved(welcome)
 
     def _joined(self) -> None:
-        buffer = self._remote.receiver.buffer
-        self._remote.window.limit(max(BLOCK, min(self._settings.cache_size // 4, buffer // 3)))
+        self._remote.reads.limit(self._remote.receiver.buffer)
 
     def _mount(self, _: object) -> None:
         if not self._ending:

@@ -355,12 +355,12 @@ class ClientMountTests(SynchronousTestCase):
         """No more is read ahead than fits in part of the receive buffer and of the cache."""
         self.client.startService()
         for self.reactor.buffer, bound in (
-            (7 * BLOCK, 7 * BLOCK // 3),
+            (7 * BLOCK, 7 * BLOCK // 2),
             (100 * BLOCK, CACHE_SIZE // 4),
             (BLOCK, BLOCK),
         ):
             self.welcome(f"239.5.5.{self.reactor.buffer // BLOCK}")
-            self.assertEqual(self.client._remote.window.bound, bound)
+            self.assertEqual(self.client._remote.reads.window, bound)
             self.lose_connection()
 
     def test_no_status(self) -> None:
