@@ -194,7 +194,7 @@ def shared_loopback() -> Loopback:
 
 
 LIBFUSE2 = "libfuse2"
-"""A further client of `shared_loopback`: it mounts with libfuse 2 and not with the best there is."""
+"""A further client of `shared_loopback`: it mounts with libfuse 2, not with the best there is."""
 
 
 @cache
