@@ -174,7 +174,7 @@ class ReadCoalescer:
         """Whether something of a block is on its way."""
         return (key, block) in self.in_flight.requested
 
-    def delivered(self, descriptor: Descriptor, data: bytes) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview) -> None:
         """A transfer of the group was opened."""
         key, source = (descriptor.image, descriptor.generation), memoryview(data)
         for block, _ in split_into_blocks(descriptor.offset, len(data)):
