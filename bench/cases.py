@@ -10,8 +10,8 @@ from functools import partial
 import attrs
 
 from bench.copies import COPIES, Udpcast, Uftp
-from bench.measure import Figures, Row, deliver, link_seconds
-from bench.systems import MOUNTS, Image, Mufs, Nbdfuse, System
+from bench.measure import Row, deliver, link_seconds
+from bench.systems import MOUNTS, Deliveries, Image, Mufs, Nbdfuse, System
 from mufs.test.support.lab import Lab
 from mufs.test.support.netns import LabError
 
@@ -69,15 +69,12 @@ def _timeout(row: Row) -> float:
     return 30 + (1 + row.loss / 10) * 1.5 * row.hosts * link_seconds(row.size, rate)
 
 
-def _filled(row: Row, figures: Figures, hosts: list[str]) -> Row:
-    """The row with the figures of a delivery to these hosts."""
+def _timed(row: Row, got: Deliveries, hosts: list[str]) -> Row:
+    """The row with the time until the last of these hosts had the image."""
     return attrs.evolve(
         row,
-        seconds=max(figures.deliveries.seconds[host] for host in hosts),
-        right=all(figures.deliveries.right[host] for host in hosts),
-        sent=figures.sent,
-        cpu_server=figures.cpu_server,
-        cpu_clients=figures.cpu_clients,
+        seconds=max(got.seconds[host] for host in hosts),
+        right=all(got.right[host] for host in hosts),
     )
 
 
@@ -87,7 +84,7 @@ def share(row: Row, system: System) -> Iterator[Row]:
     system.start(hosts)
     for host in hosts:
         system.lab.network.set_loss(host, row.loss, "")
-    yield _filled(row, deliver(system, hosts, _timeout(row)), hosts)
+    yield _timed(*deliver(row, system, hosts, _timeout(row)), hosts)
 
 
 def slow(row: Row, system: System, takes_part: bool) -> Iterator[Row]:
@@ -101,10 +98,10 @@ def slow(row: Row, system: System, takes_part: bool) -> Iterator[Row]:
     hosts = system.lab.hosts if takes_part else others
     system.start(hosts)
     time.sleep(SNOOPING_DELAY)
-    figures = deliver(system, hosts, _timeout(row))
-    yield _filled(row, figures, others)
+    row, got = deliver(row, system, hosts, _timeout(row))
+    yield _timed(row, got, others)
     if takes_part:
-        yield _filled(row.called("the slow host itself"), figures, [last])
+        yield _timed(row.called("the slow host itself"), got, [last])
 
 
 _SLOW: list[type[System]] = [Mufs, Nbdfuse, Udpcast, Uftp]

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from bench.systems import Deliveries, Image, System
-from mufs.test.support.lab import SERVER, write_image
+from mufs.test.support.lab import SERVER, Lab, write_image
 
 WIRE_SIZE = 1454 / 1400
 """Bytes on the wire for a byte of an image, in full segments; TCP differs by less than 1 %."""
@@ -50,6 +50,10 @@ class Row:
     """A rate that the case measures, per second."""
     unit: str = ""
     """Of `per_second`."""
+    memory: int | None = None
+    """Peak bytes of memory of the host that has most, without the cache of images."""
+    libfuse: str = ""
+    """The version of libfuse that the hosts use, if any."""
     right: bool = False
     """Whether every byte was checked and right."""
     error: str = ""
@@ -96,24 +100,45 @@ def link_seconds(size: int, rate: float | None) -> float:
 
 
 @attrs.frozen
-class Figures:
-    """The figures of one delivery."""
+class Usage:
+    """What the server and some hosts have used since their lab was made."""
 
-    deliveries: Deliveries
     sent: int
+    """Bytes that the server's interface sent."""
     cpu_server: float
     cpu_clients: float
 
 
-def deliver(system: System, hosts: list[str], timeout: float) -> Figures:
-    """Deliver the image to these hosts; the system has been started."""
-    lab = system.lab
-    server, clients = lab.cpu_seconds(SERVER), sum(map(lab.cpu_seconds, hosts))
-    sent = lab.network.bytes_sent(SERVER)
-    got = system.deliver(hosts, timeout)
-    return Figures(
-        got,
-        lab.network.bytes_sent(SERVER) - sent,
-        lab.cpu_seconds(SERVER) - server + got.cpu_server,
-        sum(map(lab.cpu_seconds, hosts)) - clients + got.cpu_hosts,
+def usage(lab: Lab, hosts: list[str]) -> Usage:
+    """What the server and these hosts have used so far."""
+    return Usage(
+        lab.network.bytes_sent(SERVER),
+        lab.cpu_seconds(SERVER),
+        sum(map(lab.cpu_seconds, hosts)),
     )
+
+
+def filled(row: Row, lab: Lab, hosts: list[str], before: Usage) -> Row:
+    """The row with what was used since `before`, and with what the hosts' programs are like."""
+    now = usage(lab, hosts)
+    return attrs.evolve(
+        row,
+        sent=now.sent - before.sent,
+        cpu_server=now.cpu_server - before.cpu_server,
+        cpu_clients=now.cpu_clients - before.cpu_clients,
+        memory=max(map(lab.private_memory, hosts)) or None,
+        libfuse=lab.libfuse(hosts[0]),
+    )
+
+
+def deliver(row: Row, system: System, hosts: list[str], timeout: float) -> tuple[Row, Deliveries]:
+    """Deliver the image to these hosts; the system has been started. Return what it took."""
+    before = usage(system.lab, hosts)
+    got = system.deliver(hosts, timeout)
+    row = filled(row, system.lab, hosts, before)
+    assert row.cpu_server is not None and row.cpu_clients is not None
+    return attrs.evolve(
+        row,
+        cpu_server=row.cpu_server + got.cpu_server,
+        cpu_clients=row.cpu_clients + got.cpu_hosts,
+    ), got

@@ -15,14 +15,14 @@ from statistics import median
 
 import attrs
 
-from bench.measure import Row, read_csv
+from bench.measure import Row, link_seconds, read_csv
 
 MB = 1e6
 
 
 def line(row: Row) -> str:
     """A row as a line, printed while the bench runs."""
-    words = f"{row.case:<6}{network(row):<24}{row.hosts:>2} hosts  {row.system:<9}{row.what}"
+    words = f"{row.case:<6}{network(row):<24}{row.hosts:>2} hosts  {row.system:<13}{row.what}"
     if row.error:
         return f"{words}  FAILED: {row.error}"
     figures = []
@@ -34,6 +34,12 @@ def line(row: Row) -> str:
         figures.append(f"{row.sent / MB:8.1f} MB sent")
     if row.cpu_server is not None and row.cpu_clients is not None:
         figures.append(f"CPU {row.cpu_server:.2f} + {row.cpu_clients:.2f} s")
+    if row.rate and row.seconds is not None and row.case == "share":
+        figures.append(f"{row.seconds / link_seconds(row.size, row.rate):.2f} of the link")
+    if row.memory is not None:
+        figures.append(f"{row.memory / MB:.0f} MB of memory")
+    if row.libfuse:
+        figures.append(f"libfuse {row.libfuse}")
     return f"{words}  {', '.join(figures)}, {'right' if row.right else 'WRONG BYTES'}"
 
 
@@ -45,8 +51,8 @@ def network(row: Row) -> str:
 
 LEGEND = """\
 Cells show seconds of the slowest host, MB that the server sent, and seconds of processor time of
-the server + all hosts; or what was read in a second. In parentheses: the time or rate divided by
-that of mUFS.
+the server + all hosts. Where a rate is shown, it is what was read in a second. In parentheses: the
+time or rate divided by that of mUFS.
 """
 
 
@@ -100,6 +106,7 @@ def _cell(runs: list[Row], all_rows: list[Row]) -> str:
         words = f"{_median(r.seconds for r in well):.2f} s"
         words += _times([r.seconds for r in well], [r.seconds for r in mufs])
         words += f", {_median(r.sent for r in well) / MB:.0f} MB"
+    if well[0].cpu_server is not None:
         words += f", {_median(r.cpu_server for r in well):.1f}"
         words += f" + {_median(r.cpu_clients for r in well):.1f}"
     failed = len(runs) - len(well)
@@ -113,6 +120,69 @@ def _times(own: list[float | None], mufs: list[float | None]) -> str:
 
 def _median(values: Iterable[float | None]) -> float:
     return median(value for value in values if value is not None)
+
+
+def ratios(rows: list[Row]) -> str:
+    """What mUFS takes, divided by what its other revisions take, in Markdown.
+
+    Each run is compared with that of the other revision beside it; the cells show the median, and
+    all of them if there are more. Where a rate is measured, time and processor time are those of a
+    read or of a megabyte.
+    """
+    parts = []
+    runs = {(_task(row), row.run): row for row in rows if row.system == "mufs" and row.right}
+    for other in dict.fromkeys(row.system for row in rows if row.system.startswith("mufs@")):
+        pairs: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
+        for row in rows:
+            own = runs.get((_task(row), row.run))
+            if row.system == other and row.right and own is not None:
+                pairs[_task(row)].append((own, row))
+        parts.append(f"\n### mufs divided by {other}\n\n| | {' | '.join(COMPARED)} |\n|")
+        parts.append("---|" * (1 + len(COMPARED)) + "\n")
+        for task, both in pairs.items():
+            cells = [_ratio(both, measure) for measure in COMPARED.values()]
+            parts.append(f"| {task} | {' | '.join(cells)} |\n")
+    return "".join(parts)
+
+
+def _task(row: Row) -> str:
+    """What was done in a run, by whichever system."""
+    parts = [_title(row), _hosts_in_words(row), row.what]
+    return ", ".join(filter(None, parts))
+
+
+def _for_work(row: Row, figure: float | None) -> float | None:
+    """A figure of a run; that of a read, or of a megabyte, where the run measures a rate."""
+    if figure is None or not row.per_second or not row.seconds:
+        return figure
+    return figure / (row.per_second * row.seconds)
+
+
+def _processor_time(row: Row, seconds: float | None) -> float | None:
+    """Processor time for `_for_work`; None if it is too little to be compared."""
+    return None if (seconds or 0) < MIN_PROCESSOR_SECONDS else _for_work(row, seconds)
+
+
+MIN_PROCESSOR_SECONDS = 0.1
+"""The kernel counts in steps of 0.01 s."""
+
+COMPARED: dict[str, Callable[[Row], float | None]] = {
+    "time": lambda row: _for_work(row, row.seconds),
+    "server's processor time": lambda row: _processor_time(row, row.cpu_server),
+    "hosts' processor time": lambda row: _processor_time(row, row.cpu_clients),
+    "bytes sent": lambda row: row.sent,
+    "memory of a host": lambda row: row.memory,
+}
+"""By column of the table of ratios."""
+
+
+def _ratio(pairs: list[tuple[Row, Row]], measure: Callable[[Row], float | None]) -> str:
+    found = [(measure(own), measure(other)) for own, other in pairs]
+    each = [own / other for own, other in found if own is not None and other]
+    if not each:
+        return ""
+    all_runs = f" ({', '.join(f'{ratio:.2f}' for ratio in each)})" if len(each) > 1 else ""
+    return f"{median(each):.2f}{all_runs}"
 
 
 @attrs.frozen

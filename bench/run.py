@@ -2,6 +2,7 @@
 
 python bench/run.py                      the standard set
 python bench/run.py share --rate 100 --hosts 1,2,4 --loss 0,10,50 --only mufs,nbdfuse
+python bench/run.py share --against v1.0 --rate 0 --hosts 1
 """
 
 from __future__ import annotations
@@ -20,23 +21,29 @@ from bench.cases import SHARE, SLOW, attempt
 from bench.copies import Limit
 from bench.measure import Row, image, revision, write_csv
 from bench.mounting import MOUNT
-from bench.report import line, picture, tables
-from bench.systems import Image
+from bench.report import line, picture, ratios, tables
+from bench.revisions import mufs_at
+from bench.systems import Image, Mufs, System
 from mufs.test.support.lab import why_unavailable
+from mufs.test.support.netns import LabError
 
 MIB = 1 << 20
 REVISION = revision()
 REPEATED_RATE = 1000
-"""Mbit/s from which on the processors are the bottleneck, and runs are repeated."""
+"""Mbit/s from which on the processors are the bottleneck, and runs are repeated by default."""
+REPEATS = 3
 CASES = {"share": SHARE, "slow": SLOW, "mount": MOUNT}
-SYSTEMS = {kind.name: kind for case in CASES.values() for part in case for kind in part.systems}
+SYSTEMS: dict[str, type[System]] = {
+    kind.name: kind for case in CASES.values() for part in case for kind in part.systems
+}
+NAMES = ",".join(SYSTEMS)
 STANDARD = [
     "share --rate 100 --hosts 1,2,4 --size 64",
     "share --rate 100 --hosts 4 --loss 10,50 --size 64",
     "share --rate 25 --hosts 1,4,8,16 --size 16 --only mufs,limit",
     "share --rate 1000,0 --hosts 1,2,4 --size 256",
     "slow --rate 100 --hosts 4 --size 32",
-    "mount --rate 0 --hosts 1 --size 1024",
+    "mount --rate 0 --size 1024",
 ]
 """The command lines that run if no case is given; the given options are added to each."""
 
@@ -61,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
     add("--hosts", type=_numbers, default=[1, 2, 4], help="numbers of hosts [1,2,4]")
     add("--loss", type=_numbers, default=[0], help="packets lost at each host, per 1000 [0]")
     add("--size", type=int, default=256, help="size of the image, in MiB [256]")
-    add("--repeat", type=int, default=3, help="number of runs at 1000 Mbit/s and above [3]")
-    add("--only", type=_systems, default=list(SYSTEMS), help=f"systems: {','.join(SYSTEMS)}")
+    add("--repeat", type=int, help=f"number of runs [{REPEATS} from 1000 Mbit/s on, else 1]")
+    add("--only", type=_systems, help=f"systems [all, or mufs --against another]: {NAMES}")
+    add("--what", default="", help="only the figures of the case whose names contain this text")
+    add("--against", metavar="REVISION", help="a revision of mUFS to take turns with this one")
     add(
         "--output",
         type=Path,
@@ -72,18 +81,26 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
-    """Measure all combinations of the options. Systems take turns, so that ratios are fair."""
-    wanted = [name for name in options.only if not SYSTEMS[name].lacking()]
+def measure(
+    options: argparse.Namespace, given: Image, other: type[Mufs] | None = None
+) -> Iterator[Row]:
+    """Measure all combinations of the options. Systems take turns, so that ratios are fair.
+
+    `other` is another revision of mUFS.
+    """
+    wanted = [name for name in _names(options) if not SYSTEMS[name].lacking()]
     if any(options.loss):
         wanted = [name for name in wanted if name != Limit.name]  # it repairs nothing
     # Without other hosts a slow host delays nobody.
     least = 2 if options.case == "slow" else 1
-    numbers = [number for number in options.hosts if number >= least]
+    numbers = [1] if options.case == "mount" else [n for n in options.hosts if n >= least]
     for rate, loss, hosts in product(options.rate, options.loss, numbers):
-        for run in range(1, 1 + (1 if 0 < rate < REPEATED_RATE else options.repeat)):
+        repeats = options.repeat or (1 if 0 < rate < REPEATED_RATE else REPEATS)
+        for run in range(1, 1 + repeats):
             for figure in CASES[options.case]:
-                for system in figure.systems:
+                if options.what not in figure.what:
+                    continue
+                for system in _with_other(figure.systems, other):
                     row = Row(
                         revision=REVISION,
                         case=options.case,
@@ -95,8 +112,21 @@ def measure(options: argparse.Namespace, given: Image) -> Iterator[Row]:
                         loss=loss,
                         run=run,
                     )
-                    if system.name in wanted:
+                    if system is other or system.name in wanted:
                         yield from attempt(row, figure, system, given)
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """The systems to measure."""
+    names: list[str] = options.only or ([Mufs.name] if options.against else list(SYSTEMS))
+    return names
+
+
+def _with_other(systems: list[type[System]], other: type[Mufs] | None) -> Iterator[type[System]]:
+    for system in systems:
+        yield system
+        if system is Mufs and other is not None:
+            yield other
 
 
 def main() -> int:
@@ -105,9 +135,13 @@ def main() -> int:
     if reason := why_unavailable():
         parser().error(reason)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    try:
+        other = mufs_at(options.against) if options.against else None
+    except LabError as error:
+        sys.exit(f"--against: {error}")
     given = sys.argv[1:]
     lines = [given] if options.case else [[*shlex.split(words), *given] for words in STANDARD]
-    for name in options.only:
+    for name in _names(options):
         if programs := SYSTEMS[name].lacking():
             print(f"{name} is left out: no {', '.join(programs)} here (make bench-peers)")
     directory = options.output / time.strftime("%Y%m%d-%H%M%S")
@@ -116,11 +150,11 @@ def main() -> int:
     for words in lines:
         plan = parser().parse_args(words)
         with image(plan.size * MIB) as shared:
-            for row in measure(plan, shared):
+            for row in measure(plan, shared, other):
                 rows.append(row)
                 print(line(row), flush=True)
                 write_csv(rows, directory / "results.csv")
-    text = tables(rows)
+    text = tables(rows) + ratios(rows)
     (directory / "tables.md").write_text(text)
     picture(rows, directory / "results.png")
     print(f"\n{text}\nin {directory}: results.csv, tables.md, results.png")

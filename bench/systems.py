@@ -21,7 +21,9 @@ import attrs
 from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab
 from mufs.test.support.netns import LabError, run
 from mufs.test.support.processes import (
+    HERE,
     SERVER_PORT,
+    Installation,
     Program,
     Service,
     listening,
@@ -120,6 +122,7 @@ class Mufs(Mount):
     name = "mufs"
     programs = ()
     port = SERVER_PORT
+    installation: ClassVar[Installation] = HERE
     options: tuple[str, ...] = ()
     """Further options of the client."""
     server: Service
@@ -128,6 +131,7 @@ class Mufs(Mount):
     """By host name; set by `start`."""
 
     def start(self, hosts: list[str]) -> None:
+        self.lab.installation = self.installation
         self.server = self.lab.start_server()
         options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
         start = self.lab.start_client

@@ -32,7 +32,6 @@ from mufs.control import Control, Record
 from mufs.endpoints import CannotConnect, expiry_of
 from mufs.fatal import fail
 from mufs.filesystem.client.bridge import Bridge
-from mufs.filesystem.client.mount import asking_thread, libfuse_version
 from mufs.filesystem.client.mounting import Mounting, MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Pulls
@@ -49,7 +48,6 @@ from mufs.status.figures import CLIENT
 from mufs.status.site import StatusSite
 from mufs.status.state import StateFile
 from mufs.wire.metadata import Caller, Welcome
-from mufs.wire.pages import BLOCK
 
 CONNECT_TIMEOUT = 10.0
 """
@@ -153,7 +151,8 @@ class ClientMount(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
-        self._about = About(libfuse_version())
+        libfuse = settings.mount.libfuse
+        self._about = About(libfuse.version)
         self._cache = cache
         self._warning = warning
         self._looks_for_room = LoopingCall(cache.look_for_room)
@@ -181,7 +180,7 @@ class ClientMount(MultiService):
             on_joined=self._joined,
         )
         NetworkChanges(reactor, self._membership.network_changed).setServiceParent(self)
-        self._bridge = Bridge(reactor, remote, settings.timeout, asker=asking_thread)
+        self._bridge = Bridge(reactor, remote, settings.timeout, asker=libfuse.asking_thread)
         self._mounting = Mounting(reactor, self._bridge, settings.mount, on_mounted=self._mounted)
         page = partial(client_page, self.figures, partial(held_images, remote, cache))
         self._site = StatusSite(
@@ -325,8 +324,7 @@ class ClientMount(MultiService):
         self._membership.moved(welcome)
 
     def _joined(self) -> None:
-        buffer = self._remote.receiver.buffer
-        self._remote.window.limit(max(BLOCK, min(self._settings.cache_size // 4, buffer // 3)))
+        self._remote.reads.limit(self._remote.receiver.buffer)
 
     def _mount(self, _: object) -> None:
         if not self._ending:
@@ -336,7 +334,11 @@ class ClientMount(MultiService):
         self._fail(f"cannot mount: {failure.getErrorMessage()}")
 
     def _mounted(self) -> None:
-        self._log.info("mounted at {directory}", directory=self._settings.mount.directory)
+        settings = self._settings.mount
+        self._log.info(
+            "mounted at {directory}, by libfuse {version}",
+            directory=settings.directory, version=settings.libfuse.version,
+        )  # fmt: skip
         self.ready.callback(None)
 
     def _unmounted(self, _: None) -> None:

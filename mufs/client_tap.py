@@ -15,6 +15,7 @@ from mufs.cache.client.layout import UnusableDirectory
 from mufs.client import ClientMount, ClientSettings
 from mufs.clock import use_monotonic_clock
 from mufs.endpoints import ServerEndpoint, listen_endpoint, reload_of
+from mufs.filesystem.client.libfuse import NoLibfuse, load
 from mufs.filesystem.client.mounting import MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint, make_ready
 from mufs.memory_limit import memory_limit
@@ -60,6 +61,12 @@ def _cache_size(text: str) -> int:
     if size < MIN_CACHE_SIZE:
         raise WrongValue("is too small: at least 1M")
     return size
+
+
+def _parse_fuse(text: str) -> int:
+    if text not in ("2", "3"):
+        raise WrongValue("is neither 2 nor 3")
+    return int(text)
 
 
 class Options(CommonOptions):
@@ -116,6 +123,12 @@ class Options(CommonOptions):
             None,
             "Space to leave free on the disk of --cache-dir (default: 5 % of it, at most 1G)",
         ],
+        [
+            "fuse",
+            None,
+            None,
+            "Version of libfuse to mount with, 2 or 3 (default: 3 if it is there)",
+        ],
         ["source", None, None, "Device name that mount(8) shows (default: the server)"],
         [
             "timeout",
@@ -137,6 +150,7 @@ class Options(CommonOptions):
     ]
     conversions = {
         "interface": parse_interface,
+        "fuse": _parse_fuse,
         "cache-size": _cache_size,
         "cache-reserve": parse_size,
         "timeout": parse_seconds,
@@ -153,6 +167,7 @@ class Options(CommonOptions):
         "cache-size": ("SIZE", "4G"),
         "cache-dir": ("DIR", "/var/cache/mufs/images"),
         "cache-reserve": ("SIZE", "10G"),
+        "fuse": ("2|3", "3"),
         "source": ("NAME", "images"),
         "timeout": ("SECONDS", "30"),
         "offline-for": ("SECONDS", "3600"),
@@ -160,7 +175,7 @@ class Options(CommonOptions):
     }
     groups = {
         "Server": ["server", "tls-cert", "tls-ca", "interface", "timeout", "offline-for"],
-        "Mount": ["mount", "allow-other", "noexec", "source"],
+        "Mount": ["mount", "allow-other", "noexec", "source", "fuse"],
         "Cache": ["cache-size", "cache-dir", "cache-reserve"],
     }
 
@@ -185,6 +200,12 @@ class Options(CommonOptions):
                 print(f"{self.name}: {self.wrong('interface', interface, error)}", file=sys.stderr)
         if self["cache-dir"] is None and self["cache-size"] > HOST_MEMORY:
             raise self.wrong("cache-size", size, "is more than the memory of this host")
+        try:
+            self["fuse"] = load(self["fuse"])
+        except NoLibfuse as error:
+            if self["fuse"] is None:
+                self.exit(error)
+            raise self.wrong("fuse", str(self["fuse"]), error) from None
         try:
             self["mount"] = make_ready(self["mount"])
         except UnusableMountPoint as error:
@@ -218,6 +239,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
     settings = ClientSettings(
         server=str(address),
         mount=MountSettings(
+            config["fuse"],
             config["mount"],
             config["source"] or str(address),
             allow_other=bool(config["allow-other"]),

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from ctypes.util import find_library
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +27,8 @@ from typing import Any
 
 from attrs import frozen
 
+from mufs.filesystem.client.libfuse import NoLibfuse, load
+from mufs.filesystem.client.mountpoint import fusermount
 from mufs.sockets import VARIABLE
 
 LOOPBACK = "127.0.0.1"
@@ -162,7 +163,7 @@ class Service:
 def unmount(point: Path) -> None:
     """Remove the mount that a killed client left behind."""
     subprocess.run(
-        ["fusermount", "-u", "-z", "-q", "--", point],
+        [fusermount(), "-u", "-z", "-q", "--", point],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -210,10 +211,12 @@ def check_image(path: str) -> Path:
 
 def check_machine() -> None:
     """@raise Failed: when this machine lacks something that a mount needs."""
-    if find_library("fuse") is None:
-        raise Failed("libfuse 2 is not installed (on Debian: apt-get install libfuse2)")
-    if shutil.which("fusermount") is None:
-        raise Failed("fusermount is not installed (on Debian: apt-get install fuse3)")
+    try:
+        load()
+    except NoLibfuse as error:
+        raise Failed(str(error)) from None
+    if shutil.which(fusermount()) is None:
+        raise Failed(f"{fusermount()} is not installed (Debian: fuse3)")
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.deliveries import BOUNDS, Histogram
+from mufs.filesystem.client.reading.deliveries import BOUNDS, Histogram
 from mufs.filesystem.client.remote import RemoteFileSystem
 from mufs.status.client_page import HeldImage
 
@@ -44,8 +44,8 @@ def client_measurements(
     remote: RemoteFileSystem, cache: BlockCache, *, cache_size: int
 ) -> dict[str, object]:
     """The figures that a client has also without a mount."""
-    coalescer, receiver, repairs = remote.coalescer, remote.receiver, remote.repairs
-    deliveries = remote.deliveries
+    core, receiver, repairs = remote.reads, remote.receiver, remote.repairs
+    deliveries = core.deliveries
     reads, hits = deliveries.reads_and_hits
     return {
         "reads": reads,
@@ -60,9 +60,9 @@ def client_measurements(
             "joined": _histogram(deliveries.joined),
             "miss": _histogram(deliveries.misses),
         },
-        "bytes_requested": coalescer.bytes_requested,
-        "bytes_overheard": coalescer.bytes_overheard,
-        "bytes_over_tcp": coalescer.bytes_over_tcp,
+        "bytes_requested": core.bytes_requested,
+        "bytes_overheard": core.bytes_overheard,
+        "bytes_over_tcp": core.bytes_over_tcp,
         "cache_bytes": cache.held,
         "cache_size": cache_size,
         "evictions": cache.evictions,
@@ -107,7 +107,7 @@ def client_state(
         connection += f": {why_absent}" if why_absent else ""
     if mount is None:
         return connection
-    reads, hits = remote.deliveries.reads_and_hits
+    reads, hits = remote.reads.deliveries.reads_and_hits
     return (
         f"mounted at {mount}; {connection}; multicast: {remote.multicast_health.state}; "
         f"hit rate: {hits / reads if reads else 0.0:.0%}; "

@@ -23,7 +23,7 @@ from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
 from mufs.sockets import VARIABLE
 from mufs.test.communication.test_multicast import RecordingSocket
-from mufs.test.support.doubles import FakeTransport, make_attributes
+from mufs.test.support.doubles import FakeTransport, make_attributes, make_libfuse
 from mufs.test.test_listening import RecordingEndpoint
 from mufs.wire.channel import Type, pack_tagged
 from mufs.wire.metadata import VERSION, Caller, Failure, Hello, Statistics, Welcome, decode, encode
@@ -176,7 +176,9 @@ class ClientMountTests(SynchronousTestCase):
         """A client that is not started yet."""
         settings = ClientSettings(
             server=SERVER,
-            mount=MountSettings("/mnt/images", SERVER, allow_other=False, noexec=False),
+            mount=MountSettings(
+                make_libfuse(), "/mnt/images", SERVER, allow_other=False, noexec=False
+            ),
             interface=None,
             cache_size=CACHE_SIZE,
             timeout=30.0,
@@ -354,12 +356,12 @@ class ClientMountTests(SynchronousTestCase):
         """No more is read ahead than fits in part of the receive buffer and of the cache."""
         self.client.startService()
         for self.reactor.buffer, bound in (
-            (7 * BLOCK, 7 * BLOCK // 3),
+            (7 * BLOCK, 7 * BLOCK // 2),
             (100 * BLOCK, CACHE_SIZE // 4),
             (BLOCK, BLOCK),
         ):
             self.welcome(f"239.5.5.{self.reactor.buffer // BLOCK}")
-            self.assertEqual(self.client._remote.window.bound, bound)
+            self.assertEqual(self.client._remote.reads.window, bound)
             self.lose_connection()
 
     def test_no_status(self) -> None:

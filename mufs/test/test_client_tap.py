@@ -16,7 +16,9 @@ from mufs.addresses import ServerAddress
 from mufs.cache.client.directory import CacheDirectory
 from mufs.client import ClientSettings
 from mufs.commands.keys import make_keys
+from mufs.filesystem.client.libfuse import Libfuse, NoLibfuse
 from mufs.filesystem.client.mounting import MountSettings
+from mufs.test.support.doubles import make_libfuse
 from mufs.test.test_options import OptionsTestCase
 
 SERVER = "tcp:192.0.2.1:7040"
@@ -74,6 +76,24 @@ class ClientOptionsTests(OptionsTestCase):
             "tls:h..h:7040",
         )
         self.assert_client_refuses("status", "tcp", "http")
+
+    def test_libfuse(self) -> None:
+        """The libfuse that is asked for is loaded; one that is missing ends the client."""
+        loaded: list[int | None] = []
+
+        def load(major: int | None) -> Libfuse:
+            loaded.append(major)
+            if major == 2:
+                raise NoLibfuse("libfuse 2 is missing")
+            return make_libfuse()
+
+        self.patch(client_tap, "load", load)
+        self.assertEqual(self.client()["fuse"].major, 3)
+        self.client("--fuse", "3")
+        arguments = ["--server", SERVER, "--mount", str(self.mount), "--fuse", "2"]
+        self.assert_refused(client_tap.Options(), arguments, "--fuse 2", "libfuse 2 is missing")
+        self.assertEqual(loaded, [None, 3, 2])
+        self.assert_client_refuses("fuse", "1", "3.14", "")
 
     def test_interface_to_come(self) -> None:
         """An interface that this host does not have yet is a warning in one line."""
@@ -191,7 +211,10 @@ class MakeServiceTests(OptionsTestCase):
         """The settings are those of the options; the cache is in memory, as large as is set."""
         given = self.make("--timeout", "5", "--noexec")
         shown = "192.0.2.1:7040"
-        mount = MountSettings(str(self.mount.absolute()), shown, allow_other=False, noexec=True)
+        mount = MountSettings(
+            given["settings"].mount.libfuse, str(self.mount.absolute()), shown,
+            allow_other=False, noexec=True,
+        )  # fmt: skip
         self.assertEqual(given["settings"], ClientSettings(
             server=shown, mount=mount, interface=None, cache_size=1 << 20, timeout=5.0,
             offline_for=3600.0, host=socket.gethostname(), tls=False,

@@ -157,13 +157,13 @@ class MemoryTests(SynchronousTestCase):
     def held_by(self, host: Host) -> dict[str, int]:
         """Return the numbers of objects that a client holds."""
         remote, channel = host.client.remote, host.client.channel
-        reassembly, coalescer = remote.receiver.reassembly, remote.coalescer
+        reassembly, core = remote.receiver.reassembly, remote.reads
         return {
             "framed": len(channel._framer._buffer) // 1000,
             "asked": len(channel._requests),
-            "requests": len(coalescer.in_flight.requests),
-            "pending": len(coalescer.in_flight.requested),
-            "waiting": len(coalescer.in_flight.waiting),
+            "requests": len(core.in_flight.requests),
+            "pending": len(core.in_flight.requested),
+            "waiting": len(core.in_flight.waiting),
             "transfers": len(reassembly._transfers),
             "in order": len(reassembly._in_order),
             "partial": len(reassembly._partial),

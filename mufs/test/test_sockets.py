@@ -139,7 +139,7 @@ class LocateTests(SynchronousTestCase):
         os.mkdir(self.directory)
         table = {"a b": TYPE, "a b/c": TYPE, "other": "ext4", "auto": AUTOMOUNT}
         listed = [
-            (os.fsencode(f"{self.directory}/{name}"), Mounted(1, kind))
+            (os.fsencode(f"{self.directory}/{name}"), Mounted(1, "0:1", kind))
             for name, kind in table.items()
         ]
         self.patch(sockets, "mounts", lambda: listed)

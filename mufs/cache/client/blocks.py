@@ -5,7 +5,16 @@ from typing import Any
 
 from mufs.cache.client.memory import Memory
 from mufs.interfaces import IBlockStorage
-from mufs.wire.pages import BLOCK, PAGE, ImageKey, mask_of
+from mufs.wire.pages import (
+    ALL_PAGES,
+    BLOCK,
+    BLOCK_PAGES,
+    EXTENT,
+    EXTENT_PAGES,
+    PAGE,
+    ImageKey,
+    mask_of,
+)
 
 MAX_PATHS = 20_000
 """Paths whose last opened image is remembered."""
@@ -88,6 +97,18 @@ class BlockCache:
         """Those of C{pages} of a block that are not held."""
         held = self._blocks.get((image, block))
         return pages if held is None else pages & ~held.pages
+
+    def missing_of_extent(self, image: ImageKey, extent: int, pages: int) -> int:
+        """Those of C{pages} of an extent that are not held."""
+        first_block = extent * (EXTENT // BLOCK)
+        missing = 0
+        for first in range(0, EXTENT_PAGES, BLOCK_PAGES):
+            of_block = pages >> first & ALL_PAGES
+            if of_block:
+                missing |= (
+                    self.missing(image, first_block + first // BLOCK_PAGES, of_block) << first
+                )
+        return missing
 
     def read(self, image: ImageKey, offset: int, target: memoryview) -> bool:
         """

@@ -26,7 +26,7 @@ BlockKey = tuple[int, int, int]
 MAX_BYTES_AWAITED = 16 * 1024 * 1024
 """
 Bytes that a host may wait for at a time; one that waits for more is greedy, and only its requests
-that others share keep their priority. Three times what a client reads ahead at most.
+that others share keep their priority. Twice what a client reads ahead of one sequence.
 """
 
 INITIAL_REPAIR_CREDIT = 1024 * 1024

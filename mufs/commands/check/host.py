@@ -4,12 +4,13 @@ import os
 import shutil
 import socket
 import stat
-from ctypes.util import find_library
 from pathlib import Path
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
 from mufs.communication.client.group_socket import RECEIVE_BUFFER
 from mufs.communication.multicast import UDP_GRO, grow_receive_buffer, set_option
+from mufs.filesystem.client.libfuse import NoLibfuse, load
+from mufs.filesystem.client.mountpoint import fusermount as program
 
 
 def findings() -> list[Finding]:
@@ -57,16 +58,18 @@ def fuse_device(path: str) -> Finding:
 
 
 def fuse_library() -> Finding:
-    """Whether libfuse 2 is where fusepy looks for it."""
-    found = os.environ.get("FUSE_LIBRARY_PATH") or find_library("fuse")
-    if found is None:
-        return problem("libfuse", "libfuse 2 not found", "install it", "apt-get install libfuse2")
-    return ok("libfuse", found)
+    """Which libfuse a client would use."""
+    try:
+        found = load()
+    except NoLibfuse as error:
+        return problem("libfuse", str(error), "install one", "apt-get install libfuse3-3 fuse3")
+    slower = "" if found.major == 3 else "; with libfuse 3 a client would be faster"
+    return ok("libfuse", f"{found.version}{slower}")
 
 
 def fusermount() -> Finding:
     """Whether fusermount is installed; ordinary users need it setuid root."""
-    found = shutil.which("fusermount")
+    found = shutil.which(program())
     if found is None:
         return problem("fusermount", "not found in PATH", "install it", "apt-get install fuse3")
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:

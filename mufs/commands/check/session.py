@@ -225,19 +225,19 @@ class Session:
         dropped, segments = remote.receiver.datagrams_dropped, remote.receiver.segments_received
         while self._reactor.seconds() < end and offset < opened.size and remote.is_connected:
             length = min(BLOCK, opened.size - offset)
-            remote.coalescer.prefetch(opened, offset, length, priority=Priority.BACKGROUND)
+            remote.reader.prefetch(opened, offset, length, priority=Priority.BACKGROUND)
             offset += length
             await self.pause(BLOCK * 8 / MAX_RATE)
         end = self._reactor.seconds() + DRAIN_TIMEOUT
         last = max(0, offset - CACHE_SIZE // 2)
-        while self._reactor.seconds() < end and remote.lacks(opened, last, offset - last):
+        while self._reactor.seconds() < end and remote.reads.lacks(opened, last, offset - last):
             await self.pause(0.05)
         remote.receiver.read_now()
         receiver = remote.receiver
         return Reading(
             seconds=self._reactor.seconds() - began,
-            bytes_asked=remote.coalescer.bytes_requested,
-            bytes_over_tcp=remote.coalescer.bytes_over_tcp,
+            bytes_asked=remote.reads.bytes_requested,
+            bytes_over_tcp=remote.reads.bytes_over_tcp,
             segments=receiver.segments_received - segments,
             segment=receiver.segment,
             loss=receiver.segments_late / receiver.segments_due if receiver.segments_due else None,

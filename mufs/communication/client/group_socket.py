@@ -128,5 +128,5 @@ class _BulkPort(MulticastPort):
     protocol: GroupSocket
 
     def doRead(self) -> None:
-        """See L{twisted.internet.interfaces.IReadDescriptor}."""
+        """See C{IReadDescriptor} of Twisted."""
         self.protocol.read_in_turn()

@@ -112,8 +112,7 @@ class Bridge:
 
     def release(self, handle: int) -> None:
         """See L{RemoteFileSystem.release}."""
-        if not self._stopped:
-            self._reactor.callFromThread(self._remote.release, handle)
+        self.call_in_reactor(self._remote.release, handle)
 
     def read(self, handle: int, offset: int, target: memoryview) -> int:
         """
@@ -121,19 +120,17 @@ class Bridge:
 
         @return: the number of bytes, less at the end of the image.
         """
-        opened = self._remote.opened(handle)
-        opened.was_read = True
-        length = self._remote.cached_read(opened, offset, target)
+        remote = self._remote
+        opened = remote.opened(handle)
+        length = remote.reader.read_cached(opened, offset, target, cross=self.call_in_reactor)
         if length is None:
-            return self._call(self._remote.read, opened, offset, target)
-        ahead = opened.sequence_detector.advance(offset, length)
-        if ahead is not None and not self._stopped and self._remote.lacks(opened, *ahead):
-            self._reactor.callFromThread(self._remote.coalescer.prefetch, opened, *ahead)
+            return self._call(remote.reader.read, opened, offset, target)
         return length
 
     def call_in_reactor(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function in the reactor's thread, without waiting for it."""
-        self._reactor.callFromThread(function, *args)
+        """Call a function in the reactor's thread, without waiting for it; unless it is ending."""
+        if not self._stopped:
+            self._reactor.callFromThread(function, *args)
 
     def run(self, function: Callable[[], None], name: str) -> "Deferred[None]":
         """
@@ -177,7 +174,7 @@ class Bridge:
         if self._stopped:
             raise OSError(errno.EIO, "the mount is ending")
         now = self._reactor.seconds()
-        is_read = function == self._remote.read
+        is_read = function == self._remote.reader.read
         call = _Call(maybeDeferred(function, *args), now, asker, is_read)
         self._calls[call] = None
         if self._watch is None:

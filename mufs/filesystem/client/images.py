@@ -7,7 +7,7 @@ from enum import Enum
 
 from attrs import define
 
-from mufs.filesystem.client.readahead import SequenceDetector
+from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.wire.metadata import NOBODY, Attributes, Caller
 from mufs.wire.pages import ImageKey
 

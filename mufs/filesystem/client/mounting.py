@@ -12,8 +12,16 @@ from twisted.internet.utils import getProcessValue
 from twisted.python.failure import Failure
 
 from mufs.filesystem.client.bridge import Bridge
+from mufs.filesystem.client.libfuse import Libfuse
 from mufs.filesystem.client.mount import Operations, serve
-from mufs.filesystem.client.mountpoint import TYPE, Mounted, claim, uppermost
+from mufs.filesystem.client.mountpoint import (
+    TYPE,
+    Mounted,
+    claim,
+    fusermount,
+    raise_read_ahead,
+    uppermost,
+)
 
 UNMOUNT_TIMEOUT = 1.0
 """Seconds that FUSE may take to end once it is unmounted."""
@@ -34,6 +42,7 @@ class MountSettings:
     @ivar source: what mount(8) and df(1) show as the device.
     """
 
+    libfuse: Libfuse
     directory: str
     source: str
     allow_other: bool
@@ -82,9 +91,10 @@ class Mounting:
         """
         settings = self._settings
         self._before = uppermost(settings.directory)
-        operations = Operations(self._bridge, self._note_mounted)
+        operations = Operations(self._bridge, settings.libfuse.context, self._note_mounted)
         self._served = self._bridge.run(
             lambda: serve(
+                settings.libfuse,
                 operations,
                 settings.directory,
                 source=settings.source,
@@ -110,7 +120,8 @@ class Mounting:
             if self._served.called:
                 return
             if self._is_own(uppermost(directory)):
-                yield getProcessValue("fusermount", ["-u", "-z", "-q", "--", directory], os.environ)
+                arguments = ["-u", "-z", "-q", "--", directory]
+                yield getProcessValue(fusermount(), arguments, os.environ)
             late: Deferred[None] = deferLater(self._reactor, UNMOUNT_TIMEOUT / MAX_UNMOUNT_TRIES)
             yield DeferredList([self._served, late], fireOnOneCallback=True)
 
@@ -119,6 +130,8 @@ class Mounting:
         # Something else may be mounted over it already.
         if there is not None and there.type == TYPE:
             self._mounted = there
+            if self._settings.libfuse.major == 3:
+                raise_read_ahead(there)
         if self._claimed is not None:
             os.close(self._claimed)
             self._claimed = None

@@ -11,13 +11,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT, ReadCoalescer
 from mufs.filesystem.client.images import OpenImage, stale
-from mufs.filesystem.client.in_flight import IFiller
-from mufs.filesystem.client.readahead import ReadAheadWindow
+from mufs.filesystem.client.reading.core import MAX_BYTES_IN_FLIGHT, ReadCore
+from mufs.filesystem.client.reading.reader import IFiller, Reader
 from mufs.units import format_bytes
 from mufs.wire.metadata import Attributes, Caller
-from mufs.wire.pages import BLOCK, mask_of
+from mufs.wire.pages import BLOCK, EXTENT, PAGE, split_into_extents
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two reports on the progress of a pull."""
@@ -25,8 +24,8 @@ PROGRESS_INTERVAL = 1.0
 MAX_PULLS = 16
 """Pulls that may run at a time."""
 
-MAX_BLOCKS_PER_TURN = 4096
-"""Blocks that a pull checks before it lets the reactor do something else."""
+MAX_EXTENTS_PER_TURN = 512
+"""Extents that a pull checks before it lets the reactor do something else."""
 
 DISK_CHECK_INTERVAL = 0.05
 """Seconds between two checks whether the cache's disk has caught up."""
@@ -42,12 +41,12 @@ class PullableFileSystem(Protocol):
     """What pulls need of the file system; see L{mufs.filesystem.client.remote}."""
 
     @property
-    def coalescer(self) -> ReadCoalescer:
-        """Asks the server for what is missing."""
+    def reads(self) -> ReadCore:
+        """Knows what is on its way, and how much may be."""
 
     @property
-    def window(self) -> ReadAheadWindow:
-        """How much may be read ahead."""
+    def reader(self) -> Reader:
+        """Asks the server for what is missing."""
 
     @property
     def is_connected(self) -> bool:
@@ -88,8 +87,8 @@ class Progress:
 @implementer(IFiller)
 class _Pull:
     """
-    The pull of one image. It requests, in the background, what the cache lacks, block after block,
-    and never has more on its way than its share of the window.
+    The pull of one image. It requests, in the background, what the cache lacks, extent after
+    extent, and never has more on its way than its share of the window.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class _Pull:
         self._next = 0
         self._passes = 0
         self._missed = False
-        self._on_their_way: set[int] = set()
+        self._on_their_way: dict[int, int] = {}
         self._retry_call: IDelayedCall | None = None
         self._disk_checks = 0
         self._done: Deferred[None] = Deferred()
@@ -119,7 +118,7 @@ class _Pull:
     def progress(self) -> Progress:
         """The progress so far."""
         size = 0 if self._opened is None else self._opened.size
-        held = min(size, self._held * BLOCK)
+        held = min(size, self._held * PAGE)
         return Progress(size, held, self._asked, self._overheard, self._remote.is_connected)
 
     async def run(self, path: bytes, caller: Caller, key_delay: float) -> None:
@@ -137,13 +136,13 @@ class _Pull:
             self._check_fits(opened.size)
             # Do not let what comes evict what is there already.
             self._cache.touch(opened.key)
-            self._remote.coalescer.fillers[opened] = self
+            self._remote.reader.fillers[opened] = self
             if key_delay:
                 await deferLater(self._clock, key_delay)
             self.refresh()
             await self._done
         finally:
-            self._remote.coalescer.fillers.pop(opened, None)
+            self._remote.reader.fillers.pop(opened, None)
             self._remote.release(handle)
             if self._retry_call is not None:
                 self._retry_call.cancel()
@@ -155,16 +154,18 @@ class _Pull:
             room = format_bytes(self._cache.capacity)
             raise OSError(errno.ENOSPC, f"the image has {format_bytes(size)}, the cache {room}")
 
-    def received(self, block: int, length: int) -> None:
+    def received(self, extent: int, length: int) -> None:
         """See L{IFiller.received}."""
-        if block not in self._on_their_way:
+        lacked = self._on_their_way.get(extent)
+        if lacked is None:
             self._overheard += length
             return
         self._asked += length
         assert self._opened is not None
-        if not self._lacking(self._opened, block):
-            self._on_their_way.discard(block)
-            self._held += 1
+        missing = self._cache.missing_of_extent(self._opened.key, extent, lacked)
+        self._held += (lacked & ~missing).bit_count()
+        self._wait_for(extent, missing)
+        if not missing:
             self._go_on()
 
     def failed(self, error: OSError) -> None:
@@ -178,19 +179,27 @@ class _Pull:
 
     def refresh(self) -> None:
         """
-        Stop waiting for blocks that are no longer on their way, because the connection was lost
+        Stop waiting for pages that are no longer on their way, because the connection was lost
         or a reader cancelled the request. The next pass requests them.
         """
-        opened, coalescer = self._opened, self._remote.coalescer
-        if opened is None or self._done.called or opened not in coalescer.fillers:
+        opened = self._opened
+        if opened is None or self._done.called or opened not in self._remote.reader.fillers:
             return
         if opened.stale:
             self._end(stale())
             return
-        self._on_their_way = {
-            block for block in self._on_their_way if coalescer.is_requested(opened.key, block)
-        }
+        in_flight = self._remote.reads.in_flight
+        for extent, pages in list(self._on_their_way.items()):
+            lost = in_flight.not_requested(opened.key, extent, pages)
+            self._wait_for(extent, pages & ~lost)
         self._go_on()
+
+    def _wait_for(self, extent: int, pages: int) -> None:
+        """Have these pages of an extent on their way, and no others."""
+        if pages:
+            self._on_their_way[extent] = pages
+        else:
+            self._on_their_way.pop(extent, None)
 
     def _go_on(self) -> None:
         opened = self._opened
@@ -205,28 +214,44 @@ class _Pull:
                 self._go_on_later(DISK_CHECK_INTERVAL)
             return
         self._disk_checks = 0
-        blocks = -(-opened.size // BLOCK)
-        room = self._room() // BLOCK - len(self._on_their_way)
-        wanted: dict[int, int] = {}
-        checked = 0
-        # Many at a time: adjacent blocks share a request.
-        if 4 * room >= len(self._on_their_way):
-            while self._next < blocks and len(wanted) < room and checked < MAX_BLOCKS_PER_TURN:
-                lacking = self._lacking(opened, self._next)
-                if lacking:
-                    wanted[self._next] = lacking
-                else:
-                    self._held += 1
-                self._next += 1
-                checked += 1
+        wanted, checked = self._next_wanted(opened)
         if wanted:
             self._missed = True
-            self._on_their_way |= wanted.keys()
-            self._remote.coalescer.fill(opened, wanted)
-        elif checked == MAX_BLOCKS_PER_TURN:
+            self._remote.reader.fill(opened, wanted)
+        elif checked == MAX_EXTENTS_PER_TURN:
             self._go_on_later(0)
-        elif self._next == blocks and not self._on_their_way:
+        elif self._next == opened.size and not self._on_their_way:
             self._end_of_pass()
+
+    def _next_wanted(self, opened: OpenImage) -> tuple[dict[int, int], int]:
+        """
+        Go through the image as far as there is room for what it lacks.
+
+        @return: pages to request, by extent, which are on their way from now on; and how many
+            extents were checked.
+        """
+        pending = PAGE * sum(map(int.bit_count, self._on_their_way.values()))
+        room = self._room() - pending
+        # Extents are not cut unless the room is always less than one.
+        step = min(EXTENT, self._room() // BLOCK * BLOCK)
+        wanted: dict[int, int] = {}
+        checked = 0
+        # Many at a time: adjacent extents share a request.
+        if 4 * room < pending:
+            return wanted, checked
+        while self._next < opened.size and room >= step and checked < MAX_EXTENTS_PER_TURN:
+            length = min(step, opened.size - self._next)
+            for extent, pages in split_into_extents(self._next, length):
+                lacking = self._cache.missing_of_extent(opened.key, extent, pages)
+                self._held += (pages & ~lacking).bit_count()
+                if lacking:
+                    wanted[extent] = wanted.get(extent, 0) | lacking
+                    room -= PAGE * lacking.bit_count()
+            self._next += length
+            checked += 1
+        for extent, pages in wanted.items():
+            self._wait_for(extent, self._on_their_way.get(extent, 0) | pages)
+        return wanted, checked
 
     def _end_of_pass(self) -> None:
         self._passes += 1
@@ -244,10 +269,6 @@ class _Pull:
     def _retry(self) -> None:
         self._retry_call = None
         self.refresh()
-
-    def _lacking(self, opened: OpenImage, block: int) -> int:
-        pages = mask_of(0, min(BLOCK, opened.size - block * BLOCK))
-        return self._cache.missing(opened.key, block, pages)
 
     def _end(self, error: OSError | None) -> None:
         if not self._done.called:
@@ -305,5 +326,5 @@ class Pulls:
         return ensureDeferred(run())
 
     def _room(self) -> int:
-        size = min(self._remote.window.size, MAX_BYTES_IN_FLIGHT // 2) // len(self._running)
+        size = min(self._remote.reads.window, MAX_BYTES_IN_FLIGHT // 2) // len(self._running)
         return max(BLOCK, size)

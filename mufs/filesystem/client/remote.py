@@ -14,11 +14,11 @@ from mufs.communication.client.channel import ChannelLost, ClientChannel, IChann
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
-from mufs.filesystem.client.coalescer import ReadCoalescer
-from mufs.filesystem.client.deliveries import Deliveries
-from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache, stale
+from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache
 from mufs.filesystem.client.metadata import Metadata
-from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
+from mufs.filesystem.client.reading.core import ReadCore
+from mufs.filesystem.client.reading.reader import Reader
+from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.filesystem.client.server_pulls import ServerPulls
 from mufs.wire.channel import Data, Key, Sent, Type, pack
 from mufs.wire.metadata import (
@@ -34,7 +34,7 @@ from mufs.wire.metadata import (
     Welcome,
     encode,
 )
-from mufs.wire.pages import ImageKey, split_into_blocks
+from mufs.wire.pages import ImageKey
 
 MAX_LAG = (1 << 32) - 1
 """The longest wait that a report has room for, in milliseconds; a read may wait for longer."""
@@ -47,14 +47,14 @@ class RemoteFileSystem:
 
     Without a connection an operation that needs the server waits for the next one; the caller
     bounds the wait by cancelling. L{Metadata} decides what becomes of requests about names and
-    attributes; reads wait in the coalescer until their image is reopened (L{_reopen}); other
-    packets are dropped (L{send}): the server forgets a lost connection's handles and transfers.
+    attributes; reads wait in the core until their image is reopened (L{_reopen}); other packets
+    are dropped (L{send}): the server forgets a lost connection's handles and transfers.
 
-    Everything runs in the reactor's thread except L{opened}, L{cached_read}, L{lacks} and the
+    Everything runs in the reactor's thread except L{opened}, L{Reader.read_cached} and the
     attribute cache, which any thread may use. It has many attributes because it puts the parts of
     the client together.
 
-    @ivar deliveries: what readers were given.
+    @ivar reads: decides on reads; C{reader} carries out what it decides.
     @ivar lag: seconds that the slowest read before the last report had to wait.
     @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
@@ -82,30 +82,21 @@ class RemoteFileSystem:
         """
         self._clock = clock
         self._cache = cache
-        self.window = ReadAheadWindow(clock, max_ahead)
         self._on_welcome = on_welcome
         self.moved = on_moved
         self.refused = on_refused
         self.multicast_health = MulticastHealth(clock)
-        self.deliveries = Deliveries()
-        self.coalescer = ReadCoalescer(
-            cache,
-            self.multicast_health,
-            self.window,
-            self.deliveries,
-            clock=clock,
-            send=self.send,
-            new_tag=self._new_tag,
-        )
-        self.receiver = MulticastReceiver(clock, self.multicast_health, self.coalescer.delivered)
+        self.reads = ReadCore(cache, self.multicast_health, max_ahead, new_tag=self._new_tag)
+        self.reader = Reader(self.reads, cache, clock, send=self.send)
+        self.receiver = MulticastReceiver(clock, self.multicast_health, self.reader.delivered)
         self.repairs = Repairs(
             clock,
             self.receiver,
             self.multicast_health,
             send=self.send,
-            is_wanted=self.coalescer.is_wanted,
-            read_again=self.transfer_expired,
-            read_over_tcp=self._read_over_tcp,
+            is_wanted=self.reads.is_wanted,
+            read_again=self.reader.expired,
+            read_over_tcp=self.reader.lost,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
         self._channel: ClientChannel | None = None
@@ -145,7 +136,7 @@ class RemoteFileSystem:
         self._channel = channel
         for opened in self._open:
             if opened.stale:
-                self.coalescer.resume(opened)
+                self.reader.resume(opened)
             else:
                 self._begin_reopening(opened)
         self._metadata.connected(channel)
@@ -162,8 +153,8 @@ class RemoteFileSystem:
         self.server_pulls.disconnected()
         for opened in self._open:
             opened.server_handle = None
-            opened.sequence_detector = SequenceDetector(opened.size, self.window)
-        self.coalescer.interrupted()
+            opened.sequence_detector = SequenceDetector(opened.size)
+        self.reads.interrupted()
 
     def sent(self, sent: Sent) -> None:
         """See L{IChannelUser.sent}."""
@@ -171,20 +162,20 @@ class RemoteFileSystem:
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""
-        self.coalescer.data(data)
+        self.reader.data(data)
 
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
-        self.coalescer.bytes_over_tcp += len(packets)
+        self.reads.bytes_over_tcp += len(packets)
         self.receiver.take(packets)
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
-        self.coalescer.retry(tag, over_tcp=not self.multicast_health.works)
+        self.reader.expired(tag)
 
     def failed(self, tag: int, error: OSError) -> None:
         """See L{IChannelUser.failed}."""
-        self.coalescer.failed(tag, error)
+        self.reader.failed(tag, error)
 
     def key(self, key: Key) -> None:
         """See L{IChannelUser.key}."""
@@ -196,10 +187,11 @@ class RemoteFileSystem:
 
     def report(self) -> Report:
         """See L{IChannelUser.report}."""
-        self.lag = self.coalescer.take_lag()
-        reads, hits = self.deliveries.reads_and_hits
+        self.lag = self.reads.take_lag(self._clock.seconds())
+        deliveries = self.reads.deliveries
+        reads, hits = deliveries.reads_and_hits
         works, state = self.multicast_health.works, self.multicast_health.state[:255]
-        lag, delivered = round(self.lag * 1000), self.deliveries.take_delivered()
+        lag, delivered = round(self.lag * 1000), deliveries.take_delivered()
         return Report(reads, hits, min(lag, MAX_LAG), delivered, works, state)
 
     def getattr(
@@ -248,40 +240,6 @@ class RemoteFileSystem:
         """Close a handle."""
         self._close(self._open.remove(handle))
 
-    def read(self, opened: OpenImage, offset: int, target: memoryview) -> "Deferred[int]":
-        """Answer what L{cached_read} could not; see L{ReadCoalescer.read}."""
-        if opened.stale:
-            raise stale()
-        ahead = opened.sequence_detector.advance(offset, len(target))
-        done = self.coalescer.read(opened, offset, target, at_random=ahead is None)
-        if ahead is not None:
-            self.coalescer.prefetch(opened, *ahead)
-        return done
-
-    def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
-        """
-        Fill C{target} with the bytes at C{offset} if all of them are in the cache; from any thread.
-
-        @return: the number of bytes, less at the end of the image; C{None} if some are missing.
-        """
-        if opened.stale:
-            raise stale()
-        began = self._clock.seconds()
-        length = opened.attributes.size - offset
-        if length < len(target):
-            target = target[: max(0, length)]
-        if not self._cache.read(opened.key, offset, target):
-            return None
-        self.deliveries.note(self.deliveries.hits, self._clock.seconds() - began, len(target))
-        return len(target)
-
-    def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
-        """Whether some of a range is not in the cache; from any thread."""
-        return any(
-            self._cache.missing(opened.key, block, pages)
-            for block, pages in split_into_blocks(offset, length)
-        )
-
     def _close(self, opened: OpenImage) -> None:
         if opened.server_handle is not None:
             self.send(pack(Type.CLOSE, encode(Close(opened.server_handle))))
@@ -290,7 +248,7 @@ class RemoteFileSystem:
     async def _open_image(self, path: bytes, caller: Caller) -> tuple[int, PageCache]:
         found, server_handle = await self._metadata.open(path, caller)
         key = found.image, found.generation
-        ahead = SequenceDetector(found.attributes.size, self.window)
+        ahead = SequenceDetector(found.attributes.size)
         opened = OpenImage(path, key, found.attributes, ahead, server_handle, caller=caller)
         self.receiver.add_key(*key, found.key)
         self._cache.opened(key, path, found.attributes.size)
@@ -320,10 +278,7 @@ class RemoteFileSystem:
             self.receiver.add_key(found.image, found.generation, found.key)
             if opened not in list(self._open):
                 self._close(opened)
-        self.coalescer.resume(opened)
-
-    def _read_over_tcp(self, tag: int) -> None:
-        self.coalescer.retry(tag, over_tcp=True)
+        self.reader.resume(opened)
 
     def _new_tag(self) -> int:
         if self._channel is None:

@@ -161,7 +161,7 @@ class HostileServerTestCase(SynchronousTestCase):
         """Read from the image, and return the result and the tag of the READ."""
         image = self.open()
         target = bytearray(length)
-        done = self.client.remote.coalescer.read(image, offset, memoryview(target))
+        done = self.client.remote.reader.read(image, offset, memoryview(target))
         reading = done.addCallback(lambda length: bytes(target[:length]))
         ((_, at, body),) = [p for p in self.client.wire.packets() if p[0] == Type.READ]
         return reading, Read.parse(at, body).tag
@@ -227,7 +227,7 @@ class GreetingTests(HostileServerTestCase):
         ]:
             self.client = Client()
             self.assert_closes(packet)
-            self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
+            self.assertEqual(self.client.remote.reads.bytes_over_tcp, 0)
 
     def test_never(self) -> None:
         """The client closes a connection without WELCOME after ANSWER_TIMEOUT."""
@@ -269,7 +269,7 @@ class FramingTests(HostileServerTestCase):
         self.assert_closes(HEADER.pack(Type.PONG, 0, MAX_DATA + 1))
         for _ in range(100):
             self.say(Data(5, 6, 0, bytes(60_000)).encode())
-        self.assertEqual(self.client.remote.coalescer.bytes_over_tcp, 0)
+        self.assertEqual(self.client.remote.reads.bytes_over_tcp, 0)
         self.assertLessEqual(len(self.client.channel._framer._buffer), HEADER.size + MAX_DATA)
 
     def test_held_bytes(self) -> None:
@@ -394,7 +394,8 @@ class ReadTests(HostileServerTestCase):
     def is_held(self, offset: int) -> bool:
         """Return whether a page of the image is in the cache."""
         image, target = self.image(), memoryview(bytearray(PAGE))
-        return self.client.remote.cached_read(image, offset, target) is not None
+        reader = self.client.remote.reader
+        return reader.read_cached(image, offset, target, cross=lambda *_: None) is not None
 
     def image(self) -> OpenImage:
         """The open image."""
@@ -462,7 +463,7 @@ class ReadTests(HostileServerTestCase):
         _, tag = self.read()
         for _ in range(50):
             ((_, tag, _),) = self.say(Gone(tag, 1).encode())
-        self.assertEqual(len(self.client.remote.coalescer.in_flight.requests), 1)
+        self.assertEqual(len(self.client.remote.reads.in_flight.requests), 1)
 
     def test_false_sent(self) -> None:
         """Data that never arrive despite SENT are requested as a repair, and then over TCP."""
@@ -481,7 +482,7 @@ class ReadTests(HostileServerTestCase):
         image, offsets = self.open(), []
         for page in (0, 8):
             target = memoryview(bytearray(PAGE))
-            self.client.remote.coalescer.read(image, page * PAGE, target)
+            self.client.remote.reader.read(image, page * PAGE, target)
             self.client.clock.advance(1)
         self.client.clock.advance(2.5)
         for kind, offset, body in self.client.wire.packets():
@@ -653,7 +654,7 @@ class AnySequenceTests(SynchronousTestCase):
             image = client.remote.opened(self.successResultOf(opening)[0])
             for block in range(3):
                 target = memoryview(bytearray(BLOCK))
-                reads.append(client.remote.coalescer.read(image, block * BLOCK, target))
+                reads.append(client.remote.reader.read(image, block * BLOCK, target))
                 reads[-1].addErrback(lambda failure: failure.trap(OSError))
         for packet in packets:
             if client.wire.ended:

@@ -6,7 +6,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.random_reads import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_WARMUP_READS
+from mufs.filesystem.client.reading.random_reads import GAP_FILL_MAX_PAGES, WHOLE_BLOCK_WARMUP_READS
 from mufs.test.support.simulation import SimulatedNetwork
 from mufs.wire.pages import BLOCK, PAGE
 
@@ -36,7 +36,7 @@ class RandomReadTests(SynchronousTestCase):
         """
         net, opened = self.read(3 * WHOLE_BLOCK_WARMUP_READS, latency=0.0001)
         client = net.clients[0]
-        deliveries = client.remote.deliveries
+        deliveries = client.remote.reads.deliveries
         self.assertEqual(deliveries.reads_and_hits[0], 3 * WHOLE_BLOCK_WARMUP_READS)
         # Some blocks were already fetched around earlier reads.
         self.assertLess(deliveries.misses.total, 3 * WHOLE_BLOCK_WARMUP_READS - 8)

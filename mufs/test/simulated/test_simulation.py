@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mufs.communication.server.output import ISegmentOutput
-from mufs.filesystem.client.readahead import MIN_WINDOW
+from mufs.filesystem.client.reading.core import MAX_WINDOW
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.test.support.simulation import MIB, SimulatedNetwork
 from mufs.wire.pages import BLOCK
@@ -221,7 +221,7 @@ class LosslessTests(SimulationTestCase):
         before = network.server.queue.requests
         network.run(network.read_all(1, PATH))
         self.assertEqual(network.server.queue.requests, before)
-        self.assertEqual(network.clients[1].remote.coalescer.bytes_overheard, self.size)
+        self.assertEqual(network.clients[1].remote.reads.bytes_overheard, self.size)
 
     def test_different_images(self) -> None:
         """Clients that read different images get the right bytes, and a fair share of the link."""
@@ -457,7 +457,7 @@ class SlowLinkTests(SimulationTestCase):
         slow, *reads = [network.read_all(number, PATH) for number in range(4)]
         others = max(seconds for _, seconds in network.run(DeferredList(reads)))
         # What the slow client requested first is sent once more.
-        self.assertLess(others, 1.03 * alone + MIN_WINDOW * 8 / FAST)
+        self.assertLess(others, 1.03 * alone + MAX_WINDOW * 8 / FAST)
         self.assertFalse(network.clients[0].listening)
         self.assertIn("too lossy", network.clients[0].remote.multicast_health.state)
         self.assertTrue(all(client.listening for client in network.clients[1:]))
@@ -492,11 +492,11 @@ class SlowLinkTests(SimulationTestCase):
         self.results(network)
         network.set_path(0, rate=FAST)
         network.put_image(b"long.img", 48 * MIB)
-        before = network.clients[0].remote.coalescer.bytes_over_tcp
+        before = network.clients[0].remote.reads.bytes_over_tcp
         network.lockstep(b"long.img", at_once=1, pause=0.2)
         self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
         self.assertTrue(network.clients[0].listening)
-        self.assertLess(network.clients[0].remote.coalescer.bytes_over_tcp - before, 45 * MIB)
+        self.assertLess(network.clients[0].remote.reads.bytes_over_tcp - before, 45 * MIB)
         self.assert_clean(network)
 
     def test_half_lost(self) -> None:
@@ -514,7 +514,7 @@ class SlowLinkTests(SimulationTestCase):
         network.set_path(0, loss=0.2)
         self.results(network)
         self.assertEqual(network.clients[0].remote.multicast_health.state, "working")
-        self.assertLess(network.clients[0].remote.coalescer.bytes_over_tcp, 0.1 * self.size)
+        self.assertLess(network.clients[0].remote.reads.bytes_over_tcp, 0.1 * self.size)
         self.assert_clean(network)
 
 

@@ -7,7 +7,6 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs import __version__
-from mufs.filesystem.client.mount import libfuse_version
 from mufs.status.about import About
 
 
@@ -26,7 +25,3 @@ class AboutTests(SynchronousTestCase):
             "version": __version__, "python": platform.python_version(), "libfuse": "2.9",
             "host": socket.gethostname(), "started": 1000.0, "uptime": 7.0,
         })  # fmt: skip
-
-    def test_libfuse(self) -> None:
-        """The version of libfuse is a number with a point."""
-        self.assertRegex(libfuse_version(), r"^[23]\.\d+$")

@@ -67,7 +67,9 @@ class ServerFiguresTests(SynchronousTestCase):
         """What clients report is shown."""
         self.network.clock.advance(10)
         client = self.network.clients[0]
-        self.assertEqual(self.client("host0")["reads"], client.remote.deliveries.reads_and_hits[0])
+        self.assertEqual(
+            self.client("host0")["reads"], client.remote.reads.deliveries.reads_and_hits[0]
+        )
         self.assertGreater(self.client("host0")["reads"], 0)
         self.assertEqual(self.client("host0")["bytes_delivered"], MIB)
         self.assertEqual(self.figures()["bytes_delivered"], MIB)

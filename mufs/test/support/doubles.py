@@ -1,6 +1,7 @@
 """Test doubles used by several test modules."""
 
 import stat
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +16,7 @@ from mufs.cache.server.sent import IReader, SentTransfer, Share
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.interfaces import NetworkInterface
 from mufs.communication.server.output import ISegmentOutput
+from mufs.filesystem.client.libfuse import Libfuse
 from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
@@ -48,6 +50,18 @@ def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
 def receive(receiver: MulticastReceiver, *datagrams: bytes) -> None:
     """Have datagrams of the server come to a receiver, all at once."""
     receiver.received(memoryview(b"".join(datagrams)), list(accumulate(map(len, datagrams))))
+
+
+def make_libfuse(
+    context: tuple[int, int, int] = (0, 0, 0), mount: Callable[..., object] = dict, major: int = 3
+) -> Libfuse:
+    """
+    A libfuse that mounts nothing.
+
+    @param context: user, group and thread of each operation.
+    @param mount: called instead.
+    """
+    return Libfuse(major, f"{major}.9", lambda: context, mount)
 
 
 class FakeTransport(StringTransport):

@@ -20,7 +20,15 @@ from pathlib import Path
 from types import TracebackType
 
 from mufs.test.support.netns import LabError, Network, run
-from mufs.test.support.processes import SERVER_PORT, Program, Reader, Service, mount_points, mounted
+from mufs.test.support.processes import (
+    HERE,
+    SERVER_PORT,
+    Program,
+    Reader,
+    Service,
+    mount_points,
+    mounted,
+)
 
 SERVER = "server"
 SERVER_ADDRESS = "10.77.0.1"
@@ -66,6 +74,8 @@ class Lab:
         self.rate = rate
         self.before: dict[str, list[str]] = {}
         """By host: the head of every command started on it, for example a tracer."""
+        self.installation = HERE
+        """The mUFS that is started."""
         self._logs = logs
         self._programs: list[Program] = []
         self._readers: list[Reader] = []
@@ -102,24 +112,41 @@ class Lab:
 
     def memory(self, host: str) -> int:
         """Peak memory of the host's processes in bytes, including their anonymous files."""
-        private = 0
         files: dict[int, int] = {}
+        for pid in self.network.pids(host):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for entry in os.scandir(f"/proc/{pid}/fd"):
+                    if os.readlink(entry.path).startswith("/memfd:"):
+                        held = os.stat(entry.path)
+                        files[held.st_ino] = held.st_blocks * 512
+        return self.private_memory(host) + sum(files.values())
+
+    def private_memory(self, host: str) -> int:
+        """Peak memory of the host's processes in bytes, without anonymous and shared files."""
+        private = 0
         for pid in self.network.pids(host):
             with suppress(FileNotFoundError, ProcessLookupError):
                 text = Path(f"/proc/{pid}/status").read_text()
                 kib = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
                 private += int(kib["VmHWM"]) - int(kib["RssShmem"]) << 10
-                for entry in os.scandir(f"/proc/{pid}/fd"):
-                    if os.readlink(entry.path).startswith("/memfd:"):
-                        held = os.stat(entry.path)
-                        files[held.st_ino] = held.st_blocks * 512
-        return private + sum(files.values())
+        return private
+
+    def libfuse(self, host: str) -> str:
+        """The version of libfuse that a process of the host has loaded, or an empty string."""
+        for pid in self.network.pids(host):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                maps = Path(f"/proc/{pid}/maps").read_text()
+                if found := re.search(r"/libfuse3?\.so\.([\d.]+)$", maps, re.MULTILINE):
+                    return found[1]
+        return ""
 
     def _enter(self, host: str) -> list[str]:
         return [*self.before.get(host, []), *self.network.enter(host)]
 
     def _start(self, name: str, host: str, arguments: list[str]) -> Service:
-        service = Service(name, self._enter(host), self.directory, arguments)
+        service = Service(
+            name, self._enter(host), self.directory, arguments, installation=self.installation
+        )
         self._programs.append(service)
         return service
 

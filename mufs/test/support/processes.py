@@ -32,6 +32,19 @@ MUFS = [sys.executable, "-c", "from mufs.commands.main import main; main()"]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
+
+@attrs.frozen
+class Installation:
+    """A mUFS that is installed, from which a `Service` can be started."""
+
+    twistd: str
+    """The path of the program."""
+    sources: Path | None = None
+    """The directory to import mUFS from, if it is not where Python looks by itself."""
+
+
+HERE = Installation(TWISTD, CHECKOUT)
+
 READER = """
 import errno, hashlib, json, sys, time
 path, start, pause = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
@@ -230,15 +243,19 @@ class Service(Program):
         directory: Path,
         arguments: list[str],
         status_port: int | None = None,
+        installation: Installation = HERE,
     ) -> None:
         self._status = directory / f"{name}.status"
         self._status.unlink(missing_ok=True)
         self.status_port = status_port
         endpoint = f"unix:{self._status}" if status_port is None else str(status_port)
-        twistd = [TWISTD, "-n", "--pidfile="]
-        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+        twistd = [installation.twistd, "-n", "--pidfile="]
+        path = [str(installation.sources or ""), os.environ.get("PYTHONPATH")]
         command = [*enter, *twistd, *arguments, "--status", endpoint]
-        environment = {"PYTHONPATH": path, VARIABLE: str(directory / "run")}
+        environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            VARIABLE: str(directory / "run"),
+        }
         super().__init__(name, command, directory, environment)
 
     def status(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -128,17 +129,17 @@ class SimulatedClient:
         self.path = path
         self.listening = True
         self.cache = BlockCache(cache_size)
-        max_ahead = max(BLOCK, min(cache_size // 4, RECEIVE_BUFFER // 3))
         self.remote = RemoteFileSystem(
             self._clock,
             self.cache,
-            max_ahead,
+            cache_size // 4,
             on_welcome=self._welcomed,
             on_moved=self._moved,
             on_refused=self._refused,
         )
         self.pulls = Pulls(self.remote, self.cache, self._clock)
         self.remote.server_pulls = ServerPulls(self.pulls, self._clock, self.remote.send)
+        self.remote.reads.limit(RECEIVE_BUFFER)
         self.remote.multicast_health.join = self._join
         self.longest_wait = 0.0
         self.refused: list[Refused] = []
@@ -190,7 +191,7 @@ class SimulatedClient:
     @property
     def hits(self) -> int:
         """Reads that the cache answered."""
-        return self.remote.deliveries.hits.total
+        return self.remote.reads.deliveries.hits.total
 
     def figures(self) -> dict[str, object]:
         """Return the figures of a client that need no mount, and the longest wait of a read."""
@@ -200,7 +201,7 @@ class SimulatedClient:
     def leftovers(self) -> list[str]:
         """Return the requests and reads still held: none, once all reads have ended."""
         names = ("requests", "requested", "waiting")
-        tables = {name: getattr(self.remote.coalescer.in_flight, name) for name in names}
+        tables = {name: getattr(self.remote.reads.in_flight, name) for name in names}
         return [f"{self.name}: {name} {table}" for name, table in tables.items() if table]
 
     def open(self, path: bytes) -> Deferred[Any]:
@@ -235,18 +236,16 @@ class SimulatedClient:
                 await deferLater(self._clock, pause)
 
     async def read(self, opened: OpenImage, offset: int, size: int) -> bytes:
-        """Read as L{mufs.filesystem.client.bridge.Bridge} does."""
+        """Read as a thread of the mount does."""
         target = bytearray(size)
         view = memoryview(target)
-        length = self.remote.cached_read(opened, offset, view)
+        reader, cross = self.remote.reader, partial(self._clock.callLater, 0)
+        length = reader.read_cached(opened, offset, view, cross=cross)
         if length is not None:
-            ahead = opened.sequence_detector.advance(offset, size)
-            if ahead is not None:
-                self._clock.callLater(0, self.remote.coalescer.prefetch, opened, *ahead)
             return bytes(target[:length])
         begun = self._clock.seconds()
         try:
-            reading = maybeDeferred(self.remote.read, opened, offset, view)
+            reading = maybeDeferred(reader.read, opened, offset, view)
             length = await reading.addTimeout(self._network.timeout, self._clock)
         except TimeoutError:
             raise OSError(errno.EIO, "no answer from the server in time") from None

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -608,8 +608,11 @@ class Host:
         if self.images:
             image, target = self.images[-1][1], bytearray(length)
             view = memoryview(target)
-            if not image.stale and self.client.remote.cached_read(image, offset, view) is None:
-                reading = maybeDeferred(self.client.remote.read, image, offset, view)
+            reader, cross = self.client.remote.reader, partial(self.client.clock.callLater, 0)
+            if image.stale:
+                return
+            if reader.read_cached(image, offset, view, cross=cross) is None:
+                reading = maybeDeferred(reader.read, image, offset, view)
                 self.reads.append((image, offset, target, reading))
                 number = len(self.reads) - 1
                 self.keep(reading.addCallback(lambda _: self.ended.append(number)))
@@ -646,14 +649,15 @@ class Host:
         """Assert that memory is bounded, and that only expected failures occurred."""
         for failure in self.wrong:
             failure.raiseException()
-        coalescer, reassembly = self.client.remote.coalescer, self.client.remote.receiver.reassembly
+        remote = self.client.remote
+        reassembly = remote.receiver.reassembly
         assert len(self.client.channel._framer._buffer) <= HEADER.size + MAX_DATA
         assert len(reassembly._partial) <= 128
         assert len(reassembly._in_order) == len(reassembly._transfers) <= 2048
         assert self.client.cache.held <= 4 * BLOCK
-        assert len(coalescer.in_flight.requests) <= 4096
-        assert len(self.client.remote.server_pulls._running) <= MAX_SERVER_PULLS
-        assert len(coalescer.fillers) <= len(self.client.pulls._running) <= MAX_PULLS
+        assert len(remote.reads.in_flight.requests) <= 4096
+        assert len(remote.server_pulls._running) <= MAX_SERVER_PULLS
+        assert len(remote.reader.fillers) <= len(self.client.pulls._running) <= MAX_PULLS
 
 
 def _client(data: bytes) -> None:
@@ -733,15 +737,12 @@ def _end(host: Host) -> None:
     """Stop the client: cancel all reads, as the bridge does, and check that none is held."""
     for *_, reading in host.reads:
         reading.cancel()
-    coalescer = host.client.remote.coalescer
-    assert not coalescer.in_flight.waiting
+    remote = host.client.remote
+    in_flight = remote.reads.in_flight
+    assert not in_flight.waiting
     host.client.lose()
     host.client.clock.advance(30)
-    assert (
-        not coalescer.in_flight.requests
-        and not coalescer.in_flight.requested
-        and not coalescer.fillers
-    )
+    assert not in_flight.requests and not in_flight.requested and not remote.reader.fillers
 
 
 def _group(data: bytes) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.check import host
-from mufs.commands.check.finding import Level
+from mufs.commands.check.finding import Level, ok
 from mufs.communication.client.group_socket import RECEIVE_BUFFER
+from mufs.filesystem.client.libfuse import NoLibfuse
+from mufs.test.support.doubles import make_libfuse
 
 
 class HostTests(SynchronousTestCase):
@@ -25,11 +27,17 @@ class HostTests(SynchronousTestCase):
         self.assertIn("directory", closed.figure)
 
     def test_library(self) -> None:
-        """The library is looked for as fusepy does, which takes a path from the environment."""
-        self.patch(host, "find_library", lambda name: None)
+        """The version that a client would use is told; none is a problem."""
+        self.patch(host, "load", make_libfuse)
+        self.assertEqual(host.fuse_library(), ok("libfuse", "3.9"))
+        self.patch(host, "load", lambda: make_libfuse(major=2))
+        self.assertIn("2.9; with libfuse 3", host.fuse_library().figure)
+
+        def none() -> None:
+            raise NoLibfuse("libfuse 3 is missing")
+
+        self.patch(host, "load", none)
         self.assertIs(host.fuse_library().level, Level.PROBLEM)
-        self.patch(os, "environ", {"FUSE_LIBRARY_PATH": "/opt/libfuse.so"})
-        self.assertEqual(host.fuse_library().figure, "/opt/libfuse.so")
 
     def test_fusermount(self) -> None:
         """A fusermount that does not run as root is of no use to others than root."""

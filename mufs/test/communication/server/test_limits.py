@@ -22,7 +22,7 @@ from mufs.communication.server.limits import (
     TURN_SECONDS,
     Limits,
 )
-from mufs.filesystem.client.coalescer import MAX_BYTES_IN_FLIGHT
+from mufs.filesystem.client.reading.core import MAX_BYTES_IN_FLIGHT
 from mufs.test.support.channels import PING, TwoClientsTestCase
 from mufs.test.support.virtual import VirtualTime
 from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged
@@ -150,7 +150,7 @@ class WaitingTests(TwoClientsTestCase):
 
     def test_honest(self) -> None:
         """The most that an honest client asks for at a time does not make it a greedy one."""
-        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 64 * BLOCK, MAX_BYTES_AWAITED)
+        self.assertLessEqual(MAX_BYTES_IN_FLIGHT + 32 * BLOCK, MAX_BYTES_AWAITED)
 
     def test_gone(self) -> None:
         """When the client has gone nothing counts as waiting any more."""

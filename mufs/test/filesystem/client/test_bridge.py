@@ -18,11 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from mufs.filesystem.client.attributes import AttributeCache
 from mufs.filesystem.client.bridge import WATCH_INTERVAL, Bridge
 from mufs.filesystem.client.images import OpenImage
-from mufs.filesystem.client.readahead import (
-    MIN_SEQUENTIAL_BYTES,
-    ReadAheadWindow,
-    SequenceDetector,
-)
+from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.metadata import NOBODY, Attributes, Caller
 from mufs.wire.pages import BLOCK
@@ -36,53 +32,54 @@ def main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-class Coalescer:
-    """Remembers what is read ahead."""
+class Reader:
+    """Reads as the test decides, and has each hit read something ahead."""
 
     def __init__(self) -> None:
-        self.ahead: list[tuple[int, int, bool]] = []
+        self.cached = True
+        self.answer: Callable[[], Deferred[Any]] = lambda: succeed(None)
+        self.asked: list[tuple[str, bool]] = []
+        self.ahead: list[bool] = []
 
-    def prefetch(self, opened: OpenImage, offset: int, length: int) -> None:
-        """See L{mufs.filesystem.client.coalescer.ReadCoalescer.prefetch}."""
-        self.ahead.append((offset, length, main_thread()))
+    def read_cached(
+        self, opened: OpenImage, offset: int, target: memoryview, *, cross: Callable[..., object]
+    ) -> int | None:
+        """See L{mufs.filesystem.client.reading.reader.Reader.read_cached}."""
+        if not self.cached:
+            return None
+        cross(self.prefetch)
+        return len(target)
+
+    def read(self, opened: OpenImage, offset: int, target: memoryview) -> Deferred[int]:
+        """See L{mufs.filesystem.client.reading.reader.Reader.read}."""
+        self.asked.append(("read", main_thread()))
+        return self.answer()
+
+    def prefetch(self) -> None:
+        """See L{mufs.filesystem.client.reading.reader.Reader.prefetch}."""
+        self.ahead.append(main_thread())
 
 
 class Remote:
     """A file system with one open image, whose answers the test decides."""
 
     def __init__(self) -> None:
-        self.clock = clock = Clock()
-        self.attributes = AttributeCache(clock)
+        self.attributes = AttributeCache(Clock())
         self.last_heard = 0.0
-        self.coalescer = Coalescer()
-        self.cached = True
-        self.answer: Callable[[], Deferred[Any]] = lambda: succeed(None)
-        self.asked: list[tuple[str, bool]] = []
+        self.reader = Reader()
+        self.asked = self.reader.asked
         self.released: list[tuple[int, bool]] = []
-        detector = SequenceDetector(SIZE, ReadAheadWindow(clock, BLOCK))
+        detector = SequenceDetector(SIZE)
         self.image = OpenImage(b"image", (1, 1), make_attributes(SIZE), detector)
 
     def opened(self, handle: int) -> OpenImage:
         """See L{mufs.filesystem.client.remote.RemoteFileSystem.opened}."""
         return self.image
 
-    def cached_read(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
-        """See L{mufs.filesystem.client.remote.RemoteFileSystem.cached_read}."""
-        return len(target) if self.cached else None
-
-    def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
-        """See L{mufs.filesystem.client.remote.RemoteFileSystem.lacks}."""
-        return True
-
     def getattr(self, path: bytes, handle: int | None, caller: Caller) -> Deferred[Attributes]:
         """See L{mufs.filesystem.client.remote.RemoteFileSystem.getattr}."""
         self.asked.append(("getattr", main_thread()))
-        return self.answer()
-
-    def read(self, opened: OpenImage, offset: int, target: memoryview) -> Deferred[int]:
-        """See L{mufs.filesystem.client.remote.RemoteFileSystem.read}."""
-        self.asked.append(("read", main_thread()))
-        return self.answer()
+        return self.reader.answer()
 
     def release(self, handle: int) -> None:
         """See L{mufs.filesystem.client.remote.RemoteFileSystem.release}."""
@@ -124,7 +121,7 @@ class BridgeTests(TestCase):
     @inlineCallbacks
     def test_call(self) -> Any:
         """An operation runs in the reactor's thread; its result, or error, is the caller's."""
-        self.remote.answer = lambda: succeed(make_attributes(5))
+        self.remote.reader.answer = lambda: succeed(make_attributes(5))
         found = yield self.lookup()
         self.assertEqual(found, make_attributes(5))
         self.assertEqual(self.remote.asked, [("getattr", True)])
@@ -132,7 +129,7 @@ class BridgeTests(TestCase):
         def fail() -> Deferred[Any]:
             raise OSError(errno.ENOENT, "none")
 
-        self.remote.answer = fail
+        self.remote.reader.answer = fail
         error = yield self.assertFailure(self.lookup(), OSError)
         self.assertEqual(error.errno, errno.ENOENT)
 
@@ -148,28 +145,20 @@ class BridgeTests(TestCase):
         """A read that the cache answers does not wait for the reactor."""
         found = yield deferToThread(self.bridge.read, 1, 0, memoryview(bytearray(100)))
         self.assertEqual((found, self.remote.asked), (100, []))
-        self.assertTrue(self.remote.image.was_read)
 
     @inlineCallbacks
     def test_miss(self) -> Any:
         """One that it cannot answer goes to the reactor."""
-        self.remote.cached = False
-        self.remote.answer = lambda: succeed(77)
+        self.remote.reader.cached = False
+        self.remote.reader.answer = lambda: succeed(77)
         found = yield deferToThread(self.bridge.read, 1, 0, memoryview(bytearray(100)))
         self.assertEqual((found, self.remote.asked), (77, [("read", True)]))
 
     @inlineCallbacks
     def test_read_ahead(self) -> Any:
-        """Hits in sequence have the reactor read ahead of them."""
-
-        def scan() -> None:
-            for offset in range(0, 2 * MIN_SEQUENTIAL_BYTES, BLOCK):
-                self.bridge.read(1, offset, memoryview(bytearray(BLOCK)))
-
-        yield deferToThread(scan)
-        (first, *_) = self.remote.coalescer.ahead
-        self.assertGreaterEqual(first[0], MIN_SEQUENTIAL_BYTES)
-        self.assertEqual({in_reactor for _, _, in_reactor in self.remote.coalescer.ahead}, {True})
+        """What a hit has read ahead is asked for in the reactor's thread."""
+        yield deferToThread(self.bridge.read, 1, 0, memoryview(bytearray(BLOCK)))
+        self.assertEqual(self.remote.reader.ahead, [True])
 
     @inlineCallbacks
     def test_release(self) -> Any:
@@ -182,19 +171,19 @@ class BridgeTests(TestCase):
     def test_timeout(self) -> Any:
         """What takes too long is cancelled and ends with EIO; what came in time is not."""
         cancelled: list[object] = []
-        self.remote.answer = lambda: Deferred(cancelled.append)
+        self.remote.reader.answer = lambda: Deferred(cancelled.append)
         bridge = self.make(0.05)
         lookups = [self.lookup(bridge=bridge) for _ in range(2)]
         for each in lookups:
             yield self.assert_error(each, "no answer from the server in time")
         self.assertEqual(len(cancelled), 2)
-        self.remote.answer = lambda: succeed(make_attributes(5))
+        self.remote.reader.answer = lambda: succeed(make_attributes(5))
         self.assertEqual((yield self.lookup(bridge=bridge)), make_attributes(5))
 
     @inlineCallbacks
     def test_timeout_once(self) -> Any:
         """While the server says nothing, whoever has read in vain does not wait again."""
-        self.remote.answer, self.remote.cached = Deferred, False
+        self.remote.reader.answer, self.remote.reader.cached = Deferred, False
         self.remote.last_heard = global_reactor.seconds()
         bridge = self.make(0.4, os.getpid())
         text = "no answer from the server in time"
@@ -215,7 +204,7 @@ class BridgeTests(TestCase):
         """Without a timeout an operation ends with EINTR when whoever asked for it has to end."""
         gone = subprocess.Popen(["true"])
         gone.wait()
-        self.remote.answer = Deferred
+        self.remote.reader.answer = Deferred
         lookup = self.lookup(bridge=self.make(0, gone.pid))
         error = yield self.assertFailure(lookup, OSError)
         self.assertEqual(error.errno, errno.EINTR)
@@ -224,7 +213,7 @@ class BridgeTests(TestCase):
     def test_no_timeout(self) -> Any:
         """Without a timeout an operation waits for whoever is there."""
         waits: Deferred[Any] = Deferred()
-        self.remote.answer = lambda: waits
+        self.remote.reader.answer = lambda: waits
         lookup = self.lookup(bridge=self.make(0, os.getpid()))
         yield deferLater(global_reactor, 3 * WATCH_INTERVAL)
         self.assertNoResult(lookup)
@@ -241,7 +230,7 @@ class BridgeTests(TestCase):
             reactor.callLater(0, waits.callback, None)
             return Deferred()
 
-        self.remote.answer = answer
+        self.remote.reader.answer = answer
         lookup = self.lookup()
         yield waits
         self.bridge.stop()

@@ -4,7 +4,6 @@ import errno
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client import images
@@ -15,15 +14,13 @@ from mufs.filesystem.client.images import (
     PageCache,
     stale,
 )
-from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
+from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.test.support.doubles import make_attributes
-
-WINDOW = ReadAheadWindow(Clock(), 1)
 
 
 def make_image(path: bytes = b"image", generation: int = 1, size: int = 10) -> OpenImage:
     """An image as the server opened it."""
-    detector = SequenceDetector(size, WINDOW)
+    detector = SequenceDetector(size)
     return OpenImage(path, (1, generation), make_attributes(size, generation), detector)
 
 

@@ -16,10 +16,11 @@ from mufs.filesystem.client.mounting import (
     Mounting,
     MountSettings,
 )
-from mufs.filesystem.client.mountpoint import TYPE, Mounted
+from mufs.filesystem.client.mountpoint import TYPE, Mounted, fusermount
+from mufs.test.support.doubles import make_libfuse
 
 POINT = "/mnt/images"
-BEFORE, OWN, OTHER = Mounted(1, TYPE), Mounted(2, TYPE), Mounted(3, "ext4")
+BEFORE, OWN, OTHER = Mounted(1, "0:1", TYPE), Mounted(2, "0:2", TYPE), Mounted(3, "0:3", "ext4")
 
 
 class RecordingBridge:
@@ -49,7 +50,11 @@ class MountingTests(SynchronousTestCase):
         self.ran: list[list[str]] = []
         self.patch(mounting, "uppermost", lambda path: self.there)
         self.patch(mounting, "getProcessValue", self.run_fusermount)
-        settings = MountSettings(POINT, "tcp:host:7040", allow_other=False, noexec=False)
+        self.raised: list[Mounted] = []
+        self.patch(mounting, "raise_read_ahead", self.raised.append)
+        settings = MountSettings(
+            make_libfuse(), POINT, "tcp:host:7040", allow_other=False, noexec=False
+        )
         self.mounting = Mounting(self.clock, bridge, settings, on_mounted=self.note_mounted)
         self.addCleanup(self.close_reserved, self.mounting)
 
@@ -88,6 +93,7 @@ class MountingTests(SynchronousTestCase):
         ended = self.mount()
         self.assertEqual(self.mounted, 1)
         self.assertEqual(self.threads, ["fuse"])
+        self.assertEqual(self.raised, [OWN])
         self.assertNoResult(ended)
 
     def test_unmounted_by_others(self) -> None:
@@ -128,7 +134,7 @@ class MountingTests(SynchronousTestCase):
         self.assertEqual(len(self.mounting._reserved), UNMOUNT_RESERVED_FDS)
         ended = self.mount()
         unmounted = self.mounting.unmount()
-        self.assertEqual(self.ran, [["fusermount", "-u", "-z", "-q", "--", POINT]])
+        self.assertEqual(self.ran, [[fusermount(), "-u", "-z", "-q", "--", POINT]])
         self.assertNoResult(unmounted)
         self.end()
         self.successResultOf(unmounted)

@@ -54,23 +54,23 @@ class MountsTests(MountTableTestCase):
     def test_unescaped(self) -> None:
         """Blank characters that the kernel does not escape are part of the path."""
         self.add(1, b"/a\rb\x0bc\x0cd", TYPE)
-        self.assertEqual(list(mounts()), [(b"/a\rb\x0bc\x0cd", Mounted(1, TYPE))])
+        self.assertEqual(list(mounts()), [(b"/a\rb\x0bc\x0cd", Mounted(1, "0:1", TYPE))])
 
     def test_optional_fields(self) -> None:
         """The type is found after any number of optional fields."""
         for number, optional in enumerate((b"", b"shared:1 ", b"shared:1 master:2 unbindable ")):
             self.add(number, b"/mnt", "ext4", optional)
         found = [there for _, there in mounts()]
-        self.assertEqual(found, [Mounted(number, "ext4") for number in range(3)])
+        self.assertEqual(found, [Mounted(number, f"0:{number}", "ext4") for number in range(3)])
 
     def test_uppermost(self) -> None:
         """Of several mounts at a path the last one counts; mounts beneath the path do not."""
         self.add(9, b"/mnt", AUTOMOUNT)
-        self.assertEqual(uppermost("/mnt"), Mounted(9, AUTOMOUNT))
+        self.assertEqual(uppermost("/mnt"), Mounted(9, "0:9", AUTOMOUNT))
         self.add(3, b"/mnt", TYPE)
         self.add(10, b"/mnt/below", "ext4")
         self.add(11, b"/mnt2", "ext4")
-        self.assertEqual(uppermost("/mnt"), Mounted(3, TYPE))
+        self.assertEqual(uppermost("/mnt"), Mounted(3, "0:3", TYPE))
 
     def test_not_mounted(self) -> None:
         """A path where nothing is mounted has no mount, even if there is one beneath it."""
@@ -80,7 +80,7 @@ class MountsTests(MountTableTestCase):
     def test_any_name(self) -> None:
         """A path that is not valid UTF-8 is found by its name with surrogate escapes."""
         self.add(1, b"/\xffa\\040b", TYPE)
-        self.assertEqual(uppermost("/\udcffa b"), Mounted(1, TYPE))
+        self.assertEqual(uppermost("/\udcffa b"), Mounted(1, "0:1", TYPE))
 
     def test_kernel(self) -> None:
         """The kernel's own list can be read."""

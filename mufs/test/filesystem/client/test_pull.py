@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.communication.server.output import SEND_BUFFER
 from mufs.filesystem.client.pull import (
     DISK_TIMEOUT,
-    MAX_BLOCKS_PER_TURN,
+    MAX_EXTENTS_PER_TURN,
     MAX_PASSES,
     MAX_PULLS,
     PROGRESS_INTERVAL,
@@ -27,7 +27,7 @@ from mufs.filesystem.client.pull import (
 )
 from mufs.test.support.simulation import MIB, SimulatedNetwork
 from mufs.wire.metadata import NOBODY
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, EXTENT
 
 SIZE = 8 * MIB + 4321
 
@@ -75,7 +75,7 @@ class PullTests(SynchronousTestCase):
         self.assertEqual((done.size, done.held, done.asked), (SIZE, SIZE, SIZE))
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        self.assertEqual(self.network.clients[0].remote.deliveries.misses.total, 0)
+        self.assertEqual(self.network.clients[0].remote.reads.deliveries.misses.total, 0)
 
     def test_empty(self) -> None:
         """Pulling an empty image ends at once."""
@@ -97,9 +97,9 @@ class PullTests(SynchronousTestCase):
         self.assertLess(done.asked, SIZE - part + BLOCK)
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        before = self.network.clients[0].remote.coalescer.bytes_requested
+        before = self.network.clients[0].remote.reads.bytes_requested
         self.network.run(self.pull())
-        self.assertEqual(self.network.clients[0].remote.coalescer.bytes_requested, before)
+        self.assertEqual(self.network.clients[0].remote.reads.bytes_requested, before)
 
     def test_hosts_apart(self) -> None:
         """
@@ -155,11 +155,10 @@ class PullTests(SynchronousTestCase):
         # Of the image that is pulled, and on its way in the background.
         handle, _ = self.network.run(reader.remote.open(b"disk.img"))
         opened = reader.remote.opened(handle)
-        ahead = max(
-            block for key, block in reader.remote.coalescer.in_flight.requested if key == opened.key
-        )
+        requested = reader.remote.reads.in_flight.requested
+        ahead = max(extent for key, extent in requested if key == opened.key)
         begun = self.network.clock.seconds()
-        self.network.run(ensureDeferred(reader.read(opened, ahead * BLOCK, BLOCK)))
+        self.network.run(ensureDeferred(reader.read(opened, ahead * EXTENT, BLOCK)))
         waits.append(self.network.clock.seconds() - begun)
         self.assertLess(max(waits), 0.08)
         self.network.run(DeferredList(pulls))
@@ -173,7 +172,7 @@ class PullTests(SynchronousTestCase):
         pulls = [self.pull(), *(self.pull(path=b"%d.img" % number) for number in range(3))]
         for _ in range(200):
             self.network.clock.advance(0.01)
-            self.assertLess(client.remote.coalescer.pending, 2 * client.remote.window.size)
+            self.assertLess(client.remote.reads.in_flight.pending, 2 * client.remote.reads.window)
         for pull in pulls:
             pull.cancel()
             self.failureResultOf(pull, CancelledError)
@@ -209,10 +208,10 @@ class PullTests(SynchronousTestCase):
         storage: Any = client.cache._storage
         self.patch(storage, "is_behind", lambda: behind)
         self.network.clock.advance(2)
-        asked = client.remote.coalescer.bytes_requested
+        asked = client.remote.reads.bytes_requested
         self.assertLess(asked, SIZE)
         self.network.clock.advance(2)
-        self.assertEqual(client.remote.coalescer.bytes_requested, asked)
+        self.assertEqual(client.remote.reads.bytes_requested, asked)
         behind = False
         self.network.run(pulling)
         self.assert_all_there()
@@ -289,11 +288,10 @@ class PullTests(SynchronousTestCase):
         opened = client.remote.opened(handle)
         pulling = self.pull()
         self.network.clock.advance(0.1)
-        for key, block in list(client.remote.coalescer.in_flight.requested):
+        for key, extent in list(client.remote.reads.in_flight.requested):
             self.assertEqual(key, opened.key)
-            reading = client.remote.coalescer.read(
-                opened, block * BLOCK, memoryview(bytearray(100))
-            )
+            target = memoryview(bytearray(EXTENT))
+            reading = client.remote.reader.read(opened, extent * EXTENT, target)
             reading.addErrback(lambda failure: failure.trap(CancelledError))
             reading.cancel()
         self.network.run(pulling)
@@ -310,7 +308,7 @@ class PullTests(SynchronousTestCase):
 
     def test_large(self) -> None:
         """Checking a large cached image lets the reactor do other work."""
-        size = 2 * MAX_BLOCKS_PER_TURN * BLOCK + 1
+        size = 2 * MAX_EXTENTS_PER_TURN * EXTENT + 1
         self.make(size=0, cache_size=size + BLOCK)
         client = self.network.clients[0]
         image = self.network.put_image(b"disk.img", 1)

@@ -152,6 +152,10 @@ class RemoteTestCase(SynchronousTestCase):
         number, pages = self.successResultOf(opening)
         return number, self.remote.opened(number), pages
 
+    def read_cached(self, opened: OpenImage, offset: int, target: memoryview) -> int | None:
+        """Read what is in the cache."""
+        return self.remote.reader.read_cached(opened, offset, target, cross=lambda *_: None)
+
     def closed(self) -> list[int]:
         """The handles that the server was told to close since the last call."""
         return [decode(Close, body).handle for body in self.channel.sent(Type.CLOSE)]
@@ -243,13 +247,13 @@ class ImageTests(RemoteTestCase):
         _, opened, _ = self.open()
         self.cache.store(opened.key, 3 * BLOCK, bytes(range(256)) * (BLOCK // 256))
         target = memoryview(bytearray(2 * PAGE))
-        self.assertEqual(self.remote.cached_read(opened, SIZE - PAGE, target), PAGE)
+        self.assertEqual(self.read_cached(opened, SIZE - PAGE, target), PAGE)
         self.assertEqual(bytes(target[:PAGE]), bytes(range(256)) * (PAGE // 256))
-        self.assertIsNone(self.remote.cached_read(opened, 3 * BLOCK - PAGE, target))
-        self.assertEqual(self.remote.cached_read(opened, SIZE + PAGE, target), 0)
-        self.assertEqual(self.remote.deliveries.reads_and_hits, (2, 2))
-        self.assertFalse(self.remote.lacks(opened, 3 * BLOCK, BLOCK))
-        self.assertTrue(self.remote.lacks(opened, 3 * BLOCK - PAGE, 2 * PAGE))
+        self.assertIsNone(self.read_cached(opened, 3 * BLOCK - PAGE, target))
+        self.assertEqual(self.read_cached(opened, SIZE + PAGE, target), 0)
+        self.assertEqual(self.remote.reads.deliveries.reads_and_hits, (2, 2))
+        self.assertFalse(self.remote.reads.lacks(opened, 3 * BLOCK, BLOCK))
+        self.assertTrue(self.remote.reads.lacks(opened, 3 * BLOCK - PAGE, 2 * PAGE))
 
     def test_stale(self) -> None:
         """When the server tells of another content, reads and attributes by handle are ESTALE."""
@@ -258,7 +262,7 @@ class ImageTests(RemoteTestCase):
         self.channel.answer(make_attributes(SIZE, generation=2))
         self.assert_errno(errno.ESTALE, by_handle)
         target = memoryview(bytearray(PAGE))
-        for read in (self.remote.read, self.remote.cached_read):
+        for read in (self.remote.reader.read, self.read_cached):
             error = self.assertRaises(OSError, read, opened, 0, target)
             self.assertEqual(error.errno, errno.ESTALE)
 
@@ -318,7 +322,7 @@ class ReconnectTests(RemoteTestCase):
         """A reader whose stale image fails may close it at once; the others are reopened."""
         number, opened, _ = self.open()
         _, other, _ = self.open(b"other", handle=6)
-        reading = self.remote.read(opened, 0, memoryview(bytearray(PAGE)))
+        reading = self.remote.reader.read(opened, 0, memoryview(bytearray(PAGE)))
         reading.addErrback(lambda failure: self.remote.release(number))
         self.disconnect()
         opened.stale = True

@@ -1,35 +1,28 @@
 """Read-ahead of one open image."""
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.readahead import (
+from mufs.filesystem.client.reading.sequences import (
+    LONG_SEQUENCE,
     MAX_AROUND,
-    MAX_REORDERING,
+    MAX_REORDERED_READS,
     MAX_SEQUENCES,
+    MIN_EXTENTS_AHEAD,
     MIN_SEQUENTIAL_BYTES,
-    MIN_WINDOW,
     READ_PER_AHEAD,
     READS_PER_DOUBLING,
-    ReadAheadWindow,
     SequenceDetector,
 )
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
 SIZE = 40 * BLOCK + 12345
 MOST = 16 * BLOCK
-
-
-def fixed(size: int) -> ReadAheadWindow:
-    """A window of this many bytes."""
-    window = ReadAheadWindow(Clock(), size)
-    assert window.size == size
-    return window
 
 
 class ReadAheadTests(SynchronousTestCase):
@@ -47,7 +40,7 @@ class ReadAheadTests(SynchronousTestCase):
         Reads in sequence, also when a few of them change places, have all that comes after the
         first asked for once, in order, never further ahead than allowed.
         """
-        ahead = SequenceDetector(size, fixed(most))
+        ahead = SequenceDetector(size)
         offsets = list(range(0, size, step))
         for i in range(1, len(offsets) - 1, 2):
             if random.random() < 0.5:
@@ -55,7 +48,7 @@ class ReadAheadTests(SynchronousTestCase):
         asked = position = min(step, size)
         for offset in offsets:
             length = min(step, size - offset)
-            found = ahead.advance(offset, length)
+            found = ahead.advance(offset, length, most)
             position = max(position, offset + length)
             if found is not None:
                 start, count = found
@@ -68,11 +61,11 @@ class ReadAheadTests(SynchronousTestCase):
     def test_keeps_ahead(self) -> None:
         """Once a sequence is detected, everything it reads was requested before."""
         size = 4 * READ_PER_AHEAD * MOST
-        ahead, asked = SequenceDetector(size, fixed(MOST)), 0
+        ahead, asked = SequenceDetector(size), 0
         for offset in range(0, size, BLOCK):
             if offset >= MIN_SEQUENTIAL_BYTES:
                 self.assertGreaterEqual(asked, min(size, offset + BLOCK))
-            found = ahead.advance(offset, BLOCK)
+            found = ahead.advance(offset, BLOCK, MOST)
             if found is not None:
                 asked = sum(found)
             if READ_PER_AHEAD * MOST < offset < size - MOST:
@@ -81,9 +74,9 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_grows(self) -> None:
         """At first nothing is read ahead, and then no more than a part of what was read."""
-        ahead = SequenceDetector(SIZE, fixed(MOST))
+        ahead = SequenceDetector(SIZE)
         for offset in range(0, SIZE - MOST, BLOCK):
-            found = ahead.advance(offset, BLOCK)
+            found = ahead.advance(offset, BLOCK, MOST)
             read = offset + BLOCK
             if read < MIN_SEQUENTIAL_BYTES:
                 self.assertIsNone(found)
@@ -92,36 +85,37 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_at_random(self) -> None:
         """Reads at random are not read ahead of."""
-        ahead = SequenceDetector(SIZE, fixed(MOST))
+        ahead = SequenceDetector(SIZE)
         places = [20, 3, 33, 10, 38, 15, 25]
-        found = [ahead.advance(place * BLOCK, PAGE) for place in places]
+        found = [ahead.advance(place * BLOCK, PAGE, MOST) for place in places]
         self.assertEqual(found, [None] * len(places))
 
     def read_on(self, ahead: SequenceDetector, start: int, blocks: int) -> "tuple[int, int] | None":
         """Read blocks in sequence; what the last read requested."""
         found = None
         for number in range(blocks):
-            found = ahead.advance(start + number * BLOCK, BLOCK)
+            found = ahead.advance(start + number * BLOCK, BLOCK, MOST)
         return found
 
     def test_anywhere(self) -> None:
         """A reader that jumps and goes on in sequence is read ahead of at its new place."""
-        ahead, start = SequenceDetector(SIZE, fixed(MOST)), 20 * BLOCK
+        ahead, start = SequenceDetector(SIZE), 20 * BLOCK
         self.assertIsNone(self.read_on(ahead, start, MIN_SEQUENTIAL_BYTES // BLOCK - 1))
         last = start + MIN_SEQUENTIAL_BYTES - BLOCK
         self.assertEqual(
-            ahead.advance(last, BLOCK),
+            ahead.advance(last, BLOCK, MOST),
             (start + MIN_SEQUENTIAL_BYTES, MIN_SEQUENTIAL_BYTES // READ_PER_AHEAD),
         )
-        self.assertIsNone(ahead.advance(start - MAX_REORDERING - 1, PAGE))
+        elsewhere = start - MAX_REORDERED_READS * BLOCK - 1
+        self.assertIsNone(ahead.advance(elsewhere, PAGE, MOST))
 
     def test_by_turns(self) -> None:
         """Several interleaved sequences are each read ahead of; too many are forgotten."""
         for count in (MAX_SEQUENCES, MAX_SEQUENCES + 1):
-            ahead = SequenceDetector(100 * SIZE, fixed(MOST))
+            ahead = SequenceDetector(100 * SIZE)
             starts = [(number + 1) * MOST * 2 for number in range(count)]
             found = [
-                ahead.advance(start + done, BLOCK)
+                ahead.advance(start + done, BLOCK, MOST)
                 for done in range(0, MIN_SEQUENTIAL_BYTES, BLOCK)
                 for start in starts
             ]
@@ -131,6 +125,39 @@ class ReadAheadTests(SynchronousTestCase):
             ]
             self.assertEqual(found[-count:], expected if count == MAX_SEQUENCES else [None] * count)
 
+    def test_extents(self) -> None:
+        """Far ahead, whole extents are asked for, once each, and never more than the window."""
+        size, window = 100 * EXTENT + 12345, 2 * MIN_EXTENTS_AHEAD
+        ahead, ranges = SequenceDetector(size), []
+        for offset in range(0, size, BLOCK):
+            found = ahead.advance(offset, min(BLOCK, size - offset), window)
+            if found is not None and offset > LONG_SEQUENCE + MIN_EXTENTS_AHEAD:
+                ranges.append(found)
+                self.assertLessEqual(sum(found) - offset - BLOCK, window)
+        for (start, length), (following, _) in pairwise(ranges):
+            self.assertEqual(start + length, following)
+            self.assertEqual(following % EXTENT, 0)
+        self.assertEqual(sum(ranges[-1]), size)
+        self.assertLess(len(ranges), 100)
+
+    def test_long(self) -> None:
+        """A long sequence soon has all of the window asked for."""
+        ahead, asked = SequenceDetector(1000 * EXTENT), 0
+        for offset in range(0, 2 * LONG_SEQUENCE, EXTENT):
+            found = ahead.advance(offset, EXTENT, LONG_SEQUENCE)
+            asked = sum(found) if found else asked
+        self.assertGreater(asked, 2 * LONG_SEQUENCE + LONG_SEQUENCE * 3 // 4)
+
+    def test_reordered(self) -> None:
+        """Large reads may be out of order by as many of them."""
+        ahead, start = SequenceDetector(1000 * EXTENT), 100
+        found = [
+            ahead.advance((start + number) * EXTENT, EXTENT, MOST) for number in (0, 4, 2, 1, 3)
+        ]
+        self.assertIsNone(found[0])
+        self.assertEqual(found[1], ((start + 5) * EXTENT, EXTENT // 2))
+        self.assertEqual(sum(found[3] or ()), (start + 6) * EXTENT)
+
     @examples(150)
     @given(
         st.integers(0, SIZE),
@@ -138,9 +165,9 @@ class ReadAheadTests(SynchronousTestCase):
     )
     def test_any_reads(self, size: int, reads: list[tuple[int, int]]) -> None:
         """Whatever is read, only what follows it within the image is requested."""
-        ahead = SequenceDetector(size, fixed(MOST))
+        ahead = SequenceDetector(size)
         for offset, length in reads:
-            found = ahead.advance(offset, length)
+            found = ahead.advance(offset, length, MOST)
             if found is not None:
                 self.assertGreaterEqual(found[0], offset + length)
                 self.assertGreater(found[1], 0)
@@ -152,11 +179,11 @@ class AroundTests(SynchronousTestCase):
 
     def test_ever_more(self) -> None:
         """The more reads at random in a row, the more each brings, up to a limit."""
-        ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
+        ahead = SequenceDetector(1000 * MAX_AROUND)
         sizes = []
         for number in range(6 * READS_PER_DOUBLING):
             offset = (number * 37 % 999) * MAX_AROUND + PAGE
-            ahead.advance(offset, PAGE)
+            ahead.advance(offset, PAGE, MOST)
             start, length = ahead.around(offset)
             self.assertTrue(start <= offset < start + length)
             self.assertEqual(start % length, 0)
@@ -168,55 +195,15 @@ class AroundTests(SynchronousTestCase):
 
     def test_in_sequence(self) -> None:
         """A sequence resets that."""
-        ahead = SequenceDetector(1000 * MAX_AROUND, fixed(MOST))
+        ahead = SequenceDetector(1000 * MAX_AROUND)
         for number in range(6 * READS_PER_DOUBLING):
-            ahead.advance((number * 37 % 999) * MAX_AROUND, PAGE)
+            ahead.advance((number * 37 % 999) * MAX_AROUND, PAGE, MOST)
         offset = 5 * MAX_AROUND
         for start in range(offset, offset + MIN_SEQUENTIAL_BYTES, BLOCK):
-            ahead.advance(start, BLOCK)
+            ahead.advance(start, BLOCK, MOST)
         self.assertEqual(ahead.around(offset), (offset, BLOCK))
 
     def test_end(self) -> None:
         """It ends with the image."""
-        ahead = SequenceDetector(SIZE, fixed(MOST))
+        ahead = SequenceDetector(SIZE)
         self.assertEqual(ahead.around(SIZE - 1), (40 * BLOCK, SIZE - 40 * BLOCK))
-
-
-class WindowTests(SynchronousTestCase):
-    """How far to read ahead."""
-
-    def run_path(
-        self, window: ReadAheadWindow, clock: Clock, delay: float, bandwidth: float
-    ) -> None:
-        """Read for two seconds over a path, with the window full."""
-        window.on_answer(delay)
-        for _ in range(200):
-            clock.advance(0.01)
-            window.on_bytes(int(0.01 * min(bandwidth, window.size / delay)))
-
-    def test_long_path(self) -> None:
-        """A path with much delay gets twice its bandwidth-delay product, up to the limit."""
-        for held, expected in ((3, 6), (1.5, 3), (50, 8)):
-            clock = Clock()
-            window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
-            self.run_path(window, clock, 0.02, held * MIN_WINDOW / 0.02)
-            self.assertLess(abs(window.size / (expected * MIN_WINDOW) - 1), 0.01, held)
-
-    def test_short_path(self) -> None:
-        """One with little delay, or little bandwidth, gets the smallest window."""
-        for delay, bandwidth in ((0.001, 400e6), (0.02, 12.5e6)):
-            clock = Clock()
-            window = ReadAheadWindow(clock, 8 * MIN_WINDOW)
-            self.run_path(window, clock, delay, bandwidth)
-            self.assertEqual(window.size, MIN_WINDOW)
-
-    def test_bound(self) -> None:
-        """The limit holds, also when it is set later."""
-        clock = Clock()
-        window = ReadAheadWindow(clock, BLOCK)
-        self.run_path(window, clock, 0.1, 1e9)
-        self.assertEqual(window.size, BLOCK)
-        window.limit(3 * MIN_WINDOW)
-        self.assertEqual(window.size, MIN_WINDOW)
-        self.run_path(window, clock, 0.1, 1e9)
-        self.assertEqual(window.size, 3 * MIN_WINDOW)

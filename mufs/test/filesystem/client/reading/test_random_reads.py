@@ -3,14 +3,15 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.filesystem.client.random_reads import (
+from mufs.filesystem.client.reading.random_reads import (
     GAP_FILL_MAX_PAGES,
     PROBE_EVERY_READS,
     WHOLE_BLOCK_MAX_SECONDS,
     WHOLE_BLOCK_WARMUP_READS,
     RandomReads,
+    whole_blocks,
 )
-from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE
+from mufs.wire.pages import ALL_PAGES, BLOCK, BLOCK_PAGES, EXTENT, PAGE
 
 KEY = 1, 1
 
@@ -100,3 +101,14 @@ class GapTests(SynchronousTestCase):
         """Nothing lies before the start of an image, and other images do not count."""
         self.assertEqual(self.gaps(0), [])
         self.assertEqual(self.reads.gaps((2, 1), (self.first + 4) * PAGE, PAGE), [])
+
+
+class PagesTests(SynchronousTestCase):
+    """The whole blocks of a read."""
+
+    def test_whole_blocks(self) -> None:
+        """Each block of which there is a page is there in full, as far as the image goes."""
+        pages = {0: 0b10 | 1 << 3 * BLOCK_PAGES, 1: 0b1}
+        whole = ALL_PAGES | ALL_PAGES << 3 * BLOCK_PAGES
+        self.assertEqual(whole_blocks(pages, 8 * EXTENT), {0: whole, 1: ALL_PAGES})
+        self.assertEqual(whole_blocks(pages, EXTENT + PAGE + 1), {0: whole, 1: 0b11})

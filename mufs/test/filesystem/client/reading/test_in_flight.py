@@ -1,27 +1,27 @@
 """Requests and the reads that wait for them."""
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client.images import OpenImage
-from mufs.filesystem.client.in_flight import (
+from mufs.filesystem.client.reading.deliveries import Histogram
+from mufs.filesystem.client.reading.in_flight import (
     ReadRequest,
     ReadsInFlight,
     WaitingRead,
     merge_ranges,
 )
-from mufs.filesystem.client.readahead import ReadAheadWindow, SequenceDetector
+from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.channel import MAX_READ, Priority
-from mufs.wire.pages import ALL_PAGES, BLOCK, PAGE
+from mufs.wire.pages import EXTENT, EXTENT_PAGES, PAGE
 
-SIZE = 40 * BLOCK
+SIZE = 40 * EXTENT
+ALL_PAGES = (1 << EXTENT_PAGES) - 1
 
 
 def make_image(generation: int = 1) -> OpenImage:
     """An open image."""
-    detector = SequenceDetector(SIZE, ReadAheadWindow(Clock(), 1))
+    detector = SequenceDetector(SIZE)
     return OpenImage(b"image", (1, generation), make_attributes(SIZE), detector, 5)
 
 
@@ -29,7 +29,7 @@ class TableTests(SynchronousTestCase):
     """One image, two requests and two reads."""
 
     def setUp(self) -> None:
-        """Request pages of blocks 0 and 1, and wait for some of them."""
+        """Request pages of extents 0 and 1, and wait for some of them."""
         self.image = image = make_image()
         self.table = ReadsInFlight()
         self.ahead = ReadRequest(1, image, Priority.AHEAD, False, {0: ALL_PAGES, 1: ALL_PAGES})
@@ -42,27 +42,27 @@ class TableTests(SynchronousTestCase):
     def wait(self, pages: dict[int, int], image: OpenImage | None = None) -> WaitingRead:
         """Have a read wait for pages."""
         target = memoryview(bytearray(PAGE))
-        waiting = WaitingRead(image or self.image, 0, target, Deferred(), 0.0, 1.0)
-        for block, mask in pages.items():
-            self.table.add_waiting(waiting, block, mask)
+        waiting = WaitingRead(image or self.image, 0, target, 0.0, Histogram(), pages=pages)
+        self.table.add_waiting(waiting)
         return waiting
 
     def test_belong_together(self) -> None:
-        """A read belongs to each request of its pages, and not to those of its blocks alone."""
+        """A read belongs to each request of its pages, and not to others of its extents."""
         self.assertEqual(self.table.waiting_for(self.ahead), [self.first, self.second])
         self.assertEqual(self.table.waiting_for(self.fill), [self.first])
-        self.assertEqual(self.table.requests_for(self.second), [self.ahead, self.fill])
+        self.assertEqual(self.table.requests_for(self.first), [self.ahead, self.fill])
+        self.assertEqual(self.table.requests_for(self.second), [self.ahead])
         other = self.wait({0: 1}, make_image(2))
         self.assertEqual(self.table.requests_for(other), [])
         self.assertEqual(list(self.table.all_waiting()), [self.first, self.second, other])
 
     def test_lacks(self) -> None:
         """A request lacks what it asked for and has not got, and nothing else."""
-        self.assertTrue(self.table.lacks(2, BLOCK, PAGE))
-        self.assertFalse(self.table.lacks(2, BLOCK + 2 * PAGE, PAGE))
-        self.assertFalse(self.table.lacks(2, 0, BLOCK))
-        self.assertTrue(self.table.lacks(2, 0, 2 * BLOCK))
-        self.assertFalse(self.table.lacks(3, 0, BLOCK))
+        self.assertTrue(self.table.lacks(2, EXTENT, PAGE))
+        self.assertFalse(self.table.lacks(2, EXTENT + 2 * PAGE, PAGE))
+        self.assertFalse(self.table.lacks(2, 0, EXTENT))
+        self.assertTrue(self.table.lacks(2, 0, 2 * EXTENT))
+        self.assertFalse(self.table.lacks(3, 0, EXTENT))
 
     def test_not_requested(self) -> None:
         """What was requested in the background only counts for the background."""
@@ -80,29 +80,37 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.table.not_over_tcp(self.second), {1: 0b1000})
         self.assertEqual(self.second.pages, {1: 0b1100})
 
-    def test_finish(self) -> None:
-        """A request is answered with its last block."""
-        self.table.finish_block(self.ahead, 0)
-        self.assertIn(1, self.table.requests)
-        self.assertNotIn((self.image.key, 0), self.table.requested)
-        self.table.finish_block(self.ahead, 1)
-        self.assertEqual(list(self.table.requests), [2])
-        self.assertEqual(self.table.requested, {(self.image.key, 1): [self.fill]})
+    def test_arrived(self) -> None:
+        """
+        What came is lacked by nobody; a request without pages is answered, and all who waited for
+        something of the extent are told.
+        """
+        key, pending = self.image.key, self.table.pending
+        self.assertEqual(self.table.arrived(key, 1, 0b111), [self.first, self.second])
+        self.assertEqual((self.first.pages, self.second.pages), ({0: 0b1}, {1: 0b1000}))
+        self.assertEqual(list(self.table.requests), [1])
+        self.assertEqual(self.table.pending, pending - 5 * PAGE)
+        self.assertEqual(self.table.arrived(key, 0, ALL_PAGES), [self.first])
+        self.assertEqual(self.first.pages, {})
+        self.assertEqual(self.table.requested, {(key, 1): [self.ahead]})
+        self.assertEqual(self.table.arrived(key, 1, ALL_PAGES), [self.second])
+        self.assertEqual(self.table.arrived(key, 1, ALL_PAGES), [])
+        self.assertEqual((self.table.requests, self.table.requested), ({}, {}))
+        self.assertEqual((self.table.waiting, self.table.pending), ({}, 0))
 
     def test_drop(self) -> None:
         """A dropped request keeps its pages, so that they can be asked for again."""
         self.assertIs(self.table.drop_request(1), self.ahead)
         self.assertEqual(self.ahead.pages, {0: ALL_PAGES, 1: ALL_PAGES})
+        self.assertEqual(self.table.pending, 2 * PAGE)
         self.assertEqual(self.table.waiting_for(self.ahead), [self.first, self.second])
         self.assertIsNone(self.table.drop_request(1))
         self.table.drop_all_requests()
         self.assertEqual((self.table.requests, self.table.requested), ({}, {}))
-        self.assertEqual(len(self.table.all_waiting()), 2)
+        self.assertEqual((len(self.table.all_waiting()), self.table.pending), (2, 0))
 
     def test_remove_waiting(self) -> None:
-        """A read stops waiting for one block, or for all; nothing is left of it then."""
-        self.table.remove_waiting(self.first, 0)
-        self.assertEqual(self.first.pages, {1: 0b1})
+        """Nothing is left of a read that stops waiting."""
         self.table.remove_waiting(self.first)
         self.table.remove_waiting(self.second)
         self.assertEqual(self.table.waiting, {})
@@ -114,7 +122,7 @@ class PartTests(SynchronousTestCase):
     def test_part(self) -> None:
         """Offset and length of the common part, which is empty when there is none."""
         target = memoryview(bytearray(100))
-        waiting = WaitingRead(make_image(), 1000, target, Deferred(), 0.0, 1.0)
+        waiting = WaitingRead(make_image(), 1000, target, 0.0, Histogram())
         for offset, length, expected in (
             (0, 5000, (1000, 100)), (1050, 10, (1050, 10)), (900, 150, (1000, 50)),
             (1090, 50, (1090, 10)), (0, 1000, (1000, 0)), (1100, 10, (1100, 0)),
@@ -127,17 +135,17 @@ class RangeTests(SynchronousTestCase):
     """The ranges of READs."""
 
     def test_merged(self) -> None:
-        """Adjacent pages share a range, over blocks, and the last ends with the image."""
+        """Adjacent pages share a range, over extents, and the last ends with the image."""
         self.assertEqual(merge_ranges({}, SIZE), [])
         self.assertEqual(merge_ranges({0: 0b1011}, SIZE), [(0, 2 * PAGE), (3 * PAGE, PAGE)])
-        self.assertEqual(merge_ranges({0: 0, 1: ALL_PAGES, 2: 1}, SIZE), [(BLOCK, BLOCK + PAGE)])
+        self.assertEqual(merge_ranges({0: 0, 1: ALL_PAGES, 2: 1}, SIZE), [(EXTENT, EXTENT + PAGE)])
         self.assertEqual(
-            merge_ranges({0: ALL_PAGES, 2: ALL_PAGES}, SIZE), [(0, BLOCK), (2 * BLOCK, BLOCK)]
+            merge_ranges({0: ALL_PAGES, 2: ALL_PAGES}, SIZE), [(0, EXTENT), (2 * EXTENT, EXTENT)]
         )
         self.assertEqual(merge_ranges({0: 0b11}, PAGE + 1), [(0, PAGE + 1)])
 
     def test_bound(self) -> None:
         """No range is longer than a READ may be."""
-        blocks = 2 * MAX_READ // BLOCK
-        ranges = merge_ranges(dict.fromkeys(range(blocks), ALL_PAGES), 2 * MAX_READ)
+        extents = 2 * MAX_READ // EXTENT
+        ranges = merge_ranges(dict.fromkeys(range(extents), ALL_PAGES), 2 * MAX_READ)
         self.assertEqual(ranges, [(0, MAX_READ), (MAX_READ, MAX_READ)])

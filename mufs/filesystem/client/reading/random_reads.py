@@ -1,7 +1,15 @@
 """What a read at random brings from the server beside its own pages."""
 
 from mufs.cache.client.blocks import BlockCache
-from mufs.wire.pages import ALL_PAGES, BLOCK_PAGES, PAGE, ImageKey
+from mufs.wire.pages import (
+    ALL_PAGES,
+    BLOCK_PAGES,
+    EXTENT,
+    EXTENT_PAGES,
+    PAGE,
+    ImageKey,
+    mask_of,
+)
 
 WHOLE_BLOCK_MAX_SECONDS = 0.005
 """Seconds that a whole block may take to arrive for a read at random to ask for it."""
@@ -74,3 +82,20 @@ class RandomReads:
         missing = self._cache.missing(key, block, ALL_PAGES)
         missing |= self._cache.missing(key, block + 1, ALL_PAGES) << BLOCK_PAGES
         return ~missing & (1 << 2 * BLOCK_PAGES) - 1
+
+
+def whole_blocks(pages: dict[int, int], size: int) -> dict[int, int]:
+    """
+    All pages of the blocks that these pages are in, by extent.
+
+    @param size: of the image, in bytes.
+    """
+    whole = {}
+    for extent, wanted in pages.items():
+        blocks = 0
+        for first in range(0, EXTENT_PAGES, BLOCK_PAGES):
+            block = ALL_PAGES << first
+            if wanted & block:
+                blocks |= block
+        whole[extent] = blocks & mask_of(0, min(EXTENT, size - extent * EXTENT))
+    return whole

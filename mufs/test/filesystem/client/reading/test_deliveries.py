@@ -4,7 +4,7 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.client.deliveries import BOUNDS, Deliveries
+from mufs.filesystem.client.reading.deliveries import BOUNDS, Deliveries
 
 
 class DeliveriesTests(SynchronousTestCase):

@@ -1,0 +1,394 @@
+"""The way of a read that the cache cannot answer (paper, section 4, steps 2 to 6)."""
+
+import errno
+from collections.abc import Callable
+
+from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.multicast_health import MulticastHealth
+from mufs.filesystem.client.images import OpenImage, stale
+from mufs.filesystem.client.reading.deliveries import Deliveries
+from mufs.filesystem.client.reading.in_flight import (
+    ReadRequest,
+    ReadsInFlight,
+    WaitingRead,
+    merge_ranges,
+)
+from mufs.filesystem.client.reading.overdue import OverdueReads
+from mufs.filesystem.client.reading.random_reads import RandomReads, whole_blocks
+from mufs.wire.channel import Data, Priority, ProtocolError, Read, Sent
+from mufs.wire.pages import (
+    BLOCK,
+    EXTENT,
+    PAGE,
+    ImageKey,
+    byte_range,
+    mask_of,
+    runs,
+    split_into_blocks,
+    split_into_extents,
+)
+from mufs.wire.segments import Descriptor
+
+MAX_WINDOW = 8 * 1024 * 1024
+"""Bytes that are read ahead of a sequence at most: more than 300 MB/s have on a path of 20 ms."""
+
+MAX_BYTES_IN_FLIGHT = 12 * 1024 * 1024
+"""
+Bytes that may be on their way before nothing more is read ahead: the server serves a client that
+waits for more than 16 MiB after the others.
+"""
+
+
+class ReadCore:
+    """
+    Asks the server for what is missing, once, and ends each read as soon as its bytes arrived.
+
+    It is called with reads, with what arrives, and with the time; all times are seconds of one
+    clock. What follows is left in C{to_send} and C{ended} for the caller to take away.
+
+    It alone decides what is asked for again: a read that waits too long (L{check_overdue}), a
+    request whose transfer expired (L{expired}) or was lost (L{lost}) or that failed (L{failed}),
+    all reads after a reconnect (L{resume}). Whether a request goes by multicast or TCP is
+    L{MulticastHealth.should_use}'s decision, but for reads that must be answered over TCP by now.
+
+    Only L{lacks} may be called from any thread.
+
+    @ivar to_send: the READs to be sent now.
+    @ivar ended: the reads that have ended, each with the number of its bytes, or why it failed.
+    @ivar window: bytes that are read ahead of a sequence.
+    @ivar deliveries: what became of all reads.
+    @ivar in_flight: the requests and the waiting reads.
+    @ivar bytes_requested: bytes that the server was asked for.
+    @ivar bytes_overheard: bytes that came without having been asked for.
+    @ivar bytes_over_tcp: bytes that came over TCP.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        multicast_health: MulticastHealth,
+        max_ahead: int,
+        *,
+        new_tag: Callable[[], int],
+    ) -> None:
+        """
+        @param max_ahead: bytes that may be read ahead, whatever the receive buffer has room for.
+        @param new_tag: makes a tag that no other request in flight has.
+        """
+        self._cache = cache
+        self._multicast_health = multicast_health
+        self._max_ahead = max_ahead
+        self._new_tag = new_tag
+        self._random_reads = RandomReads(cache)
+        self._overdue = OverdueReads()
+        self._longest_wait = 0.0
+        self.to_send: list[Read] = []
+        self.ended: list[tuple[WaitingRead, int | OSError]] = []
+        self.window = min(MAX_WINDOW, max_ahead)
+        self.deliveries = Deliveries()
+        self.in_flight = ReadsInFlight()
+        self.bytes_requested = 0
+        self.bytes_overheard = 0
+        self.bytes_over_tcp = 0
+
+    def limit(self, buffer: int) -> None:
+        """Have what is read ahead fit into half of a receive buffer of so many bytes."""
+        self.window = max(BLOCK, min(MAX_WINDOW, self._max_ahead, buffer // 2))
+
+    def read(self, opened: OpenImage, offset: int, target: memoryview, now: float) -> WaitingRead:
+        """
+        Fill C{target} with the bytes at C{offset}, less at the end of the image.
+
+        @raise OSError: when the image is stale.
+        """
+        if opened.stale:
+            raise stale()
+        ahead = opened.sequence_detector.advance(offset, len(target), self.window)
+        target = target[: max(0, opened.size - offset)]
+        waiting = WaitingRead(opened, offset, target, now, self.deliveries.joined)
+        self._take_cached(waiting)
+        if not waiting.pages:
+            self._end(waiting, len(target), now)
+            return waiting
+        self.in_flight.add_waiting(waiting)
+        self._overdue.add(waiting, now)
+        if ahead is None:
+            self._ask_at_random(waiting)
+        else:
+            self._ask_for(waiting, waiting.pages)
+            self.prefetch(opened, *ahead)
+        return waiting
+
+    def prefetch(
+        self, opened: OpenImage, offset: int, length: int, *, priority: Priority = Priority.AHEAD
+    ) -> None:
+        """Ask for a range that will be read soon, or, in the background, may be read."""
+        has_room = self.in_flight.pending + length <= min(MAX_BYTES_IN_FLIGHT, 2 * self.window)
+        if has_room and opened.server_handle is not None and not opened.stale:
+            self._ask(opened, dict(split_into_extents(offset, length)), priority)
+
+    def fill(self, opened: OpenImage, wanted: dict[int, int]) -> None:
+        """Ask for pages, by extent, that nobody waits for."""
+        self._ask(opened, wanted, Priority.BACKGROUND)
+
+    def give_up(self, waiting: WaitingRead, now: float) -> None:
+        """A read was cancelled. Drop its requests, so that the next read asks again."""
+        requests = self.in_flight.requests_for(waiting)
+        self.in_flight.remove_waiting(waiting)
+        self._count(waiting, 0, now)
+        for request in requests:
+            self.in_flight.drop_request(request.tag)
+        for request in requests:
+            for other in self.in_flight.waiting_for(request):
+                self._ask(other.opened, other.pages, Priority.BLOCKED)
+
+    def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
+        """Whether some of a range is not in the cache; from any thread."""
+        return any(
+            self._cache.missing_of_extent(opened.key, extent, pages)
+            for extent, pages in split_into_extents(offset, length)
+        )
+
+    def take_lag(self, now: float) -> float:
+        """
+        The longest wait in seconds of the reads that ended since the last call, and of those
+        that still wait.
+        """
+        waits = (now - waiting.since for waiting in self.in_flight.all_waiting())
+        longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
+        return longest
+
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview, now: float) -> None:
+        """A transfer of the group was opened."""
+        key = descriptor.image, descriptor.generation
+        extent, start = divmod(descriptor.offset, EXTENT)
+        pages = mask_of(start, start + len(data))
+        unasked = self.in_flight.not_requested(key, extent, pages).bit_count()
+        self.bytes_overheard += min(len(data), PAGE * unasked)
+        self._arrived(key, descriptor.offset, data, now)
+
+    def data(self, data: Data, now: float) -> bool:
+        """
+        File bytes came over TCP.
+
+        @return: whether they were asked for; what was not is dropped.
+        @raise ProtocolError: when they end within a page that is not the last of the image.
+        """
+        self.bytes_over_tcp += len(data.payload)
+        key, end = (data.image, data.generation), data.offset + len(data.payload)
+        requested = self.in_flight.requested.get((key, data.offset // EXTENT))
+        if not requested:
+            return False
+        size = requested[0].opened.size
+        if end % PAGE and end != size:
+            raise ProtocolError(f"DATA that ends at {end} of {size} bytes")
+        self._arrived(key, data.offset, data.payload, now)
+        return True
+
+    def is_wanted(self, sent: Sent) -> bool:
+        """Whether the request that SENT names still lacks some of what the transfer carried."""
+        return self.in_flight.lacks(sent.tag, sent.offset, sent.length)
+
+    def expired(self, tag: int) -> None:
+        """The server no longer has the transfer that a request waits for."""
+        self._retry(tag, over_tcp=not self._multicast_health.works)
+
+    def lost(self, tag: int) -> None:
+        """What a request waits for was lost, and multicast brings it no more."""
+        self._retry(tag, over_tcp=True)
+
+    def failed(self, tag: int, error: OSError, now: float) -> OpenImage | None:
+        """
+        The server cannot answer a request. That may have asked for more than any one read wants,
+        so a read fails only with a request that was sent for nothing else.
+
+        @return: the image that the request was for, C{None} when there is none of that tag.
+        """
+        request = self.in_flight.drop_request(tag)
+        if request is None:
+            return None
+        if error.errno == errno.ESTALE:
+            request.opened.stale = True
+        for waiting in self.in_flight.waiting_for(request):
+            if error.errno == errno.ESTALE or request.only_for is waiting:
+                self._end(waiting, error, now)
+            elif not any(each.only_for is waiting for each in self.in_flight.requests_for(waiting)):
+                self._repeat(waiting, over_tcp=True, exclusive=True)
+        return request.opened
+
+    def interrupted(self) -> None:
+        """The connection is lost, and all requests with it; the reads go on waiting."""
+        self.in_flight.drop_all_requests()
+
+    def resume(self, opened: OpenImage, now: float) -> None:
+        """There is a connection again: ask for what the reads of an image wait for."""
+        for waiting in self.in_flight.all_waiting():
+            if waiting.opened is opened:
+                if opened.stale:
+                    self._end(waiting, stale(), now)
+                else:
+                    self._ask(opened, waiting.pages, Priority.BLOCKED)
+
+    @property
+    def due(self) -> float | None:
+        """When L{check_overdue} is to be called, in seconds; C{None} while nothing waits."""
+        return self._overdue.due
+
+    def check_overdue(self, now: float) -> None:
+        """Hurry the reads that have waited too long: first by multicast, then over TCP."""
+        for waiting in self._overdue.pop(now):
+            if waiting.is_urged:
+                self._repeat(waiting, over_tcp=True)
+            else:
+                waiting.is_urged = True
+                self._urge(waiting)
+
+    def _take_cached(self, waiting: WaitingRead) -> None:
+        """Copy what the cache has of a read, and note the pages that it lacks."""
+        opened, cache = waiting.opened, self._cache
+        for block, pages in split_into_blocks(waiting.offset, len(waiting.target)):
+            missing = cache.missing(opened.key, block, pages)
+            for first, count in runs(pages & ~missing):
+                where = byte_range(block * BLOCK, first, count, opened.size)
+                if not cache.read(opened.key, *waiting.part(*where)):
+                    cache.discard(opened.key, block)
+                    missing = pages
+                    break
+            if missing:
+                extent, start = divmod(block * BLOCK, EXTENT)
+                shifted = missing << start // PAGE
+                waiting.pages[extent] = waiting.pages.get(extent, 0) | shifted
+
+    def _ask_for(self, waiting: WaitingRead, wanted: dict[int, int]) -> bool:
+        """Ask for what a read lacks; whether that makes it a miss."""
+        is_miss = self._ask(waiting.opened, wanted, Priority.BLOCKED)
+        if is_miss:
+            waiting.kind = self.deliveries.misses
+        return is_miss
+
+    def _ask_at_random(self, waiting: WaitingRead) -> None:
+        """Ask for what a read at random lacks, and for some of what lies around it."""
+        opened, offset, random_reads = waiting.opened, waiting.offset, self._random_reads
+        if not random_reads.wants_block():
+            gaps = random_reads.gaps(opened.key, offset, len(waiting.target))
+            if self._ask_for(waiting, waiting.pages):
+                for gap in gaps:
+                    self.prefetch(opened, *gap)
+            return
+        is_alone = not self.in_flight.requested
+        if self._ask_for(waiting, whole_blocks(waiting.pages, opened.size)):
+            if is_alone:
+                waiting.asked_alone_at = waiting.since
+            # The more of an image is read at random, the sooner all of it had better be here.
+            has_room = self._cache.has_room and self.in_flight.pending < self.window
+            if has_room and random_reads.wants_surroundings:
+                self.prefetch(opened, *opened.sequence_detector.around(offset))
+
+    def _ask(
+        self,
+        opened: OpenImage,
+        wanted: dict[int, int],
+        priority: Priority,
+        *,
+        over_tcp: bool | None = None,
+    ) -> bool:
+        """
+        Send READs for the pages that are neither in the cache nor on their way.
+
+        @return: whether the server has to be asked: now, or, without a connection, by L{resume}.
+        """
+        if opened.server_handle is None:
+            return True
+        missing: dict[int, int] = {}
+        # A read must not wait for what was only requested in the background.
+        lowest = max(priority, Priority.AHEAD)
+        for extent, pages in wanted.items():
+            pages = self.in_flight.not_requested(opened.key, extent, pages, lowest)
+            if pages:
+                missing[extent] = self._cache.missing_of_extent(opened.key, extent, pages)
+        ranges = merge_ranges(missing, opened.size)
+        for offset, length in ranges:
+            self._request(opened, offset, length, priority=priority, over_tcp=over_tcp)
+        return bool(ranges)
+
+    def _request(
+        self,
+        opened: OpenImage,
+        offset: int,
+        length: int,
+        *,
+        priority: Priority,
+        over_tcp: bool | None,
+        only_for: WaitingRead | None = None,
+    ) -> None:
+        """
+        Send a READ.
+
+        @param over_tcp: whether it is to be answered over TCP; C{None} has the health of
+            multicast decide.
+        """
+        assert opened.server_handle is not None
+        if over_tcp is None:
+            over_tcp = not self._multicast_health.should_use()
+        pages = dict(split_into_extents(offset, length))
+        request = ReadRequest(self._new_tag(), opened, priority, over_tcp, pages, only_for)
+        self.in_flight.add_request(request)
+        self.bytes_requested += length
+        self.to_send.append(
+            Read(request.tag, opened.server_handle, offset, length, priority, over_tcp)
+        )
+
+    def _arrived(self, key: ImageKey, offset: int, data: bytes | memoryview, now: float) -> None:
+        """Whole pages of one extent came, by multicast or TCP."""
+        extent, start = divmod(offset, EXTENT)
+        self._cache.store(key, offset, data)
+        source = memoryview(data)
+        for waiting in self.in_flight.arrived(key, extent, mask_of(start, start + len(data))):
+            begin, target = waiting.part(offset, len(data))
+            target[:] = source[begin - offset :][: len(target)]
+            if not waiting.pages:
+                if waiting.asked_alone_at is not None:
+                    self._random_reads.block_arrived(now - waiting.asked_alone_at)
+                self._end(waiting, len(waiting.target), now)
+
+    def _retry(self, tag: int, *, over_tcp: bool) -> None:
+        """Ask again for what a request still lacks."""
+        request = self.in_flight.drop_request(tag)
+        if request is None:
+            return
+        self._ask(request.opened, request.pages, request.priority, over_tcp=over_tcp)
+        # Its handle may be closed by now; each read that waits for the same has its own.
+        for waiting in self.in_flight.waiting_for(request):
+            self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp=over_tcp)
+
+    def _urge(self, waiting: WaitingRead) -> None:
+        """Have what a read waits for sent before what is only read ahead."""
+        requests = self.in_flight.requests_for(waiting)
+        if any(each.priority > Priority.BLOCKED and not each.over_tcp for each in requests):
+            self._repeat(waiting)
+
+    def _repeat(
+        self, waiting: WaitingRead, *, over_tcp: bool | None = None, exclusive: bool = False
+    ) -> None:
+        """
+        Ask for what a read lacks although it was asked for before.
+
+        @param exclusive: the read fails if the server cannot answer.
+        """
+        opened, only_for = waiting.opened, waiting if exclusive else None
+        if opened.server_handle is None:
+            return
+        for where in merge_ranges(self.in_flight.not_over_tcp(waiting), opened.size):
+            self._request(
+                opened, *where, priority=Priority.BLOCKED, over_tcp=over_tcp, only_for=only_for
+            )
+
+    def _end(self, waiting: WaitingRead, result: int | OSError, now: float) -> None:
+        self.in_flight.remove_waiting(waiting)
+        self._count(waiting, result if isinstance(result, int) else 0, now)
+        self.ended.append((waiting, result))
+
+    def _count(self, waiting: WaitingRead, length: int, now: float) -> None:
+        seconds = now - waiting.since
+        self._longest_wait = max(self._longest_wait, seconds)
+        self.deliveries.note(waiting.kind, seconds, length)
