@@ -100,7 +100,8 @@ class IBlockStorage(Interface):
 
     def write(place: Any, start: int, data: bytes | memoryview) -> bool:
         """
-        Store whole pages at an offset within a block, in bytes. They can be read at once.
+        Store whole pages at an offset within a block, in bytes. They can be read at once; C{data}
+        is not kept.
 
         @return: whether there was room for them.
         """

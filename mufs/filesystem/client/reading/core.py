@@ -154,7 +154,7 @@ class ReadCore:
         longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
         return longest
 
-    def delivered(self, descriptor: Descriptor, data: bytes, now: float) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview, now: float) -> None:
         """A transfer of the group was opened."""
         key = descriptor.image, descriptor.generation
         extent, start = divmod(descriptor.offset, EXTENT)
@@ -280,7 +280,7 @@ class ReadCore:
             if has_room and random_reads.wants_surroundings:
                 self.prefetch(opened, *opened.sequence_detector.around(offset))
 
-    def _arrived(self, key: ImageKey, offset: int, data: bytes, now: float) -> None:
+    def _arrived(self, key: ImageKey, offset: int, data: bytes | memoryview, now: float) -> None:
         """Whole pages of one extent came, by multicast or TCP."""
         extent, start = divmod(offset, EXTENT)
         self._cache.store(key, offset, data)

@@ -114,7 +114,7 @@ class Reader:
         self._core.fill(opened, wanted)
         self._act()
 
-    def delivered(self, descriptor: Descriptor, data: bytes) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview) -> None:
         """See L{ReadCore.delivered}."""
         self._core.delivered(descriptor, data, self._clock.seconds())
         self._act()
