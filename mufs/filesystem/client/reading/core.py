@@ -103,15 +103,16 @@ class ReadCore:
         target = target[: max(0, opened.size - offset)]
         waiting = WaitingRead(opened, offset, target, now, self.deliveries.joined)
         self._take_cached(waiting)
-        if not waiting.pages:
-            self._end(waiting, len(target), now)
-            return waiting
-        self.in_flight.add_waiting(waiting)
-        self._overdue.add(waiting, now)
-        if ahead is None:
-            self._ask_at_random(waiting)
+        if waiting.pages:
+            self.in_flight.add_waiting(waiting)
+            self._overdue.add(waiting, now)
+            if ahead is None:
+                self._ask_at_random(waiting)
+            else:
+                self._ask_for(waiting, waiting.pages)
         else:
-            self._ask_for(waiting, waiting.pages)
+            self._end(waiting, len(target), now)
+        if ahead is not None:
             self.prefetch(opened, *ahead)
         return waiting
 

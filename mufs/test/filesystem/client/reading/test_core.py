@@ -264,6 +264,14 @@ class AheadTests(CoreTestCase):
         self.deliver(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK)
         self.assert_ended(reading)
 
+    def test_arrived_meanwhile(self) -> None:
+        """A read in sequence whose bytes came before it did has as much read ahead."""
+        self.read_on(MIN_SEQUENTIAL_BYTES // BLOCK - 1)
+        self.deliver(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK)
+        self.sent()
+        self.assert_ended(self.read(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK))
+        self.assertEqual(self.ranges(), [(MIN_SEQUENTIAL_BYTES, BLOCK)])
+
     def test_whole_block(self) -> None:
         """A read at random asks for its whole block as long as that may be fast."""
         self.core = self.make_core()
