@@ -23,7 +23,7 @@ class IImage(Interface):
         @raise OSError: ESTALE when the file no longer has the content it was opened with.
         """
 
-    def read_at_once(offset: int, length: int) -> bytes | None:
+    def read_at_once(offset: int, length: int) -> bytes | bytearray | None:
         """The same, or C{None} if that might block or the content might have changed."""
 
 
@@ -100,7 +100,8 @@ class IBlockStorage(Interface):
 
     def write(place: Any, start: int, data: bytes | memoryview) -> bool:
         """
-        Store whole pages at an offset within a block, in bytes. They can be read at once.
+        Store whole pages at an offset within a block, in bytes. They can be read at once; C{data}
+        is not kept.
 
         @return: whether there was room for them.
         """

@@ -139,23 +139,35 @@ class Keys:
         self._sealed = self._transfers = 0
 
 
-def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[memoryview, bytes]:
+def seal(
+    cipher: AESGCM, descriptor: Descriptor, data: bytes | memoryview
+) -> tuple[memoryview, bytes]:
     """The encrypted bytes, as many as C{data} has, and the authentication tag."""
-    sealed = cipher.encrypt(_nonce(descriptor), data, descriptor.bound())
-    return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:]
+    sealed = bytearray(len(data) + TAG_SIZE)
+    cipher.encrypt_into(_nonce(descriptor), data, descriptor.bound(), sealed)
+    return memoryview(sealed)[:-TAG_SIZE], bytes(sealed[-TAG_SIZE:])
 
 
-def unseal(cipher: AESGCM, descriptor: Descriptor, sealed: bytes | bytearray) -> bytes | None:
+def unseal(
+    cipher: AESGCM,
+    descriptor: Descriptor,
+    sealed: bytes | bytearray | memoryview,
+    target: memoryview | None = None,
+) -> memoryview | None:
     """
     The reverse of L{seal}.
 
     @param sealed: the bytes received, followed by the tag.
+    @param target: memory for the file bytes; by default new memory. It is overwritten in any case.
     @return: the file bytes, or C{None} if they are not authentic.
     """
+    length = max(0, len(sealed) - TAG_SIZE)
+    data = memoryview(bytearray(length)) if target is None else target[:length]
     try:
-        return cipher.decrypt(_nonce(descriptor), sealed, descriptor.bound())
+        cipher.decrypt_into(_nonce(descriptor), sealed, descriptor.bound(), data)
     except InvalidTag:
         return None
+    return data
 
 
 def _nonce(descriptor: Descriptor) -> bytes:

@@ -167,7 +167,7 @@ class CacheDirectory:
         """See L{IBlockStorage.write}."""
         if place.number * BLOCK > MAX_FILE_SIZE - BLOCK:
             return False
-        pending = start, data
+        pending = start, bytes(data)  # the caller's memory may be used again
         if place.unwritten is None:
             place.unwritten = []
         place.unwritten.append(pending)

@@ -27,7 +27,7 @@ from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 MAX_KNOWN_IMAGES = 20_000
 """Images without any block whose paths and sizes are remembered."""
 
-PendingWrite = tuple[int, bytes | memoryview]
+PendingWrite = tuple[int, bytes]
 """Offset within a block, in bytes, and the bytes of whole pages."""
 
 
