@@ -35,8 +35,8 @@ class BlockCache:
 
     Only one thread may call the methods that change what is held. Any thread may call L{read},
     L{missing} and L{held_blocks}, without a lock: a block's bytes are in place before its pages
-    are marked, a block leaves the dictionary before its place is used again, and a reader checks
-    after copying that the block is still there.
+    are marked, a block that leaves has no pages any more before its place is used again, and a
+    reader checks after copying that the block still has them.
 
     If the system has less memory than its size, it holds less.
 
@@ -56,6 +56,7 @@ class BlockCache:
         self._read = self._storage.read
         self._slots = max(1, size // self._storage.cost)
         self._blocks: OrderedDict[tuple[ImageKey, int], _Block] = OrderedDict()
+        self._move_to_end = self._blocks.move_to_end
         self._paths: dict[bytes, ImageKey] = {}
         self.held = 0
         self.evictions = 0
@@ -117,28 +118,34 @@ class BlockCache:
         @return: whether all of them are held; if not, the content of C{target} is undefined. If
             nothing is L{missing} although this returns false, a block is damaged: L{discard} it.
         """
-        done, length, whole = 0, len(target), True
-        while done < length:
-            number, start = divmod(offset + done, BLOCK)
-            stop = min(BLOCK, start + length - done)
-            key = (image, number)
-            block = self._blocks.get(key)
-            if block is None or mask_of(start, stop) & ~block.pages:
-                if block is not None:
-                    self._storage.preload(block.place, mask_of(start, stop) & block.pages)
-                whole = False
-            else:
-                here = stop - start
-                part = target if here == length else target[done : done + here]
-                if not self._read(block.place, start, part):
-                    return False
-                try:
-                    self._blocks.move_to_end(key)
-                except KeyError:
-                    return False
-                if self._blocks.get(key) is not block:
-                    return False
-            done += stop - start
+        start, length = offset % BLOCK, len(target)
+        if not 0 < length <= BLOCK - start:
+            return self._read_across(image, offset, target)
+        key = image, offset // BLOCK
+        block = self._blocks.get(key)
+        if block is None:
+            return False
+        if block.pages != ALL_PAGES:
+            lacking = mask_of(start, start + length) & ~block.pages
+            if lacking:
+                held = mask_of(start, start + length) & ~lacking
+                self._storage.preload(block.place, held)
+                return False
+        if not self._read(block.place, start, target):
+            return False
+        try:
+            self._move_to_end(key)
+        except KeyError:
+            return False
+        return block.pages != 0
+
+    def _read_across(self, image: ImageKey, offset: int, target: memoryview) -> bool:
+        """The same for parts of several blocks."""
+        done, whole = 0, True
+        while done < len(target):
+            part = target[done : done + BLOCK - (offset + done) % BLOCK]
+            whole &= self.read(image, offset + done, part)
+            done += len(part)
         return whole
 
     def run_writer(self) -> None:
@@ -240,4 +247,5 @@ class BlockCache:
 
     def _free(self, block: _Block, *, give_back: bool = False) -> None:
         self.held -= PAGE * block.pages.bit_count()
+        block.pages = 0
         self._storage.free(block.place, give_back=give_back)
