@@ -180,29 +180,50 @@ class BlockCache:
         """
         if offset % PAGE:
             raise ValueError(f"offset {offset} is not that of a page")
-        source, done = memoryview(data), 0
-        while done < len(data):
-            number, start = divmod(offset + done, BLOCK)
-            part = source[done : done + BLOCK - start]
-            self._store(image, number, start, part)
-            done += len(part)
+        self.make_room()
+        source = memoryview(data)
+        parts: list[tuple[ImageKey, int, int, memoryview]] = []
+        while source:
+            number, start = divmod(offset, BLOCK)
+            parts.append((image, number, start, source[: BLOCK - start]))
+            offset, source = offset + BLOCK - start, source[BLOCK - start :]
+        together = 1 < len(parts) <= self._slots
+        kept = self._store_together(parts, memoryview(data)) if together else 0
+        for part in parts[kept:]:
+            self._store(*part)
+
+    def _store_together(
+        self, parts: list[tuple[ImageKey, int, int, memoryview]], data: memoryview
+    ) -> int:
+        """Keep pages of adjacent blocks in one go; for how many of the blocks that worked."""
+        blocks = [self._block((image, number)) for image, number, _, _ in parts]
+        found = [self._blocks.get((image, number)) for image, number, _, _ in parts]
+        if any(each is not block for each, block in zip(found, blocks, strict=True)):
+            # Readers used others meanwhile, so the first ones made room for the last ones.
+            return 0
+        kept = self._storage.write([block.place for block in blocks], parts[0][2], data)
+        for block, (_, _, start, part) in zip(blocks[:kept], parts, strict=False):
+            self._mark(block, mask_of(start, start + len(part)))
+        return kept
 
     def _store(self, image: ImageKey, number: int, start: int, data: memoryview) -> None:
-        """Keep whole pages of one block."""
-        self.make_room()
-        pages, key = mask_of(start, start + len(data)), (image, number)
+        """Keep pages of one block."""
+        key = image, number
         block = self._block(key)
-        kept = self._storage.write(block.place, start, data)
+        kept = self._storage.write([block.place], start, data)
         if not kept and not block.pages:
             # There is no memory for a place never used before: take the least recently used one.
             self.forget(*key)
             if self._blocks:
                 self._evict()
                 block = self._block(key)
-                kept = self._storage.write(block.place, start, data)
+                kept = self._storage.write([block.place], start, data)
         if kept:
-            self.held += PAGE * (pages & ~block.pages).bit_count()
-            block.pages |= pages
+            self._mark(block, mask_of(start, start + len(data)))
+
+    def _mark(self, block: _Block, pages: int) -> None:
+        self.held += PAGE * (pages & ~block.pages).bit_count()
+        block.pages |= pages
 
     def make_room(self) -> None:
         """Drop what the storage has no room for."""
