@@ -137,6 +137,8 @@ def ratios(rows: list[Row]) -> str:
             own = runs.get((_task(row), row.run))
             if row.system == other and row.right and own is not None:
                 pairs[_task(row)].append((own, row))
+        if not pairs:
+            continue
         parts.append(f"\n### mufs divided by {other}\n\n| | {' | '.join(COMPARED)} |\n|")
         parts.append("---|" * (1 + len(COMPARED)) + "\n")
         for task, both in pairs.items():

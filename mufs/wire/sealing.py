@@ -139,10 +139,13 @@ class Keys:
         self._sealed = self._transfers = 0
 
 
-def seal(cipher: AESGCM, descriptor: Descriptor, data: bytes) -> tuple[memoryview, bytes]:
+def seal(
+    cipher: AESGCM, descriptor: Descriptor, data: bytes | memoryview
+) -> tuple[memoryview, bytes]:
     """The encrypted bytes, as many as C{data} has, and the authentication tag."""
-    sealed = cipher.encrypt(_nonce(descriptor), data, descriptor.bound())
-    return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:]
+    sealed = bytearray(len(data) + TAG_SIZE)
+    cipher.encrypt_into(_nonce(descriptor), data, descriptor.bound(), sealed)
+    return memoryview(sealed)[:-TAG_SIZE], bytes(sealed[-TAG_SIZE:])
 
 
 def unseal(

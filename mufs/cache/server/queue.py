@@ -6,15 +6,16 @@ rest of the range becomes new entries. Any number of clients in lockstep thus co
 """
 
 import itertools
-from collections import deque
 from collections.abc import Iterable
 from errno import EBUSY
+from functools import reduce
+from heapq import heappop, heappush
+from operator import or_
 
-from attrs import define, field
-
+from mufs.cache.server.items import SCAVENGER, SERVICE_CLASSES, Entry, Resend
 from mufs.cache.server.sent import (
     MAX_REPAIR_CREDIT,
-    BlockKey,
+    ExtentKey,
     IReader,
     SentTransfer,
     SentWindow,
@@ -22,110 +23,17 @@ from mufs.cache.server.sent import (
 )
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read
-from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, byte_range, runs, split_into_blocks
+from mufs.wire.pages import BLOCK, BLOCK_PAGES, EXTENT, EXTENT_PAGES, runs, split_into_extents
 from mufs.wire.segments import max_in_group, not_restored
 
-Readers = dict[IReader, dict[int, None]]
-"""Clients, each with the tags of its requests in order of arrival."""
-
-MAX_FOLLOWING_PAGES = 7 * BLOCK_PAGES
-"""Consecutive queued pages that are announced to the disk together with a block."""
+MAX_FOLLOWING_PAGES = EXTENT_PAGES
+"""Consecutive queued pages that are announced to the disk together with an entry."""
 
 MAX_TAGS = 64
 """How many requests of one client may wait for the same entry."""
 
-ITEM_COST = 16 * 1024
-"""Fixed cost per item sent, in bytes."""
-
-SCAVENGER = len(Priority)
-"""
-The service class below all priorities (RFC 3662): items that only greedy hosts wait for, and
-repairs beyond a host's repair credit.
-"""
-
-SERVICE_CLASSES: tuple[int, ...] = (*Priority, SCAVENGER)
-"""All service classes, the most urgent first."""
-
-
-@define(eq=False)
-class Entry:
-    """
-    A run of pages of one block to be read, sealed and sent.
-
-    @ivar queued_in: the service class that it is queued in, C{None} once it was taken.
-    @ivar readers: who waits for it.
-    @ivar service_class: the service class that it was taken from.
-    """
-
-    image: IImage
-    block: int
-    first: int
-    count: int
-    queued_in: int | None
-    readers: Readers = field(factory=dict)
-    service_class: int = SCAVENGER
-
-    @property
-    def size(self) -> int:
-        """Bytes that each reader waits for."""
-        return self.count * PAGE
-
-    @property
-    def cost(self) -> int:
-        """What it costs the server and its link, in bytes."""
-        return ITEM_COST + self.size
-
-    @property
-    def pages(self) -> int:
-        """The run as a set of pages."""
-        return ((1 << self.count) - 1) << self.first
-
-    @property
-    def byte_range(self) -> tuple[int, int]:
-        """Its offset and length in the image, in bytes."""
-        return byte_range(self.block * BLOCK, self.first, self.count, self.image.attributes.size)
-
-    @property
-    def key(self) -> BlockKey:
-        """The block that it is a part of."""
-        return self.image.image, self.image.generation, self.block
-
-
-@define(eq=False)
-class Resend:
-    """
-    A transfer to be repaired, either by the missing segments or by parity. As many parity
-    segments as the reader with the most losses needs are enough for all readers.
-
-    @ivar missing: bitmap of the segments that at least one reader misses.
-    @ivar max_missing: how many parity segments of each group the reader with the most losses needs.
-    @ivar parity: how many parity segments of each group to send; 0 to send the missing segments.
-    @ivar is_repeat: whether nothing was lost: all who wait came too late, or kept nothing of it.
-    """
-
-    transfer: SentTransfer
-    queued_in: int | None
-    missing: int = 0
-    max_missing: int = 0
-    parity: int = 0
-    readers: Readers = field(factory=dict)
-    service_class: int = SCAVENGER
-    is_repeat: bool = True
-
-    @property
-    def segments(self) -> int:
-        """How many segments will be sent."""
-        return self.parity * self.transfer.groups or self.missing.bit_count()
-
-    @property
-    def size(self) -> int:
-        """Bytes that each reader waits for: the whole transfer."""
-        return self.transfer.descriptor.total
-
-    @property
-    def cost(self) -> int:
-        """What it costs the server and its link, in bytes."""
-        return ITEM_COST + self.segments * int(self.transfer.rows.shape[1])
+Queued = list[tuple[int, int, Entry | Resend]]
+"""A heap of items: their numbers in order of request, and their first pages."""
 
 
 class MulticastQueue:
@@ -136,6 +44,9 @@ class MulticastQueue:
     them, so a host with requests of its own does not get half of the link beside many hosts that
     share theirs. A host does not accumulate credit while it has nothing queued.
 
+    When its turn comes, an entry is cut to the largest transfer that its readers and the link can
+    take. Of an entry that a more urgent request joins, only the blocks are raised that it is for.
+
     An item that only greedy hosts wait for moves to the scavenger class when its turn comes.
 
     @ivar requests: how many requests arrived.
@@ -144,12 +55,12 @@ class MulticastQueue:
 
     def __init__(self, window: SentWindow) -> None:
         self._window = window
-        self._classes: dict[int, dict[Share, deque[tuple[int, Entry | Resend]]]] = {
+        self._classes: dict[int, dict[Share, Queued]] = {
             service_class: {} for service_class in SERVICE_CLASSES
         }
         self._numbers = itertools.count(1)
         self._served = 0.0
-        self._entries: dict[BlockKey, list[Entry]] = {}
+        self._entries: dict[ExtentKey, list[Entry]] = {}
         self._resends: dict[int, Resend] = {}
         self._under_way: Resend | None = None
         self.requests = 0
@@ -164,13 +75,17 @@ class MulticastQueue:
         """
         self.requests += 1
         merged = True
-        for block, wanted in split_into_blocks(read.offset, read.length):
-            key = (image.image, image.generation, block)
-            for entry in self._entries.get(key, ()):
-                if wanted & entry.pages:
-                    wanted &= ~entry.pages
-                    self._join(entry, reader, read.tag, read.priority)
-            for transfer in self._window.of_block(key):
+        for extent, wanted in split_into_extents(read.offset, read.length):
+            key = (image.image, image.generation, extent)
+            for entry in tuple(self._entries.get(key, ())):
+                if common := wanted & entry.pages:
+                    wanted &= ~common
+                    if entry.queued_in is not None and read.priority < entry.queued_in:
+                        entry = self._isolate(entry, common)
+                    self._join(entry, reader, read.tag, read.priority, common)
+            for transfer in self._window.of_extent(key):
+                if not wanted:
+                    break
                 if wanted & transfer.pages:
                     wanted &= ~transfer.pages
                     # The reader may have received it and evicted it since: not a loss.
@@ -180,10 +95,10 @@ class MulticastQueue:
                     reader.sent(read.tag, transfer, Occasion.BEFORE)
             for first, count in runs(wanted):
                 merged = False
-                entry = Entry(image, block, first, count, read.priority)
+                entry = Entry(image, extent, first, count, read.priority)
                 self._entries.setdefault(key, []).append(entry)
                 self._put(entry, reader, read.priority)
-                self._join(entry, reader, read.tag, read.priority)
+                self._join(entry, reader, read.tag, read.priority, entry.pages)
         self.merged += merged
 
     def repair(
@@ -206,6 +121,7 @@ class MulticastQueue:
         missing &= (1 << len(transfer.rows)) - 1
         if not missing:
             return
+        wanted = missing
         within_credit = reader.share.charge_repair(transfer.bytes_in(missing))
         service_class: int = priority if within_credit else SCAVENGER
         number = transfer.descriptor.transfer
@@ -217,7 +133,7 @@ class MulticastQueue:
             else:
                 missing &= ~under_way.missing
             if not missing:
-                self._join(under_way, reader, tag, service_class)
+                self._join(under_way, reader, tag, service_class, wanted)
                 return
         resend = self._resends.get(number)
         if resend is None:
@@ -226,28 +142,34 @@ class MulticastQueue:
         resend.is_repeat &= not is_loss
         resend.missing |= missing
         resend.max_missing = max(resend.max_missing, max_in_group(missing, len(transfer.rows)))
-        self._join(resend, reader, tag, service_class)
+        self._join(resend, reader, tag, service_class, wanted)
 
-    def take(self, classes: Iterable[int] = SERVICE_CLASSES) -> Entry | Resend | None:
+    def take(
+        self, classes: Iterable[int] = SERVICE_CLASSES, max_transfer: int = EXTENT
+    ) -> Entry | Resend | None:
         """
         Take the next item to be sent. Readers can join an entry until L{done} is called for it.
         A resend accepts more segments until L{begin}, and readers until L{resent}; no other
         resend may be taken before that.
 
         @param classes: service classes to take from, in this order.
+        @param max_transfer: bytes of an entry at most, beyond a block; the rest stays queued in
+            its place.
         """
         for service_class in classes:
             shares = self._classes[service_class]
             while shares:
                 share = min(shares, key=lambda each: (each.served, shares[each][0][0]))
-                number, item = shares[share].popleft()
+                number, order, item = heappop(shares[share])
                 if not shares[share]:
                     del shares[share]
                 if item.queued_in != service_class:
                     continue
+                if isinstance(item, Entry) and item.readers:
+                    self._cut(item, max_transfer)
                 if service_class != SCAVENGER and item.readers and _is_greedy(item):
                     item.queued_in = SCAVENGER
-                    self._classes[SCAVENGER].setdefault(share, deque()).append((number, item))
+                    heappush(self._classes[SCAVENGER].setdefault(share, []), (number, order, item))
                     continue
                 item.queued_in = None
                 item.service_class = service_class
@@ -298,12 +220,12 @@ class MulticastQueue:
 
     def following(self, entry: Entry) -> int:
         """How many consecutive pages after an entry are queued as well."""
-        image, generation, block = entry.key
-        end, pages = entry.first + entry.count, 0
+        image, generation, extent = entry.key
+        end, pages = entry.end, 0
         while pages < MAX_FOLLOWING_PAGES:
-            if end == BLOCK_PAGES:
-                block, end = block + 1, 0
-            for each in self._entries.get((image, generation, block), ()):
+            if end == EXTENT_PAGES:
+                extent, end = extent + 1, 0
+            for each in self._entries.get((image, generation, extent), ()):
                 if each.queued_in is not None and each.first == end:
                     end += each.count
                     pages += each.count
@@ -319,22 +241,23 @@ class MulticastQueue:
         if self._under_way is not None:
             waited.append(self._under_way)
         for item in waited:
-            tags = item.readers.pop(reader, ())
-            reader.share.waiting -= item.size * len(tags)
+            for wanted in item.readers.pop(reader, {}).values():
+                reader.share.waiting -= item.bytes_in(wanted)
 
     def __len__(self) -> int:
         return sum(map(len, self._entries.values())) + len(self._resends)
 
-    def _join(self, item: Entry | Resend, reader: IReader, tag: int, service_class: int) -> None:
+    def _join(
+        self, item: Entry | Resend, reader: IReader, tag: int, service_class: int, wanted: int
+    ) -> None:
+        """@param wanted: bitmap of the pages, or segments, that the request waits for."""
         tags = item.readers.setdefault(reader, {})
-        if tag in tags:
-            pass
-        elif len(tags) >= MAX_TAGS:
+        before = tags.get(tag, 0)
+        if not before and len(tags) >= MAX_TAGS:
             reader.failed(tag, OSError(EBUSY, "asked for too often at a time"))
             return
-        else:
-            tags[tag] = None
-            reader.share.waiting += item.size
+        tags[tag] = before | wanted
+        reader.share.waiting += item.bytes_in(before | wanted) - item.bytes_in(before)
         if item.queued_in is not None and service_class < item.queued_in:
             item.queued_in = service_class
             self._put(item, reader, service_class)
@@ -342,8 +265,50 @@ class MulticastQueue:
     def _put(self, item: Entry | Resend, reader: IReader, service_class: int) -> None:
         share = reader.share
         share.served = max(share.served, self._served)
-        numbered = (next(self._numbers), item)
-        self._classes[service_class].setdefault(share, deque()).append(numbered)
+        item.place = share, next(self._numbers)
+        self._push(item, service_class)
+
+    def _push(self, item: Entry | Resend, service_class: int) -> None:
+        share, number = item.place
+        order = item.first if isinstance(item, Entry) else 0
+        heappush(self._classes[service_class].setdefault(share, []), (number, order, item))
+
+    def _isolate(self, entry: Entry, pages: int) -> Entry:
+        """Cut a queued entry so that one of its parts has the blocks of these pages, no others."""
+        first = ((pages & -pages).bit_length() - 1) // BLOCK_PAGES * BLOCK_PAGES
+        end = -(-pages.bit_length() // BLOCK_PAGES) * BLOCK_PAGES
+        if end < entry.end:
+            self._split(entry, end)
+        return self._split(entry, first) if first > entry.first else entry
+
+    def _cut(self, entry: Entry, most: int) -> None:
+        """Cut a queued entry to what its readers wait for and can take, and to C{most} bytes."""
+        pages = 0
+        for reader, tags in entry.readers.items():
+            most = min(most, reader.max_transfer)
+            pages = reduce(or_, tags.values(), pages)
+        entry.first = (pages & -pages).bit_length() - 1
+        entry.count = pages.bit_length() - entry.first
+        end = (entry.first // BLOCK_PAGES + max(1, most // BLOCK)) * BLOCK_PAGES
+        if end < entry.end:
+            self._split(entry, end)
+
+    def _split(self, entry: Entry, page: int) -> Entry:
+        """Cut a queued entry before a page: the rest, which is queued in the same place."""
+        assert entry.queued_in is not None
+        rest = Entry(entry.image, entry.extent, page, entry.end - page, entry.queued_in)
+        rest.place = entry.place
+        entry.count -= rest.count
+        pages, readers = rest.pages, entry.readers
+        entry.readers = {}
+        for reader, tags in readers.items():
+            for tag, wanted in tags.items():
+                for part, its in ((entry, wanted & ~pages), (rest, wanted & pages)):
+                    if its:
+                        part.readers.setdefault(reader, {})[tag] = its
+        self._entries[entry.key].append(rest)
+        self._push(rest, entry.queued_in)
+        return rest
 
     def _charge(self, share: Share, item: Entry | Resend) -> None:
         """Charge an item, taken from the queue of C{share}, to all hosts that wait for it."""
@@ -355,7 +320,7 @@ class MulticastQueue:
     def _stop_waiting(self, item: Entry | Resend) -> None:
         """Subtract an item from what its readers' hosts wait for."""
         for reader, tags in item.readers.items():
-            reader.share.waiting -= item.size * len(tags)
+            reader.share.waiting -= sum(map(item.bytes_in, tags.values()))
 
 
 def _is_greedy(item: Entry | Resend) -> bool:

@@ -9,7 +9,7 @@ from attrs import define, field
 from zope.interface import Attribute, Interface
 
 from mufs.wire.channel import Occasion
-from mufs.wire.pages import BLOCK, mask_of
+from mufs.wire.pages import EXTENT, mask_of
 from mufs.wire.parity import MAX_PARITY
 from mufs.wire.segments import (
     COMPLETION,
@@ -20,8 +20,8 @@ from mufs.wire.segments import (
     group_count,
 )
 
-BlockKey = tuple[int, int, int]
-"""Image, generation, and number of the block."""
+ExtentKey = tuple[int, int, int]
+"""Image, generation, and number of the extent."""
 
 MAX_BYTES_AWAITED = 16 * 1024 * 1024
 """
@@ -71,6 +71,7 @@ class IReader(Interface):
     """A client, as the server's queue and controller see it: somebody to be notified."""
 
     share: Share = Attribute("the account of its host")
+    max_transfer: int = Attribute("bytes of the largest transfer that it can take in, in blocks")
 
     def sent(tag: int, transfer: "SentTransfer", occasion: Occasion) -> None:
         """A transfer carried some or all of what the read of C{tag} asked for."""
@@ -90,6 +91,7 @@ class SentTransfer:
     @ivar repaired_at: when it was last repaired, in seconds of the server's clock.
     @ivar audience: the clients that waited for it when it was sent.
     @ivar interval: the interval of sending that reports of its loss count for (see C{Pace}).
+    @ivar extent: the extent whose pages it carries, C{pages} which ones.
     """
 
     descriptor: Descriptor
@@ -99,18 +101,14 @@ class SentTransfer:
     repaired_at: float = float("-inf")
     audience: set[IReader] = field(factory=set, repr=False)
     interval: Any = field(default=None, repr=False)
+    extent: ExtentKey = field(init=False)
+    pages: int = field(init=False)
 
-    @property
-    def block(self) -> BlockKey:
-        """The block whose pages it carries."""
+    def __attrs_post_init__(self) -> None:
         d = self.descriptor
-        return d.image, d.generation, d.offset // BLOCK
-
-    @property
-    def pages(self) -> int:
-        """The pages that it carries."""
-        start = self.descriptor.offset % BLOCK
-        return mask_of(start, start + self.descriptor.total)
+        number, start = divmod(d.offset, EXTENT)
+        self.extent = d.image, d.generation, number
+        self.pages = mask_of(start, start + d.total)
 
     def bytes_in(self, segments: int) -> int:
         """About how many of its bytes the segments in this bitmap carry."""
@@ -144,38 +142,38 @@ class SentTransfer:
 
 
 class SentWindow:
-    """The last transfers, by number and by block, up to a limit in bytes: the oldest go first."""
+    """The last transfers, by number and by extent, up to a limit in bytes: the oldest go first."""
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
         """@param limit: bytes of memory, of segments and of what is kept besides them."""
         self._limit = limit
         self._bytes = 0
         self._transfers: OrderedDict[int, SentTransfer] = OrderedDict()
-        self._blocks: dict[BlockKey, list[SentTransfer]] = {}
+        self._extents: dict[ExtentKey, list[SentTransfer]] = {}
 
     def add(self, transfer: SentTransfer) -> None:
         """Keep a transfer that was just sent."""
         self._transfers[transfer.descriptor.transfer] = transfer
-        self._blocks.setdefault(transfer.block, []).append(transfer)
+        self._extents.setdefault(transfer.extent, []).append(transfer)
         self._bytes += transfer.rows.nbytes + TRANSFER_OVERHEAD
         while self._bytes > self._limit:
             _, oldest = self._transfers.popitem(last=False)
             self._bytes -= oldest.rows.nbytes + TRANSFER_OVERHEAD
-            same = self._blocks[oldest.block]
+            same = self._extents[oldest.extent]
             same.remove(oldest)
             if not same:
-                del self._blocks[oldest.block]
+                del self._extents[oldest.extent]
 
     def clear(self) -> None:
         """Drop all transfers: their keys were replaced."""
         self._bytes = 0
         self._transfers.clear()
-        self._blocks.clear()
+        self._extents.clear()
 
     def get(self, number: int) -> SentTransfer | None:
         """The transfer with this number, or C{None} when it is no longer held."""
         return self._transfers.get(number)
 
-    def of_block(self, block: BlockKey) -> Iterator[SentTransfer]:
-        """The transfers held that carry pages of a block, the newest first."""
-        return reversed(self._blocks.get(block, ()))
+    def of_extent(self, extent: ExtentKey) -> Iterator[SentTransfer]:
+        """The transfers held that carry pages of an extent, the newest first."""
+        return reversed(self._extents.get(extent, ()))

@@ -236,7 +236,7 @@ class Session:
         receiver = remote.receiver
         return Reading(
             seconds=self._reactor.seconds() - began,
-            bytes_asked=remote.reads.bytes_requested,
+            bytes_asked=remote.reads.requests.bytes_requested,
             bytes_over_tcp=remote.reads.bytes_over_tcp,
             segments=receiver.segments_received - segments,
             segment=receiver.segment,

@@ -47,7 +47,7 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-from mufs.wire.pages import PAGE
+from mufs.wire.pages import BLOCK, PAGE
 
 SENT_DELAY = 0.01
 """
@@ -64,7 +64,7 @@ class ServerChannel(Protocol):
     """
     One client: its many attributes are the parts that answer its packets, and its figures.
 
-    @ivar share: see L{mufs.cache.server.sent.IReader}.
+    @ivar share: see L{mufs.cache.server.sent.IReader}, also for C{max_transfer}.
     @ivar report: what the client reported of itself last.
     @ivar name: what the client is called; empty until it was welcomed.
     @ivar library: what the client sees, once it was welcomed.
@@ -91,6 +91,7 @@ class ServerChannel(Protocol):
         self.repairs = 0
         self.bytes_delivered = 0
         self.over_tcp = False
+        self.max_transfer = BLOCK
         self._welcome: Welcome | None = None
         self._framer = Framer()
         self._sent_packets: list[bytes] = []
@@ -287,6 +288,7 @@ class ServerChannel(Protocol):
             return
         self.library = library
         self.name = certified or hello.name or "?"
+        self.max_transfer = hello.max_transfer // BLOCK * BLOCK
         self.log = ClientLog(clients.clock, self.name, self.address)
         self._intake.welcomed()
         clients.limits.note_hello(self)

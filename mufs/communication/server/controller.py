@@ -9,7 +9,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mufs.cache.server.queue import Entry, MulticastQueue, Readers, Resend
+from mufs.cache.server.items import Entry, Readers, Resend
+from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import IReader, SentTransfer, SentWindow
 from mufs.communication.server.disk_reads import DiskReads, Reading
 from mufs.communication.server.key_rotation import KeyRotation
@@ -19,11 +20,9 @@ from mufs.communication.server.scavenger import ScavengerSchedule
 from mufs.communication.server.sender import Sender
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read, Repair
+from mufs.wire.pages import BLOCK
 from mufs.wire.sealing import Keys
-from mufs.wire.segments import SEGMENT
-
-MAX_REPAIRS_IN_A_ROW = 94
-"""Segments that are sent again before the next entry that is ready has its turn."""
+from mufs.wire.segments import SEGMENT, max_in_group
 
 REPAIR_INTERVAL = 0.01
 """
@@ -110,7 +109,7 @@ class MulticastController:
         @return: the transfer; C{None} when it is no longer held, or not for this reader.
         """
         transfer = self._window.get(repair.transfer)
-        if transfer is None or (images is not None and transfer.block[:2] not in images):
+        if transfer is None or (images is not None and transfer.extent[:2] not in images):
             return None
         if repair.attempt == 1:
             was_awaited = reader in transfer.audience
@@ -120,6 +119,7 @@ class MulticastController:
                     reader.share,
                     repair.missing.bit_count(),
                     sent=len(transfer.rows),
+                    in_group=max_in_group(repair.missing, len(transfer.rows)),
                     interval=transfer.interval,
                 )
             self._queue.repair(
@@ -157,13 +157,14 @@ class MulticastController:
             self._sending.addErrback(lambda failure: self._log.failure("cannot send", failure))
 
     async def _run(self) -> None:
-        """Send until nothing is ready, repairs first, C{MAX_REPAIRS_IN_A_ROW} in a row at most."""
+        """Send until nothing is ready, repairs first: as much in a row as a transfer may have."""
         try:
             repaired = 0
             while True:
                 resend = self._prepare()
                 early = 0.0 if resend is None else self._merge_time(resend)
-                repairs_wait = resend is None or early > 0 or repaired >= MAX_REPAIRS_IN_A_ROW
+                most = max(BLOCK, self._sender.size.limit)
+                repairs_wait = resend is None or early > 0 or repaired * self.segment >= most
                 if self._reads.ready and repairs_wait:
                     entry, data = self._reads.pop()
                     began = self._clock.seconds()
@@ -190,7 +191,8 @@ class MulticastController:
     def _prepare(self) -> Resend | None:
         """Begin to read the next entries, up to the next repair, which needs no reading."""
         while self._reads.has_room:
-            item = self._queue.take(self._scavenger.classes(self._reads.is_idle))
+            classes = self._scavenger.classes(self._reads.is_idle)
+            item = self._queue.take(classes, self._sender.size.limit)
             if item is not None:
                 self._scavenger.note_dequeued(item)
             if item is None or isinstance(item, Resend):
@@ -198,7 +200,7 @@ class MulticastController:
             self._reads.begin(item, self._queue.following(item))
         return None
 
-    async def _send(self, entry: Entry, data: bytes) -> None:
+    async def _send(self, entry: Entry, data: memoryview) -> None:
         try:
             await self._key_rotation.prepare()
             transfer = self._sender.seal(entry, data)

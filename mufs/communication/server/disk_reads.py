@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from mufs.cache.server.queue import Entry
+from mufs.cache.server.items import Entry
 from mufs.interfaces import IImage
 from mufs.wire.pages import PAGE
 
@@ -17,7 +17,7 @@ MAX_ENTRIES_AHEAD = 4
 SLOW_READ_SECONDS = 0.1
 """Seconds after which the image that a read waits for no longer delays reads of others."""
 
-Reading = Callable[[IImage, int, int, int], "Deferred[bytes]"]
+Reading = Callable[[IImage, int, int, int], "Deferred[memoryview]"]
 """
 Reads from an image: offset, length, and how many of the bytes after that will be read soon, all
 in bytes.
@@ -48,7 +48,7 @@ class DiskReads:
         self._failed = failed
         self._reading: dict[Entry, float] = {}
         self._slow: set[IImage] = set()
-        self._ready: deque[tuple[Entry, bytes]] = deque()
+        self._ready: deque[tuple[Entry, memoryview]] = deque()
         self._check: IDelayedCall | None = None
 
     @property
@@ -66,7 +66,7 @@ class DiskReads:
         """How many entries can be sent."""
         return len(self._ready)
 
-    def pop(self) -> tuple[Entry, bytes]:
+    def pop(self) -> tuple[Entry, memoryview]:
         """The next entry to send, with its bytes."""
         return self._ready.popleft()
 
@@ -94,7 +94,7 @@ class DiskReads:
         """How many entries are being read of images that are not slow."""
         return sum(entry.image not in self._slow for entry in self._reading)
 
-    def _was_read(self, data: bytes, entry: Entry) -> None:
+    def _was_read(self, data: memoryview, entry: Entry) -> None:
         del self._reading[entry]
         # It goes before what was read earlier but is less urgent.
         later = sum(each.service_class > entry.service_class for each, _ in self._ready)

@@ -28,7 +28,7 @@ ACCEPTED_REPORTS = 8
 """Loss reports per transfer, on average, that are cheaper to answer than to prevent by parity."""
 
 MAX_PARITY_AHEAD = 8
-"""Parity segments that go along with a transfer at most: 8.5 % of 94 segments."""
+"""Parity segments of each group that go along with a transfer: 4 % of 187 segments."""
 
 LINK_FULL_SECONDS = 0.2
 """Seconds for which the local link counts as full after the send buffer was."""
@@ -47,8 +47,9 @@ class Interval:
 
     @ivar began: when it began, in seconds of the clock.
     @ivar rate: the sending rate in bits per second.
-    @ivar parity: how many parity segments went along with each transfer.
-    @ivar reports: for each loss report, how many segments the client missed despite parity.
+    @ivar parity: how many parity segments of each group went along with each transfer.
+    @ivar reports: for each loss report, how many segments the client missed despite parity in the
+        group of the transfer where it missed most.
     @ivar expected: segments sent, by client that waited for them.
     @ivar lost: segments reported lost, by client.
     """
@@ -81,7 +82,7 @@ class Pace:
     Where too many clients report losses for each report to be answered, parity segments go along
     with each transfer, so that all but a few clients need not report.
 
-    @ivar parity: how many parity segments to send along with a transfer.
+    @ivar parity: how many parity segments of each group to send along with a transfer.
     @ivar bytes: bytes of all datagrams so far.
     @ivar segments_awaited: segments of transfers, counted once for each client that waited.
     @ivar segments_lost: how many of them were missing in the first reports of the clients.
@@ -155,7 +156,9 @@ class Pace:
             self._end_interval()
         return interval
 
-    def lost(self, client: Hashable, segments: int, *, sent: int, interval: Interval) -> None:
+    def lost(
+        self, client: Hashable, segments: int, *, sent: int, in_group: int, interval: Interval
+    ) -> None:
         """
         A client reports loss: the segments that it misses of a transfer that it waited for.
 
@@ -164,12 +167,13 @@ class Pace:
 
         @param segments: how many segments are missing, despite parity.
         @param sent: how many segments the transfer has.
+        @param in_group: how many are missing in the group where most are.
         @param interval: what L{sent} returned for it; ignored once evaluated.
         """
         self.segments_lost += min(segments, sent)
         if segments < sent:
             interval.lost[client] += segments
-            interval.reports.append(segments)
+            interval.reports.append(in_group)
         else:
             interval.expected[client] -= sent
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from mufs.cache.server.queue import SCAVENGER, SERVICE_CLASSES, Entry, MulticastQueue, Resend
+from mufs.cache.server.items import SCAVENGER, SERVICE_CLASSES, Entry, Resend
+from mufs.cache.server.queue import MulticastQueue
 from mufs.communication.server.pacing import Pace
 from mufs.wire.channel import Priority
 

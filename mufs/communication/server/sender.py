@@ -6,10 +6,11 @@ import numpy
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from mufs.cache.server.queue import Entry
+from mufs.cache.server.items import Entry
 from mufs.cache.server.sent import SentTransfer
 from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.transfer_size import TransferSize
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -27,6 +28,7 @@ class Sender:
 
     @ivar segment: bytes of data in a segment.
     @ivar output: where datagrams go; while C{None}, they are dropped.
+    @ivar size: how large a transfer may be.
     @ivar bytes_multicast: bytes of all datagrams so far.
     """
 
@@ -35,11 +37,13 @@ class Sender:
         self._pace = pace
         self._clock = clock
         self._next_segment = 0
+        self._held_back = False
+        self.size = TransferSize(clock)
         self.segment = segment
         self.output: ISegmentOutput | None = None
         self.bytes_multicast = 0
 
-    def seal(self, entry: Entry, data: bytes) -> SentTransfer:
+    def seal(self, entry: Entry, data: bytes | memoryview) -> SentTransfer:
         """Make the next transfer, of an entry that was read, with the keys now in use."""
         image, (offset, length) = entry.image, entry.byte_range
         number = self._keys.next_transfer(length)
@@ -56,6 +60,8 @@ class Sender:
         @param segments: bitmap of the segments.
         @param parity: how many new parity segments of each group to add.
         """
+        began, before = self._clock.seconds(), self.bytes_multicast
+        self._held_back = False
         await self._out(transfer.control(ANNOUNCEMENT))
         pieces: list[bytes | memoryview] = []
         if segments:
@@ -71,23 +77,29 @@ class Sender:
             pieces.append(completion)
         for piece in pieces:
             await self._out(piece)
+        size = self.bytes_multicast - before
+        self.size.written(size, began, held_back=self._held_back)
 
     async def _out(self, packets: bytes | memoryview) -> None:
         """Write packets once the pace allows it, and as the send buffer has room."""
         delay = self._pace.delay(len(packets))
         if delay > 0:
+            self._held_back = True
             await deferLater(self._clock, delay)
         left = packets
         while self.output is not None:
             left = left[self.output.write(left) :]
             if not left:
                 break
+            self._held_back = True
             self._pace.blocked()
             await self.output.writable()
         self.bytes_multicast += len(packets)
 
 
-def seal_transfer(keys: Keys, descriptor: Descriptor, data: bytes, *, segment: int) -> SentTransfer:
+def seal_transfer(
+    keys: Keys, descriptor: Descriptor, data: bytes | memoryview, *, segment: int
+) -> SentTransfer:
     """
     Make a transfer that can be sent.
 

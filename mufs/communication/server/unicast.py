@@ -170,14 +170,14 @@ class UnicastReads:
         if queue:
             images[image] = queue  # behind the other images
         self._reading.add(image)
-        reading: Deferred[bytes] = self._read(image, read.offset, length, read.length - length)
+        reading: Deferred[memoryview] = self._read(image, read.offset, length, read.length - length)
         reading.addCallback(self._send, image, read.offset)
         reading.addErrback(self._error, read, images, image)
         reading.addBoth(self._done, image)
 
-    def _send(self, data: bytes, image: IImage, offset: int) -> None:
+    def _send(self, data: memoryview, image: IImage, offset: int) -> None:
         self.bytes_sent += len(data)
-        self._write(Data(image.image, image.generation, offset, data).encode())
+        self._write(Data(image.image, image.generation, offset, bytes(data)).encode())
 
     def _error(
         self, failure: Failure, read: Read, images: dict[IImage, deque[Read]], image: IImage

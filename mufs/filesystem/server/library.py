@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from time import monotonic
+from typing import TypeVar
 from weakref import WeakValueDictionary, finalize, ref
 
 from twisted.logger import Logger
@@ -15,6 +16,8 @@ from mufs.filesystem.server.identity import FileSystems, file_handle, number
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
 from mufs.wire.pages import ImageKey
+
+Bytes = TypeVar("Bytes", bytes, bytearray)
 
 ROOT_INTERVAL = 1.0
 """Seconds between looks at what is at the path of the exported directory."""
@@ -87,18 +90,18 @@ class Image:
             self.content.settle(self._fd)
         return self._checked(data, offset, length)
 
-    def read_at_once(self, offset: int, length: int) -> bytes | None:
+    def read_at_once(self, offset: int, length: int) -> bytearray | None:
         """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
         data = bytearray(max(0, min(length, self.attributes.size - offset)))
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
                 current = self.content.is_current(os.fstat(self._fd))
-                return self._checked(bytes(data), offset, length) if current else None
+                return self._checked(data, offset, length) if current else None
         except OSError as error:
             self._nowait = error.errno != errno.EOPNOTSUPP
         return None
 
-    def _checked(self, data: bytes, offset: int, length: int) -> bytes:
+    def _checked(self, data: Bytes, offset: int, length: int) -> Bytes:
         if self.content.generation != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
         if len(data) < min(length, self.attributes.size - offset):

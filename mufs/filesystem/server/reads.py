@@ -10,13 +10,10 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.python.failure import Failure
 
 from mufs.interfaces import IImage
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import EXTENT
 
-MAX_READ = 1024 * 1024
-"""Bytes read at once. Changing threads takes longer than reading 128 KiB."""
-
-MAX_INLINE = BLOCK
-"""Bytes read in the reactor's thread, if that does not block."""
+MAX_READ = EXTENT
+"""Bytes that are read at once, and in the reactor's thread if that does not block."""
 
 MAX_RUNS = 16
 """Runs held of which a part has not been requested yet."""
@@ -38,22 +35,22 @@ class _Run:
     offset: int
     end: int
     left: int = field(init=False)
-    result: bytes | None = None
-    waiting: list[tuple[Deferred[bytes], int, int]] = field(factory=list)
+    result: memoryview | None = None
+    waiting: list[tuple[Deferred[memoryview], int, int]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.left = self.end - self.offset
 
-    def part(self, offset: int, length: int) -> "Deferred[bytes]":
+    def part(self, offset: int, length: int) -> "Deferred[memoryview]":
         start = offset - self.offset
         if self.result is not None:
             return succeed(self.result[start : start + length])
-        part: Deferred[bytes] = Deferred()
+        part: Deferred[memoryview] = Deferred()
         self.waiting.append((part, start, length))
         return part
 
-    def done(self, result: bytes) -> None:
-        self.result = result
+    def done(self, data: bytes | bytearray) -> None:
+        self.result = result = memoryview(data)
         for part, start, length in self.waiting:
             part.callback(result[start : start + length])
 
@@ -74,7 +71,9 @@ class Reads:
         self.image_reads = 0
         self.image_read_bytes = 0
 
-    def __call__(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
+    def __call__(
+        self, image: IImage, offset: int, length: int, more: int
+    ) -> "Deferred[memoryview]":
         """
         The bytes at C{offset}.
 
@@ -91,7 +90,7 @@ class Reads:
         part = self._part(run, offset, length)
         turns = self._turns.setdefault(image, DeferredSemaphore(MAX_THREADS))
         # While other reads of the image are pending, its file may hang, and any read may block.
-        quick = size <= MAX_INLINE and turns.tokens == MAX_THREADS
+        quick = size <= MAX_READ and turns.tokens == MAX_THREADS
         data = image.read_at_once(offset, size) if quick else None
         if data is None:
             reading = turns.run(self._in_thread, image.read, offset, size)
@@ -100,13 +99,13 @@ class Reads:
             self._done(data, run)
         return part
 
-    def _part(self, run: _Run, offset: int, length: int) -> "Deferred[bytes]":
+    def _part(self, run: _Run, offset: int, length: int) -> "Deferred[memoryview]":
         run.left -= length
         if run.left <= 0:
             self._forget(run)
         return run.part(offset, length)
 
-    def _done(self, data: bytes, run: _Run) -> None:
+    def _done(self, data: bytes | bytearray, run: _Run) -> None:
         self.image_reads += 1
         self.image_read_bytes += len(data)
         run.done(data)

@@ -20,6 +20,7 @@ from mufs.filesystem.client.libfuse import Libfuse
 from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
+from mufs.wire.pages import EXTENT
 from mufs.wire.segments import Descriptor, cut, parse
 
 
@@ -151,6 +152,7 @@ class RecordingReader:
     told: list[tuple[int, SentTransfer, Occasion]] = field(factory=list)
     failures: list[tuple[int, OSError]] = field(factory=list)
     share: Share = field(factory=Share)
+    max_transfer: int = EXTENT
 
     def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
         """See L{IReader.sent}."""
@@ -161,12 +163,12 @@ class RecordingReader:
         self.failures.append((tag, error))
 
     def pages_told(self, tag: int) -> dict[int, int]:
-        """Return the pages that were sent for a request, as a bit mask by block."""
+        """Return the pages that were sent for a request, as a bit mask by extent."""
         found: dict[int, int] = {}
         for each, transfer, _ in self.told:
             if each == tag:
-                block = transfer.block[2]
-                found[block] = found.get(block, 0) | transfer.pages
+                extent = transfer.extent[2]
+                found[extent] = found.get(extent, 0) | transfer.pages
         return found
 
 

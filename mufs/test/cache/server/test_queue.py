@@ -1,5 +1,6 @@
 """The multicast queue: one transfer for what several clients miss."""
 
+import itertools
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import SCAVENGER, Entry, MulticastQueue, Resend
+from mufs.cache.server.items import SCAVENGER, Entry, Resend
+from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import (
     INITIAL_REPAIR_CREDIT,
     MAX_BYTES_AWAITED,
@@ -18,7 +20,14 @@ from mufs.cache.server.sent import (
 from mufs.test.support.doubles import ImageInMemory, RecordingReader, make_sent
 from mufs.test.support.properties import examples
 from mufs.wire.channel import Occasion, Priority, Read
-from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, split_into_blocks
+from mufs.wire.pages import (
+    BLOCK,
+    BLOCK_PAGES,
+    EXTENT,
+    EXTENT_PAGES,
+    PAGE,
+    split_into_extents,
+)
 from mufs.wire.parity import MAX_PARITY
 
 BLOCKED, AHEAD, BACKGROUND = Priority
@@ -36,7 +45,7 @@ class QueueTestCase(SynchronousTestCase):
         """Begin with nothing queued and nothing sent."""
         self.window = SentWindow()
         self.queue = MulticastQueue(self.window)
-        self.image = ImageInMemory(bytes(8 * BLOCK))
+        self.image = ImageInMemory(bytes(4 * EXTENT))
         self.a, self.b, self.c = (RecordingReader(name) for name in "abc")
         self.transfers = 0
 
@@ -120,19 +129,19 @@ class MergingTests(QueueTestCase):
         )
         self.assertEqual((self.queue.requests, self.queue.merged), (3, 1))
 
-    def test_blocks(self) -> None:
-        """A range over several blocks becomes one entry per block."""
-        self.ask(self.a, 1, BLOCK - 1, BLOCK + 2)
+    def test_extents(self) -> None:
+        """A range over several extents becomes one entry per extent."""
+        self.ask(self.a, 1, EXTENT - 1, EXTENT + 2)
         found = []
         while isinstance(entry := self.queue.take(), Entry):
-            found.append((entry.block, entry.first, entry.count))
-        self.assertEqual(found, [(0, 31, 1), (1, 0, 32), (2, 0, 1)])
+            found.append((entry.extent, entry.first, entry.count))
+        self.assertEqual(found, [(0, 255, 1), (1, 0, 256), (2, 0, 1)])
 
     def test_following(self) -> None:
         """The pages after an entry that are queued are counted, until they are taken."""
-        self.ask(self.a, 1, 2 * PAGE, 2 * BLOCK + PAGE)
-        self.ask(self.b, 2, 2 * BLOCK + 5 * PAGE, BLOCK)
-        expected = [BLOCK_PAGES + 3, 5, 0, 3, 0]
+        self.ask(self.a, 1, 2 * PAGE, 2 * EXTENT + PAGE)
+        self.ask(self.b, 2, 2 * EXTENT + 5 * PAGE, EXTENT)
+        expected = [EXTENT_PAGES, 5, 0, 3, 0]
         for following in expected:
             entry = self.queue.take()
             assert isinstance(entry, Entry)
@@ -150,6 +159,72 @@ class MergingTests(QueueTestCase):
         self.ask(self.a, 1, 0, 2 * PAGE)
         self.ask(self.a, 1, PAGE, PAGE)
         self.assertEqual(self.take_all(), ["a1"])
+
+
+class CutTests(QueueTestCase):
+    """Entries that are larger than a transfer may be."""
+
+    def take(self, most: int = EXTENT) -> tuple[int, int, list[tuple[object, list[int]]]]:
+        """The first page, the number of pages, and the readers of the next entry, which is sent."""
+        entry = self.queue.take(max_transfer=most)
+        assert isinstance(entry, Entry)
+        self.send(entry)
+        return entry.first, entry.count, waiting(entry)
+
+    def test_limit(self) -> None:
+        """An entry is cut when its turn comes; the rest keeps its place and its readers."""
+        self.ask(self.a, 1, 3 * PAGE, EXTENT - 3 * PAGE)
+        self.ask(self.a, 2, EXTENT)
+        self.assertEqual(self.take(0), (3, 29, [(self.a, [1])]))
+        self.assertEqual(self.take(3 * BLOCK - 1), (32, 64, [(self.a, [1])]))
+        self.assertEqual(self.take(), (96, 160, [(self.a, [1])]))
+        self.assertEqual(self.take(), (0, 1, [(self.a, [2])]))
+        self.assertEqual((self.a.share.waiting, len(self.queue)), (0, 0))
+
+    def test_receive_buffers(self) -> None:
+        """A transfer is no larger than the smallest that one of those who wait for it can take."""
+        self.a.max_transfer, self.b.max_transfer = 2 * BLOCK, BLOCK
+        self.ask(self.a, 1, 0, EXTENT)
+        self.ask(self.b, 2, BLOCK, BLOCK)
+        self.ask(self.c, 3, 0, EXTENT)
+        sizes = []
+        while len(self.queue):
+            sizes.append(self.take()[1] // BLOCK_PAGES)
+        self.assertEqual(sizes, [1, 1, 2, 2, 2])
+
+    def test_own_part(self) -> None:
+        """A request waits only for the transfers that carry something of what it asked for."""
+        self.ask(self.a, 1, 0, EXTENT)
+        self.ask(self.b, 2, 3 * BLOCK + PAGE, PAGE)
+        self.assertEqual(self.b.share.waiting, PAGE)
+        readers = [self.take(BLOCK)[2] for _ in range(8)]
+        self.assertEqual(readers.count([(self.a, [1])]), 7)
+        self.assertEqual(readers[3], [(self.a, [1]), (self.b, [2])])
+        self.assertEqual(self.b.share.waiting, 0)
+
+    def test_late(self) -> None:
+        """A request that comes while a part is sent joins that part and the rest."""
+        self.ask(self.a, 1, 0, EXTENT)
+        first = self.queue.take(max_transfer=4 * BLOCK)
+        self.ask(self.b, 2, 3 * BLOCK, 2 * BLOCK)
+        sent = [self.send(first), self.send(self.queue.take(max_transfer=4 * BLOCK))]
+        for told in (self.a.told, self.b.told):
+            self.assertEqual([transfer for _, transfer, _ in told], sent)
+
+    def test_raised(self) -> None:
+        """Of an entry, only the blocks are raised that the more urgent request is for."""
+        self.ask(self.a, 1, 0, EXTENT, priority=AHEAD)
+        self.ask(self.b, 2, 3 * BLOCK + PAGE, BLOCK)
+        self.assertEqual(self.take(), (96, 64, [(self.a, [1]), (self.b, [2])]))
+        self.assertEqual(self.take(), (0, 96, [(self.a, [1])]))
+        self.assertEqual(self.take(), (160, 96, [(self.a, [1])]))
+
+    def test_left(self) -> None:
+        """What only a client that left waited for is not sent with the rest."""
+        self.ask(self.a, 1, 0, EXTENT)
+        self.ask(self.b, 2, BLOCK, PAGE)
+        self.queue.forget(self.a)
+        self.assertEqual(self.take(), (32, 1, [(self.b, [2])]))
 
 
 class WindowTests(QueueTestCase):
@@ -248,7 +323,7 @@ class ShareTests(QueueTestCase):
         """Pages of the next C{count} entries, by the names of the clients that wait for them."""
         pages: dict[str, int] = {}
         for _ in range(count):
-            entry = self.queue.take(Priority)
+            entry = self.queue.take(Priority, BLOCK)
             assert isinstance(entry, Entry)
             who = "".join(r.name for r in entry.readers if isinstance(r, RecordingReader))
             pages[who] = pages.get(who, 0) + entry.count
@@ -503,13 +578,15 @@ class RepairTests(QueueTestCase):
 REQUESTS = st.tuples(
     st.just("ask"),
     st.integers(0, 2),
-    st.integers(0, 2 * BLOCK - 1),
-    st.integers(1, BLOCK + PAGE),
+    st.integers(0, 2 * EXTENT - 1),
+    st.one_of(st.integers(1, 2 * PAGE), st.integers(1, EXTENT + PAGE)),
     st.sampled_from(Priority),
 )
 """Which reader, offset, length and priority."""
 
-SENDING = st.sampled_from([("take",), ("take",), ("send",), ("send",), ("send",)])
+SENDING = st.sampled_from(
+    [("take", EXTENT), ("take", 3 * BLOCK), ("take", 0), ("send",), ("send",), ("send",)]
+)
 LEAVING = st.tuples(st.just("forget"), st.integers(0, 2))
 
 
@@ -519,18 +596,26 @@ class PropertyTests(QueueTestCase):
     @examples(200)
     @given(st.lists(st.one_of(REQUESTS, SENDING, LEAVING), max_size=40))
     def test_any_requests(self, steps: list[tuple[Any, ...]]) -> None:
-        """The transfers that a request is told of carry its whole range; no page is sent twice."""
+        """
+        The transfers that a request is told of carry its whole range; no page is sent twice, and
+        no transfer is larger than its readers can take.
+        """
         self.setUp()
         readers = [self.a, self.b, self.c]
+        self.b.max_transfer = 2 * BLOCK
+        tags = itertools.count(1)
         asked: list[tuple[RecordingReader, int, int, int]] = []
         flying: list[Entry | Resend] = []
-        for step, *args in [*steps, *[("take",), ("send",)] * 200]:
+        for step, *args in [*steps, *[("take", EXTENT), ("send",)] * 200]:
             if step == "ask":
                 which, offset, length, priority = args
-                length = min(length, 2 * BLOCK - offset)
-                asked.append((readers[which], len(asked) + 1, offset, length))
+                length = min(length, 2 * EXTENT - offset)
+                asked.append((readers[which], next(tags), offset, length))
                 self.ask(*asked[-1], priority)
-            elif step == "take" and (entry := self.queue.take()) is not None:
+            elif step == "take" and (entry := self.queue.take(max_transfer=args[0])) is not None:
+                assert isinstance(entry, Entry)
+                most = min([max(BLOCK, *args), *(each.max_transfer for each in entry.readers)])
+                self.assertLessEqual(entry.size, most)
                 flying.append(entry)
             elif step == "send" and flying:
                 self.send(flying.pop(0))
@@ -542,10 +627,14 @@ class PropertyTests(QueueTestCase):
         self.assertEqual([reader.share.waiting for reader in readers], [0, 0, 0])
         for reader, tag, offset, length in asked:
             told = reader.pages_told(tag)
-            for block, pages in split_into_blocks(offset, length):
-                self.assertEqual(pages & ~told.get(block, 0), 0)
-        for block in range(2):
-            carried = [transfer.pages for transfer in self.window.of_block((1, 1, block))]
+            for extent, pages in split_into_extents(offset, length):
+                self.assertEqual(pages & ~told.get(extent, 0), 0)
+            wanted = dict(split_into_extents(offset, length))
+            for each, transfer, _ in reader.told:
+                if each == tag:
+                    self.assertTrue(transfer.pages & wanted.get(transfer.extent[2], 0))
+        for extent in range(2):
+            carried = [transfer.pages for transfer in self.window.of_extent((1, 1, extent))]
             self.assertEqual(sum(carried), reduce(or_, carried, 0))
 
     @examples(100)
@@ -555,14 +644,14 @@ class PropertyTests(QueueTestCase):
         self.setUp()
         wanted: dict[tuple[int, int], Priority] = {}
         for tag, (_, which, offset, length, priority) in enumerate(requests, 1):
-            length = min(length, 2 * BLOCK - offset)
+            length = min(length, 2 * EXTENT - offset)
             self.ask([self.a, self.b, self.c][which], tag, offset, length, priority)
             for page in range(offset // PAGE, -(-(offset + length) // PAGE)):
-                place = divmod(page, BLOCK_PAGES)
+                place = divmod(page, EXTENT_PAGES)
                 wanted[place] = min(priority, wanted.get(place, BACKGROUND))
         urgencies, pages = [], []
         while isinstance(entry := self.queue.take(), Entry):
-            places = [(entry.block, entry.first + i) for i in range(entry.count)]
+            places = [(entry.extent, entry.first + i) for i in range(entry.count)]
             urgencies.append(min(wanted[place] for place in places))
             pages += places
         self.assertEqual(urgencies, sorted(urgencies))

@@ -7,9 +7,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.cache.server.sent import TRANSFER_OVERHEAD, SentTransfer, SentWindow
 from mufs.test.support.doubles import ImageInMemory, make_sent
 from mufs.test.support.properties import examples
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import EXTENT, PAGE
 
-IMAGE = ImageInMemory(bytes(4 * BLOCK))
+IMAGE = ImageInMemory(bytes(4 * EXTENT))
 
 
 class SentWindowTests(SynchronousTestCase):
@@ -17,15 +17,15 @@ class SentWindowTests(SynchronousTestCase):
 
     @examples(150)
     @given(
-        st.integers(0, 200_000),
-        st.lists(st.tuples(st.integers(0, 3), st.integers(1, BLOCK)), max_size=12),
+        st.integers(0, 2_000_000),
+        st.lists(st.tuples(st.integers(0, 3), st.integers(1, EXTENT)), max_size=12),
     )
     def test_bound(self, limit: int, sizes: list[tuple[int, int]]) -> None:
-        """The last transfers up to the limit are kept, by number and by block."""
+        """The last transfers up to the limit are kept, by number and by extent."""
         window = SentWindow(limit)
         sent: list[SentTransfer] = []
-        for number, (block, length) in enumerate(sizes, 1):
-            sent.append(make_sent(number, IMAGE, block * BLOCK, length))
+        for number, (extent, length) in enumerate(sizes, 1):
+            sent.append(make_sent(number, IMAGE, extent * EXTENT, length))
             window.add(sent[-1])
             kept: list[SentTransfer] = []
             for transfer in reversed(sent):
@@ -35,18 +35,18 @@ class SentWindowTests(SynchronousTestCase):
             found = [window.get(t.descriptor.transfer) for t in sent]
             self.assertEqual(found, [t if t in kept else None for t in sent])
             for each in range(4):
-                newest_first = [t for t in kept if t.block == (1, 1, each)]
-                self.assertEqual(list(window.of_block((1, 1, each))), newest_first)
+                newest_first = [t for t in kept if t.extent == (1, 1, each)]
+                self.assertEqual(list(window.of_extent((1, 1, each))), newest_first)
 
     def test_unknown(self) -> None:
-        """Numbers and blocks that were never sent are not found."""
+        """Numbers and extents that were never sent are not found."""
         window = SentWindow()
-        window.add(make_sent(1, IMAGE, 0, BLOCK))
+        window.add(make_sent(1, IMAGE, 0, EXTENT))
         self.assertIsNone(window.get(2))
-        for block in [(1, 1, 1), (1, 2, 0), (2, 1, 0)]:
-            self.assertEqual(list(window.of_block(block)), [])
+        for extent in [(1, 1, 1), (1, 2, 0), (2, 1, 0)]:
+            self.assertEqual(list(window.of_extent(extent)), [])
 
     def test_pages(self) -> None:
-        """A transfer knows which pages of its block it carries, even if the last one is short."""
-        transfer = make_sent(1, IMAGE, BLOCK + 3 * PAGE, PAGE + 1)
-        self.assertEqual((transfer.block, transfer.pages), ((1, 1, 1), 0b11000))
+        """A transfer knows which pages of its extent it carries, even if the last one is short."""
+        transfer = make_sent(1, IMAGE, EXTENT + 3 * PAGE, PAGE + 1)
+        self.assertEqual((transfer.extent, transfer.pages), ((1, 1, 1), 0b11000))

@@ -44,7 +44,7 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.segments import ANNOUNCEMENT, SEGMENT, parse, segment_count
 
 REQUEST_TYPES = (
@@ -84,6 +84,14 @@ class HelloTests(ServerChannelTestCase):
         welcome = decode(Welcome, body)
         self.assertEqual((welcome.group, welcome.segment), ("239.5.5.0", SEGMENT))
         self.assertEqual(self.channel.name, "a")
+
+    def test_max_transfer(self) -> None:
+        """A client says what its receive buffer takes, which counts in whole blocks."""
+        for said, counts in ((EXTENT, EXTENT), (3 * BLOCK - 1, 2 * BLOCK), (BLOCK, BLOCK)):
+            channel, _ = self.server.connect(hello=False)
+            self.assertEqual(channel.max_transfer, BLOCK)
+            channel.dataReceived(pack_tagged(Type.HELLO, 5, encode(Hello(VERSION, "a", said))))
+            self.assertEqual(channel.max_transfer, counts)
 
     def test_moved(self) -> None:
         """A client is told once where the group's datagrams come from now, if it was welcomed."""

@@ -41,7 +41,7 @@ class ControllerTests(SynchronousTestCase):
         self.a, self.b = RecordingReader("a"), RecordingReader("b")
         self.reads: list[tuple[int, int]] = []
         self.failures: dict[int, Exception] = {}
-        self.hanging: list[Deferred[bytes]] | None = None
+        self.hanging: list[Deferred[memoryview]] | None = None
 
     def start(self, rate: float) -> None:
         """Have a controller that sends at a rate in bits per second."""
@@ -56,15 +56,15 @@ class ControllerTests(SynchronousTestCase):
         )
         self.output = self.controller.output = RecordingOutput()
 
-    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[memoryview]":
         """Read at once, and record it."""
         self.reads.append((offset, length))
         if offset in self.failures:
             return fail(self.failures[offset])
         if self.hanging is not None and image is not self.image:
             self.hanging.append(Deferred())
-            return self.hanging[-1].addCallback(lambda _: image.read(offset, length))
-        return execute(image.read, offset, length)
+            return self.hanging[-1].addCallback(lambda _: memoryview(image.read(offset, length)))
+        return execute(lambda: memoryview(image.read(offset, length)))
 
     def ask(
         self,
@@ -259,7 +259,7 @@ class ControllerTests(SynchronousTestCase):
         self.assertEqual([tag for tag, _, _ in self.b.told], [1, 2])
         self.assertEqual(self.a.told, [])
         for each in self.hanging:
-            each.callback(b"")
+            each.callback(memoryview(b""))
         self.clock.advance(1)
         self.assertEqual(len(self.a.told), 12)
         firsts = [numbers[0] for _, numbers, _, _ in self.received().values()]
@@ -354,6 +354,6 @@ class ControllerTests(SynchronousTestCase):
         read = Read(9, 1, 0, PAGE, Priority.BLOCKED)
         self.controller.request(self.a, ImageInMemory(CONTENT, image=2), read)
         self.controller.stop()
-        self.hanging[0].callback(b"")
+        self.hanging[0].callback(memoryview(b""))
         self.assertEqual(self.output.written, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])

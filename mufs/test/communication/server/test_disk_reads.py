@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import Entry
+from mufs.cache.server.items import Entry
 from mufs.communication.server.disk_reads import (
     MAX_ENTRIES_AHEAD,
     SLOW_READ_SECONDS,
@@ -28,13 +28,15 @@ class DiskReadsTests(SynchronousTestCase):
         """Record what is read, and what fails."""
         self.clock = Clock()
         self.image = ImageInMemory(bytes(3 * BLOCK + PAGE + 100))
-        self.reading: list[Deferred[bytes]] = []
+        self.reading: list[Deferred[memoryview]] = []
         self.ranges: list[tuple[int, int, int]] = []
         self.failed: list[Entry] = []
         self.woken = 0
         self.reads = DiskReads(self.read, self.clock, wake=self.wake, failed=self.fail_entry)
 
-    def read(self, image: IImage, offset: int, length: int, following: int) -> "Deferred[bytes]":
+    def read(
+        self, image: IImage, offset: int, length: int, following: int
+    ) -> "Deferred[memoryview]":
         """Begin a read."""
         self.ranges.append((offset, length, following))
         self.reading.append(Deferred())
@@ -52,7 +54,7 @@ class DiskReadsTests(SynchronousTestCase):
         self, service_class: int = BLOCKED, image: IImage | None = None, block: int = 0
     ) -> Entry:
         """Begin to read a block."""
-        entry = Entry(image or self.image, block, 0, 32, None, service_class=service_class)
+        entry = Entry(image or self.image, 0, 32 * block, 32, None, service_class=service_class)
         self.reads.begin(entry, 0)
         return entry
 
@@ -62,7 +64,7 @@ class DiskReadsTests(SynchronousTestCase):
             self.assertTrue(self.reads.has_room)
             self.begin()
         self.assertFalse(self.reads.has_room)
-        self.reading[0].callback(b"data")
+        self.reading[0].callback(memoryview(b"data"))
         self.assertFalse(self.reads.has_room)
         self.reads.pop()
         self.assertTrue(self.reads.has_room)
@@ -71,7 +73,7 @@ class DiskReadsTests(SynchronousTestCase):
         """The most urgent entry comes first; of equally urgent ones, the first that was read."""
         entries = [self.begin(each) for each in (BACKGROUND, AHEAD, BLOCKED, AHEAD)]
         for reading in self.reading:
-            reading.callback(b"")
+            reading.callback(memoryview(b""))
         found = [self.reads.pop()[0] for _ in range(self.reads.ready)]
         self.assertEqual(found, [entries[2], entries[1], entries[3], entries[0]])
 
@@ -79,7 +81,7 @@ class DiskReadsTests(SynchronousTestCase):
         """An entry that was read is ready with its bytes."""
         entry = self.begin()
         self.assertEqual((self.reads.ready, self.reads.is_idle), (0, False))
-        self.reading[0].callback(b"data")
+        self.reading[0].callback(memoryview(b"data"))
         self.assertEqual((self.woken, self.reads.ready, self.reads.is_idle), (1, 1, False))
         self.assertEqual(self.reads.pop(), (entry, b"data"))
         self.assertTrue(self.reads.is_idle)
@@ -94,7 +96,7 @@ class DiskReadsTests(SynchronousTestCase):
     def test_following(self) -> None:
         """The disk learns how much will be read next, up to the end of the image."""
         for block, following in ((0, 2), (2, 64)):
-            self.reads.begin(Entry(self.image, block, 0, 32, None), following)
+            self.reads.begin(Entry(self.image, 0, 32 * block, 32, None), following)
         self.assertEqual(self.ranges, [(0, BLOCK, 2 * PAGE), (2 * BLOCK, BLOCK, PAGE + 100)])
 
     def test_slow_image(self) -> None:
@@ -107,7 +109,7 @@ class DiskReadsTests(SynchronousTestCase):
         self.assertTrue(self.reads.has_room)
         self.assertTrue(self.reads.is_idle)
         for reading in self.reading:
-            reading.callback(b"")
+            reading.callback(memoryview(b""))
         self.assertFalse(self.reads.has_room)
 
     def test_no_longer_slow(self) -> None:
@@ -116,11 +118,11 @@ class DiskReadsTests(SynchronousTestCase):
         self.clock.advance(SLOW_READ_SECONDS)
         self.begin()
         self.assertTrue(self.reads.is_idle)
-        self.reading[0].callback(b"")
+        self.reading[0].callback(memoryview(b""))
         self.reads.pop()
         self.clock.advance(SLOW_READ_SECONDS / 2)
         self.begin()
-        self.reading[1].callback(b"")
+        self.reading[1].callback(memoryview(b""))
         self.reads.pop()
         self.clock.advance(SLOW_READ_SECONDS / 2)
         self.assertFalse(self.reads.is_idle)
@@ -128,7 +130,7 @@ class DiskReadsTests(SynchronousTestCase):
     def test_timer(self) -> None:
         """Nothing is timed while nothing is read, nor once stopped."""
         self.begin()
-        self.reading[0].callback(b"")
+        self.reading[0].callback(memoryview(b""))
         self.clock.advance(SLOW_READ_SECONDS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.begin()

@@ -64,27 +64,30 @@ class PacingTestCase(SynchronousTestCase):
                 whole = int(lost[client])
                 lost[client] -= whole
                 if whole:
-                    self.clock.callLater(0.02, pace.lost, client, whole, sent=94, interval=interval)
+                    self.clock.callLater(
+                        0.02, pace.lost, client, whole, sent=94, in_group=whole, interval=interval
+                    )
         return bits / (self.clock.seconds() - begin)
 
 
 class ParityTests(PacingTestCase):
     """How many parity segments go along with a transfer."""
 
-    def report(self, pace: Pace, lost: list[int]) -> int:
+    def report(self, pace: Pace, lost: list[int], groups: int = 1) -> int:
         """
         Send transfers to clients that report the losses that parity does not repair.
 
-        @param lost: for each client, how many segments of each transfer it loses.
+        @param lost: for each client, how many segments it loses of each group of each transfer.
         @return: the parity in the end.
         """
+        sent = 94 * groups
         for _ in range(40):
             self.clock.advance(0.01)
             parity = pace.parity
-            interval = pace.sent(range(len(lost)), 94)
+            interval = pace.sent(range(len(lost)), sent)
             for client, segments in enumerate(lost):
-                if segments > parity:
-                    pace.lost(client, segments - parity, sent=94, interval=interval)
+                if (left := segments - parity) > 0:
+                    pace.lost(client, left * groups, sent=sent, in_group=left, interval=interval)
         return pace.parity
 
     def test_few(self) -> None:
@@ -95,6 +98,11 @@ class ParityTests(PacingTestCase):
         """With many clients, parity grows at once until only a few of them report."""
         lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
         self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
+
+    def test_groups(self) -> None:
+        """Parity covers what is missing in one group of a transfer, which has as much in others."""
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        self.assertEqual(self.report(self.make_pace(1e8), lost, groups=4), 3)
 
     def test_most(self) -> None:
         """Parity is limited."""
@@ -118,8 +126,8 @@ class LossCountTests(SynchronousTestCase):
         """Segments count once per client that waited; no more are lost than were sent."""
         pace = Pace(Clock(), floor=1e6, ceiling=1e9, start=1e8)
         interval = pace.sent(["a", "b", "c"], 94)
-        pace.lost("a", 10, sent=94, interval=interval)
-        pace.lost("b", 5000, sent=94, interval=interval)
+        pace.lost("a", 10, sent=94, in_group=10, interval=interval)
+        pace.lost("b", 5000, sent=94, in_group=5000, interval=interval)
         self.assertEqual((pace.segments_awaited, pace.segments_lost), (3 * 94, 104))
 
 
@@ -232,7 +240,7 @@ class AdaptationTests(PacingTestCase):
         pace = self.make_pace(1e8)
         for lost in (199, 0, 0, 0, 0, 0, 0, 0):
             self.write(pace, 10_000_000)
-            pace.lost("a", lost, sent=200, interval=pace.sent(["a"], 200))
+            pace.lost("a", lost, sent=200, in_group=lost, interval=pace.sent(["a"], 200))
         self.assertGreater(pace.rate, FLOOR)
 
     def test_deaf(self) -> None:
@@ -240,7 +248,7 @@ class AdaptationTests(PacingTestCase):
         pace = self.make_pace(1e8)
         for _ in range(20):
             self.write(pace, 1_000_000)
-            pace.lost("a", 200, sent=200, interval=pace.sent(["a"], 200))
+            pace.lost("a", 200, sent=200, in_group=200, interval=pace.sent(["a"], 200))
         self.assertGreaterEqual(pace.rate, 1e8)
 
     def test_median(self) -> None:
@@ -256,7 +264,9 @@ class AdaptationTests(PacingTestCase):
         """Loss reports of clients that nothing was sent to are ignored."""
         pace = self.make_pace(1e8)
         for _ in range(10):
-            pace.lost("stranger", 100_000, sent=200_000, interval=pace.sent([], 0))
+            pace.lost(
+                "stranger", 100_000, sent=200_000, in_group=100_000, interval=pace.sent([], 0)
+            )
             self.send(pace, 1, a=always(0))
         self.assertGreaterEqual(pace.rate, 1e8)
 
@@ -299,6 +309,6 @@ class AdaptationTests(PacingTestCase):
             elif step == "sent":
                 interval = pace.sent(*args)
             else:
-                pace.lost(args[0], args[1], sent=args[2], interval=interval)
+                pace.lost(args[0], args[1], sent=args[2], in_group=args[1], interval=interval)
             self.assertLessEqual(pace.rate, ceiling)
             self.assertGreaterEqual(pace.rate, min(floor, ceiling))

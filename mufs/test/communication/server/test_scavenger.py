@@ -3,7 +3,8 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import SCAVENGER, SERVICE_CLASSES, Entry, MulticastQueue
+from mufs.cache.server.items import SCAVENGER, SERVICE_CLASSES, Entry
+from mufs.cache.server.queue import MulticastQueue
 from mufs.cache.server.sent import MAX_BYTES_AWAITED, SentWindow
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.scavenger import (
@@ -54,7 +55,7 @@ class ScavengerScheduleTests(SynchronousTestCase):
 
     def take(self, classes: tuple[int, ...] | type[Priority]) -> Entry:
         """Take an entry from the queue."""
-        entry = self.queue.take(classes)
+        entry = self.queue.take(classes, BLOCK)
         assert isinstance(entry, Entry)
         self.schedule.note_dequeued(entry)
         return entry
@@ -102,7 +103,7 @@ class ScavengerScheduleTests(SynchronousTestCase):
     def test_own_reads(self) -> None:
         """What the greedy client reads at another priority does not count as served to others."""
         self.request_too_much()
-        entry = Entry(ImageInMemory(bytes(PAGE)), 0, 0, 1, None, {self.greedy: {2: None}}, 0)
+        entry = Entry(ImageInMemory(bytes(PAGE)), 0, 0, 1, None, {self.greedy: {2: 1}}, 0)
         self.schedule.note_dequeued(entry)
         self.assertEqual(self.schedule.classes(False), SERVICE_CLASSES)
 

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.cache.server.queue import Entry
+from mufs.cache.server.items import Entry
 from mufs.cache.server.sent import SentTransfer
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.sender import Sender, seal_transfer, trains
@@ -77,7 +77,7 @@ class SenderTests(SynchronousTestCase):
 
     def seal(self, block: int, pages: int) -> SentTransfer:
         """Make a transfer of the first pages of a block."""
-        entry = Entry(self.image, block, 0, pages, None)
+        entry = Entry(self.image, 0, 32 * block, pages, None)
         return self.sender.seal(entry, self.image.read(*entry.byte_range))
 
     def write(

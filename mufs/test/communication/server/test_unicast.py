@@ -47,8 +47,8 @@ class ShareTestCase(SynchronousTestCase):
             share=self.share,
         )
 
-    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
-        return succeed(image.read(offset, length))
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[memoryview]":
+        return succeed(memoryview(image.read(offset, length)))
 
     def ask(self, reads: UnicastReads) -> None:
         reads.request(self.image, Read(1, 1, 0, SIZE, Priority.BLOCKED, True))
@@ -204,7 +204,7 @@ class HangingTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A client, and reads that wait for the test."""
         clock = VirtualTime()
-        self.asked: list[tuple[IImage, int, Deferred[bytes]]] = []
+        self.asked: list[tuple[IImage, int, Deferred[memoryview]]] = []
         self.sent: list[tuple[int, int]] = []
         self.failed: list[int] = []
         self.reads = UnicastReads(
@@ -216,7 +216,7 @@ class HangingTests(SynchronousTestCase):
             share=Share(),
         )
 
-    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[bytes]":
+    def read(self, image: IImage, offset: int, length: int, more: int) -> "Deferred[memoryview]":
         self.asked.append((image, offset, Deferred()))
         return self.asked[-1][2]
 
@@ -229,7 +229,7 @@ class HangingTests(SynchronousTestCase):
         """Answer all that is read of an image, one part after the other."""
         while found := [each for each in self.asked if each[0] is image]:
             self.asked.remove(found[0])
-            found[0][2].callback(bytes(DATA_SIZE))
+            found[0][2].callback(memoryview(bytes(DATA_SIZE)))
 
     def test_others(self) -> None:
         """Other images are read meanwhile, and that one goes on where it was, in order."""

@@ -7,10 +7,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.filesystem.server.reads import MAX_INLINE, MAX_READ, MAX_RUNS, MAX_THREADS, Reads
+from mufs.filesystem.server.reads import MAX_READ, MAX_RUNS, MAX_THREADS, Reads
 from mufs.test.support.memory import MemoryImage
 
-CONTENT = bytes(range(256)) * (MAX_READ // 128)
+CONTENT = bytes(range(256)) * (MAX_READ // 32)
 
 
 class ReadsTests(SynchronousTestCase):
@@ -78,29 +78,29 @@ class ReadsTests(SynchronousTestCase):
     def test_at_once(self) -> None:
         """What is short and takes no waiting is read without a thread."""
         self.image.at_once = True
-        asked = self.reads(self.image, 100, MAX_INLINE - 50, 50)
-        self.assertEqual(self.successResultOf(asked), CONTENT[100 : MAX_INLINE + 50])
-        self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, MAX_INLINE))
+        asked = self.reads(self.image, 100, MAX_READ - 50, 50)
+        self.assertEqual(self.successResultOf(asked), CONTENT[100 : MAX_READ + 50])
+        self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, MAX_READ))
         self.assertEqual(
-            self.successResultOf(self.reads(self.image, 50 + MAX_INLINE, 50, 0)),
-            CONTENT[50 + MAX_INLINE : 100 + MAX_INLINE],
+            self.successResultOf(self.reads(self.image, 50 + MAX_READ, 50, 0)),
+            CONTENT[50 + MAX_READ : 100 + MAX_READ],
         )
         self.assertEqual(self.reads.image_reads, 1)
-        self.reads(self.image, 0, MAX_INLINE, 1)
-        self.assertEqual(self.work(), [(0, MAX_INLINE + 1)])
+        self.reads(self.image, 0, MAX_READ + 1, 0)
+        self.assertEqual(self.work(), [(0, MAX_READ + 1)])
         self.image.at_once = False
-        self.reads(self.image, 2 * MAX_INLINE, MAX_INLINE, 0)
-        self.assertEqual(self.work(), [(2 * MAX_INLINE, MAX_INLINE)])
+        self.reads(self.image, 2 * MAX_READ, MAX_READ, 0)
+        self.assertEqual(self.work(), [(2 * MAX_READ, MAX_READ)])
 
     def test_not_at_once(self) -> None:
         """While a thread reads of an image, which may hang, nothing of it is read without one."""
         other = MemoryImage(2, 1, CONTENT)
-        self.reads(self.image, 0, 2 * MAX_INLINE, 0)
+        self.reads(self.image, 0, 2 * MAX_READ, 0)
         self.image.at_once = other.at_once = True
-        self.assertNoResult(self.reads(self.image, 4 * MAX_INLINE, MAX_INLINE, 0))
-        self.successResultOf(self.reads(other, 0, MAX_INLINE, 0))
-        self.assertEqual(self.work(), [(0, 2 * MAX_INLINE), (4 * MAX_INLINE, MAX_INLINE)])
-        self.successResultOf(self.reads(self.image, 6 * MAX_INLINE, MAX_INLINE, 0))
+        self.assertNoResult(self.reads(self.image, 4 * MAX_READ, MAX_READ, 0))
+        self.successResultOf(self.reads(other, 0, MAX_READ, 0))
+        self.assertEqual(self.work(), [(0, 2 * MAX_READ), (4 * MAX_READ, MAX_READ)])
+        self.successResultOf(self.reads(self.image, 6 * MAX_READ, MAX_READ, 0))
 
     def test_failure(self) -> None:
         """What cannot be read together is read part by part, and fails part by part."""
