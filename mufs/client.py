@@ -25,8 +25,8 @@ from zope.interface import implementer
 from mufs.cache.client.blocks import BlockCache
 from mufs.certificate_watch import CertificateWatch
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
+from mufs.communication.client.group_socket import max_transfer
 from mufs.communication.client.membership import Membership
-from mufs.communication.client.receiver import max_transfer
 from mufs.communication.interfaces import NetworkChanges
 from mufs.control import Control, Record
 from mufs.endpoints import CannotConnect, expiry_of

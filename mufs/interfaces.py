@@ -1,6 +1,6 @@
 """Interfaces between the parts of mUFS that have more than one implementation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zope.interface import Attribute, Interface
@@ -98,11 +98,13 @@ class IBlockStorage(Interface):
     def is_behind() -> bool:
         """Whether so much waits to be written that what is not urgent should not be requested."""
 
-    def write(place: Any, start: int, data: bytes | memoryview) -> bool:
+    def write(places: Sequence[Any], start: int, data: memoryview) -> int:
         """
-        Store whole pages at an offset within a block, in bytes. They can be read at once.
+        Store whole pages of adjacent blocks. They can be read at once; C{data} is not kept.
 
-        @return: whether there was room for them.
+        @param places: of the blocks.
+        @param start: where the data begins in the first of them, in bytes.
+        @return: for how many of the blocks, from the first on, there was room.
         """
 
     def read(place: Any, start: int, target: memoryview) -> bool:

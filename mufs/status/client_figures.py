@@ -60,7 +60,7 @@ def client_measurements(
             "joined": _histogram(deliveries.joined),
             "miss": _histogram(deliveries.misses),
         },
-        "bytes_requested": core.bytes_requested,
+        "bytes_requested": core.requests.bytes_requested,
         "bytes_overheard": core.bytes_overheard,
         "bytes_over_tcp": core.bytes_over_tcp,
         "cache_bytes": cache.held,

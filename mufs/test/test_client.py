@@ -17,7 +17,7 @@ from zope.interface import implementer
 from mufs import client
 from mufs.cache.client.blocks import BlockCache
 from mufs.client import WRITER_TIMEOUT, ClientMount, ClientSettings
-from mufs.communication.client.receiver import max_transfer
+from mufs.communication.client.group_socket import GroupSocket, max_transfer
 from mufs.filesystem.client.mounting import MountFailed, MountSettings
 from mufs.filesystem.client.mountpoint import UnusableMountPoint
 from mufs.filesystem.client.pull import Progress
@@ -144,11 +144,11 @@ class Reactor(MemoryReactorClock):
 
     buffer = 0
 
-    def listenMulticast(self, port: int, receiver: Any, group: str, **how: Any) -> MulticastPort:
-        """See L{IReactorMulticast.listenMulticast}."""
-        receiver.transport = MulticastPort()
-        receiver.buffer = self.buffer
-        return receiver.transport  # type: ignore[no-any-return]
+    def listen(self, port: int, group: str, socket: Any) -> MulticastPort:
+        """Have the socket of a group open."""
+        socket.transport = MulticastPort()
+        socket._receiver.buffer = self.buffer
+        return socket.transport  # type: ignore[no-any-return]
 
 
 class ClientMountTests(SynchronousTestCase):
@@ -162,6 +162,7 @@ class ClientMountTests(SynchronousTestCase):
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(client, "Bridge", StandInBridge)
         self.patch(client, "Mounting", StandInMounting)
+        self.patch(GroupSocket, "listen", lambda socket, reactor, *at: reactor.listen(*at, socket))
         self.patch(client, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.communication.client.reassembly import MAX_ORPHANS
 from mufs.test.support import targets
 from mufs.test.support.channels import Server
+from mufs.test.support.doubles import receive
 from mufs.test.support.properties import examples
 from mufs.test.support.targets import TARGETS, Host, Script, clean_log
 from mufs.wire.channel import Type, pack_tagged
@@ -163,7 +164,6 @@ class MemoryTests(SynchronousTestCase):
             "requests": len(core.in_flight.requests),
             "pending": len(core.in_flight.requested),
             "waiting": len(core.in_flight.waiting),
-            "aside": len(remote.receiver._batch),
             "transfers": len(reassembly._transfers),
             "in order": len(reassembly._in_order),
             "partial": len(reassembly._partial),
@@ -206,8 +206,7 @@ class MemoryTests(SynchronousTestCase):
 
     def receive(self, host: Host, *datagrams: bytes) -> None:
         """Have the client receive datagrams."""
-        for each in datagrams:
-            host.client.remote.receiver.datagramReceived(each, targets._SOURCE)
+        receive(host.client.remote.receiver, *datagrams)
         host.say(pack_tagged(Type.PONG, 1, b""))
         host.client.clock.advance(0.01)
         host.receive()

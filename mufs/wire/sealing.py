@@ -149,17 +149,26 @@ def seal(
     return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:].tobytes()
 
 
-def unseal(cipher: AESGCM, descriptor: Descriptor, sealed: bytes | bytearray) -> bytes | None:
+def unseal(
+    cipher: AESGCM,
+    descriptor: Descriptor,
+    sealed: bytes | bytearray | memoryview,
+    target: memoryview | None = None,
+) -> memoryview | None:
     """
     The reverse of L{seal}.
 
     @param sealed: the bytes received, followed by the tag.
+    @param target: memory for the file bytes; by default new memory. It is overwritten in any case.
     @return: the file bytes, or C{None} if they are not authentic.
     """
+    length = max(0, len(sealed) - TAG_SIZE)
+    data = memoryview(bytearray(length)) if target is None else target[:length]
     try:
-        return cipher.decrypt(_nonce(descriptor), sealed, descriptor.bound())
+        cipher.decrypt_into(_nonce(descriptor), sealed, descriptor.bound(), data)
     except InvalidTag:
         return None
+    return data
 
 
 def _nonce(descriptor: Descriptor) -> bytes:

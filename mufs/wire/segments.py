@@ -206,7 +206,66 @@ Run = tuple[int, int, "numpy.ndarray[Any, Any]"]
 """Segments with consecutive numbers: the first number, bytes in each, one row of data each."""
 
 
-def parse(datagram: bytes, size: int = SEGMENT) -> Iterator["Run | tuple[int, Descriptor]"]:
+Packet = Run | tuple[int, Descriptor]
+"""Segments, or the phase and the descriptor of a control packet, which is not authenticated."""
+
+
+def parse_datagrams(
+    buffer: memoryview, ends: list[int], size: int = SEGMENT
+) -> Iterator[Packet | MalformedSegment]:
+    """
+    The packets of many datagrams. Where those in a row have nothing but whole segments, the headers
+    of all of them are looked at together.
+
+    @param buffer: the datagrams, one right after the other.
+    @param ends: where each of them ends in C{buffer}.
+    @param size: as for L{parse}.
+    @return: as L{parse}, and for each datagram that breaks the protocol, in its place, how.
+    """
+    stride = HEADER.size + size
+    whole: list[int] = []
+    start = begin = 0
+    for end in ends:
+        if (end - begin) % stride:
+            yield from _whole_segments(buffer, start, whole, size)
+            yield from _parse_one(buffer[begin:end], size)
+            start, whole = end, []
+        else:
+            whole.append(end)
+        begin = end
+    yield from _whole_segments(buffer, start, whole, size)
+
+
+def _whole_segments(
+    buffer: memoryview, start: int, ends: list[int], size: int
+) -> Iterator[Packet | MalformedSegment]:
+    """The packets of datagrams whose sizes are those of whole segments."""
+    stride = HEADER.size + size
+    count = (ends[-1] - start) // stride if ends else 0
+    if count == 0:
+        return
+    rows = numpy.frombuffer(buffer, numpy.uint8, count * stride, start).reshape(count, stride)
+    fields = numpy.ascontiguousarray(rows[:, : HEADER.size]).view(">u4")
+    if ((fields[:, 0] == TRANSMISSION) & (fields[:, 1] == size)).all():
+        numbers = fields[:, 2].astype(numpy.uint32)
+        begin = 0
+        for end in (*((numbers[1:] - numbers[:-1]) != 1).nonzero()[0] + 1, count):
+            yield int(numbers[begin]), size, rows[begin:end, HEADER.size :]
+            begin = end
+        return
+    for end in ends:
+        yield from _parse_one(buffer[start:end], size)
+        start = end
+
+
+def _parse_one(datagram: memoryview, size: int) -> Iterator[Packet | MalformedSegment]:
+    try:
+        yield from parse(datagram, size)
+    except MalformedSegment as error:
+        yield error
+
+
+def parse(datagram: bytes | memoryview, size: int = SEGMENT) -> Iterator[Packet]:
     """
     The packets of a datagram.
 
@@ -257,7 +316,9 @@ def _runs(train: "numpy.ndarray[Any, Any]") -> Iterator[Run]:
 _UP = numpy.arange(MAX_ROWS, dtype=numpy.uint32)
 
 
-def _descriptor(datagram: bytes, position: int, total: int, count: int, size: int) -> Descriptor:
+def _descriptor(
+    datagram: bytes | memoryview, position: int, total: int, count: int, size: int
+) -> Descriptor:
     transfer, first, image, generation, offset, tag = _DESCRIPTOR.unpack_from(
         datagram, position + HEADER.size
     )

@@ -35,8 +35,8 @@ class BlockCache:
 
     Only one thread may call the methods that change what is held. Any thread may call L{read},
     L{missing} and L{held_blocks}, without a lock: a block's bytes are in place before its pages
-    are marked, a block leaves the dictionary before its place is used again, and a reader checks
-    after copying that the block is still there.
+    are marked, a block that leaves has no pages any more before its place is used again, and a
+    reader checks after copying that the block still has them.
 
     If the system has less memory than its size, it holds less.
 
@@ -56,6 +56,7 @@ class BlockCache:
         self._read = self._storage.read
         self._slots = max(1, size // self._storage.cost)
         self._blocks: OrderedDict[tuple[ImageKey, int], _Block] = OrderedDict()
+        self._move_to_end = self._blocks.move_to_end
         self._paths: dict[bytes, ImageKey] = {}
         self.held = 0
         self.evictions = 0
@@ -117,28 +118,34 @@ class BlockCache:
         @return: whether all of them are held; if not, the content of C{target} is undefined. If
             nothing is L{missing} although this returns false, a block is damaged: L{discard} it.
         """
-        done, length, whole = 0, len(target), True
-        while done < length:
-            number, start = divmod(offset + done, BLOCK)
-            stop = min(BLOCK, start + length - done)
-            key = (image, number)
-            block = self._blocks.get(key)
-            if block is None or mask_of(start, stop) & ~block.pages:
-                if block is not None:
-                    self._storage.preload(block.place, mask_of(start, stop) & block.pages)
-                whole = False
-            else:
-                here = stop - start
-                part = target if here == length else target[done : done + here]
-                if not self._read(block.place, start, part):
-                    return False
-                try:
-                    self._blocks.move_to_end(key)
-                except KeyError:
-                    return False
-                if self._blocks.get(key) is not block:
-                    return False
-            done += stop - start
+        start, length = offset % BLOCK, len(target)
+        if not 0 < length <= BLOCK - start:
+            return self._read_across(image, offset, target)
+        key = image, offset // BLOCK
+        block = self._blocks.get(key)
+        if block is None:
+            return False
+        if block.pages != ALL_PAGES:
+            lacking = mask_of(start, start + length) & ~block.pages
+            if lacking:
+                held = mask_of(start, start + length) & ~lacking
+                self._storage.preload(block.place, held)
+                return False
+        if not self._read(block.place, start, target):
+            return False
+        try:
+            self._move_to_end(key)
+        except KeyError:
+            return False
+        return block.pages != 0
+
+    def _read_across(self, image: ImageKey, offset: int, target: memoryview) -> bool:
+        """The same for parts of several blocks."""
+        done, whole = 0, True
+        while done < len(target):
+            part = target[done : done + BLOCK - (offset + done) % BLOCK]
+            whole &= self.read(image, offset + done, part)
+            done += len(part)
         return whole
 
     def run_writer(self) -> None:
@@ -173,29 +180,50 @@ class BlockCache:
         """
         if offset % PAGE:
             raise ValueError(f"offset {offset} is not that of a page")
-        source, done = memoryview(data), 0
-        while done < len(data):
-            number, start = divmod(offset + done, BLOCK)
-            part = source[done : done + BLOCK - start]
-            self._store(image, number, start, part)
-            done += len(part)
+        self.make_room()
+        source = memoryview(data)
+        parts: list[tuple[ImageKey, int, int, memoryview]] = []
+        while source:
+            number, start = divmod(offset, BLOCK)
+            parts.append((image, number, start, source[: BLOCK - start]))
+            offset, source = offset + BLOCK - start, source[BLOCK - start :]
+        together = 1 < len(parts) <= self._slots
+        kept = self._store_together(parts, memoryview(data)) if together else 0
+        for part in parts[kept:]:
+            self._store(*part)
+
+    def _store_together(
+        self, parts: list[tuple[ImageKey, int, int, memoryview]], data: memoryview
+    ) -> int:
+        """Keep pages of adjacent blocks in one go; for how many of the blocks that worked."""
+        blocks = [self._block((image, number)) for image, number, _, _ in parts]
+        found = [self._blocks.get((image, number)) for image, number, _, _ in parts]
+        if any(each is not block for each, block in zip(found, blocks, strict=True)):
+            # Readers used others meanwhile, so the first ones made room for the last ones.
+            return 0
+        kept = self._storage.write([block.place for block in blocks], parts[0][2], data)
+        for block, (_, _, start, part) in zip(blocks[:kept], parts, strict=False):
+            self._mark(block, mask_of(start, start + len(part)))
+        return kept
 
     def _store(self, image: ImageKey, number: int, start: int, data: memoryview) -> None:
-        """Keep whole pages of one block."""
-        self.make_room()
-        pages, key = mask_of(start, start + len(data)), (image, number)
+        """Keep pages of one block."""
+        key = image, number
         block = self._block(key)
-        kept = self._storage.write(block.place, start, data)
+        kept = self._storage.write([block.place], start, data)
         if not kept and not block.pages:
             # There is no memory for a place never used before: take the least recently used one.
             self.forget(*key)
             if self._blocks:
                 self._evict()
                 block = self._block(key)
-                kept = self._storage.write(block.place, start, data)
+                kept = self._storage.write([block.place], start, data)
         if kept:
-            self.held += PAGE * (pages & ~block.pages).bit_count()
-            block.pages |= pages
+            self._mark(block, mask_of(start, start + len(data)))
+
+    def _mark(self, block: _Block, pages: int) -> None:
+        self.held += PAGE * (pages & ~block.pages).bit_count()
+        block.pages |= pages
 
     def make_room(self) -> None:
         """Drop what the storage has no room for."""
@@ -240,4 +268,5 @@ class BlockCache:
 
     def _free(self, block: _Block, *, give_back: bool = False) -> None:
         self.held -= PAGE * block.pages.bit_count()
+        block.pages = 0
         self._storage.free(block.place, give_back=give_back)

@@ -8,7 +8,7 @@ damaged since, is not held. So writes need no order, and no fsync.
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from struct import error as StructError
 
@@ -23,11 +23,11 @@ from mufs.cache.client.layout import (
     lock,
     make_directory,
     open_directory,
-    pwrite,
+    pwritev,
     server_of,
 )
 from mufs.cache.client.space import FULL, FreeSpace
-from mufs.cache.client.writer import Writer
+from mufs.cache.client.writer import Part, Writer
 from mufs.interfaces import IBlockStorage
 from mufs.wire.pages import BLOCK, PAGE, ImageKey, mask_of, runs
 
@@ -163,16 +163,22 @@ class CacheDirectory:
         """See L{IBlockStorage.pop_overflow}."""
         return self._writer.pop_overflow()
 
-    def write(self, place: Place, start: int, data: bytes | memoryview) -> bool:
+    def write(self, places: Sequence[Place], start: int, data: memoryview) -> int:
         """See L{IBlockStorage.write}."""
-        if place.number * BLOCK > MAX_FILE_SIZE - BLOCK:
-            return False
-        pending = start, data
-        if place.unwritten is None:
-            place.unwritten = []
-        place.unwritten.append(pending)
-        self._writer.write(place, pending)
-        return True
+        rest = memoryview(bytes(data))
+        parts = []
+        for place in places:
+            if place.number * BLOCK > MAX_FILE_SIZE - BLOCK:
+                break
+            pending = PendingWrite(start, rest[: BLOCK - start])
+            start, rest = 0, rest[BLOCK - start :]
+            if place.unwritten is None:
+                place.unwritten = []
+            place.unwritten.append(pending)
+            parts.append((place, pending))
+        if parts:
+            self._writer.write(parts)
+        return len(parts)
 
     def stop(self) -> None:
         """See L{IBlockStorage.stop}."""
@@ -186,12 +192,12 @@ class CacheDirectory:
             return self.read_written(place, start, target)
         stop = start + len(target)
         lacking = mask_of(start, stop)
-        for begin, data in tuple(place.unwritten):
-            first, last = max(start, begin), min(stop, begin + len(data))
+        for pending in tuple(place.unwritten):
+            begin, end = pending.start, pending.start + len(pending.data)
+            first, last = max(start, begin), min(stop, end)
             if first < last:
-                part = memoryview(data)[first - begin : last - begin]
-                target[first - start : last - start] = part
-            lacking &= ~mask_of(begin, begin + len(data))
+                target[first - start : last - start] = pending.data[first - begin : last - begin]
+            lacking &= ~mask_of(begin, end)
         for first_page, count in runs(lacking):
             first, last = max(start, first_page * PAGE), min(stop, (first_page + count) * PAGE)
             if not self.read_written(place, first, target[first - start : last - start]):
@@ -231,36 +237,42 @@ class CacheDirectory:
         """See L{IBlockStorage.run_writer}."""
         self._writer.run()
 
-    def _write(self, place: Place, pending: PendingWrite) -> None:
-        """Write pages of a block and their checksums, unless the block was freed since."""
-        unwritten = place.unwritten
-        if not unwritten or pending not in unwritten:
+    def _write(self, parts: list[Part]) -> None:
+        """Write pages of blocks and their checksums, but for the blocks that were freed since."""
+        parts = [(place, each) for place, each in parts if each in (place.unwritten or ())]
+        if not parts:
             return
         try:
-            self._store(place, pending)
+            self._store(parts)
         except OSError as error:
             if error.errno not in FULL:
                 raise
             self.space.failed()
-            self._writer.give_up(place)
+            for place, _ in parts:
+                self._writer.give_up(place)
         else:
-            with suppress(ValueError):
-                unwritten.remove(pending)
+            for place, pending in parts:
+                with suppress(ValueError):
+                    (place.unwritten or []).remove(pending)
 
-    def _store(self, place: Place, pending: PendingWrite) -> None:
-        start, data = pending
-        if not place.recorded:
+    def _store(self, parts: list[Part]) -> None:
+        image = parts[0][0].image
+        unrecorded = [place for place, _ in parts if not place.recorded]
+        for place in unrecorded:
             self._clear(place.slot)
+        if unrecorded:
             self.space.look()
             if self.space.is_full:
                 raise OSError(errno.ENOSPC, "less is free than should be")
-        if not place.image.described:
-            self.files.describe(place.image)
-        with self.files.open(place.image, os.O_WRONLY | os.O_CREAT) as fd:
-            pwrite(fd, data, place.number * BLOCK + start)
-        first = start // PAGE
-        sums = checksums(place, first, data)
-        self.index.record(place, first, sums=sums, now=int(self._clock()))
+        if not image.described:
+            self.files.describe(image)
+        with self.files.open(image, os.O_WRONLY | os.O_CREAT) as fd:
+            for offset, data in _adjacent(parts):
+                pwritev(fd, data, offset)
+        now = int(self._clock())
+        for place, pending in parts:
+            first = pending.start // PAGE
+            self.index.record(place, first, sums=checksums(place, first, pending.data), now=now)
 
     def _give_back(self) -> None:
         while self.space.given_back:
@@ -283,3 +295,19 @@ class CacheDirectory:
         if number not in image.blocks:
             self.files.punch_block(image, number)
         self.index.erase(slot)
+
+
+def _adjacent(parts: list[Part]) -> Iterator[tuple[int, list[memoryview]]]:
+    """What to write where in the file of an image, with as few writes as possible."""
+    data: list[memoryview] = []
+    offset = end = -1
+    for place, pending in parts:
+        begin = place.number * BLOCK + pending.start
+        if begin != end and data:
+            yield offset, data
+            data = []
+        if not data:
+            offset = begin
+        data.append(pending.data)
+        end = begin + len(pending.data)
+    yield offset, data

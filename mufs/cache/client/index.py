@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from struct import Struct
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 from xxhash import xxh3_64_intdigest
 
 from mufs.cache.client.layout import (
@@ -27,8 +27,17 @@ from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 MAX_KNOWN_IMAGES = 20_000
 """Images without any block whose paths and sizes are remembered."""
 
-PendingWrite = tuple[int, bytes | memoryview]
-"""Offset within a block, in bytes, and the bytes of whole pages."""
+
+@frozen(eq=False)
+class PendingWrite:
+    """
+    Whole pages that are not on disk yet.
+
+    @ivar start: where they begin within their block, in bytes.
+    """
+
+    start: int
+    data: memoryview
 
 
 @define(eq=False)

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any
 
@@ -246,7 +246,12 @@ def write_file(fd: int, name: str, content: bytes, *, sync: bool = False) -> Non
         os.close(file)
 
 
-def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
+def pwrite(fd: int, data: bytes, offset: int) -> None:
     """Write all of C{data}. Raises C{OSError}, also when there is no room for all of it."""
-    if os.pwrite(fd, data, offset) < len(data):
+    pwritev(fd, [data], offset)
+
+
+def pwritev(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """The same for parts that follow one another."""
+    if os.pwritev(fd, parts, offset) < sum(map(len, parts)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -63,11 +63,22 @@ class Memory:
         """See L{IBlockStorage.pop_overflow}."""
         return None
 
-    def write(self, place: int, start: int, data: bytes | memoryview) -> bool:
+    def write(self, places: Sequence[int], start: int, data: memoryview) -> int:
         """See L{IBlockStorage.write}."""
+        kept = done = 0
+        for number, place in enumerate(places, 1):
+            if number < len(places) and places[number] == place + 1:
+                continue
+            part = data[done : number * BLOCK - start]
+            if not self._write(part, places[kept] * BLOCK + (0 if kept else start)):
+                break
+            kept, done = number, done + len(part)
+        return kept
+
+    def _write(self, data: memoryview, offset: int) -> bool:
         # Writing through a mapping takes twice as long: the kernel would clear each page first.
         try:
-            written = os.pwrite(self._file.fileno(), data, place * BLOCK + start)
+            written = os.pwrite(self._file.fileno(), data, offset)
             reason = ""
         except OSError as error:
             written, reason = 0, f" ({error.strerror})"

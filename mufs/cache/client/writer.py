@@ -15,13 +15,17 @@ from typing import Any
 from twisted.logger import Logger
 
 from mufs.cache.client.index import PendingWrite, Place
-from mufs.wire.pages import ImageKey
+from mufs.wire.pages import BLOCK, ImageKey
 
-MAX_QUEUED = 512
-"""Jobs that may wait in memory; each write among them has at most 128 KiB."""
+MAX_QUEUED = 64 * 1024 * 1024
+"""Bytes that may wait in memory. Each job counts as a block at least."""
 
 RETRY_INTERVAL = 1.0
 """Seconds between tries of what cannot be written."""
+
+
+Part = tuple[Place, PendingWrite]
+"""Pages, and their block."""
 
 
 class Writer:
@@ -29,20 +33,26 @@ class Writer:
 
     _log = Logger()
 
-    def __init__(self, path: str, write: Callable[[Place, PendingWrite], None]) -> None:
+    def __init__(self, path: str, write: Callable[[list[Part]], None]) -> None:
         """
         @param path: of the directory, for the log.
-        @param write: writes pages of a block. Raises C{OSError}.
+        @param write: writes pages of adjacent blocks of an image. Raises C{OSError}.
         """
         self._path = path
         self._write = write
         self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._given_up: deque[Place] = deque()
         self._failing = False
+        # Each is changed by one thread alone.
+        self._extra_queued = self._extra_done = 0
 
-    def write(self, place: Place, pending: PendingWrite) -> None:
-        """Queue pages of a block; C{place.unwritten} has them until they are on disk."""
-        self._jobs.put((self._write, place, pending))
+    def write(self, parts: list[Part]) -> None:
+        """
+        Queue pages of adjacent blocks of an image; C{unwritten} of their places has them until they
+        are on disk.
+        """
+        self._extra_queued += _extra(parts)
+        self._jobs.put((self._write, parts))
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Queue a call that changes files. It may raise C{OSError}."""
@@ -50,7 +60,7 @@ class Writer:
 
     def is_behind(self) -> bool:
         """Whether half of what may wait is waiting."""
-        return self._jobs.qsize() >= MAX_QUEUED // 2
+        return self._waiting() >= MAX_QUEUED // 2
 
     def give_up(self, place: Place) -> None:
         """Have the block at a place dropped: it cannot be written. For the thread that writes."""
@@ -65,12 +75,19 @@ class Writer:
             place = self._given_up.popleft()
             if place.unwritten:
                 return place.image.key, place.number
-        while self._jobs.qsize() >= MAX_QUEUED:
+        while self._waiting() >= MAX_QUEUED:
             with suppress(Empty):
                 job = self._jobs.get_nowait()
-                if job is not None and job[0] == self._write and job[2] in job[1].unwritten:
-                    return job[1].image.key, job[1].number
+                if job is not None and job[0] == self._write:
+                    self._extra_queued -= _extra(job[1])
+                    self._given_up.extend(
+                        place for place, pending in job[1] if pending in (place.unwritten or ())
+                    )
+                    return self.pop_overflow()
         return None
+
+    def _waiting(self) -> int:
+        return self._jobs.qsize() * BLOCK + self._extra_queued - self._extra_done
 
     def stop(self) -> None:
         """Let L{run} return once it has done what is queued."""
@@ -91,6 +108,13 @@ class Writer:
                 self._jobs.put((function, *arguments))
                 time.sleep(RETRY_INTERVAL)
             else:
-                if self._failing and function == self._write:
-                    self._failing = False
-                    self._log.info("writing to {path} again", path=self._path)
+                if function == self._write:
+                    self._extra_done += _extra(*arguments)
+                    if self._failing:
+                        self._failing = False
+                        self._log.info("writing to {path} again", path=self._path)
+
+
+def _extra(parts: list[Part]) -> int:
+    """By how many bytes a write counts as more than a block."""
+    return max(0, sum(len(pending.data) for _, pending in parts) - BLOCK)

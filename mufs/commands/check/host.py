@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from mufs.commands.check.finding import Finding, ok, problem, warning
-from mufs.communication.client.receiver import RECEIVE_BUFFER
+from mufs.communication.client.group_socket import RECEIVE_BUFFER
 from mufs.communication.multicast import UDP_GRO, grow_receive_buffer, set_option
 from mufs.filesystem.client.libfuse import NoLibfuse, load
 from mufs.filesystem.client.mountpoint import fusermount as program

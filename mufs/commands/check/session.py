@@ -232,11 +232,11 @@ class Session:
         last = max(0, offset - CACHE_SIZE // 2)
         while self._reactor.seconds() < end and remote.reads.lacks(opened, last, offset - last):
             await self.pause(0.05)
-        remote.receiver.flush_batch()
+        remote.receiver.read_now()
         receiver = remote.receiver
         return Reading(
             seconds=self._reactor.seconds() - began,
-            bytes_asked=remote.reads.bytes_requested,
+            bytes_asked=remote.reads.requests.bytes_requested,
             bytes_over_tcp=remote.reads.bytes_over_tcp,
             segments=receiver.segments_received - segments,
             segment=receiver.segment,

@@ -9,10 +9,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.logger import Logger
 
+from mufs.communication.client.group_socket import GroupSocket
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.interfaces import NetworkInterface, interface_of, interface_towards
-from mufs.communication.multicast import MAX_DATAGRAM
 from mufs.wire.channel import ProtocolError
 from mufs.wire.metadata import Welcome
 
@@ -48,6 +48,7 @@ class Membership:
         """
         self._reactor = reactor
         self._receiver = receiver
+        self._socket = GroupSocket(receiver)
         self._multicast_health = multicast_health
         self._setting = interface
         self._on_joined = on_joined
@@ -135,7 +136,7 @@ class Membership:
             self._leave()
         try:
             self._listen(bound)
-            self._receiver.join(welcome.group, here.index)
+            self._socket.join(welcome.group, here.index)
         except (OSError, ValueError, CannotListenError) as error:
             self._refused(here, error)
             return True
@@ -168,14 +169,12 @@ class Membership:
     def _listen(self, bound: tuple[str, int]) -> None:
         if self._port is None:
             group, port = bound
-            self._port = self._reactor.listenMulticast(
-                port, self._receiver, group, maxPacketSize=MAX_DATAGRAM, listenMultiple=True
-            )
+            self._port = self._socket.listen(self._reactor, port, group)
             self._bound = bound
 
     def _leave(self) -> None:
         if self._joined is not None and self._bound is not None:
-            self._receiver.leave(self._bound[0], self._joined.index)
+            self._socket.leave(self._bound[0], self._joined.index)
         self._joined = None
 
     def _close(self) -> None:
@@ -205,9 +204,9 @@ class Membership:
             return
         group, index = self._bound[0], self._joined.index
         if not joined:
-            self._receiver.leave(group, index)
+            self._socket.leave(group, index)
             return
         try:
-            self._receiver.join(group, index)
+            self._socket.join(group, index)
         except OSError as error:
             self._refused(self._joined, error)

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy
 
+from mufs.communication.client import buffers
+from mufs.wire.pages import BLOCK
 from mufs.wire.parity import restore, words
 from mufs.wire.segments import (
+    TAG_SIZE,
     Descriptor,
     Run,
     group_count,
@@ -33,7 +36,8 @@ class _Transfer:
     """
     One transfer.
 
-    @ivar buffer: its bytes and tag; C{None} when its segments are not needed (any more).
+    @ivar buffer: its bytes and tag, and perhaps more; C{None} when its segments are not needed
+        (any more).
     @ivar have: bitmap of the segments that came.
     @ivar parity: parity segments, by index.
     """
@@ -64,8 +68,9 @@ class _Transfer:
         self.parity: dict[int, numpy.ndarray[Any, Any]] = {}
         self.buffer: bytearray | None = None
         if wanted:
-            self.buffer = bytearray(descriptor.total + len(descriptor.tag))
-            self.buffer[descriptor.total :] = descriptor.tag
+            sealed = descriptor.total + TAG_SIZE
+            self.buffer = buffers.take() if sealed > BLOCK else bytearray(sealed)
+            self.buffer[descriptor.total : sealed] = descriptor.tag
 
     @property
     def missing(self) -> int:
@@ -89,7 +94,10 @@ class _Transfer:
             return not self.missing and self._restore()
         start = index * self.size
         stop = start + (len(rows) - 1) * self.size + length
-        if stop > self.descriptor.total or (length < self.size and stop < self.descriptor.total):
+        if stop > self.descriptor.total:
+            # The last segment is shorter.
+            rows, stop = rows[:-1], stop - length
+        if not len(rows) or (length < self.size and stop < self.descriptor.total):
             return False
         self.have |= ((1 << len(rows)) - 1) << index
         if self.buffer is None:
@@ -108,6 +116,7 @@ class _Transfer:
             filled = numpy.zeros((self.count, self.size), numpy.uint8)
             content = numpy.frombuffer(self.buffer, numpy.uint8)[:total]
             filled.reshape(-1)[:total] = content
+            filled[lost] = 0
             groups = group_count(self.count)
             for group in {i % groups for i in lost}:
                 segments = words(filled[group::groups])
@@ -171,9 +180,9 @@ class Reassembly:
         self._in_order.insert(self._place(first), transfer)
         if wanted:
             self._partial[descriptor.transfer] = transfer
-            self._partial_bytes += descriptor.total
+            self._partial_bytes += len(transfer.buffer or b"")
             while len(self._partial) > MAX_PARTIAL or self._partial_bytes > MAX_PARTIAL_BYTES:
-                self._end(next(iter(self._partial)))
+                self._drop(next(iter(self._partial)))
         if len(self._transfers) > MAX_KNOWN:
             oldest_known = next(iter(self._transfers))
             self._passed = max(self._passed, oldest_known)
@@ -194,7 +203,8 @@ class Reassembly:
         """
         Take segments in.
 
-        @return: the transfers that these segments completed, each with its sealed bytes and tag.
+        @return: the transfers that these segments completed, each with memory that begins with its
+            sealed bytes and tag, to be given back (L{buffers.give_back}).
         """
         number, length, rows = run
         done = []
@@ -214,8 +224,7 @@ class Reassembly:
             end = transfer.count if index < transfer.count else transfer.numbers
             here = rows[: end - index]
             if transfer.put(index, length, here) and transfer.buffer is not None:
-                done.append((transfer.descriptor, transfer.buffer))
-                self._end(transfer.descriptor.transfer)
+                done.append((transfer.descriptor, self._end(transfer)))
             rows = rows[len(here) :]
             number = (number + len(here)) & 0xFFFFFFFF
         return done
@@ -296,18 +305,25 @@ class Reassembly:
         transfer = self._transfers.pop(number, None)
         if transfer is None:
             return
-        self._end(number)
+        self._drop(number)
         place = bisect_left(self._in_order, transfer.first, key=lambda each: each.first)
         while self._in_order[place] is not transfer:
             place += 1
         del self._in_order[place]
 
-    def _end(self, number: int) -> None:
+    def _end(self, transfer: _Transfer) -> bytearray:
+        """Take in no more of an incomplete transfer; its memory."""
+        buffer = transfer.buffer
+        assert buffer is not None
+        del self._partial[transfer.descriptor.transfer]
+        self._partial_bytes -= len(buffer)
+        transfer.buffer, transfer.parity = None, {}
+        return buffer
+
+    def _drop(self, number: int) -> None:
         """Take in no more of a transfer, if it is incomplete."""
-        transfer = self._partial.pop(number, None)
-        if transfer is not None:
-            self._partial_bytes -= transfer.descriptor.total
-            transfer.buffer, transfer.parity = None, {}
+        if number in self._partial:
+            buffers.give_back(self._end(self._partial[number]))
 
     def _adopt(self, transfer: _Transfer) -> list[tuple[Descriptor, bytearray]]:
         """Give a transfer the segments that came before it was described."""

@@ -1,39 +1,28 @@
 """The client's end of the multicast group: datagrams in, opened transfers out."""
 
-import socket
 from collections import OrderedDict
-from collections.abc import Callable
-from select import select
-from typing import cast
+from collections.abc import Callable, Iterable
 
 from attrs import frozen
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from mufs.communication.client import buffers
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.reassembly import Reassembly
-from mufs.communication.multicast import UDP_GRO, MulticastProtocol, grow_receive_buffer
-from mufs.wire.pages import BLOCK, EXTENT
 from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
-    HEADER,
     SEGMENT,
-    TRANSMISSION,
+    TAG_SIZE,
     Descriptor,
     MalformedSegment,
+    Packet,
     number_count,
-    parse,
+    parse_datagrams,
     segment_count,
 )
-
-RECEIVE_BUFFER = 16 * 1024 * 1024
-"""Bytes asked for the socket's receive buffer, where datagrams wait while this process is busy."""
-
-SEGMENT_COST = 2304
-"""Bytes of a receive buffer that a whole segment takes, including what the kernel adds."""
 
 MAX_KEYS = 4096
 """Generations of images whose keys are remembered."""
@@ -41,34 +30,16 @@ MAX_KEYS = 4096
 OLD_EPOCH_LIFETIME = 2.0
 """Seconds for which replaced keys still open what was sent or received under them."""
 
-MAX_BATCH_SEGMENTS = 128
-"""Segments that wait for one another at most, to be processed together."""
+MIN_REST = 0.001
+"""Seconds of the shortest rest, see L{MulticastReceiver.rest}: a reactor's timers are no finer."""
 
-MIN_GATHER_DELAY = 0.001
-"""
-Seconds for which segments that arrive in single datagrams gather in the receive buffer, if that
-is large: waking up for each costs more than reading ten. The delay is longer where they arrive
-slowly.
-"""
+MAX_REST = 0.02
+"""Seconds of the longest rest: more would delay repairs, and gain nothing."""
 
-MAX_GATHER_DELAY = 0.02
-"""Seconds: more would delay repairs, and gain nothing."""
+MAX_URGENT_SEGMENTS = 16
+"""Segments of the largest transfer that is read without rest: mostly somebody waits for it."""
 
-MAX_UNGATHERED_SEGMENTS = 16
-"""Segments of the largest transfer that is read at once: mostly somebody waits for it."""
-
-Deliver = Callable[[Descriptor, bytes], None]
-
-
-def max_transfer() -> int:
-    """
-    Bytes of the largest transfer that this host can take: two of them fit into its receive buffer,
-    since the next one comes while one is taken out.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # The kernel counts up to twice what it says that it granted.
-        granted = 2 * grow_receive_buffer(probe, RECEIVE_BUFFER)
-    return max(BLOCK, min(EXTENT, granted // SEGMENT_COST * SEGMENT // 2))
+Deliver = Callable[[Descriptor, memoryview], None]
 
 
 @frozen
@@ -80,7 +51,7 @@ class _Arriving:
     since: float
 
 
-class MulticastReceiver(MulticastProtocol):
+class MulticastReceiver:
     """
     Takes what comes from the server's address, reassembles transfers and opens them.
 
@@ -90,17 +61,19 @@ class MulticastReceiver(MulticastProtocol):
     A transfer's losses are counted here when the group completes it in order; L{Repairs} counts
     those of what the server says it sent for this host.
 
-    It has many attributes: seven are figures for the status, and it is the hot path of every
-    datagram, which layers would slow down.
+    It has no socket: L{GroupSocket} calls it. It has many attributes: seven are figures for the
+    status, and it is the hot path of every datagram, which layers would slow down.
 
+    @ivar source: address and port that the server sends from, C{None} if it sends nothing.
     @ivar segment: data bytes in one segment of the server.
-    @ivar buffer: bytes of the receive buffer that the system granted.
     @ivar segments_received: segments that came from the group, needed here or not.
     @ivar segments_due: segments of all transfers that were completed.
     @ivar segments_late: those of them that had not come by then: late / due is the loss.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: transfers that were complete, but not what the server sealed.
     @ivar on_incomplete: called with each transfer that was completed but lacks segments here.
+    @ivar read_now: has what waits in the receive buffer processed; returns whether more waits.
+    @ivar buffer: bytes of the receive buffer that the system granted.
     """
 
     _log = Logger()
@@ -108,54 +81,29 @@ class MulticastReceiver(MulticastProtocol):
     def __init__(
         self, clock: IReactorTime, multicast_health: MulticastHealth, deliver: Deliver
     ) -> None:
-        """@param deliver: called with the descriptor and the file bytes of each opened transfer."""
+        """
+        @param deliver: called with the descriptor and the file bytes of each opened transfer, which
+            are valid until it returns.
+        """
         self._clock = clock
         self._multicast_health = multicast_health
         self._deliver = deliver
-        self._source: tuple[str, int] | None = None
+        self.source: tuple[str, int] | None = None
         self._keys: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._epoch: Epoch | None = None
         self._last_epoch: Epoch | None = None
         self._last_ends = 0.0
-        self._batch: list[bytes] = []
-        self._head = b""
-        self._gathering: IDelayedCall | None = None
         self._arriving: _Arriving | None = None
         self._segment_seconds = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
         self.on_incomplete: Callable[[Descriptor], None] = lambda descriptor: None
+        self.read_now: Callable[[], bool] = lambda: False
         self.buffer = 0
         self.segments_received = 0
         self.segments_due = self.segments_late = 0
         self.datagrams_dropped = 0
         self.transfers_rejected = 0
-
-    def startProtocol(self) -> None:
-        """Set up the socket."""
-        self.buffer = self.grow_receive_buffer(RECEIVE_BUFFER)
-        offload = self._set(socket.SOL_UDP, UDP_GRO, 1)
-        self._log.info(
-            "receive buffer of {buffer} KiB, datagrams received together: {offload}",
-            buffer=self.buffer // 1024,
-            offload="yes" if offload else "no",
-        )
-
-    def stopProtocol(self) -> None:
-        """Stop gathering."""
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
-
-    def flush_batch(self) -> None:
-        """Process the batched segments."""
-        batch, self._batch = self._batch, []
-        if batch:
-            self.segments_received += self.take(b"".join(batch), from_group=True)
-
-    def has_backlog(self) -> bool:
-        """Whether unread datagrams wait in the receive buffer."""
-        return self.transport is not None and bool(select([self._socket()], [], [], 0)[0])
 
     def listen_to(self, source: tuple[str, int] | None, segment: int) -> None:
         """
@@ -164,10 +112,8 @@ class MulticastReceiver(MulticastProtocol):
         @param source: address and port that it sends from; datagrams from elsewhere are dropped.
         @param segment: data bytes in one of its segments.
         """
-        self._source = source
+        self.source = source
         self.segment = segment
-        self._head = HEADER.pack(TRANSMISSION, segment, 0)[:-4]
-        self._batch.clear()
         self._arriving = None
         self.reassembly = Reassembly(segment)
         self._keys.clear()
@@ -175,7 +121,7 @@ class MulticastReceiver(MulticastProtocol):
 
     def follow(self, source: tuple[str, int] | None) -> None:
         """The server goes on from another address and port; C{None} if it sends no more."""
-        self._source = source
+        self.source = source
 
     def add_key(self, image: int, generation: int, key: bytes) -> None:
         """From now on receive transfers of a generation of an image."""
@@ -189,6 +135,83 @@ class MulticastReceiver(MulticastProtocol):
         self._last_epoch, self._epoch = self._epoch, Epoch(number, secret)
         self._last_ends = self._clock.seconds() + OLD_EPOCH_LIFETIME
 
+    def received(self, datagrams: memoryview, ends: list[int]) -> None:
+        """
+        Process datagrams of the group that came from the server's address.
+
+        @param datagrams: one right after the other; not kept.
+        @param ends: where each of them ends.
+        """
+        self._multicast_health.on_datagram()
+        packets = parse_datagrams(datagrams, ends, self.segment)
+        self.segments_received += self._take(packets, from_group=True)
+
+    def take(self, packets: bytes) -> None:
+        """Process packets of the group that came over TCP."""
+        self._take(parse_datagrams(memoryview(packets), [len(packets)], self.segment), False)
+
+    def rest(self) -> float:
+        """
+        Seconds for which reading may rest, because waking up for a few segments costs more than
+        processing hundreds, and none is of use before the last of its transfer: half the time
+        that the transfer still takes, judged by the last one.
+        """
+        arriving = self._arriving
+        if arriving is None:
+            return 0.0
+        left = arriving.since + arriving.count * self._segment_seconds - self._clock.seconds()
+        return min(max(MIN_REST, left / 2), MAX_REST) if left >= MIN_REST else 0.0
+
+    def _take(self, packets: Iterable[Packet | MalformedSegment], from_group: bool) -> int:
+        """
+        Process packets.
+
+        @param from_group: whether they came from the group itself rather than over TCP.
+        @return: how many segments were among them.
+        """
+        segments = 0
+        for packet in packets:
+            if isinstance(packet, MalformedSegment):
+                self.datagrams_dropped += 1
+                self._log.debug("malformed datagram: {error}", error=packet)
+                continue
+            if len(packet) == 3:
+                segments += len(packet[2])
+                done = self.reassembly.segments(packet)
+            else:
+                done = self._control(*packet, from_group)
+            for descriptor, buffer in done:
+                self._open(descriptor, buffer)
+        return segments
+
+    def _control(
+        self, phase: int, descriptor: Descriptor, from_group: bool
+    ) -> list[tuple[Descriptor, bytearray]]:
+        """Process an announcement or completion; the transfers that it completes."""
+        epoch = self._epoch_of(descriptor)
+        if epoch is None or not descriptor.is_authentic(phase, self.segment, epoch.control):
+            self.datagrams_dropped += 1
+            return []
+        if from_group:
+            self._multicast_health.on_authentic_packet()
+            if phase == ANNOUNCEMENT:
+                self._announced(descriptor)
+            else:
+                self._ended(descriptor, phase)
+        reassembly = self.reassembly
+        wanted = (descriptor.image, descriptor.generation) in self._keys
+        # If the key came only now, its segments were ignored: they are not lost.
+        if phase != ANNOUNCEMENT and reassembly.is_known(descriptor.transfer):
+            wanted = False
+        done = reassembly.describe(descriptor, wanted)
+        if phase != ANNOUNCEMENT:
+            first = reassembly.completed(descriptor.transfer)
+            if first and from_group and phase == COMPLETION:
+                self._count(descriptor)
+            if reassembly.is_partial(descriptor.transfer):
+                self.on_incomplete(descriptor)
+        return done
+
     def _epoch_of(self, descriptor: Descriptor) -> Epoch | None:
         """The keys of a transfer if they are in use, or were until recently."""
         epoch, last = self._epoch, self._last_epoch
@@ -197,37 +220,10 @@ class MulticastReceiver(MulticastProtocol):
         recent = self._clock.seconds() < self._last_ends
         return last if last is not None and recent and last.number == descriptor.epoch else None
 
-    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        """Process a datagram, or several that the kernel merged."""
-        if addr != self._source:
-            self.datagrams_dropped += 1
-            return
-        self._multicast_health.on_datagram()
-        # One by one, segments cost many times what they do in a batch, and none is of use before
-        # the last of its transfer.
-        whole = len(datagram) == HEADER.size + self.segment and datagram.startswith(self._head)
-        if whole:
-            self._batch.append(datagram)
-            if self._arriving is not None and self.buffer >= RECEIVE_BUFFER // 4:
-                self._gather(self._arriving)
-            if len(self._batch) >= MAX_BATCH_SEGMENTS:
-                self.flush_batch()
-        else:
-            self.flush_batch()
-            self.segments_received += self.take(datagram, from_group=True)
-
-    def _gather(self, arriving: _Arriving) -> None:
-        """Stop reading for half the time that the transfer still takes, judged by the last one."""
-        if self._gathering is None:
-            left = arriving.since + arriving.count * self._segment_seconds - self._clock.seconds()
-            self._port().stopReading()
-            delay = min(max(MIN_GATHER_DELAY, left / 2), MAX_GATHER_DELAY)
-            self._gathering = self._clock.callLater(delay, self._read_on)
-
     def _announced(self, descriptor: Descriptor) -> None:
         """The segments of a transfer follow: all of them, or a few in a repair."""
         count = segment_count(descriptor.total, self.segment)
-        is_short = count <= MAX_UNGATHERED_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
+        is_short = count <= MAX_URGENT_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
         now = self._clock.seconds()
         self._arriving = None if is_short else _Arriving(descriptor.transfer, count, now)
 
@@ -236,58 +232,6 @@ class MulticastReceiver(MulticastProtocol):
         arriving, self._arriving = self._arriving, None
         if phase == COMPLETION and arriving and arriving.transfer == descriptor.transfer:
             self._segment_seconds = (self._clock.seconds() - arriving.since) / arriving.count
-
-    def _port(self) -> FileDescriptor:
-        return cast(FileDescriptor, self.transport)
-
-    def _read_on(self) -> None:
-        self._gathering = None
-        self._port().startReading()
-
-    def take(self, packets: bytes, from_group: bool = False) -> int:
-        """
-        Process packets of the group.
-
-        @param from_group: whether they came from the group itself rather than over TCP.
-        @return: how many segments were among them.
-        """
-        segments = 0
-        try:
-            for packet in parse(packets, self.segment):
-                if len(packet) == 3:
-                    segments += len(packet[2])
-                    done = self.reassembly.segments(packet)
-                else:
-                    phase, descriptor = packet
-                    epoch = self._epoch_of(descriptor)
-                    if epoch is None or not descriptor.is_authentic(
-                        phase, self.segment, epoch.control
-                    ):
-                        self.datagrams_dropped += 1
-                        continue
-                    if from_group:
-                        self._multicast_health.on_authentic_packet()
-                        if phase == ANNOUNCEMENT:
-                            self._announced(descriptor)
-                        else:
-                            self._ended(descriptor, phase)
-                    wanted = (descriptor.image, descriptor.generation) in self._keys
-                    # If the key came only now, its segments were ignored: they are not lost.
-                    if phase != ANNOUNCEMENT and self.reassembly.is_known(descriptor.transfer):
-                        wanted = False
-                    done = self.reassembly.describe(descriptor, wanted)
-                    if phase != ANNOUNCEMENT:
-                        first = self.reassembly.completed(descriptor.transfer)
-                        if first and from_group and phase == COMPLETION:
-                            self._count(descriptor)
-                        if self.reassembly.is_partial(descriptor.transfer):
-                            self.on_incomplete(descriptor)
-                for descriptor, sealed in done:
-                    self._open(descriptor, sealed)
-        except MalformedSegment as error:
-            self.datagrams_dropped += 1
-            self._log.debug("malformed datagram: {error}", error=error)
-        return segments
 
     def _count(self, descriptor: Descriptor) -> None:
         """Count the losses of a transfer that was completed."""
@@ -298,14 +242,17 @@ class MulticastReceiver(MulticastProtocol):
         if not self.reassembly.has_passed(descriptor.first + number_count(count) - 1):
             self._multicast_health.result(count, lost)
 
-    def _open(self, descriptor: Descriptor, sealed: bytearray) -> None:
+    def _open(self, descriptor: Descriptor, buffer: bytearray) -> None:
         epoch = self._epoch_of(descriptor)
         key = self._keys.get((descriptor.image, descriptor.generation))
-        if epoch is None or key is None:
-            return
-        data = unseal(epoch.cipher(key), descriptor, sealed)
-        if data is None:
-            self.transfers_rejected += 1
-            self.reassembly.restart(descriptor)
-        else:
-            self._deliver(descriptor, data)
+        if epoch is not None and key is not None:
+            opened = buffers.take()
+            sealed = memoryview(buffer)[: descriptor.total + TAG_SIZE]
+            data = unseal(epoch.cipher(key), descriptor, sealed, memoryview(opened))
+            if data is None:
+                self.transfers_rejected += 1
+                self.reassembly.restart(descriptor)
+            else:
+                self._deliver(descriptor, data)
+            buffers.give_back(opened)
+        buffers.give_back(buffer)

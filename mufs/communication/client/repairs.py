@@ -70,7 +70,7 @@ class Repairs:
 
     def sent(self, sent: Sent) -> None:
         """The server has sent what this host asked for. See L{IChannelUser.sent}."""
-        self._receiver.flush_batch()
+        self._receiver.read_now()
         reassembly = self._receiver.reassembly
         if sent.occasion is Occasion.TCP:
             if self._is_wanted(sent):
@@ -95,7 +95,7 @@ class Repairs:
 
     def _check(self, sent: Sent, delays_left: int = MAX_BACKLOG_DELAYS) -> None:
         """Find what of a transfer is lost, and ask for it."""
-        self._receiver.flush_batch()
+        more_waits = self._receiver.read_now()
         reassembly = self._receiver.reassembly
         if not self._is_wanted(sent):
             self._lost_transfers.discard(sent.transfer)
@@ -109,7 +109,7 @@ class Repairs:
             self._read_again(sent.tag)
             return
         queued = delays_left > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
-        if not is_complete and (queued or (delays_left and self._receiver.has_backlog())):
+        if not is_complete and (queued or (delays_left and more_waits)):
             self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent, delays_left - 1)
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
@@ -150,7 +150,7 @@ class Repairs:
 
     def _check_overheard(self, descriptor: Descriptor) -> None:
         self._overheard.discard(descriptor.transfer)
-        self._receiver.flush_batch()
+        self._receiver.read_now()
         missing = self._receiver.reassembly.claim_missing(descriptor.transfer)
         if missing and self._multicast_health.may_repair(for_others=False):
             self.segments_lost += missing.bit_count()

@@ -123,7 +123,6 @@ def held(client: SimulatedClient) -> dict[str, int]:
             rows.base is not None and rows.base.nbytes > rows.nbytes
             for _, _, rows in reassembly._orphans
         ),
-        "aside": len(client.remote.receiver._batch),
         "looks": len(client.remote.repairs._overheard),
     }
 
@@ -346,7 +345,7 @@ class ReplayTests(HostileGroupTestCase):
         receiver = client.remote.receiver
         deliver = receiver._deliver
 
-        def record(descriptor: Descriptor, data: bytes) -> None:
+        def record(descriptor: Descriptor, data: memoryview) -> None:
             self.delivered.append((client.name, descriptor))
             deliver(descriptor, data)
 

@@ -199,6 +199,22 @@ class LosslessTests(SimulationTestCase):
             self.assertLessEqual(client.cache.held, MIB)
             self.assertGreater(client.cache.evictions, 0)
 
+    def test_large_reads(self) -> None:
+        """Reads of 1 MiB are right, and what is on its way fits into the receive buffer."""
+        for buffer in (212_992, 16 * MIB):
+            network = self.make_network(2, 8 * MIB + 1234, max_transfer=BLOCK, cache_size=32 * MIB)
+            for client in network.clients:
+                client.remote.reads.limit(buffer)
+            reads = [network.read_all(number, PATH, at_once=1, size=MIB) for number in range(2)]
+            done = DeferredList(reads)
+            for _ in range(100):
+                network.clock.advance(0.01)
+                for client in network.clients:
+                    self.assertLessEqual(client.remote.reads.in_flight.pending, 2 * buffer)
+            network.run(done)
+            self.assert_clean(network)
+            self.assertLessEqual(self.multicast_share(network), 1.02)
+
     def test_one_block_of_cache(self) -> None:
         """With a cache of one block, reads return the right bytes."""
         network = self.make_network(2, MIB, cache_size=BLOCK)

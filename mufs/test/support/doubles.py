@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from attrs import define, evolve, field
@@ -12,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mufs.cache.server.sent import IReader, SentTransfer, Share
+from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.interfaces import NetworkInterface
 from mufs.communication.server.output import ISegmentOutput
 from mufs.filesystem.client.libfuse import Libfuse
@@ -44,6 +46,11 @@ def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
         ctime=0,
         generation=generation,
     )
+
+
+def receive(receiver: MulticastReceiver, *datagrams: bytes) -> None:
+    """Have datagrams of the server come to a receiver, all at once."""
+    receiver.received(memoryview(b"".join(datagrams)), list(accumulate(map(len, datagrams))))
 
 
 def make_libfuse(

@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ClientChannel, ClientChannelFactory, Refused
-from mufs.communication.client.receiver import RECEIVE_BUFFER
+from mufs.communication.client.group_socket import RECEIVE_BUFFER
 from mufs.communication.server.intake import Intake
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.output import SEND_BUFFER, ISegmentOutput
@@ -177,7 +177,11 @@ class SimulatedClient:
 
     def receive(self, data: bytes, source: tuple[str, int]) -> None:
         """Receive datagrams."""
-        self.remote.receiver.datagramReceived(data, source)
+        receiver = self.remote.receiver
+        if source == receiver.source:
+            receiver.received(memoryview(data), [len(data)])
+        else:
+            receiver.datagrams_dropped += 1
 
     def cut(self) -> None:
         """Cut the connection."""

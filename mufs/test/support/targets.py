@@ -37,7 +37,7 @@ from mufs.filesystem.client.server_pulls import MAX_SERVER_PULLS
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.test.simulated.test_hostile_server import WELCOME, Client
 from mufs.test.support.channels import SIZE, Server
-from mufs.test.support.doubles import FakeTransport
+from mufs.test.support.doubles import FakeTransport, receive
 from mufs.test.support.memory import MemoryImage
 from mufs.test.support.peers import opened
 from mufs.test.support.properties import packets_of
@@ -290,7 +290,8 @@ def _transfer(data: bytes) -> None:
     if not described:
         done += reassembly.describe(sent.descriptor, True)
     cipher = keys.cipher(1, 1)
-    found = [unseal(cipher, each, sealed) for each, sealed in done]
+    opened = [unseal(cipher, each, sealed) for each, sealed in done]
+    found = [None if data is None else bytes(data) for data in opened]
     assert len(found) == (len(came) >= len(rows))
     assert found in ([], [content]) or (changed and found == [None])
 
@@ -681,7 +682,7 @@ def _client(data: bytes) -> None:
                 case 3:
                     host.client.clock.advance(script.number() / 50)
                 case 4:
-                    host.client.remote.receiver.datagramReceived(_datagram(script), _SOURCE)
+                    receive(host.client.remote.receiver, _datagram(script))
                 case 5:
                     host.reconnect()
                 case how:
@@ -761,7 +762,7 @@ def _group(data: bytes) -> None:
         while script:
             match script.number() % 8:
                 case 0 | 1 | 2:
-                    receiver.datagramReceived(_datagram(script), _SOURCE)
+                    receive(receiver, _datagram(script))
                 case 3:
                     host.read(script.number() * 600, script.choice([PAGE, 1, BLOCK, 5000]))
                 case 4:
@@ -772,10 +773,7 @@ def _group(data: bytes) -> None:
                     packets = _datagram(script)[: MAX_DATA - 4]
                     host.say(pack_tagged(Type.SEGMENTS, host.tag(script), packets))
                 case 7:
-                    forged = _datagram(script)
-                    dropped = receiver.datagrams_dropped
-                    receiver.datagramReceived(forged, ("10.0.0.2", 40000))
-                    assert receiver.datagrams_dropped == dropped + 1
+                    receive(receiver, *(_datagram(script) for _ in range(script.number() % 200)))
             host.receive()
             _answer_opens(host)
             host.check()

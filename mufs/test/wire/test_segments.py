@@ -2,6 +2,8 @@
 
 import contextlib
 import tracemalloc
+from itertools import accumulate
+from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -20,12 +22,14 @@ from mufs.wire.segments import (
     TRANSMISSION,
     Descriptor,
     MalformedSegment,
+    Packet,
     cut,
     group_count,
     max_in_group,
     not_restored,
     number_count,
     parse,
+    parse_datagrams,
     segment_count,
 )
 
@@ -188,6 +192,66 @@ class RoundTripTests(SynchronousTestCase):
         packets = b"".join(HEADER.pack(TRANSMISSION, 4, number) + b"data" for number in range(3))
         runs = [(run[0], len(run[2])) for run in parse(packets) if len(run) == 3]
         self.assertEqual(runs, [(0, 1), (1, 1), (2, 1)])
+
+
+class DatagramsTests(SynchronousTestCase):
+    """Many datagrams at once."""
+
+    @examples(200)
+    @given(st.integers(0, (1 << 32) - 1), st.randoms(use_true_random=False))
+    def test_any(self, first: int, random: Random) -> None:
+        """
+        They give what each of them gives alone; but segments with consecutive numbers come together
+        where datagrams have nothing else.
+        """
+        descriptor = Descriptor(1, first, 5, 6, PAGE, 1000)
+        packets = packets_of(cut(first, bytes(range(250)) * 4, 64))
+        controls = [descriptor.encode(phase, 64) for phase in (ANNOUNCEMENT, COMPLETION)]
+        datagrams = []
+        for _ in range(random.randrange(12)):
+            begin = random.randrange(len(packets))
+            train = packets[begin : begin + random.randrange(1, 9)]
+            if random.random() < 0.4:
+                train.insert(random.randrange(len(train) + 1), random.choice(controls))
+            datagram = b"".join(train)
+            if random.random() < 0.2:
+                place = random.randrange(len(datagram))
+                datagram = datagram[:place] + bytes([random.randrange(4)]) + datagram[place + 1 :]
+            if random.random() < 0.2:
+                datagram = datagram[: random.randrange(len(datagram))]
+            datagrams.append(datagram)
+        alone: list[object] = []
+        for datagram in datagrams:
+            try:
+                for packet in parse(datagram, 64):
+                    alone += rows_of(packet)
+            except MalformedSegment as error:
+                alone.append(str(error))
+        together: list[object] = []
+        buffer, ends = memoryview(b"".join(datagrams)), list(accumulate(map(len, datagrams)))
+        for found in parse_datagrams(buffer, ends, 64):
+            together += [str(found)] if isinstance(found, MalformedSegment) else rows_of(found)
+        self.assertEqual(together, alone)
+
+    def test_together(self) -> None:
+        """Whole segments with consecutive numbers are one run, however they came."""
+        packets = packets_of(cut(0xFFFFFFFE, bytes(10 * 64 + 1), 64))
+        trains = [b"".join(packets[:4]), b"".join(packets[4:7]), *packets[7:]]
+        buffer, ends = memoryview(b"".join(trains)), list(accumulate(map(len, trains)))
+        found = [
+            (each[0], each[1], len(each[2]))
+            for each in parse_datagrams(buffer, ends, 64)
+            if not isinstance(each, MalformedSegment) and len(each) == 3
+        ]
+        self.assertEqual(found, [(0xFFFFFFFE, 64, 10), (8, 1, 1)])
+
+
+def rows_of(packet: Packet) -> list[object]:
+    """The segments of a run one by one, or a control packet."""
+    if len(packet) == 2:
+        return [packet]
+    number, length, rows = packet
+    return [((number + i) & 0xFFFFFFFF, length, bytes(row)) for i, row in enumerate(rows)]
 
 
 class GroupTests(SynchronousTestCase):

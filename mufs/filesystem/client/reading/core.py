@@ -7,15 +7,11 @@ from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.reading.deliveries import Deliveries
-from mufs.filesystem.client.reading.in_flight import (
-    ReadRequest,
-    ReadsInFlight,
-    WaitingRead,
-    merge_ranges,
-)
+from mufs.filesystem.client.reading.in_flight import ReadsInFlight, WaitingRead
 from mufs.filesystem.client.reading.overdue import OverdueReads
 from mufs.filesystem.client.reading.random_reads import RandomReads, whole_blocks
-from mufs.wire.channel import Data, Priority, ProtocolError, Read, Sent
+from mufs.filesystem.client.reading.requests import Requests
+from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Sent
 from mufs.wire.pages import (
     BLOCK,
     EXTENT,
@@ -44,21 +40,19 @@ class ReadCore:
     Asks the server for what is missing, once, and ends each read as soon as its bytes arrived.
 
     It is called with reads, with what arrives, and with the time; all times are seconds of one
-    clock. What follows is left in C{to_send} and C{ended} for the caller to take away.
+    clock. What follows is left in C{requests} and C{ended} for the caller to take away.
 
     It alone decides what is asked for again: a read that waits too long (L{check_overdue}), a
     request whose transfer expired (L{expired}) or was lost (L{lost}) or that failed (L{failed}),
-    all reads after a reconnect (L{resume}). Whether a request goes by multicast or TCP is
-    L{MulticastHealth.should_use}'s decision, but for reads that must be answered over TCP by now.
+    all reads after a reconnect (L{resume}).
 
     Only L{lacks} may be called from any thread.
 
-    @ivar to_send: the READs to be sent now.
     @ivar ended: the reads that have ended, each with the number of its bytes, or why it failed.
     @ivar window: bytes that are read ahead of a sequence.
     @ivar deliveries: what became of all reads.
-    @ivar in_flight: the requests and the waiting reads.
-    @ivar bytes_requested: bytes that the server was asked for.
+    @ivar in_flight: what is on its way, and the waiting reads.
+    @ivar requests: asks the server; has the READs to be sent.
     @ivar bytes_overheard: bytes that came without having been asked for.
     @ivar bytes_over_tcp: bytes that came over TCP.
     """
@@ -78,22 +72,24 @@ class ReadCore:
         self._cache = cache
         self._multicast_health = multicast_health
         self._max_ahead = max_ahead
-        self._new_tag = new_tag
         self._random_reads = RandomReads(cache)
         self._overdue = OverdueReads()
         self._longest_wait = 0.0
-        self.to_send: list[Read] = []
         self.ended: list[tuple[WaitingRead, int | OSError]] = []
         self.window = min(MAX_WINDOW, max_ahead)
         self.deliveries = Deliveries()
         self.in_flight = ReadsInFlight()
-        self.bytes_requested = 0
+        self.requests = Requests(cache, multicast_health, self.in_flight, new_tag=new_tag)
         self.bytes_overheard = 0
         self.bytes_over_tcp = 0
 
     def limit(self, buffer: int) -> None:
-        """Have what is read ahead fit into half of a receive buffer of so many bytes."""
+        """
+        Have what is read ahead fit into half of a receive buffer of so many bytes, and what a read
+        asks for at a time into all of it.
+        """
         self.window = max(BLOCK, min(MAX_WINDOW, self._max_ahead, buffer // 2))
+        self.requests.max_burst = min(MAX_READ, max(BLOCK, buffer))
 
     def read(self, opened: OpenImage, offset: int, target: memoryview, now: float) -> WaitingRead:
         """
@@ -107,15 +103,16 @@ class ReadCore:
         target = target[: max(0, opened.size - offset)]
         waiting = WaitingRead(opened, offset, target, now, self.deliveries.joined)
         self._take_cached(waiting)
-        if not waiting.pages:
-            self._end(waiting, len(target), now)
-            return waiting
-        self.in_flight.add_waiting(waiting)
-        self._overdue.add(waiting, now)
-        if ahead is None:
-            self._ask_at_random(waiting)
+        if waiting.pages:
+            self.in_flight.add_waiting(waiting)
+            self._overdue.add(waiting, now)
+            if ahead is None:
+                self._ask_at_random(waiting)
+            else:
+                self._ask_for(waiting, waiting.pages)
         else:
-            self._ask_for(waiting, waiting.pages)
+            self._end(waiting, len(target), now)
+        if ahead is not None:
             self.prefetch(opened, *ahead)
         return waiting
 
@@ -125,11 +122,11 @@ class ReadCore:
         """Ask for a range that will be read soon, or, in the background, may be read."""
         has_room = self.in_flight.pending + length <= min(MAX_BYTES_IN_FLIGHT, 2 * self.window)
         if has_room and opened.server_handle is not None and not opened.stale:
-            self._ask(opened, dict(split_into_extents(offset, length)), priority)
+            self.requests.ask(opened, dict(split_into_extents(offset, length)), priority)
 
     def fill(self, opened: OpenImage, wanted: dict[int, int]) -> None:
         """Ask for pages, by extent, that nobody waits for."""
-        self._ask(opened, wanted, Priority.BACKGROUND)
+        self.requests.ask(opened, wanted, Priority.BACKGROUND)
 
     def give_up(self, waiting: WaitingRead, now: float) -> None:
         """A read was cancelled. Drop its requests, so that the next read asks again."""
@@ -140,7 +137,7 @@ class ReadCore:
             self.in_flight.drop_request(request.tag)
         for request in requests:
             for other in self.in_flight.waiting_for(request):
-                self._ask(other.opened, other.pages, Priority.BLOCKED)
+                self.requests.ask_for(other)
 
     def lacks(self, opened: OpenImage, offset: int, length: int) -> bool:
         """Whether some of a range is not in the cache; from any thread."""
@@ -158,7 +155,7 @@ class ReadCore:
         longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
         return longest
 
-    def delivered(self, descriptor: Descriptor, data: bytes, now: float) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview, now: float) -> None:
         """A transfer of the group was opened."""
         key = descriptor.image, descriptor.generation
         extent, start = divmod(descriptor.offset, EXTENT)
@@ -213,7 +210,7 @@ class ReadCore:
             if error.errno == errno.ESTALE or request.only_for is waiting:
                 self._end(waiting, error, now)
             elif not any(each.only_for is waiting for each in self.in_flight.requests_for(waiting)):
-                self._repeat(waiting, over_tcp=True, exclusive=True)
+                self.requests.repeat(waiting, over_tcp=True, exclusive=True)
         return request.opened
 
     def interrupted(self) -> None:
@@ -227,7 +224,7 @@ class ReadCore:
                 if opened.stale:
                     self._end(waiting, stale(), now)
                 else:
-                    self._ask(opened, waiting.pages, Priority.BLOCKED)
+                    self.requests.ask_for(waiting)
 
     @property
     def due(self) -> float | None:
@@ -238,7 +235,7 @@ class ReadCore:
         """Hurry the reads that have waited too long: first by multicast, then over TCP."""
         for waiting in self._overdue.pop(now):
             if waiting.is_urged:
-                self._repeat(waiting, over_tcp=True)
+                self.requests.repeat(waiting, over_tcp=True)
             else:
                 waiting.is_urged = True
                 self._urge(waiting)
@@ -260,8 +257,8 @@ class ReadCore:
                 waiting.pages[extent] = waiting.pages.get(extent, 0) | shifted
 
     def _ask_for(self, waiting: WaitingRead, wanted: dict[int, int]) -> bool:
-        """Ask for what a read lacks; whether that makes it a miss."""
-        is_miss = self._ask(waiting.opened, wanted, Priority.BLOCKED)
+        """Ask for what a read that begins needs; whether that makes it a miss."""
+        is_miss = self.requests.ask_for(waiting, wanted)
         if is_miss:
             waiting.kind = self.deliveries.misses
         return is_miss
@@ -284,61 +281,7 @@ class ReadCore:
             if has_room and random_reads.wants_surroundings:
                 self.prefetch(opened, *opened.sequence_detector.around(offset))
 
-    def _ask(
-        self,
-        opened: OpenImage,
-        wanted: dict[int, int],
-        priority: Priority,
-        *,
-        over_tcp: bool | None = None,
-    ) -> bool:
-        """
-        Send READs for the pages that are neither in the cache nor on their way.
-
-        @return: whether the server has to be asked: now, or, without a connection, by L{resume}.
-        """
-        if opened.server_handle is None:
-            return True
-        missing: dict[int, int] = {}
-        # A read must not wait for what was only requested in the background.
-        lowest = max(priority, Priority.AHEAD)
-        for extent, pages in wanted.items():
-            pages = self.in_flight.not_requested(opened.key, extent, pages, lowest)
-            if pages:
-                missing[extent] = self._cache.missing_of_extent(opened.key, extent, pages)
-        ranges = merge_ranges(missing, opened.size)
-        for offset, length in ranges:
-            self._request(opened, offset, length, priority=priority, over_tcp=over_tcp)
-        return bool(ranges)
-
-    def _request(
-        self,
-        opened: OpenImage,
-        offset: int,
-        length: int,
-        *,
-        priority: Priority,
-        over_tcp: bool | None,
-        only_for: WaitingRead | None = None,
-    ) -> None:
-        """
-        Send a READ.
-
-        @param over_tcp: whether it is to be answered over TCP; C{None} has the health of
-            multicast decide.
-        """
-        assert opened.server_handle is not None
-        if over_tcp is None:
-            over_tcp = not self._multicast_health.should_use()
-        pages = dict(split_into_extents(offset, length))
-        request = ReadRequest(self._new_tag(), opened, priority, over_tcp, pages, only_for)
-        self.in_flight.add_request(request)
-        self.bytes_requested += length
-        self.to_send.append(
-            Read(request.tag, opened.server_handle, offset, length, priority, over_tcp)
-        )
-
-    def _arrived(self, key: ImageKey, offset: int, data: bytes, now: float) -> None:
+    def _arrived(self, key: ImageKey, offset: int, data: bytes | memoryview, now: float) -> None:
         """Whole pages of one extent came, by multicast or TCP."""
         extent, start = divmod(offset, EXTENT)
         self._cache.store(key, offset, data)
@@ -346,7 +289,10 @@ class ReadCore:
         for waiting in self.in_flight.arrived(key, extent, mask_of(start, start + len(data))):
             begin, target = waiting.part(offset, len(data))
             target[:] = source[begin - offset :][: len(target)]
-            if not waiting.pages:
+            if waiting.pages:
+                if len(waiting.target) > self.requests.max_burst:
+                    self.requests.ask_for(waiting)
+            else:
                 if waiting.asked_alone_at is not None:
                     self._random_reads.block_arrived(now - waiting.asked_alone_at)
                 self._end(waiting, len(waiting.target), now)
@@ -356,32 +302,16 @@ class ReadCore:
         request = self.in_flight.drop_request(tag)
         if request is None:
             return
-        self._ask(request.opened, request.pages, request.priority, over_tcp=over_tcp)
+        self.requests.ask(request.opened, request.pages, request.priority, over_tcp=over_tcp)
         # Its handle may be closed by now; each read that waits for the same has its own.
         for waiting in self.in_flight.waiting_for(request):
-            self._ask(waiting.opened, waiting.pages, Priority.BLOCKED, over_tcp=over_tcp)
+            self.requests.ask_for(waiting, over_tcp=over_tcp)
 
     def _urge(self, waiting: WaitingRead) -> None:
         """Have what a read waits for sent before what is only read ahead."""
         requests = self.in_flight.requests_for(waiting)
         if any(each.priority > Priority.BLOCKED and not each.over_tcp for each in requests):
-            self._repeat(waiting)
-
-    def _repeat(
-        self, waiting: WaitingRead, *, over_tcp: bool | None = None, exclusive: bool = False
-    ) -> None:
-        """
-        Ask for what a read lacks although it was asked for before.
-
-        @param exclusive: the read fails if the server cannot answer.
-        """
-        opened, only_for = waiting.opened, waiting if exclusive else None
-        if opened.server_handle is None:
-            return
-        for where in merge_ranges(self.in_flight.not_over_tcp(waiting), opened.size):
-            self._request(
-                opened, *where, priority=Priority.BLOCKED, over_tcp=over_tcp, only_for=only_for
-            )
+            self.requests.repeat(waiting)
 
     def _end(self, waiting: WaitingRead, result: int | OSError, now: float) -> None:
         self.in_flight.remove_waiting(waiting)

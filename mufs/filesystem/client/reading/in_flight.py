@@ -215,6 +215,21 @@ def merge_ranges(pages: dict[int, int], size: int) -> list[tuple[int, int]]:
     return ranges
 
 
+def first_pages(pages: dict[int, int], size: int) -> dict[int, int]:
+    """The first of pages given by extent, of C{size} bytes at most."""
+    left = size // PAGE
+    if sum(map(int.bit_count, pages.values())) <= left:
+        return pages
+    first: dict[int, int] = {}
+    for extent, wanted in pages.items():
+        for start, count in runs(wanted):
+            part = min(count, left)
+            if part:
+                first[extent] = first.get(extent, 0) | (1 << part) - 1 << start
+                left -= part
+    return first
+
+
 def _discard(table: dict[ExtentKey, list[T]], key: ExtentKey, item: T) -> None:
     """Take an item out of the list of its extent, and an empty list out of the table."""
     table[key].remove(item)

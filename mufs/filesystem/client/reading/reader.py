@@ -114,7 +114,7 @@ class Reader:
         self._core.fill(opened, wanted)
         self._act()
 
-    def delivered(self, descriptor: Descriptor, data: bytes) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview) -> None:
         """See L{ReadCore.delivered}."""
         self._core.delivered(descriptor, data, self._clock.seconds())
         self._act()
@@ -165,9 +165,8 @@ class Reader:
     def _act(self) -> None:
         """Send what is to be sent, end the reads that have ended, and set the timer."""
         core = self._core
-        if core.to_send:
-            packets, core.to_send = core.to_send, []
-            self._send(b"".join([read.encode() for read in packets]))
+        if requests := core.requests.take():
+            self._send(b"".join([request.encode() for request in requests]))
         if core.ended:
             ended, core.ended = core.ended, []
             results = [(self._results.pop(waiting), result) for waiting, result in ended]

@@ -244,8 +244,8 @@ class ThreadTests(SynchronousTestCase):
     def test_store_interrupted(self) -> None:
         """Wherever in a store a read comes, it gives right bytes or none."""
         first, second, _ = IMAGES
-        for block, length in [(0, BLOCK), (2, BLOCK), (2, PAGE)]:
-            for place in range(400):
+        for block, length in [(0, BLOCK), (2, BLOCK), (2, PAGE), (1, BLOCK + PAGE)]:
+            for place in range(1500):
                 cache = self.make_cache()
                 if block == 0:
                     self.store(cache, second, 0, PAGE)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mufs.cache.client import directory, writer
+from mufs.cache.client import directory, layout, writer
 from mufs.cache.client.blocks import BlockCache
 from mufs.cache.client.directory import CacheDirectory
 from mufs.cache.client.layout import INDEX, RECORD, SERVER, UnusableDirectory, server_of, summaries
@@ -25,6 +25,7 @@ from mufs.test.support.properties import examples
 from mufs.wire.pages import BLOCK, BLOCK_PAGES, PAGE, ImageKey
 
 HOST = "tcp:192.0.2.1:7040"
+MAX_JOBS = MAX_QUEUED // BLOCK
 
 
 class PersistentCache:
@@ -282,7 +283,7 @@ class QuotaTests(DirectoryTestCase):
 
     def test_more_than_waits(self) -> None:
         """The space of all blocks that were given up comes free, whatever waits for the disk."""
-        self.patch(writer, "MAX_QUEUED", 4)
+        self.patch(writer, "MAX_QUEUED", 4 * BLOCK)
         self.path.mkdir(mode=0o700)
         self.fill_disk(200)
         cache = self.open(reserve=10 * BLOCK)
@@ -314,6 +315,27 @@ class QuotaTests(DirectoryTestCase):
         self.assertEqual(cache.blocks.held, 0)
         self.assertLess(self.used(), BLOCK)
 
+    def test_few_writes(self) -> None:
+        """Pages of adjacent blocks go to the disk in one write, but for those dropped since."""
+        cache = self.open()
+        written: list[tuple[int, int]] = []
+        pwritev = layout.pwritev
+
+        def record(fd: int, parts: list[memoryview], offset: int) -> None:
+            written.append((offset, sum(map(len, parts))))
+            pwritev(fd, parts, offset)
+
+        self.patch(directory, "pwritev", record)
+        cache.blocks.store(IMAGES[0], 3 * PAGE, content(IMAGES[0], 3 * PAGE, 3 * BLOCK))
+        cache.write_all()
+        cache.blocks.store(IMAGES[1], 0, content(IMAGES[1], 0, 4 * BLOCK))
+        cache.blocks.forget(IMAGES[1], 1)
+        cache.write_all()
+        self.assertEqual(written, [(3 * PAGE, 3 * BLOCK), (0, BLOCK), (2 * BLOCK, 2 * BLOCK)])
+        self.assertEqual(
+            cache.held(IMAGES[0]), set(range(3, min(3 + 3 * BLOCK_PAGES, -(-SIZE // PAGE))))
+        )
+
     def test_error_of_full_disk(self) -> None:
         """A block that finds no space is dropped at once, with the oldest ones."""
         cache = self.open()
@@ -324,7 +346,7 @@ class QuotaTests(DirectoryTestCase):
         def pwrite(*_: object) -> None:
             raise OSError(errno.EDQUOT, "over quota")
 
-        patch = self.patch(directory, "pwrite", pwrite)
+        patch = self.patch(directory, "pwritev", pwrite)
         cache.store(IMAGES[1], 0)
         cache.write_all()
         patch.restore()
@@ -336,18 +358,18 @@ class QuotaTests(DirectoryTestCase):
 
     def test_slow_disk(self) -> None:
         """While nothing is written only so much waits in memory; what came last is held."""
-        number = MAX_QUEUED + 100
+        number = MAX_JOBS + 100
         cache = self.open(2 * number * (BLOCK + RECORD))
         for block in range(number):
             cache.blocks.store((9, 9), block * BLOCK, b"%8d" % block * (PAGE // 8))
-            self.assertLessEqual(cache.blocks.held, MAX_QUEUED * PAGE)
-            self.assertEqual(cache.blocks.is_behind, block + 1 >= MAX_QUEUED // 2)
+            self.assertLessEqual(cache.blocks.held, MAX_JOBS * PAGE)
+            self.assertEqual(cache.blocks.is_behind, block + 1 >= MAX_JOBS // 2)
         for block in range(number):
             there = read(cache.blocks, (9, 9), block * BLOCK, 8)
             self.assertEqual(there, b"%8d" % block if block >= 100 else None)
         cache = self.restart(cache, 2 * number * (BLOCK + RECORD))
         self.assertFalse(cache.blocks.is_behind)
-        self.assertEqual(cache.blocks.held, MAX_QUEUED * PAGE)
+        self.assertEqual(cache.blocks.held, MAX_JOBS * PAGE)
 
 
 class DamageTests(DirectoryTestCase):

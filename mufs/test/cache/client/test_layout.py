@@ -23,6 +23,7 @@ from mufs.cache.client.layout import (
     open_directory,
     punch,
     pwrite,
+    pwritev,
     read_records,
     server_of,
     summaries,
@@ -159,8 +160,10 @@ class FileTests(LayoutTestCase):
 
     def test_short_write(self) -> None:
         """A write of only a part of the data is an error."""
-        self.patch(os, "pwrite", lambda fd, data, offset: len(data) - 1)
+        self.patch(os, "pwritev", lambda fd, parts, offset: sum(map(len, parts)) - 1)
         error = self.assertRaises(OSError, pwrite, self.fd, b"data", 0)
+        self.assertEqual(error.errno, errno.ENOSPC)
+        error = self.assertRaises(OSError, pwritev, self.fd, [b"da", b"ta"], 0)
         self.assertEqual(error.errno, errno.ENOSPC)
 
     def test_punch(self) -> None:

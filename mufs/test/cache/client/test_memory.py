@@ -30,10 +30,39 @@ class MemoryTests(SynchronousTestCase):
         places = [self.memory.place((1, 1), number) for number in range(3)]
         self.assertEqual(len(set(places)), 3)
         for number, place in enumerate(places):
-            self.assertTrue(self.memory.write(place, PAGE, bytes([number + 1]) * PAGE))
+            data = memoryview(bytes([number + 1]) * PAGE)
+            self.assertEqual(self.memory.write([place], PAGE, data), 1)
         for number, place in enumerate(places):
             self.assertEqual(self.read(place, PAGE - 1, 3), bytes([0, number + 1, number + 1]))
             self.assertEqual(self.read(place, BLOCK - 1, 1), b"\0")
+
+    def test_several(self) -> None:
+        """Pages of adjacent blocks are written together, wherever the blocks have their places."""
+        data = bytes(range(256)) * (2 * BLOCK // 256) + b"end"
+        for order in [(0, 1, 2), (1, 2, 0), (2, 1, 0)]:
+            places = [self.memory.place((1, 1), number) for number in range(3)]
+            chosen = [sorted(places)[number] for number in order]
+            self.assertEqual(self.memory.write(chosen, BLOCK - PAGE, memoryview(data)), 3)
+            found = self.read(chosen[0], BLOCK - PAGE, PAGE)
+            found += self.read(chosen[1], 0, BLOCK)
+            found += self.read(chosen[2], 0, len(data) - BLOCK - PAGE)
+            self.assertEqual(found, data)
+            for place in places:
+                self.memory.free(place)
+
+    def test_some(self) -> None:
+        """Where memory ends, what was stored before counts."""
+        self.memory.place((1, 1), 0)
+        pwrite, written = os.pwrite, list[Any]()
+
+        def once(*arguments: Any) -> int:
+            if written:
+                raise OSError(errno.ENOSPC, "no space")
+            written.append(arguments)
+            return pwrite(*arguments)
+
+        self.patch(os, "pwrite", once)
+        self.assertEqual(self.memory.write([1, 0, 2], 0, memoryview(bytes(3 * BLOCK))), 1)
 
     def test_free(self) -> None:
         """The place freed last is used next; there are no more than were reserved."""
@@ -51,8 +80,8 @@ class MemoryTests(SynchronousTestCase):
 
         self.patch(os, "pwrite", pwrite)
         with capturedLogs() as logged:
-            self.assertFalse(self.memory.write(place, 0, bytes(PAGE)))
-            self.assertFalse(self.memory.write(place, 0, bytes(PAGE)))
+            self.assertEqual(self.memory.write([place], 0, memoryview(bytes(PAGE))), 0)
+            self.assertEqual(self.memory.write([place], 0, memoryview(bytes(PAGE))), 0)
         self.assertEqual([each["log_level"].name for each in logged], ["warn"])
 
     def test_never_waits(self) -> None:

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.commands.check import host
 from mufs.commands.check.finding import Level, ok
-from mufs.communication.client.receiver import RECEIVE_BUFFER
+from mufs.communication.client.group_socket import RECEIVE_BUFFER
 from mufs.filesystem.client.libfuse import NoLibfuse
 from mufs.test.support.doubles import make_libfuse
 

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.communication.client.group_socket import GroupSocket
 from mufs.communication.client.membership import RETRY_INTERVAL, Membership
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
@@ -86,8 +87,8 @@ class Network(Clock):
         self.taken = self.closes_late = False
         self.closing: Deferred[None] = Deferred()
 
-    def listenMulticast(self, port: int, protocol: Any, interface: str, **options: Any) -> Port:
-        """See L{IReactorMulticast.listenMulticast}."""
+    def listen(self, port: int, interface: str, protocol: Any) -> Port:
+        """Have the socket of a group open."""
         if self.taken:
             raise CannotListenError(interface, port, OSError(98, "Address already in use"))
         protocol.transport = Port(self, interface, port)
@@ -100,6 +101,7 @@ class MembershipTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have no connection yet."""
         self.network = Network()
+        self.patch(GroupSocket, "listen", lambda socket, reactor, *at: reactor.listen(*at, socket))
         self.health = MulticastHealth(self.network)
         self.receiver = MulticastReceiver(self.network, self.health, lambda descriptor, data: None)
         self.joined: list[str | None] = []
@@ -260,8 +262,7 @@ class MembershipTests(SynchronousTestCase):
         self.assertFalse(self.health.works)
         self.membership.moved(Welcome(VERSION, GROUP, 7041, ("192.0.2.7", 5), 1000))
         self.assertTrue(self.health.works)
-        self.receiver.datagramReceived(b"", SOURCE)
-        self.assertEqual(self.receiver.datagrams_dropped, 1)
+        self.assertEqual(self.receiver.source, ("192.0.2.7", 5))
         self.assertEqual(self.joined, ["192.0.2.2"])
 
     def test_health(self) -> None:

@@ -1,48 +1,35 @@
 """The client's end of the group: from datagrams to opened transfers."""
 
+from random import Random
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.communication.client import receiver
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import (
-    MAX_BATCH_SEGMENTS,
-    MAX_GATHER_DELAY,
-    MIN_GATHER_DELAY,
+    MAX_REST,
+    MIN_REST,
     OLD_EPOCH_LIFETIME,
-    RECEIVE_BUFFER,
     MulticastReceiver,
-    max_transfer,
 )
 from mufs.communication.server.sender import seal_transfer, trains
+from mufs.test.support.doubles import receive
 from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
+    HEADER,
     REPAIRED,
     SEGMENT,
+    TRANSMISSION,
     Descriptor,
     number_count,
 )
 
 SOURCE = ("192.0.2.1", 40000)
 KEYS = Keys(bytes(32))
-CONTENT = bytes(range(256)) * (BLOCK // 256)
-
-
-class PortDouble:
-    """A socket that remembers whether it is read."""
-
-    reads = True
-
-    def stopReading(self) -> None:
-        """See L{FileDescriptor.stopReading}."""
-        self.reads = False
-
-    def startReading(self) -> None:
-        """See L{FileDescriptor.startReading}."""
-        self.reads = True
+CONTENT = b"".join(number.to_bytes(4, "big") for number in range(EXTENT // 4))
 
 
 class ReceiverTests(SynchronousTestCase):
@@ -54,17 +41,18 @@ class ReceiverTests(SynchronousTestCase):
         self.opened: list[bytes] = []
         self.multicast_health = MulticastHealth(self.clock)
         self.receiver = MulticastReceiver(
-            self.clock, self.multicast_health, lambda descriptor, data: self.opened.append(data)
+            self.clock,
+            self.multicast_health,
+            lambda descriptor, data: self.opened.append(bytes(data)),
         )
-        self.port = self.receiver.transport = PortDouble()  # type: ignore[assignment]
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
 
     def datagrams(self, number: int, length: int = BLOCK, end: int = COMPLETION) -> list[bytes]:
-        """Those of a transfer of a block, or its first bytes, one for each packet."""
-        first = number * number_count(94)
-        descriptor = Descriptor(number, first, 1, 1, number * BLOCK, length)
+        """Those of a transfer of an extent, or its first bytes, one for each packet."""
+        first = number * number_count(749)
+        descriptor = Descriptor(number, first, 1, 1, number * EXTENT, length)
         transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], segment=SEGMENT)
         segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
         ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
@@ -73,7 +61,7 @@ class ReceiverTests(SynchronousTestCase):
     def receive(self, *datagrams: bytes) -> None:
         """Have them arrive one by one."""
         for datagram in datagrams:
-            self.receiver.datagramReceived(datagram, SOURCE)
+            receive(self.receiver, datagram)
 
     def test_one_by_one(self) -> None:
         """A transfer in single datagrams is opened with its last segment."""
@@ -81,9 +69,55 @@ class ReceiverTests(SynchronousTestCase):
         self.receive(announcement, *segments[:-1])
         self.assertEqual(self.opened, [])
         self.receive(segments[-1])
-        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual(self.opened, [CONTENT[:BLOCK]])
         self.receive(completion)
         self.assertEqual(self.receiver.segments_received, len(segments))
+
+    def test_at_once(self) -> None:
+        """Transfers of any size are opened from datagrams that are processed together."""
+        lengths = [EXTENT, PAGE, BLOCK, EXTENT - PAGE]
+        receive(
+            self.receiver,
+            *(each for n, length in enumerate(lengths, 1) for each in self.datagrams(n, length)),
+        )
+        self.assertEqual(self.opened, [CONTENT[:length] for length in lengths])
+        self.assertEqual(self.receiver.segments_received, 749 + 3 + 94 + 747)
+        self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (1593, 0))
+
+    def test_disorder(self) -> None:
+        """Among those, some may be in another order, come twice, be lost, or be no packets."""
+        announcement, *segments, completion = self.datagrams(1, EXTENT)
+        chance = Random(5)
+        late = [segments.pop(chance.randrange(len(segments))) for _ in range(40)]
+        for each in chance.sample(segments, 40):
+            segments.insert(chance.randrange(len(segments)), each)
+        for each in [b"", b"x", bytes(1412), bytes(2824), b"\0\0\0\2" + bytes(1408)]:
+            segments.insert(chance.randrange(len(segments)), each)
+        receive(self.receiver, announcement, *segments, completion)
+        self.assertEqual(self.opened, [])
+        self.assertEqual(self.receiver.datagrams_dropped, 4)
+        self.assertEqual(self.receiver.segments_late, 40)
+        receive(self.receiver, announcement, *late)
+        self.assertEqual(self.opened, [CONTENT])
+
+    def test_long_last_segment(self) -> None:
+        """A forged last segment that is longer than the last one does no harm to those before."""
+        announcement, *segments, _ = self.datagrams(1)
+        forged = HEADER.pack(TRANSMISSION, SEGMENT, number_count(749) + 93) + bytes(SEGMENT)
+        receive(self.receiver, announcement, *segments[:-1], forged, segments[-1])
+        self.assertEqual(self.opened, [CONTENT[:BLOCK]])
+
+    def test_rejected(self) -> None:
+        """What is not what the server sealed is not delivered, and received anew."""
+        announcement, *segments, completion = self.datagrams(1, EXTENT)
+        forged = bytearray(segments[7])
+        forged[-1] ^= 1
+        receive(
+            self.receiver, announcement, *segments[:7], bytes(forged), *segments[8:], completion
+        )
+        self.assertEqual((self.opened, self.receiver.transfers_rejected), ([], 1))
+        receive(self.receiver, announcement, *segments, completion)
+        self.assertEqual(self.opened, [CONTENT])
 
     def test_replaced_keys(self) -> None:
         """Replaced keys open what was sent with them for a short time, and then no more."""
@@ -112,11 +146,10 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.opened, [])
 
     def test_lost(self) -> None:
-        """What is missing is known as soon as the batch is flushed."""
+        """What is missing is known."""
         announcement, *segments, _ = self.datagrams(1)
         self.receive(announcement, *segments[:40], *segments[41:60])
-        self.receiver.flush_batch()
-        missing = self.receiver.reassembly.missing(1, number_count(94), BLOCK)
+        missing = self.receiver.reassembly.missing(1, number_count(749), BLOCK)
         self.assertEqual(missing, (1 << 94) - (1 << 60) | 1 << 40)
 
     def test_loss(self) -> None:
@@ -124,7 +157,7 @@ class ReceiverTests(SynchronousTestCase):
         announcement, *segments, completion = self.datagrams(1)
         self.receive(announcement, *segments[:90], completion)
         self.receive(announcement, *segments[90:], self.datagrams(1, end=REPAIRED)[-1])
-        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual(self.opened, [CONTENT[:BLOCK]])
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 4))
         self.receive(*self.datagrams(2))
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (188, 4))
@@ -142,7 +175,7 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual((incomplete, self.opened), ([], []))
         self.assertEqual((self.receiver.segments_due, self.receiver.segments_late), (94, 0))
         self.receive(announcement, *segments, completion)
-        self.assertEqual(self.opened, [CONTENT])
+        self.assertEqual(self.opened, [CONTENT[:BLOCK]])
 
     def test_repairs_for_others(self) -> None:
         """Repairs of transfers sent before this host joined do not count as losses."""
@@ -153,41 +186,15 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.receiver.segments_due, 0)
         self.assertFalse(self.multicast_health.is_failing)
 
-    def test_only_whole_segments_wait(self) -> None:
-        """A datagram that is not a segment does not harm the batch."""
-        announcement, *segments, _ = self.datagrams(1)
-        forged = [segments[3][:700], b"", bytes(len(segments[3]))]
-        self.receive(announcement, *segments[:50], *forged, *segments[50:])
-        self.assertEqual(self.opened, [CONTENT])
-        self.assertEqual(self.receiver.datagrams_dropped, 2)
-
-    def test_bounded(self) -> None:
-        """The batch is bounded, however many segments come without a completion."""
-        for number in range(1, 5):
-            self.receive(*self.datagrams(number)[1:94])
-        self.assertGreaterEqual(self.receiver.segments_received, 4 * 93 - MAX_BATCH_SEGMENTS)
-
-    def test_gathers(self) -> None:
-        """Single segments gather in the receive buffer if it is large."""
-        announcement, *segments, _ = self.datagrams(1)
-        self.receive(announcement, segments[0])
-        self.assertTrue(self.port.reads)
-        self.receiver.buffer = RECEIVE_BUFFER
-        self.receive(*segments)
-        self.assertFalse(self.port.reads)
-        self.clock.advance(MIN_GATHER_DELAY)
-        self.assertTrue(self.port.reads)
-        self.receive(segments[0])
-        self.receiver.stopProtocol()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_gathers_longer(self) -> None:
-        """They gather for half the time that the transfer still takes, up to a limit."""
+    def test_rests(self) -> None:
+        """Reading rests for half the time that a transfer still takes, up to a limit."""
+        self.assertEqual(self.receiver.rest(), 0.0)
         for took, passed, rest in (
             (0.010, 0.002, 0.004),
-            (0.010, 0.009, MIN_GATHER_DELAY),
-            (0.010, 0.100, MIN_GATHER_DELAY),
-            (0.100, 0.002, MAX_GATHER_DELAY),
+            (0.010, 0.0085, MIN_REST),
+            (0.010, 0.0095, 0.0),
+            (0.010, 0.100, 0.0),
+            (0.100, 0.002, MAX_REST),
         ):
             self.setUp()
             announcement, *segments, completion = self.datagrams(1)
@@ -197,45 +204,22 @@ class ReceiverTests(SynchronousTestCase):
             announcement, *segments, completion = self.datagrams(2)
             self.receive(announcement)
             self.clock.advance(passed)
-            self.receiver.buffer = RECEIVE_BUFFER
             self.receive(segments[0])
-            (call,) = self.clock.getDelayedCalls()
-            self.assertAlmostEqual(call.getTime() - self.clock.seconds(), rest)
+            self.assertAlmostEqual(self.receiver.rest(), rest)
+            self.receive(*segments, completion)
+            self.assertEqual(self.receiver.rest(), 0.0)
 
-    def test_repairs_do_not_gather(self) -> None:
-        """Repairs are read at once: somebody waits for them."""
+    def test_repairs_do_not_rest(self) -> None:
+        """Repairs, and transfers of a few segments, are read at once: somebody waits for them."""
         announcement, *segments, completion = self.datagrams(1)
-        self.receive(announcement, *segments[10:], completion)
-        self.receiver.buffer = RECEIVE_BUFFER
+        self.receive(announcement)
+        self.clock.advance(0.1)
+        self.receive(*segments[10:], completion)
         self.receive(announcement, *segments[:9])
-        self.assertTrue(self.port.reads)
+        self.assertEqual(self.receiver.rest(), 0.0)
         self.receive(segments[9], completion)
-        self.assertEqual(self.opened, [CONTENT])
-
-    def test_few_do_not_gather(self) -> None:
-        """A transfer of a few segments is read at once."""
-        self.receiver.buffer = RECEIVE_BUFFER
-        announcement, *segments, completion = self.datagrams(1, PAGE)
+        announcement, *segments, completion = self.datagrams(2, PAGE)
         self.receive(announcement, *segments[:-1])
-        self.assertTrue(self.port.reads)
+        self.assertEqual(self.receiver.rest(), 0.0)
         self.receive(segments[-1], completion)
-        self.assertEqual(self.opened, [CONTENT[:PAGE]])
-
-
-class MaxTransferTests(SynchronousTestCase):
-    """What a receive buffer has room for."""
-
-    def test_sizes(self) -> None:
-        """Two transfers fit into the buffer; a block is possible with any."""
-        for granted, found in [
-            (0, BLOCK),
-            (212_992, BLOCK),
-            (1 << 20, 637_000),
-            (RECEIVE_BUFFER, EXTENT),
-        ]:
-            self.patch(receiver, "grow_receive_buffer", lambda *_, granted=granted: granted)
-            self.assertEqual(max_transfer(), found)
-
-    def test_here(self) -> None:
-        """It is asked of a real socket."""
-        self.assertTrue(BLOCK <= max_transfer() <= EXTENT)
+        self.assertEqual(self.opened, [CONTENT[:BLOCK], CONTENT[:PAGE]])

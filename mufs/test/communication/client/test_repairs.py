@@ -18,6 +18,7 @@ from mufs.communication.client.repairs import (
     Repairs,
 )
 from mufs.communication.server.sender import seal_transfer
+from mufs.test.support.doubles import receive
 from mufs.wire.channel import Framer, Occasion, Repair, Sent, Type
 from mufs.wire.pages import BLOCK
 from mufs.wire.sealing import Keys
@@ -37,16 +38,6 @@ COUNT = segment_count(BLOCK, SEGMENT)
 ALL = (1 << COUNT) - 1
 
 
-class Receiver(MulticastReceiver):
-    """One whose receive buffer holds datagrams when the test says so."""
-
-    backlog = False
-
-    def has_backlog(self) -> bool:
-        """See L{MulticastReceiver.has_backlog}."""
-        return self.backlog
-
-
 class RepairsTestCase(SynchronousTestCase):
     """A receiver, and repairs whose packets are kept."""
 
@@ -54,7 +45,9 @@ class RepairsTestCase(SynchronousTestCase):
         """Listen to a server, and want all that it sends."""
         self.clock = Clock()
         self.health = MulticastHealth(self.clock)
-        self.receiver = Receiver(self.clock, self.health, self.deliver)
+        self.receiver = MulticastReceiver(self.clock, self.health, self.deliver)
+        self.backlog = False
+        self.receiver.read_now = lambda: self.backlog
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
@@ -74,7 +67,7 @@ class RepairsTestCase(SynchronousTestCase):
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
 
-    def deliver(self, descriptor: Descriptor, data: bytes) -> None:
+    def deliver(self, descriptor: Descriptor, data: memoryview) -> None:
         """A transfer was opened."""
         self.delivered.add(descriptor.transfer)
 
@@ -96,8 +89,7 @@ class RepairsTestCase(SynchronousTestCase):
         # The last segment is shorter than its row.
         if not missing >> COUNT - 1 & 1:
             datagrams[-1] = datagrams[-1][: len(transfer.rows[0]) - (COUNT * SEGMENT - BLOCK)]
-        for datagram in datagrams + [transfer.control(COMPLETION)] * end:
-            self.receiver.datagramReceived(datagram, SOURCE)
+        receive(self.receiver, *datagrams, *[transfer.control(COMPLETION)] * end)
 
     def sent(self, number: int, occasion: Occasion = Occasion.NOW) -> None:
         """The server says that a transfer carried what request 7 asked for."""
@@ -136,7 +128,7 @@ class SentTests(RepairsTestCase):
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.sent(1)
         self.assertEqual((self.again, self.repaired()), ([7], []))
-        self.patch(self.receiver, "has_backlog", lambda: True)
+        self.patch(self.receiver, "read_now", lambda: True)
         self.sent(1, Occasion.BEFORE)
         self.assertEqual(self.repaired(), [Repair(7, 1, 1, (1 << COUNT) - 1)])
         self.assertEqual((self.repairs.segments_lost, self.repairs.repairs_sent), (0, 0))
@@ -173,7 +165,7 @@ class SentTests(RepairsTestCase):
     def test_backlog(self) -> None:
         """While datagrams wait in the receive buffer nothing is taken for lost, for a while."""
         self.health.on_authentic_packet()
-        self.receiver.backlog = True
+        self.backlog = True
         self.sent(1)
         self.pass_time(MAX_BACKLOG_DELAYS)
         self.assertEqual(self.repaired(), [])

@@ -97,9 +97,9 @@ class PullTests(SynchronousTestCase):
         self.assertLess(done.asked, SIZE - part + BLOCK)
         self.assertLess(self.sent(), 1.02 * SIZE)
         self.assert_all_there()
-        before = self.network.clients[0].remote.reads.bytes_requested
+        before = self.network.clients[0].remote.reads.requests.bytes_requested
         self.network.run(self.pull())
-        self.assertEqual(self.network.clients[0].remote.reads.bytes_requested, before)
+        self.assertEqual(self.network.clients[0].remote.reads.requests.bytes_requested, before)
 
     def test_hosts_apart(self) -> None:
         """
@@ -208,10 +208,10 @@ class PullTests(SynchronousTestCase):
         storage: Any = client.cache._storage
         self.patch(storage, "is_behind", lambda: behind)
         self.network.clock.advance(2)
-        asked = client.remote.reads.bytes_requested
+        asked = client.remote.reads.requests.bytes_requested
         self.assertLess(asked, SIZE)
         self.network.clock.advance(2)
-        self.assertEqual(client.remote.reads.bytes_requested, asked)
+        self.assertEqual(client.remote.reads.requests.bytes_requested, asked)
         behind = False
         self.network.run(pulling)
         self.assert_all_there()

@@ -52,8 +52,7 @@ class CoreTestCase(SynchronousTestCase):
 
     def sent(self) -> list[Read]:
         """The READs to be sent since the last call."""
-        sent, self.core.to_send = self.core.to_send, []
-        return sent
+        return self.core.requests.take()
 
     def ranges(self) -> list[tuple[int, int]]:
         """The ranges of these."""
@@ -113,7 +112,7 @@ class ReadTests(CoreTestCase):
         self.deliver(BLOCK + PAGE, 2 * PAGE)
         self.assert_ended(reading)
         self.assertEqual(self.figures(), (0, 1))
-        self.assertEqual(self.core.bytes_requested, 2 * PAGE)
+        self.assertEqual(self.core.requests.bytes_requested, 2 * PAGE)
         self.assert_nothing_left()
 
     def test_joined(self) -> None:
@@ -265,6 +264,14 @@ class AheadTests(CoreTestCase):
         self.deliver(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK)
         self.assert_ended(reading)
 
+    def test_arrived_meanwhile(self) -> None:
+        """A read in sequence whose bytes came before it did has as much read ahead."""
+        self.read_on(MIN_SEQUENTIAL_BYTES // BLOCK - 1)
+        self.deliver(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK)
+        self.sent()
+        self.assert_ended(self.read(MIN_SEQUENTIAL_BYTES - BLOCK, BLOCK))
+        self.assertEqual(self.ranges(), [(MIN_SEQUENTIAL_BYTES, BLOCK)])
+
     def test_whole_block(self) -> None:
         """A read at random asks for its whole block as long as that may be fast."""
         self.core = self.make_core()
@@ -318,6 +325,20 @@ class AheadTests(CoreTestCase):
         self.core.prefetch(self.image, 0, 2 * BLOCK)
         self.core.prefetch(self.image, 2 * BLOCK, BLOCK)
         self.assertEqual(self.ranges(), [(0, 2 * BLOCK)])
+
+    def test_small_buffer(self) -> None:
+        """With a small receive buffer a large read is asked for in parts that it has room for."""
+        self.core.limit(3 * BLOCK // 2)
+        reading = self.read(0, 3 * BLOCK)
+        self.assertEqual(self.ranges(), [(0, 3 * BLOCK // 2)])
+        self.deliver(0, BLOCK)
+        self.assertEqual(self.ranges(), [(3 * BLOCK // 2, BLOCK)])
+        self.deliver(3 * BLOCK // 2, BLOCK)
+        self.assertEqual(self.ranges(), [(5 * BLOCK // 2, BLOCK // 2)])
+        self.deliver(5 * BLOCK // 2, BLOCK // 2)
+        self.deliver(BLOCK, BLOCK)
+        self.assert_ended(reading)
+        self.assert_nothing_left()
 
     def test_not_cached(self) -> None:
         """What is cached is not read ahead, and nothing of a stale or closed image is."""

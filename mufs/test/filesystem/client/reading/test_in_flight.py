@@ -8,6 +8,7 @@ from mufs.filesystem.client.reading.in_flight import (
     ReadRequest,
     ReadsInFlight,
     WaitingRead,
+    first_pages,
     merge_ranges,
 )
 from mufs.filesystem.client.reading.sequences import SequenceDetector
@@ -143,6 +144,14 @@ class RangeTests(SynchronousTestCase):
             merge_ranges({0: ALL_PAGES, 2: ALL_PAGES}, SIZE), [(0, EXTENT), (2 * EXTENT, EXTENT)]
         )
         self.assertEqual(merge_ranges({0: 0b11}, PAGE + 1), [(0, PAGE + 1)])
+
+    def test_first(self) -> None:
+        """The first pages are as many as there is room for, over gaps and extents."""
+        pages = {0: 0b1011, 2: 0b11}
+        self.assertEqual(first_pages(pages, 5 * PAGE), pages)
+        self.assertEqual(first_pages(pages, 4 * PAGE), {0: 0b1011, 2: 0b1})
+        self.assertEqual(first_pages(pages, 3 * PAGE - 1), {0: 0b11})
+        self.assertEqual(first_pages({0: ALL_PAGES - 1}, PAGE), {0: 0b10})
 
     def test_bound(self) -> None:
         """No range is longer than a READ may be."""
