@@ -14,9 +14,6 @@ from mufs.wire.metadata import Attributes, Caller, Opened, Statistics
 
 T = TypeVar("T")
 
-MAX_LISTED_NAMES = 20_000
-"""Names in all listings that are kept."""
-
 MAX_PATHS = 1000
 """Links that are kept, and images that were opened."""
 
@@ -35,15 +32,13 @@ class _Image:
 class LastKnown:
     """
     Attributes, listings, links and images as the server told them last, as far as memory goes;
-    it forgets first what was told first.
+    it forgets first what was told first. Attributes and listings are those of L{AttributeCache}.
 
     @ivar statistics: of the server's file system.
     """
 
     def __init__(self, attributes: AttributeCache) -> None:
         self._attributes = attributes
-        self._listings: OrderedDict[bytes, dict[bytes, Attributes]] = OrderedDict()
-        self._listed_names = 0
         self._links: OrderedDict[bytes, bytes] = OrderedDict()
         self._images: OrderedDict[bytes, _Image] = OrderedDict()
         self.statistics: Statistics | None = None
@@ -55,16 +50,15 @@ class LastKnown:
         @raise FileNotFoundError: when its directory was listed without it.
         """
         known = self._attributes.last(path)
-        directory, _, name = path.rpartition(b"/")
-        if known is None and directory in self._listings:
-            known = self._listings[directory].get(name)
-            if known is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        directory, _, _ = path.rpartition(b"/")
+        if known is None and self._attributes.listing(directory) is not None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return known
 
     def listing(self, path: bytes) -> list[tuple[bytes, Attributes]] | None:
         """The names in a directory."""
-        return list(self._listings[path].items()) if path in self._listings else None
+        names = self._attributes.listing(path)
+        return None if names is None else list(names.items())
 
     def link(self, path: bytes) -> bytes | None:
         """The target of a link."""
@@ -86,14 +80,6 @@ class LastKnown:
         everybody = attributes.mode & stat.S_IROTH
         return known.opened if everybody or _identity(caller) in known.callers else None
 
-    def note_listing(self, path: bytes, names: dict[bytes, Attributes]) -> None:
-        """The server has listed a directory."""
-        self._drop_listing(path)
-        self._listings[path] = names
-        self._listed_names += len(names)
-        while self._listed_names > MAX_LISTED_NAMES:
-            self._drop_listing(next(iter(self._listings)))
-
     def note_link(self, path: bytes, target: bytes) -> None:
         """The server has told where a link points."""
         _put(self._links, path, target)
@@ -112,13 +98,6 @@ class LastKnown:
         self._attributes.remove(path)
         self._links.pop(path, None)
         self._images.pop(path, None)
-        self._drop_listing(path)
-        directory, _, name = path.rpartition(b"/")
-        if self._listings.get(directory, {}).pop(name, None) is not None:
-            self._listed_names -= 1
-
-    def _drop_listing(self, path: bytes) -> None:
-        self._listed_names -= len(self._listings.pop(path, ()))
 
 
 def _identity(caller: Caller) -> tuple[object, ...]:

@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from ctypes.util import find_library
+from functools import partial
 from typing import Any
 
 from attrs import frozen
 from twisted.logger import Logger
 
 from mufs.filesystem.client import thread_states
+from mufs.wire.metadata import Attributes
 
 NAMES = {3: "fuse3", 2: "fuse"}
 """The names of the libraries, by major version, in the order of preference."""
@@ -42,6 +44,9 @@ MAX_IDLE_THREADS = 32
 MAX_READAHEAD = 16 << 20
 """Bytes: more than the read-ahead that the kernel is set to, see L{mountpoint.raise_read_ahead}."""
 
+BLKSIZE = 128 * 1024
+"""Bytes that programs should read at once."""
+
 AUTO_INVAL_DATA = 1 << 12
 """
 The kernel asks for the attributes before each read, and drops its pages when they have changed:
@@ -50,6 +55,9 @@ L{mufs.filesystem.client.images.OpenImages} sees to that with less.
 
 SPLICE_READ = 1 << 9
 """Requests come through a pipe, for programs that pass written data on: one more system call."""
+
+FILL_DIR_PLUS = 1 << 1
+"""A listing brings all attributes, not only types and numbers of inodes."""
 
 _log = Logger()
 
@@ -68,9 +76,12 @@ class Mount:
     """
     Calls L{mufs.filesystem.client.mount.Operations} for libfuse, as a base of the classes FUSE of
     both libraries.
+
+    @ivar status: makes an empty struct stat.
     """
 
     operations: Any
+    status: Callable[[], Any]
 
     def _wrapper(self, function: Callable[..., int | None], *args: Any) -> int:
         """
@@ -89,11 +100,58 @@ class Mount:
             _log.failure("{operation} failed", operation=function.__name__)
         return -errno.EIO
 
+    def fgetattr(self, path: bytes, status: Any, info: Any) -> None:
+        """The attributes of a file, which is open if C{info} is not null."""
+        attributes = self.operations.getattr(path.decode(ENCODING), info.contents if info else None)
+        _fill(status.contents, attributes)
+
+    def list_directory(
+        self, path: bytes, offset: int, info: Any, fill: Callable[[bytes, Any, int], int]
+    ) -> None:
+        """
+        Some names of a directory, as many as there is room for.
+
+        @param offset: how many were listed already.
+        @param fill: takes a name, a struct stat or C{None}, and how many were listed with it;
+            returns 1 when there is no more room.
+        """
+        names = self.operations.readdir(path.decode(ENCODING), info.contents.fh, offset)
+        status = self.status()
+        dots = b".", b".."
+        for number in range(offset, len(dots) + len(names)):
+            if number < len(dots):
+                full = fill(dots[number], None, number + 1)
+            else:
+                name, attributes = names[number - len(dots)]
+                _fill(status, attributes)
+                full = fill(name, status, number + 1)
+            if full:
+                break
+
     def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
         """Have an image's bytes copied from the cache straight into libfuse's buffer."""
         target = _memory_at(buffer, size, _WRITABLE)
         length: int = self.operations.read(target, offset, info.contents)
         return length
+
+
+def _fill(status: Any, attributes: Attributes) -> None:
+    """Fill a struct stat."""
+    status.st_mode = attributes.mode
+    status.st_ino = attributes.ino
+    status.st_nlink = attributes.nlink
+    status.st_uid = attributes.uid
+    status.st_gid = attributes.gid
+    status.st_rdev = attributes.rdev
+    status.st_size = attributes.size
+    status.st_blocks = attributes.blocks
+    status.st_blksize = BLKSIZE
+    for time, field in (
+        (attributes.atime, status.st_atimespec),
+        (attributes.mtime, status.st_mtimespec),
+        (attributes.ctime, status.st_ctimespec),
+    ):
+        field.tv_sec, field.tv_nsec = divmod(time, 10**9)
 
 
 @frozen
@@ -183,12 +241,22 @@ def _load_3() -> Libfuse:
     import mfusepy
 
     class Mount3(Mount, mfusepy.FUSE):  # type: ignore[misc] # mfusepy has no types
+        status = mfusepy.c_stat
+
         def init_fuse_3(self, connection: Any, config: Any) -> None:
             wanted = connection.contents
             wanted.max_background = MAX_BACKGROUND
             wanted.max_readahead = MAX_READAHEAD
             wanted.want &= ~(AUTO_INVAL_DATA | SPLICE_READ)
             super().init_fuse_3(connection, config)
+
+        def readdir_fuse_3(
+            self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int
+        ) -> None:
+            def fill(name: bytes, status: Any, number: int) -> Any:
+                return filler(buffer, name, status, number, FILL_DIR_PLUS if status else 0)
+
+            self.list_directory(path, offset, info, fill)
 
     def mount(*args: object, **options: object) -> None:
         options["max_idle_threads"] = MAX_IDLE_THREADS
@@ -204,7 +272,10 @@ def _load_2() -> Libfuse:
     import fuse
 
     class Mount2(Mount, fuse.FUSE):  # type: ignore[misc] # fusepy has no types
-        pass
+        status = fuse.c_stat
+
+        def readdir(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> None:
+            self.list_directory(path, offset, info, partial(filler, buffer))
 
     def mount(operations: object, *args: object, **options: object) -> None:
         Mount2(_Called(operations), *args, max_background=MAX_BACKGROUND, **options)

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -109,6 +110,12 @@ class Metadata:
 
     async def getattr(self, path: bytes, handle: int | None, caller: Caller) -> Attributes:
         """See L{RemoteFileSystem.getattr}."""
+        if handle is None and path and self.attributes.take_walk(path.rpartition(b"/")[0]):
+            with suppress(OSError):
+                await self.readdir(path.rpartition(b"/")[0], caller)
+            known = self.attributes.get(path)
+            if known is not None:
+                return known
         now = self._now()
         recall: Recall = partial(self._last_known.attributes, path)
         if handle is not None and handle in self._images:
@@ -137,11 +144,14 @@ class Metadata:
         except ServerAway as away:
             listed: list[tuple[bytes, Attributes]] = away.known
             return listed
-        for name, attributes in names.entries:
-            self._learn(path + b"/" + name if path else name, attributes, now)
+        time, next_handle = now
         # A file renamed while the server lists the directory may be listed twice.
         entries = dict(names.entries)
-        self._last_known.note_listing(path, entries)
+        self.attributes.put_listing(path, entries, time)
+        for opened in self._images:
+            directory, _, name = opened.path.rpartition(b"/")
+            if directory == path and name in entries:
+                self._images.mark_stale(opened.path, entries[name], next_handle)
         return list(entries.items())
 
     async def readlink(self, path: bytes, caller: Caller) -> bytes:

@@ -2,9 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from typing import Any
 
 from twisted.logger import Logger
@@ -36,30 +37,13 @@ def _tell_of_nfs() -> None:
     _log.warn("refusing the kernel's NFS server: a mount of mUFS cannot be exported")
 
 
-def _stat(attributes: Attributes) -> dict[str, int]:
-    return {
-        "st_mode": attributes.mode,
-        "st_ino": attributes.ino,
-        "st_nlink": attributes.nlink,
-        "st_uid": attributes.uid,
-        "st_gid": attributes.gid,
-        "st_rdev": attributes.rdev,
-        "st_size": attributes.size,
-        "st_blocks": attributes.blocks,
-        "st_blksize": 128 * 1024,
-        "st_atime": attributes.atime,
-        "st_mtime": attributes.mtime,
-        "st_ctime": attributes.ctime,
-    }
-
-
 class Operations:
     """
     A read-only tree. The mount is read-only, so the kernel itself answers EROFS to writes. After
     the first getxattr, which has no method here, it answers ENOTSUP to all of them itself.
     """
 
-    use_ns = True
+    use_ns = True  # both bindings warn of floating-point times otherwise
 
     def __init__(
         self,
@@ -74,23 +58,36 @@ class Operations:
         self._bridge = bridge
         self._context = context
         self._on_mounted = on_mounted
+        self._directory_handles = count(1)
+        self._listed: dict[int, list[tuple[bytes, Attributes]]] = {}
 
     def init(self, path: str) -> None:
         """The kernel has accepted the mount."""
         self._bridge.call_in_reactor(self._on_mounted)
 
-    def getattr(self, path: str, info: Any = None) -> dict[str, int]:
+    def getattr(self, path: str, info: Any = None) -> Attributes:
         """Attributes of the file at a path, or of an open one."""
         handle = info.fh if info else None
-        return _stat(self._bridge.getattr(_path(path), handle, self._caller))
+        return self._bridge.getattr(_path(path), handle, self._caller)
 
-    def readdir(self, path: str, handle: int) -> Iterator[tuple[str, dict[str, int] | None, int]]:
-        """The names in a directory."""
-        names: list[tuple[str, dict[str, int] | None, int]] = [(".", None, 0), ("..", None, 0)]
-        for name, attributes in self._bridge.readdir(_path(path), self._caller()):
-            entry = {"st_ino": attributes.ino, "st_mode": attributes.mode}
-            names.append((name.decode(ENCODING), entry, 0))
-        return iter(names)
+    def opendir(self, path: str) -> int:
+        """Return a handle under which a directory can be listed."""
+        return next(self._directory_handles)
+
+    def readdir(self, path: str, handle: int, offset: int) -> list[tuple[bytes, Attributes]]:
+        """
+        All names in a directory, without C{.} and C{..}: as they are now if it is read from its
+        beginning, else as they were then.
+        """
+        names = self._listed.get(handle)
+        if names is None or offset == 0:
+            names = self._listed[handle] = self._bridge.readdir(_path(path), self._caller())
+        return names
+
+    def releasedir(self, path: str, handle: int) -> int:
+        """The last user of a directory has closed it."""
+        self._listed.pop(handle, None)
+        return 0
 
     def listxattr(self, path: str) -> list[str]:
         """There are no extended attributes: programs that copy them take that without a word."""

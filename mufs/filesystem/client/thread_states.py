@@ -9,13 +9,7 @@ import ctypes
 from threading import local
 
 _kept = local()
-_libc = ctypes.CDLL(None)
 _python = ctypes.pythonapi
-_python.PyThreadState_Get.restype = ctypes.c_void_p
-for _function in (_python.PyThreadState_Clear, _python.PyThreadState_Delete):
-    _function.argtypes = [ctypes.c_void_p]
-    _function.restype = None
-_libc.pthread_setspecific.argtypes = [ctypes.c_uint, ctypes.c_void_p]
 
 
 def keep() -> None:
@@ -24,20 +18,17 @@ def keep() -> None:
         _kept.state  # noqa: B018 # it is there from the second call on
     except AttributeError:
         _kept.state = True
-        _python.PyGILState_Ensure()
-        _libc.pthread_setspecific(_key, _python.PyThreadState_Get())
+        if _at_exit is not None:
+            _python.PyGILState_Ensure()
+            _at_exit(_callback, None, _callback)  # the last one belongs to no library, and not null
 
 
-def _ended(state: int) -> None:
-    """A thread ends, for which Python may have made another state, to call this."""
-    if _python.PyThreadState_Get() == state:
-        _python.PyGILState_Release(0)
-    else:
-        _python.PyThreadState_Clear(state)
-        _python.PyThreadState_Delete(state)
+def _let_go(_: object) -> None:
+    """The thread ends. The call of this function holds the state, too, and frees it at its end."""
+    _python.PyGILState_Release(0)
 
 
-_key = ctypes.c_uint()
-_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_ended)
-if _libc.pthread_key_create(ctypes.byref(_key), _callback):
-    raise RuntimeError("no more keys of threads")
+_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_let_go)
+# What C++ calls at the end of a thread. Destructors of pthread_key_create(3) come too late: the
+# thread has lost its state by then. C libraries other than glibc may lack it.
+_at_exit = getattr(ctypes.CDLL(None), "__cxa_thread_atexit_impl", None)

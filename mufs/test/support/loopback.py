@@ -20,6 +20,8 @@ from threading import Timer
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mufs.filesystem.client import libfuse
+from mufs.filesystem.client.mountpoint import fusermount
 from mufs.test.support.processes import Service, mounted
 
 OPERATION_TIMEOUT = 8
@@ -35,7 +37,9 @@ def why_unavailable() -> str | None:
         return "needs root"
     if not os.path.exists("/dev/fuse"):
         return "needs /dev/fuse"
-    return None if shutil.which("fusermount") else "needs fusermount"
+    if shutil.which(fusermount()) is None:
+        return "needs fusermount"
+    return None if libfuse.find(2) and libfuse.find(3) else "needs libfuse 3 and libfuse 2"
 
 
 def free_port(kind: socket.SocketKind) -> int:
@@ -187,3 +191,13 @@ def shared_loopback() -> Loopback:
         loopback.close()
         raise
     return loopback
+
+
+LIBFUSE2 = "libfuse2"
+"""A further client of `shared_loopback`: it mounts with libfuse 2, not with the best there is."""
+
+
+@cache
+def start_libfuse2() -> None:
+    """Start it for the first test that needs it."""
+    shared_loopback().start_client(LIBFUSE2, "--allow-other", "--fuse", "2")

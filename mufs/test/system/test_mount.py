@@ -17,9 +17,11 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.loopback import (
+    LIBFUSE2,
     Loopback,
     make_loopback,
     shared_loopback,
+    start_libfuse2,
     why_unavailable,
 )
 from mufs.test.support.trees import (
@@ -53,13 +55,16 @@ class MountTestCase(SynchronousTestCase):
     """Has a tree: `source` on the server, and `mount` as the client shows it."""
 
     skip = why_unavailable()
+    client = "here"
 
     def setUp(self) -> None:
         """Use the shared server, client and tree, which no test changes."""
         self.loopback: Loopback = shared_loopback()
+        if self.client == LIBFUSE2:
+            start_libfuse2()
         self.addCleanup(self.loopback.guard().cancel)
         self.source = tree()
-        self.mount = self.loopback.mount_point("here") / "tree"
+        self.mount = self.loopback.mount_point(self.client) / "tree"
 
     def errno_of(self, function: Callable[..., object], *arguments: object) -> str:
         """Return the name of the errno of a call that fails."""
@@ -144,14 +149,24 @@ class TreeTests(MountTestCase):
             sorted(os.listdir(self.mount / "directory")), sorted(os.listdir(self.source / "kinds"))
         )
 
+    def requests(self) -> int:
+        """Count the requests that all clients have made."""
+        clients = self.loopback.services["server"].status()["clients"]
+        return sum(client["requests"] for client in clients)
+
     def test_many_files(self) -> None:
-        """A directory of 10,000 files is listed completely, also by `ls -l`."""
+        """
+        A directory of 10,000 files is listed completely, also by `ls -l`, and without asking the
+        server for each.
+        """
+        before = self.requests()
         with os.scandir(self.mount / "many") as entries:
             self.assertEqual(len({entry.name for entry in entries}), MANY)
         lines = subprocess.run(
             ["ls", "-l", self.mount / "many"], check=True, capture_output=True
         ).stdout
         self.assertEqual(lines.count(b"\n"), MANY + 1)
+        self.assertLess(self.requests() - before, MANY // 10)
         self.assert_same("many")
 
     def test_deeper_than_a_path(self) -> None:
@@ -197,6 +212,7 @@ class TreeTests(MountTestCase):
         volumes = [self.loopback.images / name for name in ("volume1", "volume2")]
         for volume in volumes:
             volume.mkdir()
+            self.addCleanup(volume.rmdir)
             subprocess.run(["mount", "-t", "tmpfs", "none", str(volume)], check=True)
             self.addCleanup(subprocess.run, ["umount", "-l", str(volume)], check=True)
             (volume / "file").write_text(volume.name)
@@ -409,6 +425,17 @@ class ReadTests(MountTestCase):
         sparse = (self.mount / "kinds" / "sparse").read_bytes()
         self.assertEqual(sparse, bytes(3 * MIB) + b"an island" + bytes(5 * MIB - 9))
 
+    def test_holes(self) -> None:
+        """As far as lseek(2) tells, all of a file is data; there is none at its end or after it."""
+        descriptor = self.open(self.mount / "kinds" / "sparse")
+        size = os.fstat(descriptor).st_size
+        for offset in (0, 5, size - 1):
+            self.assertEqual(os.lseek(descriptor, offset, os.SEEK_DATA), offset)
+            self.assertEqual(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
+        for offset in (size, size + 1, size + GIB):
+            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                self.assertEqual(self.errno_of(os.lseek, descriptor, offset, whence), "ENXIO")
+
     def test_empty(self) -> None:
         """An empty file reads as empty."""
         self.assertEqual((self.mount / "kinds" / "empty").read_bytes(), b"")
@@ -519,7 +546,7 @@ class ReadTests(MountTestCase):
 
     def test_quiet(self) -> None:
         """Reads and look-ups write nothing into the logs."""
-        services = [self.loopback.services[name] for name in ("server", "here")]
+        services = [self.loopback.services[name] for name in ("server", self.client)]
         before = [service.output for service in services]
         for number in range(1000, 1050):
             (self.mount / "many" / f"file {number}").read_bytes()
@@ -529,7 +556,7 @@ class ReadTests(MountTestCase):
 
     def test_descriptors(self) -> None:
         """Opening and closing files leaves no descriptor open on either side."""
-        services = [self.loopback.services[name] for name in ("server", "here")]
+        services = [self.loopback.services[name] for name in ("server", self.client)]
 
         def count() -> list[int]:
             return [len(os.listdir(f"/proc/{service.pid}/fd")) for service in services]
@@ -542,6 +569,18 @@ class ReadTests(MountTestCase):
         time.sleep(0.5)
         for here, then in zip(count(), before, strict=True):
             self.assertLess(here, then + 20)
+
+
+class Libfuse2TreeTests(TreeTests):
+    """The same with libfuse 2."""
+
+    client = LIBFUSE2
+
+
+class Libfuse2ReadTests(ReadTests):
+    """The same with libfuse 2."""
+
+    client = LIBFUSE2
 
 
 class DepthTests(SynchronousTestCase):

@@ -13,7 +13,12 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mufs.test.support.loopback import shared_loopback, why_unavailable
+from mufs.test.support.loopback import (
+    LIBFUSE2,
+    shared_loopback,
+    start_libfuse2,
+    why_unavailable,
+)
 from mufs.test.support.trees import MIB
 
 CHANGE_TIMEOUT = 2.0
@@ -24,14 +29,17 @@ class ChangeTestCase(SynchronousTestCase):
     """Has its own directory: `source` on the server, and `mount`."""
 
     skip = why_unavailable()
+    client = "here"
 
     def setUp(self) -> None:
         """Make a directory on the shared server."""
         loopback = shared_loopback()
+        if self.client == LIBFUSE2:
+            start_libfuse2()
         self.addCleanup(loopback.guard().cancel)
-        self.source = loopback.images / self.id().rpartition(".")[2]
+        self.source = loopback.images / ".".join(self.id().split(".")[-2:])
         self.source.mkdir()
-        self.mount = loopback.mount_point("here") / self.source.name
+        self.mount = loopback.mount_point(self.client) / self.source.name
 
     def write(self, name: str, letter: bytes, size: int = MIB) -> None:
         """Replace a file by a new one that consists of one letter."""
@@ -258,14 +266,14 @@ class PageCacheTests(ChangeTestCase):
     def setUp(self) -> None:
         """Use the shared client, whose figures count reads."""
         super().setUp()
-        self.client = shared_loopback().services["here"]
+        self.service = shared_loopback().services[self.client]
 
     def read(self, letter: bytes) -> int:
         """Read the whole file, and return the number of reads that reached the mount."""
-        before = self.client.status()["reads"]
+        before = self.service.status()["reads"]
         data = (self.mount / "image").read_bytes()
         self.assertEqual(data == letter * len(data) and len(data) == MIB, True)
-        reads: int = self.client.status()["reads"] - before
+        reads: int = self.service.status()["reads"] - before
         return reads
 
     def test_kept(self) -> None:
@@ -320,3 +328,15 @@ class PageCacheTests(ChangeTestCase):
         self.open("image")
         self.assertGreater(self.read(b"B"), 0)
         self.assertEqual(self.read(b"B"), 0)
+
+
+class Libfuse2OpenFileTests(OpenFileTests):
+    """The same with libfuse 2."""
+
+    client = LIBFUSE2
+
+
+class Libfuse2PageCacheTests(PageCacheTests):
+    """The same with libfuse 2."""
+
+    client = LIBFUSE2

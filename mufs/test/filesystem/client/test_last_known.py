@@ -52,9 +52,9 @@ class LastKnownTests(SynchronousTestCase):
 
     def test_attributes(self) -> None:
         """Attributes are the last ones, or those of the listing; what it lacks does not exist."""
-        self.known.note_listing(b"", {b"a": make_attributes(1)})
-        self.known.note_listing(b"dir", {b"b": make_attributes(2)})
-        self.attributes.put(b"a", make_attributes(3), 0.0)
+        self.attributes.put_listing(b"", {b"a": make_attributes(1)}, 0.0)
+        self.attributes.put_listing(b"dir", {b"b": make_attributes(2)}, 0.0)
+        self.attributes.put(b"a", make_attributes(3), 1.0)
         self.assertEqual(self.known.attributes(b"a"), make_attributes(3))
         self.assertEqual(self.known.attributes(b"dir/b"), make_attributes(2))
         for path in (b"c", b"dir/c"):
@@ -65,7 +65,8 @@ class LastKnownTests(SynchronousTestCase):
 
     def test_forget(self) -> None:
         """Nothing is left of a file that is no more, nor its name in its directory."""
-        self.known.note_listing(b"", {b"a": make_attributes(1), b"b": make_attributes(2)})
+        names = {b"a": make_attributes(1), b"b": make_attributes(2)}
+        self.attributes.put_listing(b"", names, 0.0)
         self.known.note_link(b"a", b"there")
         self.open(b"a", 0o100644)
         self.known.forget(b"a")
@@ -78,26 +79,15 @@ class LastKnownTests(SynchronousTestCase):
         """What is kept is bounded, and what was told first is forgotten first."""
         constants: Any = last_known
         self.patch(constants, "MAX_PATHS", 2)
-        self.patch(constants, "MAX_LISTED_NAMES", 5)
         self.patch(constants, "MAX_CALLERS", 2)
         for number in range(4):
             path = b"%d" % number
             self.known.note_link(path, path)
             self.open(path, 0o100600)
-            self.known.note_listing(path, {b"a": make_attributes(), b"b": make_attributes()})
         kept = [number for number in range(4) if self.known.link(b"%d" % number)]
-        self.assertEqual(kept, [2, 3])
-        kept = [number for number in range(4) if self.known.listing(b"%d" % number)]
         self.assertEqual(kept, [2, 3])
         kept = [number for number in range(4) if self.known.image(b"%d" % number, OWNER)]
         self.assertEqual(kept, [2, 3])
-        self.known.forget(b"3/a")
-        self.known.note_listing(b"2", dict.fromkeys((b"a", b"b", b"c", b"d"), make_attributes()))
-        self.assertIsNotNone(self.known.listing(b"3"))
-        self.known.note_listing(
-            b"4", dict.fromkeys((b"%d" % n for n in range(6)), make_attributes())
-        )
-        self.assertIsNone(self.known.listing(b"4"))
         for number in range(3):
             self.open(b"3", 0o100600, Caller(number, 0, []))
         self.assertIsNone(self.known.image(b"3", OWNER))

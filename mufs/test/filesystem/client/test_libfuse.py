@@ -9,11 +9,19 @@ import shutil
 from types import SimpleNamespace
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client import libfuse
 from mufs.filesystem.client.libfuse import Libfuse, Mount, NoLibfuse, load
-from mufs.test.support.doubles import make_libfuse
+from mufs.test.support.doubles import make_attributes, make_libfuse
+from mufs.wire.metadata import Attributes
+
+
+def make_status() -> Any:
+    """Make an empty struct stat."""
+    times = {f"st_{each}timespec": SimpleNamespace() for each in "amc"}
+    return SimpleNamespace(**times)
 
 
 class LoadTests(SynchronousTestCase):
@@ -116,6 +124,47 @@ class MountTests(SynchronousTestCase):
         for error in (OSError("no number"), KeyError(1), SystemExit(1), KeyboardInterrupt()):
             self.assertEqual(self.call(error=error), -errno.EIO)
             self.assertEqual(len(self.flushLoggedErrors(type(error))), 1, error)
+
+    def test_attributes(self) -> None:
+        """A file's attributes fill a struct stat; an open one is asked for by its handle."""
+        asked = []
+
+        def getattr(path: str, info: Any) -> Attributes:
+            asked.append((path, info))
+            return evolve(make_attributes(5), mtime=-1)
+
+        mounted = Mount()
+        mounted.operations = SimpleNamespace(getattr=getattr)
+        status = make_status()
+        mounted.fgetattr(b"/\xff", SimpleNamespace(contents=status), None)
+        mounted.fgetattr(b"/\xff", SimpleNamespace(contents=status), SimpleNamespace(contents=8))
+        self.assertEqual(asked, [("/\xff", None), ("/\xff", 8)])
+        self.assertEqual((status.st_size, status.st_ino, status.st_nlink), (5, 7, 1))
+        self.assertEqual(vars(status.st_mtimespec), {"tv_sec": -1, "tv_nsec": 999_999_999})
+
+    def test_listing(self) -> None:
+        """All names are listed with their attributes, as far as there is room; then the rest."""
+        names = [(b"a", make_attributes(1)), (b"\xff \n", make_attributes(2))]
+        expected = [(b".", None, 1), (b"..", None, 2), (b"a", 1, 3), (b"\xff \n", 2, 4)]
+        asked, filled = [], []
+
+        def readdir(*request: Any) -> Any:
+            asked.append(request)
+            return names
+
+        def fill(name: bytes, status: Any, number: int) -> int:
+            filled.append((name, status and status.st_size, number))
+            return len(filled) >= room
+
+        mounted = Mount()
+        mounted.operations = SimpleNamespace(readdir=readdir)
+        mounted.status = make_status
+        info = SimpleNamespace(contents=SimpleNamespace(fh=8))
+        for room, offset in ((9, 0), (3, 0), (1, 1), (9, 3), (9, 4), (9, 7)):
+            filled.clear()
+            mounted.list_directory(b"/", offset, info, fill)
+            self.assertEqual(filled, expected[offset:][:room])
+            self.assertEqual(asked.pop(), ("/", 8, offset))
 
     def test_read(self) -> None:
         """A read fills the buffer of libfuse, and goes no further than its size."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,8 +117,7 @@ class OperationsTests(OperationsTestCase):
         """Names are any bytes, in both directions."""
         text = b"/\xff/\xc3\xa9".decode(ENCODING)
         self.bridge.names = [(b"a", make_attributes()), (b"\xff\xc3\xa9 \n", make_attributes())]
-        names = [name.encode(ENCODING) for name, _, _ in self.operations.readdir(text, 0)]
-        self.assertEqual(names, [b".", b"..", b"a", b"\xff\xc3\xa9 \n"])
+        self.assertEqual(self.operations.readdir(text, 1, 0), self.bridge.names)
         target = self.operations.readlink(text)
         self.assertEqual(target.encode(ENCODING), b"to/\xfe")
         path = b"\xff/\xc3\xa9"
@@ -131,18 +129,25 @@ class OperationsTests(OperationsTestCase):
         self.operations.getattr("/")
         self.assertEqual(self.bridge.asked, [("getattr", b"", None)])
 
-    def test_entries(self) -> None:
-        """A directory's names come with their inode numbers and types."""
-        self.bridge.names = [(b"a", make_attributes())]
-        (*_, (_, entry, offset)) = self.operations.readdir("/", 0)
-        assert entry is not None
-        self.assertEqual((entry["st_ino"], stat.S_IFMT(entry["st_mode"])), (7, stat.S_IFREG))
-        self.assertEqual(offset, 0)
+    def test_listing(self) -> None:
+        """A directory is listed anew from its beginning, and goes on as it was then."""
+        handle, other = self.operations.opendir("/"), self.operations.opendir("/")
+        self.assertNotEqual(handle, other)
+        self.bridge.names = first = [(b"a", make_attributes())]
+        self.assertEqual(self.operations.readdir("/", handle, 0), first)
+        self.bridge.names = second = [(b"b", make_attributes())]
+        self.assertEqual(self.operations.readdir("/", handle, 1), first)
+        self.assertEqual(self.operations.readdir("/", other, 1), second)
+        self.assertEqual(self.operations.readdir("/", handle, 0), second)
+        self.assertEqual(len(self.bridge.asked), 3)
+        self.operations.releasedir("/", handle)
+        self.operations.releasedir("/", 99)
+        self.operations.readdir("/", handle, 1)
+        self.assertEqual(len(self.bridge.asked), 4)
 
     def test_attributes(self) -> None:
         """A file is looked up by its path, an open one also by its handle, even if that is 0."""
-        found = self.operations.getattr("/a")
-        self.assertEqual((found["st_size"], found["st_ino"], found["st_nlink"]), (5, 7, 1))
+        self.assertEqual(self.operations.getattr("/a"), make_attributes(5))
         self.operations.getattr("/a", self.info(handle=3))
         self.operations.getattr("/a", self.info(handle=0))
         self.assertEqual([handle for *_, handle in self.bridge.asked], [None, 3, 0])

@@ -195,6 +195,37 @@ class OperationTests(RemoteTestCase):
         )
         self.assertEqual(self.remote.attributes.get(b"dir/b"), make_attributes(2))
 
+    def test_walk(self) -> None:
+        """Who walks through a directory for long has it listed again, not each name looked up."""
+        listing = self.remote.readdir(b"dir")
+        names = [(b"%d" % number, make_attributes(1)) for number in range(20)]
+        self.channel.answer(Names(names))
+        self.successResultOf(listing)
+        for name, _ in names:
+            self.remote.attributes.get(b"dir/" + name)
+        self.clock.advance(2 * ATTRIBUTE_LIFETIME)
+        looking = self.remote.getattr(b"dir/3", caller=ROOT)
+        again = Names([(name, make_attributes(5)) for name, _ in names])
+        self.assertEqual(self.channel.answer(again), (Type.READDIR, At(b"dir", ROOT)))
+        self.assertEqual(self.successResultOf(looking), make_attributes(5))
+        self.clock.advance(2 * ATTRIBUTE_LIFETIME)
+        looking = self.remote.getattr(b"dir/3", caller=ROOT)
+        self.channel.answer(make_attributes(6))
+        self.assertEqual(self.successResultOf(looking), make_attributes(6))
+
+    def test_walk_denied(self) -> None:
+        """Who may not list it, or looks for a name that is no longer there, asks for the name."""
+        for answer in (OSError(errno.EACCES, "denied"), Names([(b"b", make_attributes(2))])):
+            listing = self.remote.readdir(b"dir")
+            self.channel.answer(Names([(b"a", make_attributes(1))]))
+            self.successResultOf(listing)
+            self.remote.attributes.get(b"dir/a")
+            self.clock.advance(2 * ATTRIBUTE_LIFETIME)
+            looking = self.remote.getattr(b"dir/a")
+            self.channel.answer(answer)
+            self.assertEqual(self.channel.answer(make_attributes(3))[0], Type.GETATTR)
+            self.assertEqual(self.successResultOf(looking), make_attributes(3))
+
     def test_readlink(self) -> None:
         """The target of a link."""
         reading = self.remote.readlink(b"link")
