@@ -6,19 +6,20 @@ two thirds of the time that a read from the cache takes.
 """
 
 import ctypes
-from threading import local
+import threading
 
-_kept = local()
+_kept = threading.local()
 _python = ctypes.pythonapi
 
 
 def keep() -> None:
-    """Keep the state of this thread, which is not one of Python's, until it ends."""
+    """Keep the state of this thread until it ends, unless it is one of Python's, which keep it."""
     try:
         _kept.state  # noqa: B018 # it is there from the second call on
     except AttributeError:
         _kept.state = True
-        if _at_exit is not None:
+        known = {thread.ident for thread in threading.enumerate()}
+        if _at_exit is not None and threading.get_ident() not in known:
             _python.PyGILState_Ensure()
             _at_exit(_callback, None, _callback)  # the last one belongs to no library, and not null
 

@@ -1,6 +1,8 @@
 """Threads that are not Python's, and what Python keeps of them."""
 
 import ctypes
+import subprocess
+import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -44,3 +46,12 @@ class KeepTests(SynchronousTestCase):
             self.assertEqual(libc.pthread_join(thread, None), 0)
         self.assertEqual(within, [before + 1] * 100)
         self.assertEqual(states(), before)
+
+    def test_of_python(self) -> None:
+        """A thread of Python's own, such as the first one, is left alone: the process ends well."""
+        program = (
+            "from threading import Thread; from mufs.filesystem.client.thread_states import keep; "
+            "other = Thread(target=keep); other.start(); other.join(); keep()"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], check=False)
+        self.assertEqual(ended.returncode, 0)
