@@ -290,8 +290,8 @@ class ReadCore:
             begin, target = waiting.part(offset, len(data))
             target[:] = source[begin - offset :][: len(target)]
             if waiting.pages:
-                if len(waiting.target) > self.requests.max_burst:
-                    self.requests.ask_for(waiting)
+                # Not all of it may have been asked for at a time.
+                self.requests.ask_for(waiting)
             else:
                 if waiting.asked_alone_at is not None:
                     self._random_reads.block_arrived(now - waiting.asked_alone_at)

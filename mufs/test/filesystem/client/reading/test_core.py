@@ -340,6 +340,19 @@ class AheadTests(CoreTestCase):
         self.assert_ended(reading)
         self.assert_nothing_left()
 
+    def test_small_buffer_at_random(self) -> None:
+        """With one, the blocks of a small read at random are asked for one after the other."""
+        self.core = self.make_core()
+        self.core.limit(BLOCK)
+        offset = 5 * BLOCK - PAGE
+        reading = self.read(offset, 2 * PAGE)
+        self.assertEqual(self.ranges(), [(4 * BLOCK, BLOCK)])
+        self.deliver(4 * BLOCK, BLOCK)
+        self.assertEqual(self.ranges(), [(5 * BLOCK, PAGE)])
+        self.deliver(5 * BLOCK, BLOCK)
+        self.assert_ended(reading)
+        self.assert_nothing_left()
+
     def test_not_cached(self) -> None:
         """What is cached is not read ahead, and nothing of a stale or closed image is."""
         self.cache.store(self.image.key, 0, CONTENT[:BLOCK])
