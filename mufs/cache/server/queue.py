@@ -258,7 +258,11 @@ class MulticastQueue:
             return
         tags[tag] = before | wanted
         reader.share.waiting += item.bytes_in(before | wanted) - item.bytes_in(before)
-        if item.queued_in is not None and service_class < item.queued_in:
+        if item.queued_in is None:
+            # It may still wait for others that were taken after it.
+            if service_class < item.service_class and not reader.share.is_greedy:
+                item.service_class = service_class
+        elif service_class < item.queued_in:
             item.queued_in = service_class
             self._put(item, reader, service_class)
 

@@ -111,6 +111,19 @@ class MergingTests(QueueTestCase):
         transfer = self.send(entry)
         self.assertEqual(self.b.told, [(2, transfer, Occasion.NOW)])
 
+    def test_raised_in_flight(self) -> None:
+        """Who is blocked makes an entry that was taken more urgent, unless he is greedy."""
+        self.ask(self.a, 1, 0, priority=AHEAD)
+        entry = self.queue.take()
+        assert entry is not None
+        self.b.share.waiting = MAX_BYTES_AWAITED
+        self.ask(self.b, 1, 0)
+        self.assertEqual(entry.service_class, AHEAD)
+        self.ask(self.a, 2, 0)
+        self.assertEqual(entry.service_class, BLOCKED)
+        self.ask(self.c, 1, 0, priority=BACKGROUND)
+        self.assertEqual(entry.service_class, BLOCKED)
+
     def test_only_the_rest(self) -> None:
         """A range that overlaps queued entries adds only the remaining pages."""
         self.ask(self.a, 1, 2 * PAGE, 2 * PAGE)
