@@ -23,7 +23,7 @@ class IImage(Interface):
         @raise OSError: ESTALE when the file no longer has the content it was opened with.
         """
 
-    def read_at_once(offset: int, length: int) -> bytes | bytearray | None:
+    def read_at_once(offset: int, length: int) -> bytes | memoryview | None:
         """The same, or C{None} if that might block or the content might have changed."""
 
 

@@ -11,6 +11,7 @@ with a key. docs/protocol.md section 5.
 import os
 from collections.abc import Callable
 
+import numpy
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -143,9 +144,9 @@ def seal(
     cipher: AESGCM, descriptor: Descriptor, data: bytes | memoryview
 ) -> tuple[memoryview, bytes]:
     """The encrypted bytes, as many as C{data} has, and the authentication tag."""
-    sealed = bytearray(len(data) + TAG_SIZE)
+    sealed = numpy.empty(len(data) + TAG_SIZE, numpy.uint8).data
     cipher.encrypt_into(_nonce(descriptor), data, descriptor.bound(), sealed)
-    return memoryview(sealed)[:-TAG_SIZE], bytes(sealed[-TAG_SIZE:])
+    return sealed[:-TAG_SIZE], sealed[-TAG_SIZE:].tobytes()
 
 
 def unseal(

@@ -159,6 +159,8 @@ class MulticastController:
     async def _run(self) -> None:
         """Send until nothing is ready, repairs first: as much in a row as a transfer may have."""
         try:
+            # Not within the turn of the client that asked first: others may have asked as well.
+            await deferLater(self._clock, 0)
             repaired = 0
             while True:
                 resend = self._prepare()
@@ -190,7 +192,9 @@ class MulticastController:
 
     def _prepare(self) -> Resend | None:
         """Begin to read the next entries, up to the next repair, which needs no reading."""
-        while self._reads.has_room:
+        ready = self._reads.ready
+        # What was read at once is still in the processor's cache when it is sealed next.
+        while self._reads.has_room and self._reads.ready == ready:
             classes = self._scavenger.classes(self._reads.is_idle)
             item = self._queue.take(classes, self._sender.size.limit)
             if item is not None:

@@ -120,15 +120,17 @@ class Pace:
     def delay(self, size: int) -> float:
         """Charge the next C{size} bytes; the seconds to wait before they may be sent."""
         now, rate = self._clock.seconds(), self._control.rate
-        burst = max(rate * BURST_SECONDS / 8, size)
-        self._credit = min(burst, self._credit + (now - self._refilled) * rate / 8)
+        most = rate * BURST_SECONDS / 8
+        credit = self._credit + (now - self._refilled) * rate / 8
+        if credit > most:
+            credit = min(credit, max(most, size))
         self._refilled = now
-        self._credit -= size
+        self._credit = credit = credit - size
         self.bytes += size
-        if self._credit >= 0:
+        if credit >= 0:
             return 0.0
         self._held_back = True
-        return -self._credit * 8 / rate
+        return -credit * 8 / rate
 
     def blocked(self) -> None:
         """The local send buffer was full."""

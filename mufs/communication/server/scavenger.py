@@ -15,6 +15,9 @@ SCAVENGER_DIVISOR = 40
 SCAVENGER_DELAY = 1.0
 """Seconds since others were last served after which the scavenger class gets all of the time."""
 
+_OTHERS: tuple[int, ...] = tuple(Priority)
+_SCAVENGER_FIRST = SCAVENGER, *_OTHERS
+
 MIN_TIMER_DELAY = 0.001
 """Seconds until the scavenger class is served at the earliest when the queue had nothing else."""
 
@@ -45,8 +48,8 @@ class ScavengerSchedule:
             return SERVICE_CLASSES
         # One item at a time, so that others never wait for more than that.
         if now >= self._next_at and is_idle:
-            return (SCAVENGER, *Priority)
-        return tuple(Priority)
+            return _SCAVENGER_FIRST
+        return _OTHERS
 
     def note_dequeued(self, item: Entry | Resend) -> None:
         """An item was taken from the queue."""

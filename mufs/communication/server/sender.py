@@ -37,7 +37,6 @@ class Sender:
         self._pace = pace
         self._clock = clock
         self._next_segment = 0
-        self._held_back = False
         self.size = TransferSize(clock)
         self.segment = segment
         self.output: ISegmentOutput | None = None
@@ -60,10 +59,7 @@ class Sender:
         @param segments: bitmap of the segments.
         @param parity: how many new parity segments of each group to add.
         """
-        began, before = self._clock.seconds(), self.bytes_multicast
-        self._held_back = False
-        await self._out(transfer.control(ANNOUNCEMENT))
-        pieces: list[bytes | memoryview] = []
+        pieces: list[bytes | memoryview] = [transfer.control(ANNOUNCEMENT)]
         if segments:
             pieces += trains(transfer, segments)
         if parity:
@@ -71,30 +67,26 @@ class Sender:
         completion = transfer.completion(segments)
         # The last segment is usually short: the completion fits into its datagram then.
         last = len(pieces[-1]) % (HEADER.size + self.segment)
-        if 0 < last <= self.segment + HEADER.size - len(completion):
+        if len(pieces) > 1 and 0 < last <= self.segment + HEADER.size - len(completion):
             pieces[-1] = b"".join((pieces[-1], completion))
         else:
             pieces.append(completion)
+        began, size, held_back = self._clock.seconds(), 0, False
         for piece in pieces:
-            await self._out(piece)
-        size = self.bytes_multicast - before
-        self.size.written(size, began, held_back=self._held_back)
-
-    async def _out(self, packets: bytes | memoryview) -> None:
-        """Write packets once the pace allows it, and as the send buffer has room."""
-        delay = self._pace.delay(len(packets))
-        if delay > 0:
-            self._held_back = True
-            await deferLater(self._clock, delay)
-        left = packets
-        while self.output is not None:
-            left = left[self.output.write(left) :]
-            if not left:
-                break
-            self._held_back = True
-            self._pace.blocked()
-            await self.output.writable()
-        self.bytes_multicast += len(packets)
+            size += len(piece)
+            delay = self._pace.delay(len(piece))
+            if delay > 0:
+                held_back = True
+                await deferLater(self._clock, delay)
+            while self.output is not None:
+                piece = piece[self.output.write(piece) :]
+                if not piece:
+                    break
+                held_back = True
+                self._pace.blocked()
+                await self.output.writable()
+        self.bytes_multicast += size
+        self.size.written(size, began, held_back=held_back)
 
 
 def seal_transfer(

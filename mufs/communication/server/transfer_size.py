@@ -20,18 +20,15 @@ class TransferSize:
     the time is the least that it carries, and what was written in the time of writing alone, if
     that had to wait for the pace or the send buffer, is the most.
 
-    @ivar limit: bytes that the link carries in C{SENDING_TIME}, at most an extent.
+    @ivar limit: bytes of a transfer at most, beyond a block: what the link carries in
+        C{SENDING_TIME}, at most an extent.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
+        self.limit = 0
         self._bytes_per_second = 0.0
         self._begin()
-
-    @property
-    def limit(self) -> int:
-        """Bytes of a transfer at most, beyond a block."""
-        return int(min(EXTENT, self._bytes_per_second * SENDING_TIME))
 
     def written(self, size: int, began: float, *, held_back: bool) -> None:
         """
@@ -53,6 +50,7 @@ class TransferSize:
         if self._held_back and self._writing:
             rate = min(rate, self._bytes / self._writing)
         self._bytes_per_second = rate
+        self.limit = int(min(EXTENT, rate * SENDING_TIME))
         self._begin()
 
     def _begin(self) -> None:

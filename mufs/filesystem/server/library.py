@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TypeVar
 from weakref import WeakValueDictionary, finalize, ref
 
+import numpy
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -17,7 +18,7 @@ from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, Statistics
 from mufs.wire.pages import ImageKey
 
-Bytes = TypeVar("Bytes", bytes, bytearray)
+Bytes = TypeVar("Bytes", bytes, memoryview)
 
 ROOT_INTERVAL = 1.0
 """Seconds between looks at what is at the path of the exported directory."""
@@ -90,9 +91,10 @@ class Image:
             self.content.settle(self._fd)
         return self._checked(data, offset, length)
 
-    def read_at_once(self, offset: int, length: int) -> bytearray | None:
+    def read_at_once(self, offset: int, length: int) -> memoryview | None:
         """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
-        data = bytearray(max(0, min(length, self.attributes.size - offset)))
+        size = max(0, min(length, self.attributes.size - offset))
+        data = numpy.empty(size, numpy.uint8).data
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
                 current = self.content.is_current(os.fstat(self._fd))

@@ -49,7 +49,7 @@ class _Run:
         self.waiting.append((part, start, length))
         return part
 
-    def done(self, data: bytes | bytearray) -> None:
+    def done(self, data: bytes | memoryview) -> None:
         self.result = result = memoryview(data)
         for part, start, length in self.waiting:
             part.callback(result[start : start + length])
@@ -105,7 +105,7 @@ class Reads:
             self._forget(run)
         return run.part(offset, length)
 
-    def _done(self, data: bytes | bytearray, run: _Run) -> None:
+    def _done(self, data: bytes | memoryview, run: _Run) -> None:
         self.image_reads += 1
         self.image_read_bytes += len(data)
         run.done(data)
