@@ -86,7 +86,8 @@ class MulticastQueue:
             for transfer in self._window.of_extent(key):
                 if not wanted:
                     break
-                if wanted & transfer.pages:
+                # One that is too large for it would be lost in part again and again.
+                if wanted & transfer.pages and transfer.descriptor.total <= reader.max_transfer:
                     wanted &= ~transfer.pages
                     # The reader may have received it and evicted it since: not a loss.
                     transfer.audience.discard(reader)

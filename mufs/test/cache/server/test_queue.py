@@ -252,6 +252,17 @@ class WindowTests(QueueTestCase):
         self.assertIsNone(self.queue.take())
         self.assertEqual(self.queue.merged, 1)
 
+    def test_before_and_too_large(self) -> None:
+        """One that was too large for a client's receive buffer is sent to it in parts."""
+        self.ask(self.a, 1, 0, EXTENT)
+        self.send(self.queue.take())
+        self.b.max_transfer = BLOCK
+        self.ask(self.b, 1, BLOCK + PAGE, PAGE)
+        self.assertEqual(self.b.told, [])
+        entry = self.queue.take()
+        assert isinstance(entry, Entry)
+        self.assertEqual(entry.byte_range, (BLOCK + PAGE, PAGE))
+
     def test_no_longer_audience(self) -> None:
         """A client that requests what was sent to it leaves the audience: it reports no loss."""
         transfer = make_sent(1, self.image, 0, BLOCK)
