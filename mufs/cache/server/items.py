@@ -33,7 +33,8 @@ class Entry:
 
     @ivar queued_in: the service class that it is queued in, C{None} once it was taken.
     @ivar readers: who waits for it, and for which of its pages.
-    @ivar service_class: the service class that it was taken from.
+    @ivar service_class: the service class that it was taken from, or a more urgent one that it was
+        raised to since.
     @ivar place: the host in whose queue it is, and its number there.
     """
 

@@ -86,7 +86,8 @@ class MulticastQueue:
             for transfer in self._window.of_extent(key):
                 if not wanted:
                     break
-                if wanted & transfer.pages:
+                # One that is too large for it would be lost in part again and again.
+                if wanted & transfer.pages and transfer.descriptor.total <= reader.max_transfer:
                     wanted &= ~transfer.pages
                     # The reader may have received it and evicted it since: not a loss.
                     transfer.audience.discard(reader)
@@ -258,7 +259,11 @@ class MulticastQueue:
             return
         tags[tag] = before | wanted
         reader.share.waiting += item.bytes_in(before | wanted) - item.bytes_in(before)
-        if item.queued_in is not None and service_class < item.queued_in:
+        if item.queued_in is None:
+            # It may still wait for others that were taken after it.
+            if service_class < item.service_class and not reader.share.is_greedy:
+                item.service_class = service_class
+        elif service_class < item.queued_in:
             item.queued_in = service_class
             self._put(item, reader, service_class)
 

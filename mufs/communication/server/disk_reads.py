@@ -1,6 +1,5 @@
 """Queue entries being read from disk, ahead of the one that is being sent."""
 
-from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -48,7 +47,7 @@ class DiskReads:
         self._failed = failed
         self._reading: dict[Entry, float] = {}
         self._slow: set[IImage] = set()
-        self._ready: deque[tuple[Entry, memoryview]] = deque()
+        self._ready: list[tuple[Entry, memoryview]] = []
         self._check: IDelayedCall | None = None
 
     @property
@@ -67,8 +66,9 @@ class DiskReads:
         return len(self._ready)
 
     def pop(self) -> tuple[Entry, memoryview]:
-        """The next entry to send, with its bytes."""
-        return self._ready.popleft()
+        """The next entry to send, with its bytes: the first of the most urgent ones."""
+        classes = [entry.service_class for entry, _ in self._ready]
+        return self._ready.pop(classes.index(min(classes)))
 
     def begin(self, entry: Entry, following: int) -> None:
         """
@@ -96,9 +96,7 @@ class DiskReads:
 
     def _was_read(self, data: memoryview, entry: Entry) -> None:
         del self._reading[entry]
-        # It goes before what was read earlier but is less urgent.
-        later = sum(each.service_class > entry.service_class for each, _ in self._ready)
-        self._ready.insert(len(self._ready) - later, (entry, data))
+        self._ready.append((entry, data))
         self._wake()
 
     def _was_not_read(self, failure: Failure, entry: Entry) -> None:

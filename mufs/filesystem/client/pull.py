@@ -12,8 +12,9 @@ from zope.interface import implementer
 
 from mufs.cache.client.blocks import BlockCache
 from mufs.filesystem.client.images import OpenImage, stale
-from mufs.filesystem.client.reading.core import MAX_BYTES_IN_FLIGHT, ReadCore
+from mufs.filesystem.client.reading.core import ReadCore
 from mufs.filesystem.client.reading.reader import IFiller, Reader
+from mufs.filesystem.client.reading.requests import MAX_BYTES_IN_FLIGHT
 from mufs.units import format_bytes
 from mufs.wire.metadata import Attributes, Caller
 from mufs.wire.pages import BLOCK, EXTENT, PAGE, split_into_extents

@@ -10,7 +10,7 @@ from mufs.filesystem.client.reading.deliveries import Deliveries
 from mufs.filesystem.client.reading.in_flight import ReadsInFlight, WaitingRead
 from mufs.filesystem.client.reading.overdue import OverdueReads
 from mufs.filesystem.client.reading.random_reads import RandomReads, whole_blocks
-from mufs.filesystem.client.reading.requests import Requests
+from mufs.filesystem.client.reading.requests import MAX_BYTES_IN_FLIGHT, Requests
 from mufs.wire.channel import MAX_READ, Data, Priority, ProtocolError, Sent
 from mufs.wire.pages import (
     BLOCK,
@@ -27,12 +27,6 @@ from mufs.wire.segments import Descriptor
 
 MAX_WINDOW = 8 * 1024 * 1024
 """Bytes that are read ahead of a sequence at most: more than 300 MB/s have on a path of 20 ms."""
-
-MAX_BYTES_IN_FLIGHT = 12 * 1024 * 1024
-"""
-Bytes that may be on their way before nothing more is read ahead: the server serves a client that
-waits for more than 16 MiB after the others.
-"""
 
 
 class ReadCore:
@@ -299,8 +293,8 @@ class ReadCore:
             begin, target = waiting.part(offset, len(data))
             target[:] = source[begin - offset :][: len(target)]
             if waiting.pages:
-                if len(waiting.target) > self.requests.max_burst:
-                    self.requests.ask_for(waiting)
+                # Not all of it may have been asked for at a time.
+                self.requests.ask_for(waiting)
             else:
                 if waiting.asked_alone_at is not None:
                     self._random_reads.block_arrived(now - waiting.asked_alone_at)

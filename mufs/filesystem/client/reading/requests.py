@@ -13,7 +13,13 @@ from mufs.filesystem.client.reading.in_flight import (
     merge_ranges,
 )
 from mufs.wire.channel import MAX_READ, Priority, Read
-from mufs.wire.pages import split_into_extents
+from mufs.wire.pages import BLOCK, split_into_extents
+
+MAX_BYTES_IN_FLIGHT = 12 * 1024 * 1024
+"""
+Bytes that may be on their way before nothing more is read ahead, and reads ask for no more than a
+block at a time: the server serves a client that waits for more than 16 MiB after the others.
+"""
 
 
 class Requests:
@@ -89,7 +95,9 @@ class Requests:
         @param wanted: what to ask for instead.
         @return: see L{ask}.
         """
-        wanted = first_pages(waiting.pages if wanted is None else wanted, self.max_burst)
+        room = max(BLOCK, MAX_BYTES_IN_FLIGHT - self._in_flight.pending)
+        size = min(self.max_burst, room)
+        wanted = first_pages(waiting.pages if wanted is None else wanted, size)
         return self.ask(waiting.opened, wanted, Priority.BLOCKED, over_tcp=over_tcp)
 
     def repeat(

@@ -111,6 +111,19 @@ class MergingTests(QueueTestCase):
         transfer = self.send(entry)
         self.assertEqual(self.b.told, [(2, transfer, Occasion.NOW)])
 
+    def test_raised_in_flight(self) -> None:
+        """Who is blocked makes an entry that was taken more urgent, unless he is greedy."""
+        self.ask(self.a, 1, 0, priority=AHEAD)
+        entry = self.queue.take()
+        assert entry is not None
+        self.b.share.waiting = MAX_BYTES_AWAITED
+        self.ask(self.b, 1, 0)
+        self.assertEqual(entry.service_class, AHEAD)
+        self.ask(self.a, 2, 0)
+        self.assertEqual(entry.service_class, BLOCKED)
+        self.ask(self.c, 1, 0, priority=BACKGROUND)
+        self.assertEqual(entry.service_class, BLOCKED)
+
     def test_only_the_rest(self) -> None:
         """A range that overlaps queued entries adds only the remaining pages."""
         self.ask(self.a, 1, 2 * PAGE, 2 * PAGE)
@@ -238,6 +251,17 @@ class WindowTests(QueueTestCase):
         self.assertEqual(self.b.told, [(2, transfer, Occasion.BEFORE)])
         self.assertIsNone(self.queue.take())
         self.assertEqual(self.queue.merged, 1)
+
+    def test_before_and_too_large(self) -> None:
+        """One that was too large for a client's receive buffer is sent to it in parts."""
+        self.ask(self.a, 1, 0, EXTENT)
+        self.send(self.queue.take())
+        self.b.max_transfer = BLOCK
+        self.ask(self.b, 1, BLOCK + PAGE, PAGE)
+        self.assertEqual(self.b.told, [])
+        entry = self.queue.take()
+        assert isinstance(entry, Entry)
+        self.assertEqual(entry.byte_range, (BLOCK + PAGE, PAGE))
 
     def test_no_longer_audience(self) -> None:
         """A client that requests what was sent to it leaves the audience: it reports no loss."""

@@ -77,6 +77,14 @@ class DiskReadsTests(SynchronousTestCase):
         found = [self.reads.pop()[0] for _ in range(self.reads.ready)]
         self.assertEqual(found, [entries[2], entries[1], entries[3], entries[0]])
 
+    def test_raised(self) -> None:
+        """One that becomes more urgent while it is ready goes before what is less urgent."""
+        entries = [self.begin(AHEAD), self.begin(AHEAD)]
+        for reading in self.reading:
+            reading.callback(memoryview(b""))
+        entries[1].service_class = BLOCKED
+        self.assertIs(self.reads.pop()[0], entries[1])
+
     def test_read(self) -> None:
         """An entry that was read is ready with its bytes."""
         entry = self.begin()

@@ -22,7 +22,7 @@ from mufs.communication.server.limits import (
     TURN_SECONDS,
     Limits,
 )
-from mufs.filesystem.client.reading.core import MAX_BYTES_IN_FLIGHT
+from mufs.filesystem.client.reading.requests import MAX_BYTES_IN_FLIGHT
 from mufs.test.support.channels import PING, TwoClientsTestCase
 from mufs.test.support.virtual import VirtualTime
 from mufs.wire.channel import MAX_READ, Priority, Read, Repair, Type, pack_tagged

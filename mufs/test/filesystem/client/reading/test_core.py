@@ -9,10 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.filesystem.client.images import OpenImage
-from mufs.filesystem.client.reading.core import MAX_BYTES_IN_FLIGHT, MAX_WINDOW, ReadCore
+from mufs.filesystem.client.reading.core import MAX_WINDOW, ReadCore
 from mufs.filesystem.client.reading.in_flight import WaitingRead
 from mufs.filesystem.client.reading.overdue import TCP_DELAY, URGENT_DELAY
 from mufs.filesystem.client.reading.random_reads import WHOLE_BLOCK_WARMUP_READS
+from mufs.filesystem.client.reading.requests import MAX_BYTES_IN_FLIGHT
 from mufs.filesystem.client.reading.sequences import MIN_SEQUENTIAL_BYTES, SequenceDetector
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.channel import Data, Occasion, Priority, ProtocolError, Read, Sent
@@ -337,6 +338,33 @@ class AheadTests(CoreTestCase):
         self.assertEqual(self.ranges(), [(5 * BLOCK // 2, BLOCK // 2)])
         self.deliver(5 * BLOCK // 2, BLOCK // 2)
         self.deliver(BLOCK, BLOCK)
+        self.assert_ended(reading)
+        self.assert_nothing_left()
+
+    def test_many_large_reads(self) -> None:
+        """Many large reads at a time ask for a block each once much is on its way, then go on."""
+        self.image.attributes = make_attributes(2 * MAX_BYTES_IN_FLIGHT)
+        self.core.prefetch(self.image, 0, MAX_BYTES_IN_FLIGHT)
+        self.sent()
+        offset = MAX_BYTES_IN_FLIGHT + EXTENT
+        reading = self.read(offset, EXTENT)
+        self.assertEqual(self.ranges(), [(offset, BLOCK)])
+        self.core.in_flight.arrived(self.image.key, 0, (1 << EXTENT_PAGES) - 1)
+        self.core._arrived(self.image.key, offset, bytes(BLOCK), self.now)
+        self.assertEqual(self.ranges(), [(offset + BLOCK, EXTENT - BLOCK)])
+        self.core._arrived(self.image.key, offset + BLOCK, bytes(EXTENT - BLOCK), self.now)
+        self.assertEqual(reading.pages, {})
+
+    def test_small_buffer_at_random(self) -> None:
+        """With one, the blocks of a small read at random are asked for one after the other."""
+        self.core = self.make_core()
+        self.core.limit(BLOCK)
+        offset = 5 * BLOCK - PAGE
+        reading = self.read(offset, 2 * PAGE)
+        self.assertEqual(self.ranges(), [(4 * BLOCK, BLOCK)])
+        self.deliver(4 * BLOCK, BLOCK)
+        self.assertEqual(self.ranges(), [(5 * BLOCK, PAGE)])
+        self.deliver(5 * BLOCK, BLOCK)
         self.assert_ended(reading)
         self.assert_nothing_left()
 
