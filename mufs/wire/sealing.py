@@ -144,9 +144,9 @@ def seal(
     cipher: AESGCM, descriptor: Descriptor, data: bytes | memoryview
 ) -> tuple[memoryview, bytes]:
     """The encrypted bytes, as many as C{data} has, and the authentication tag."""
-    sealed = numpy.empty(len(data) + TAG_SIZE, numpy.uint8)
+    sealed = numpy.empty(len(data) + TAG_SIZE, numpy.uint8).data
     cipher.encrypt_into(_nonce(descriptor), data, descriptor.bound(), sealed)
-    return memoryview(sealed)[:-TAG_SIZE], sealed[-TAG_SIZE:].tobytes()
+    return sealed[:-TAG_SIZE], sealed[-TAG_SIZE:].tobytes()
 
 
 def unseal(

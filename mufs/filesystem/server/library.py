@@ -94,7 +94,7 @@ class Image:
     def read_at_once(self, offset: int, length: int) -> memoryview | None:
         """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
         size = max(0, min(length, self.attributes.size - offset))
-        data = memoryview(numpy.empty(size, numpy.uint8))
+        data = numpy.empty(size, numpy.uint8).data
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
                 current = self.content.is_current(os.fstat(self._fd))
