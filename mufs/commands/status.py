@@ -176,7 +176,7 @@ def _client(f: Found) -> list[RenderableType]:
             ("hit rate", _share(f["hit_rate"]), "evicted blocks", count(f["evictions"])),
             ("lag", seconds(f["lag"]), "lost segments", _part(f["segments_lost"],
                                                           f["segments_received"])),
-            ("delivered", format_bytes(f["bytes_delivered"]), "", ""),
+            ("delivered", format_bytes(f["bytes_delivered"]), "libfuse", f["libfuse"]),
         ]),
         _lines([
             ("server", f"{f['server']}{', TLS' if f['tls'] else ''}"),

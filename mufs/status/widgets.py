@@ -150,12 +150,13 @@ def events(lines: Iterable[Event]) -> Markup:
 
 
 def about(figures: Mapping[str, Any]) -> str:
-    """The version of a service, its host, its use of TLS, and for how long it runs."""
+    """The version of a service, its libfuse, its host, its use of TLS, and for how long it runs."""
     days = figures["certificate_days"]
     tls = "TLS" if figures["tls"] else "no TLS"
     if days is not None:
         tls += f", certificate for {days:.0f} more days" if days > 0 else ", certificate expired"
+    libfuse = f" with libfuse {figures['libfuse']}" if figures["libfuse"] else ""
     return (
-        f"mUFS {figures['version']} on {shown(figures['host'])}; {tls}; "
+        f"mUFS {figures['version']}{libfuse} on {shown(figures['host'])}; {tls}; "
         f"up for {format_duration(figures['uptime'])}"
     )

@@ -162,7 +162,7 @@ class ClientMountTests(SynchronousTestCase):
         self.patch(client, "fail", lambda reactor, name, message: self.failures.append(message))
         self.patch(client, "Bridge", StandInBridge)
         self.patch(client, "Mounting", StandInMounting)
-        self.patch(GroupSocket, "listen", lambda socket, reactor, *at: reactor.listen(*at, socket))
+        self.patch(GroupSocket, "listen", lambda socket, *at: socket._clock.listen(*at, socket))
         self.patch(client, "NetworkChanges", StandInNetworkChanges)
         self.events: list[LogEvent] = []
         observer: Any = self.events.append

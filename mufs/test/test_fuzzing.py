@@ -206,7 +206,7 @@ class MemoryTests(SynchronousTestCase):
 
     def receive(self, host: Host, *datagrams: bytes) -> None:
         """Have the client receive datagrams."""
-        receive(host.client.remote.receiver, *datagrams)
+        receive(host.client.remote.receiver, host.client.clock, *datagrams)
         host.say(pack_tagged(Type.PONG, 1, b""))
         host.client.clock.advance(0.01)
         host.receive()

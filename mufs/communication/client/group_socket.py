@@ -1,6 +1,7 @@
 """The socket of the multicast group at a client, read in bulk."""
 
 import socket
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.udp import MulticastPort
@@ -22,8 +23,11 @@ RECEIVE_BUFFER = 16 * 1024 * 1024
 SEGMENT_COST = 2304
 """Bytes of a receive buffer that a whole segment takes, including what the kernel adds."""
 
-BULK = 2 * EXTENT
-"""Bytes that are read at a time; then the reactor has other events served."""
+BULK = EXTENT // 2
+"""
+Bytes that are read at a time: what a processor's own cache has room for while it is taken apart.
+Then the reactor has other events served.
+"""
 
 MAX_BULK_DATAGRAMS = 2048
 """The same in datagrams, or in trains of them that the kernel merged."""
@@ -50,19 +54,20 @@ class GroupSocket(MulticastProtocol):
     _log = Logger()
     transport: "_BulkPort"
 
-    def __init__(self, receiver: MulticastReceiver) -> None:
+    def __init__(self, reactor: Any, receiver: MulticastReceiver) -> None:
+        self._clock = reactor
         self._receiver = receiver
         self._resting: IDelayedCall | None = None
         self._bulk = memoryview(bytearray(BULK + MAX_DATAGRAM))
         receiver.read_now = self.read
 
-    def listen(self, reactor: object, port: int, group: str) -> IListeningPort:
+    def listen(self, port: int, group: str) -> IListeningPort:
         """
         Open the socket.
 
         @raise CannotListenError: when that is impossible.
         """
-        listening = _BulkPort(port, self, group, MAX_DATAGRAM, reactor, listenMultiple=True)  # type: ignore[arg-type]
+        listening = _BulkPort(port, self, group, MAX_DATAGRAM, self._clock, listenMultiple=True)
         listening.startListening()
         return listening
 
@@ -104,7 +109,7 @@ class GroupSocket(MulticastProtocol):
                 break
         if ends:
             try:
-                self._receiver.received(bulk[:filled], ends)
+                self._receiver.received(bulk[:filled], ends, self._clock.seconds())
             except Exception:
                 self._log.failure("cannot process what came from the group")
         return more
@@ -112,10 +117,10 @@ class GroupSocket(MulticastProtocol):
     def read_in_turn(self) -> None:
         """There is something to read: read it, and rest."""
         more = self.read()
-        seconds = self._receiver.rest()
+        seconds = self._receiver.rest(self._clock.seconds())
         if seconds and not more and self._receiver.buffer >= RECEIVE_BUFFER // 4:
             self.transport.stopReading()
-            self._resting = self.transport.reactor.callLater(seconds, self._rested)
+            self._resting = self._clock.callLater(seconds, self._rested)
 
     def _rested(self) -> None:
         self._resting = None

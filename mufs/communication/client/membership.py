@@ -48,7 +48,7 @@ class Membership:
         """
         self._reactor = reactor
         self._receiver = receiver
-        self._socket = GroupSocket(receiver)
+        self._socket = GroupSocket(reactor, receiver)
         self._multicast_health = multicast_health
         self._setting = interface
         self._on_joined = on_joined
@@ -169,7 +169,7 @@ class Membership:
     def _listen(self, bound: tuple[str, int]) -> None:
         if self._port is None:
             group, port = bound
-            self._port = self._socket.listen(self._reactor, port, group)
+            self._port = self._socket.listen(port, group)
             self._bound = bound
 
     def _leave(self) -> None:

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mufs.communication.client import buffers
@@ -61,8 +60,9 @@ class MulticastReceiver:
     A transfer's losses are counted here when the group completes it in order; L{Repairs} counts
     those of what the server says it sent for this host.
 
-    It has no socket: L{GroupSocket} calls it. It has many attributes: seven are figures for the
-    status, and it is the hot path of every datagram, which layers would slow down.
+    It has no socket, and no clock: L{GroupSocket} calls it with the time, in seconds. It has many
+    attributes: seven are figures for the status, and it is the hot path of every datagram, which
+    layers would slow down.
 
     @ivar source: address and port that the server sends from, C{None} if it sends nothing.
     @ivar segment: data bytes in one segment of the server.
@@ -71,21 +71,20 @@ class MulticastReceiver:
     @ivar segments_late: those of them that had not come by then: late / due is the loss.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: transfers that were complete, but not what the server sealed.
-    @ivar on_incomplete: called with each transfer that was completed but lacks segments here.
+    @ivar on_incomplete: called with each transfer that was completed but lacks segments here,
+        and with the time.
     @ivar read_now: has what waits in the receive buffer processed; returns whether more waits.
     @ivar buffer: bytes of the receive buffer that the system granted.
     """
 
     _log = Logger()
 
-    def __init__(
-        self, clock: IReactorTime, multicast_health: MulticastHealth, deliver: Deliver
-    ) -> None:
+    def __init__(self, multicast_health: MulticastHealth, deliver: Deliver) -> None:
         """
         @param deliver: called with the descriptor and the file bytes of each opened transfer, which
             are valid until it returns.
         """
-        self._clock = clock
+        self._now = 0.0
         self._multicast_health = multicast_health
         self._deliver = deliver
         self.source: tuple[str, int] | None = None
@@ -97,7 +96,7 @@ class MulticastReceiver:
         self._segment_seconds = 0.0
         self.segment = SEGMENT
         self.reassembly = Reassembly(SEGMENT)
-        self.on_incomplete: Callable[[Descriptor], None] = lambda descriptor: None
+        self.on_incomplete: Callable[[Descriptor, float], None] = lambda descriptor, now: None
         self.read_now: Callable[[], bool] = lambda: False
         self.buffer = 0
         self.segments_received = 0
@@ -130,27 +129,29 @@ class MulticastReceiver:
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
 
-    def begin_epoch(self, number: int, secret: bytes) -> None:
+    def begin_epoch(self, number: int, secret: bytes, now: float) -> None:
         """The server uses new keys from now on."""
         self._last_epoch, self._epoch = self._epoch, Epoch(number, secret)
-        self._last_ends = self._clock.seconds() + OLD_EPOCH_LIFETIME
+        self._last_ends = now + OLD_EPOCH_LIFETIME
 
-    def received(self, datagrams: memoryview, ends: list[int]) -> None:
+    def received(self, datagrams: memoryview, ends: list[int], now: float) -> None:
         """
         Process datagrams of the group that came from the server's address.
 
         @param datagrams: one right after the other; not kept.
         @param ends: where each of them ends.
         """
+        self._now = now
         self._multicast_health.on_datagram()
         packets = parse_datagrams(datagrams, ends, self.segment)
         self.segments_received += self._take(packets, from_group=True)
 
-    def take(self, packets: bytes) -> None:
+    def take(self, packets: bytes, now: float) -> None:
         """Process packets of the group that came over TCP."""
+        self._now = now
         self._take(parse_datagrams(memoryview(packets), [len(packets)], self.segment), False)
 
-    def rest(self) -> float:
+    def rest(self, now: float) -> float:
         """
         Seconds for which reading may rest, because waking up for a few segments costs more than
         processing hundreds, and none is of use before the last of its transfer: half the time
@@ -159,7 +160,7 @@ class MulticastReceiver:
         arriving = self._arriving
         if arriving is None:
             return 0.0
-        left = arriving.since + arriving.count * self._segment_seconds - self._clock.seconds()
+        left = arriving.since + arriving.count * self._segment_seconds - now
         return min(max(MIN_REST, left / 2), MAX_REST) if left >= MIN_REST else 0.0
 
     def _take(self, packets: Iterable[Packet | MalformedSegment], from_group: bool) -> int:
@@ -209,7 +210,7 @@ class MulticastReceiver:
             if first and from_group and phase == COMPLETION:
                 self._count(descriptor)
             if reassembly.is_partial(descriptor.transfer):
-                self.on_incomplete(descriptor)
+                self.on_incomplete(descriptor, self._now)
         return done
 
     def _epoch_of(self, descriptor: Descriptor) -> Epoch | None:
@@ -217,21 +218,21 @@ class MulticastReceiver:
         epoch, last = self._epoch, self._last_epoch
         if epoch is not None and epoch.number == descriptor.epoch:
             return epoch
-        recent = self._clock.seconds() < self._last_ends
+        recent = self._now < self._last_ends
         return last if last is not None and recent and last.number == descriptor.epoch else None
 
     def _announced(self, descriptor: Descriptor) -> None:
         """The segments of a transfer follow: all of them, or a few in a repair."""
         count = segment_count(descriptor.total, self.segment)
         is_short = count <= MAX_URGENT_SEGMENTS or self.reassembly.is_known(descriptor.transfer)
-        now = self._clock.seconds()
-        self._arriving = None if is_short else _Arriving(descriptor.transfer, count, now)
+        arriving = _Arriving(descriptor.transfer, count, self._now)
+        self._arriving = None if is_short else arriving
 
     def _ended(self, descriptor: Descriptor, phase: int) -> None:
         """The segments of a transfer have been sent."""
         arriving, self._arriving = self._arriving, None
         if phase == COMPLETION and arriving and arriving.transfer == descriptor.transfer:
-            self._segment_seconds = (self._clock.seconds() - arriving.since) / arriving.count
+            self._segment_seconds = (self._now - arriving.since) / arriving.count
 
     def _count(self, descriptor: Descriptor) -> None:
         """Count the losses of a transfer that was completed."""

@@ -1,8 +1,9 @@
 """Asks for the segments that did not come (docs/protocol.md section 4)."""
 
 from collections.abc import Callable
-
-from twisted.internet.interfaces import IReactorTime
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
@@ -31,6 +32,8 @@ class Repairs:
     read over TCP. Each step waits for the server's SENT of the previous one, so none needs a timer
     of its own.
 
+    What is looked at again later is done by L{check}; all times are seconds of one clock.
+
     A SENT is judged here, once its segments are due: what of it is lost, and what to do about it.
     Whether multicast may be used for that is L{MulticastHealth}'s decision.
 
@@ -41,7 +44,6 @@ class Repairs:
 
     def __init__(
         self,
-        clock: IReactorTime,
         receiver: MulticastReceiver,
         multicast_health: MulticastHealth,
         *,
@@ -56,19 +58,30 @@ class Repairs:
         @param read_again: asks again for what the request of that tag still lacks;
             C{read_over_tcp} asks for it over TCP.
         """
-        self._clock = clock
         self._receiver = receiver
         self._multicast_health = multicast_health
         self._send = send
         self._is_wanted = is_wanted
         self._read_again = read_again
         self._read_over_tcp = read_over_tcp
+        self._checks: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
         self._overheard: set[int] = set()
         self._lost_transfers: set[int] = set()
         self.segments_lost = 0
         self.repairs_sent = 0
 
-    def sent(self, sent: Sent) -> None:
+    @property
+    def due(self) -> float | None:
+        """When L{check} is to be called, C{None} if there is nothing to look at."""
+        return self._checks[0][0] if self._checks else None
+
+    def check(self, now: float) -> None:
+        """Look at what was left for later."""
+        while self._checks and self._checks[0][0] <= now:
+            heappop(self._checks)[2](now)
+
+    def sent(self, sent: Sent, now: float) -> None:
         """The server has sent what this host asked for. See L{IChannelUser.sent}."""
         self._receiver.read_now()
         reassembly = self._receiver.reassembly
@@ -82,18 +95,24 @@ class Repairs:
                 or (sent.occasion is Occasion.BEFORE and not reassembly.is_partial(sent.transfer))
             )
         ):
-            self._check(sent)
+            self._check(sent, MAX_BACKLOG_DELAYS, now)
         else:
-            self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent)
+            self._check_later(sent, MAX_BACKLOG_DELAYS, now)
 
-    def on_incomplete(self, descriptor: Descriptor) -> None:
+    def on_incomplete(self, descriptor: Descriptor, now: float) -> None:
         """A transfer was completed, and lacks segments here."""
         may_repair = self._multicast_health.may_repair(for_others=True)
         if may_repair and descriptor.transfer not in self._overheard:
             self._overheard.add(descriptor.transfer)
-            self._clock.callLater(OVERHEARD_REPAIR_DELAY, self._check_overheard, descriptor)
+            self._later(now + OVERHEARD_REPAIR_DELAY, partial(self._check_overheard, descriptor))
 
-    def _check(self, sent: Sent, delays_left: int = MAX_BACKLOG_DELAYS) -> None:
+    def _later(self, due: float, function: Callable[[float], None]) -> None:
+        heappush(self._checks, (due, next(self._order), function))
+
+    def _check_later(self, sent: Sent, delays_left: int, now: float) -> None:
+        self._later(now + LATE_SEGMENT_DELAY, partial(self._check, sent, delays_left))
+
+    def _check(self, sent: Sent, delays_left: int, now: float) -> None:
         """Find what of a transfer is lost, and ask for it."""
         more_waits = self._receiver.read_now()
         reassembly = self._receiver.reassembly
@@ -110,7 +129,7 @@ class Repairs:
             return
         queued = delays_left > MAX_BACKLOG_DELAYS - MAX_QUEUE_DELAYS and self._is_under_way(sent)
         if not is_complete and (queued or (delays_left and more_waits)):
-            self._clock.callLater(LATE_SEGMENT_DELAY, self._check, sent, delays_left - 1)
+            self._check_later(sent, delays_left - 1, now)
             return
         missing = reassembly.missing(sent.transfer, sent.first, sent.length)
         lost = missing.bit_count()
@@ -148,7 +167,7 @@ class Repairs:
             return reassembly.is_expected(sent.transfer)
         return not reassembly.has_passed(sent.first + self._count(sent) - 1)
 
-    def _check_overheard(self, descriptor: Descriptor) -> None:
+    def _check_overheard(self, descriptor: Descriptor, now: float) -> None:
         self._overheard.discard(descriptor.transfer)
         self._receiver.read_now()
         missing = self._receiver.reassembly.claim_missing(descriptor.transfer)

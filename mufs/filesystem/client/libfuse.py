@@ -38,8 +38,8 @@ away, a further one waits in the kernel, even for what is cached.
 MAX_THREADS = 10_000
 """Threads of libfuse 3, for each request that waits needs one. Libfuse 2 has no limit."""
 
-MAX_IDLE_THREADS = 32
-"""Idle threads that libfuse 3 keeps; libfuse 2 keeps ten."""
+MAX_IDLE_THREADS = 10
+"""Idle threads that libfuse 3 keeps, as libfuse 2 does; with more, each is used less often."""
 
 MAX_READAHEAD = 16 << 20
 """Bytes: more than the read-ahead that the kernel is set to, see L{mountpoint.raise_read_ahead}."""

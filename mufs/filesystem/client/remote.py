@@ -14,6 +14,7 @@ from mufs.communication.client.channel import ChannelLost, ClientChannel, IChann
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
+from mufs.communication.client.timer import Timer
 from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache
 from mufs.filesystem.client.metadata import Metadata
 from mufs.filesystem.client.reading.core import ReadCore
@@ -35,6 +36,7 @@ from mufs.wire.metadata import (
     encode,
 )
 from mufs.wire.pages import ImageKey
+from mufs.wire.segments import Descriptor
 
 MAX_LAG = (1 << 32) - 1
 """The longest wait that a report has room for, in milliseconds; a read may wait for longer."""
@@ -88,9 +90,8 @@ class RemoteFileSystem:
         self.multicast_health = MulticastHealth(clock)
         self.reads = ReadCore(cache, self.multicast_health, max_ahead, new_tag=self._new_tag)
         self.reader = Reader(self.reads, cache, clock, send=self.send)
-        self.receiver = MulticastReceiver(clock, self.multicast_health, self.reader.delivered)
+        self.receiver = MulticastReceiver(self.multicast_health, self.reader.delivered)
         self.repairs = Repairs(
-            clock,
             self.receiver,
             self.multicast_health,
             send=self.send,
@@ -98,7 +99,8 @@ class RemoteFileSystem:
             read_again=self.reader.expired,
             read_over_tcp=self.reader.lost,
         )
-        self.receiver.on_incomplete = self.repairs.on_incomplete
+        self.receiver.on_incomplete = self._incomplete
+        self._repair_timer = Timer(clock, self.repairs)
         self._channel: ClientChannel | None = None
         self._open = OpenImages()
         self._metadata = Metadata(clock, self._open, offline_for)
@@ -158,7 +160,8 @@ class RemoteFileSystem:
 
     def sent(self, sent: Sent) -> None:
         """See L{IChannelUser.sent}."""
-        self.repairs.sent(sent)
+        self.repairs.sent(sent, self._clock.seconds())
+        self._repair_timer.set()
 
     def data(self, data: Data) -> None:
         """See L{IChannelUser.data}."""
@@ -167,7 +170,7 @@ class RemoteFileSystem:
     def segments(self, packets: bytes) -> None:
         """See L{IChannelUser.segments}."""
         self.reads.bytes_over_tcp += len(packets)
-        self.receiver.take(packets)
+        self.receiver.take(packets, self._clock.seconds())
 
     def transfer_expired(self, tag: int) -> None:
         """See L{IChannelUser.transfer_expired}."""
@@ -179,7 +182,7 @@ class RemoteFileSystem:
 
     def key(self, key: Key) -> None:
         """See L{IChannelUser.key}."""
-        self.receiver.begin_epoch(key.epoch, key.secret)
+        self.receiver.begin_epoch(key.epoch, key.secret, self._clock.seconds())
 
     def pull(self, pull: Pull) -> None:
         """See L{IChannelUser.pull}."""
@@ -279,6 +282,10 @@ class RemoteFileSystem:
             if opened not in list(self._open):
                 self._close(opened)
         self.reader.resume(opened)
+
+    def _incomplete(self, descriptor: Descriptor, now: float) -> None:
+        self.repairs.on_incomplete(descriptor, now)
+        self._repair_timer.set()
 
     def _new_tag(self) -> int:
         if self._channel is None:

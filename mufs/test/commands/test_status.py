@@ -21,6 +21,7 @@ CLIENT: dict[str, Any] = {
     "bytes_delivered": 9 << 20, "cache_bytes": 1 << 30, "cache_size": 2 << 30, "evictions": 7,
     "segments_lost": 5,
     "segments_received": 1000, "server": "tcp:images:7040", "tls": True, "multicast": "working",
+    "libfuse": "3.14",
 }  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(lines[4], ["misses", "200", "cache", "1.0", "GiB", "of", "2.0", "GiB"])
         self.assertEqual(lines[5], ["hit", "rate", "81.0", "%", "evicted", "blocks", "7"])
         self.assertEqual(lines[6], ["lag", "12", "ms", "lost", "segments", "5", "(0.5", "%)"])
-        self.assertEqual(lines[7], ["delivered", "9.0", "MiB"])
+        self.assertEqual(lines[7], ["delivered", "9.0", "MiB", "libfuse", "3.14"])
         self.assertEqual(lines[8], ["server", "tcp:images:7040,", "TLS"])
 
     def test_error(self) -> None:

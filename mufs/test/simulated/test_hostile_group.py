@@ -592,7 +592,7 @@ class ReplacementTests(SimulationTestCase):
         receiver = network.clients[0].remote.receiver
         reading = network.read_all(0, PATH)
         network.clock.run_until(lambda: network.server.controller.transfers >= 3, 10)
-        receiver.begin_epoch(7, bytes(32))
+        receiver.begin_epoch(7, bytes(32), network.clock.seconds())
         network.run(reading)
         self.assertGreaterEqual(network.clients[0].cache.held, 3 * BLOCK)
         self.assertEqual(receiver.transfers_rejected, 0)

@@ -85,6 +85,7 @@ class ElementTests(SynchronousTestCase):
         """The line about a service tells of its certificate, if it has one."""
         figures = {
             "version": "1",
+            "libfuse": "",
             "host": "h\n",
             "tls": True,
             "uptime": 61,
@@ -94,6 +95,7 @@ class ElementTests(SynchronousTestCase):
             about(figures),
             r"mUFS 1 on h\n; TLS, certificate for 10 more days; up for 1 min 1 s",
         )
+        self.assertIn("mUFS 1 with libfuse 3.14 on h", about({**figures, "libfuse": "3.14"}))
         self.assertIn("certificate expired", about({**figures, "certificate_days": -1}))
         self.assertIn("; no TLS; ", about({**figures, "certificate_days": None, "tls": False}))
 

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -48,9 +49,10 @@ def make_attributes(size: int = 0, generation: int = 1) -> Attributes:
     )
 
 
-def receive(receiver: MulticastReceiver, *datagrams: bytes) -> None:
+def receive(receiver: MulticastReceiver, clock: IReactorTime, *datagrams: bytes) -> None:
     """Have datagrams of the server come to a receiver, all at once."""
-    receiver.received(memoryview(b"".join(datagrams)), list(accumulate(map(len, datagrams))))
+    ends = list(accumulate(map(len, datagrams)))
+    receiver.received(memoryview(b"".join(datagrams)), ends, clock.seconds())
 
 
 def make_libfuse(

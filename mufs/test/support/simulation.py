@@ -179,7 +179,7 @@ class SimulatedClient:
         """Receive datagrams."""
         receiver = self.remote.receiver
         if source == receiver.source:
-            receiver.received(memoryview(data), [len(data)])
+            receiver.received(memoryview(data), [len(data)], self._clock.seconds())
         else:
             receiver.datagrams_dropped += 1
 

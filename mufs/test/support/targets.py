@@ -682,7 +682,7 @@ def _client(data: bytes) -> None:
                 case 3:
                     host.client.clock.advance(script.number() / 50)
                 case 4:
-                    receive(host.client.remote.receiver, _datagram(script))
+                    receive(host.client.remote.receiver, host.client.clock, _datagram(script))
                 case 5:
                     host.reconnect()
                 case how:
@@ -758,11 +758,11 @@ def _group(data: bytes) -> None:
         host.open()
         host.receive()
         _answer_opens(host)
-        receiver = host.client.remote.receiver
+        receiver, clock = host.client.remote.receiver, host.client.clock
         while script:
             match script.number() % 8:
                 case 0 | 1 | 2:
-                    receive(receiver, _datagram(script))
+                    receive(receiver, clock, _datagram(script))
                 case 3:
                     host.read(script.number() * 600, script.choice([PAGE, 1, BLOCK, 5000]))
                 case 4:
@@ -773,7 +773,8 @@ def _group(data: bytes) -> None:
                     packets = _datagram(script)[: MAX_DATA - 4]
                     host.say(pack_tagged(Type.SEGMENTS, host.tag(script), packets))
                 case 7:
-                    receive(receiver, *(_datagram(script) for _ in range(script.number() % 200)))
+                    datagrams = [_datagram(script) for _ in range(script.number() % 200)]
+                    receive(receiver, clock, *datagrams)
             host.receive()
             _answer_opens(host)
             host.check()

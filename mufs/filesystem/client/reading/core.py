@@ -46,7 +46,7 @@ class ReadCore:
     request whose transfer expired (L{expired}) or was lost (L{lost}) or that failed (L{failed}),
     all reads after a reconnect (L{resume}).
 
-    Only L{lacks} may be called from any thread.
+    Only L{ahead_of_hit} and L{lacks} may be called from any thread.
 
     @ivar ended: the reads that have ended, each with the number of its bytes, or why it failed.
     @ivar window: bytes that are read ahead of a sequence.
@@ -115,6 +115,15 @@ class ReadCore:
         if ahead is not None:
             self.prefetch(opened, *ahead)
         return waiting
+
+    def ahead_of_hit(self, opened: OpenImage, offset: int, length: int) -> tuple[int, int] | None:
+        """
+        Take note of a read that the cache answered; from any thread.
+
+        @return: the range to L{prefetch} now, offset and length in bytes; C{None} for nothing.
+        """
+        ahead = opened.sequence_detector.advance(offset, length, self.window)
+        return ahead if ahead is not None and self.lacks(opened, *ahead) else None
 
     def prefetch(
         self, opened: OpenImage, offset: int, length: int, *, priority: Priority = Priority.AHEAD

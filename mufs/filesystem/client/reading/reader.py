@@ -65,8 +65,7 @@ class Reader:
         """
         Fill C{target} with the bytes at C{offset} if all of them are in the cache; from any thread.
 
-        @param cross: makes a call in the reactor's thread; used only if something has to be read
-            ahead.
+        @param cross: makes a call in the reactor's thread, if something has to be read ahead.
         @return: the number of bytes, less at the end of the image; C{None} if some are missing.
         """
         if opened.stale:
@@ -83,8 +82,8 @@ class Reader:
             return None
         deliveries = core.deliveries
         deliveries.note(deliveries.hits, seconds() - began, length)
-        ahead = opened.sequence_detector.advance(offset, length, core.window)
-        if ahead is not None and core.lacks(opened, *ahead):
+        ahead = core.ahead_of_hit(opened, offset, length)
+        if ahead is not None:
             cross(self.prefetch, opened, *ahead)
         return length
 

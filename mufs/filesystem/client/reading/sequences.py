@@ -13,9 +13,6 @@ Bytes read in sequence for each byte read ahead, up to the window: what is reque
 end of a sequence is wasted.
 """
 
-LONG_SEQUENCE = 8 * EXTENT
-"""Bytes read in sequence from which on each further one is another byte read ahead."""
-
 MIN_EXTENTS_AHEAD = 4 * EXTENT
 """Bytes read ahead from which on whole extents are requested."""
 
@@ -81,8 +78,7 @@ class SequenceDetector:
         this.read += length
         this.position = max(this.position, offset + length)
         this.requested = max(this.requested, this.position)
-        ahead = this.read // READ_PER_AHEAD + max(0, this.read - LONG_SEQUENCE)
-        ahead = min(window, ahead)
+        ahead = min(window, this.read // READ_PER_AHEAD)
         if this.read < MIN_SEQUENTIAL_BYTES or this.requested - this.position > ahead * 3 // 4:
             return None
         self._jumps = 0

@@ -101,9 +101,9 @@ class MembershipTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have no connection yet."""
         self.network = Network()
-        self.patch(GroupSocket, "listen", lambda socket, reactor, *at: reactor.listen(*at, socket))
+        self.patch(GroupSocket, "listen", lambda socket, *at: socket._clock.listen(*at, socket))
         self.health = MulticastHealth(self.network)
-        self.receiver = MulticastReceiver(self.network, self.health, lambda descriptor, data: None)
+        self.receiver = MulticastReceiver(self.health, lambda descriptor, data: None)
         self.joined: list[str | None] = []
         self.events: list[LogEvent] = []
         observer: Any = self.events.append

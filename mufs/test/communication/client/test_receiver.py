@@ -41,12 +41,11 @@ class ReceiverTests(SynchronousTestCase):
         self.opened: list[bytes] = []
         self.multicast_health = MulticastHealth(self.clock)
         self.receiver = MulticastReceiver(
-            self.clock,
             self.multicast_health,
             lambda descriptor, data: self.opened.append(bytes(data)),
         )
         self.receiver.listen_to(SOURCE, SEGMENT)
-        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
+        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret, self.clock.seconds())
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
 
     def datagrams(self, number: int, length: int = BLOCK, end: int = COMPLETION) -> list[bytes]:
@@ -61,7 +60,7 @@ class ReceiverTests(SynchronousTestCase):
     def receive(self, *datagrams: bytes) -> None:
         """Have them arrive one by one."""
         for datagram in datagrams:
-            receive(self.receiver, datagram)
+            receive(self.receiver, self.clock, datagram)
 
     def test_one_by_one(self) -> None:
         """A transfer in single datagrams is opened with its last segment."""
@@ -78,6 +77,7 @@ class ReceiverTests(SynchronousTestCase):
         lengths = [EXTENT, PAGE, BLOCK, EXTENT - PAGE]
         receive(
             self.receiver,
+            self.clock,
             *(each for n, length in enumerate(lengths, 1) for each in self.datagrams(n, length)),
         )
         self.assertEqual(self.opened, [CONTENT[:length] for length in lengths])
@@ -93,18 +93,18 @@ class ReceiverTests(SynchronousTestCase):
             segments.insert(chance.randrange(len(segments)), each)
         for each in [b"", b"x", bytes(1412), bytes(2824), b"\0\0\0\2" + bytes(1408)]:
             segments.insert(chance.randrange(len(segments)), each)
-        receive(self.receiver, announcement, *segments, completion)
+        receive(self.receiver, self.clock, announcement, *segments, completion)
         self.assertEqual(self.opened, [])
         self.assertEqual(self.receiver.datagrams_dropped, 4)
         self.assertEqual(self.receiver.segments_late, 40)
-        receive(self.receiver, announcement, *late)
+        receive(self.receiver, self.clock, announcement, *late)
         self.assertEqual(self.opened, [CONTENT])
 
     def test_long_last_segment(self) -> None:
         """A forged last segment that is longer than the last one does no harm to those before."""
         announcement, *segments, _ = self.datagrams(1)
         forged = HEADER.pack(TRANSMISSION, SEGMENT, number_count(749) + 93) + bytes(SEGMENT)
-        receive(self.receiver, announcement, *segments[:-1], forged, segments[-1])
+        receive(self.receiver, self.clock, announcement, *segments[:-1], forged, segments[-1])
         self.assertEqual(self.opened, [CONTENT[:BLOCK]])
 
     def test_rejected(self) -> None:
@@ -113,17 +113,23 @@ class ReceiverTests(SynchronousTestCase):
         forged = bytearray(segments[7])
         forged[-1] ^= 1
         receive(
-            self.receiver, announcement, *segments[:7], bytes(forged), *segments[8:], completion
+            self.receiver,
+            self.clock,
+            announcement,
+            *segments[:7],
+            bytes(forged),
+            *segments[8:],
+            completion,
         )
         self.assertEqual((self.opened, self.receiver.transfers_rejected), ([], 1))
-        receive(self.receiver, announcement, *segments, completion)
+        receive(self.receiver, self.clock, announcement, *segments, completion)
         self.assertEqual(self.opened, [CONTENT])
 
     def test_replaced_keys(self) -> None:
         """Replaced keys open what was sent with them for a short time, and then no more."""
         for seconds, opened in ((0.0, 1), (OLD_EPOCH_LIFETIME - 0.1, 1), (OLD_EPOCH_LIFETIME, 0)):
             self.setUp()
-            self.receiver.begin_epoch(1, bytes(32))
+            self.receiver.begin_epoch(1, bytes(32), self.clock.seconds())
             self.clock.advance(seconds)
             self.receive(*self.datagrams(1))
             self.assertEqual(len(self.opened), opened)
@@ -133,14 +139,14 @@ class ReceiverTests(SynchronousTestCase):
     def test_last_epoch_alone(self) -> None:
         """Only the last of the earlier epochs is known, however fast they follow each other."""
         for number in (1, 2):
-            self.receiver.begin_epoch(number, bytes(32))
+            self.receiver.begin_epoch(number, bytes(32), self.clock.seconds())
         self.receive(*self.datagrams(1))
         self.assertEqual(self.opened, [])
 
     def test_restarted_server(self) -> None:
         """The keys of a previous run of the server are forgotten."""
         self.receiver.listen_to(SOURCE, SEGMENT)
-        self.receiver.begin_epoch(0, bytes(32))
+        self.receiver.begin_epoch(0, bytes(32), self.clock.seconds())
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.receive(*self.datagrams(1))
         self.assertEqual(self.opened, [])
@@ -166,8 +172,8 @@ class ReceiverTests(SynchronousTestCase):
         """A transfer that had begun before the key of its image came is ignored, not lost."""
         incomplete: list[Descriptor] = []
         self.receiver.listen_to(SOURCE, SEGMENT)
-        self.receiver.begin_epoch(0, KEYS.epoch.secret)
-        self.receiver.on_incomplete = incomplete.append
+        self.receiver.begin_epoch(0, KEYS.epoch.secret, self.clock.seconds())
+        self.receiver.on_incomplete = lambda descriptor, now: incomplete.append(descriptor)
         announcement, *segments, completion = self.datagrams(1)
         self.receive(announcement, *segments)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
@@ -188,7 +194,7 @@ class ReceiverTests(SynchronousTestCase):
 
     def test_rests(self) -> None:
         """Reading rests for half the time that a transfer still takes, up to a limit."""
-        self.assertEqual(self.receiver.rest(), 0.0)
+        self.assertEqual(self.receiver.rest(self.clock.seconds()), 0.0)
         for took, passed, rest in (
             (0.010, 0.002, 0.004),
             (0.010, 0.0085, MIN_REST),
@@ -205,9 +211,9 @@ class ReceiverTests(SynchronousTestCase):
             self.receive(announcement)
             self.clock.advance(passed)
             self.receive(segments[0])
-            self.assertAlmostEqual(self.receiver.rest(), rest)
+            self.assertAlmostEqual(self.receiver.rest(self.clock.seconds()), rest)
             self.receive(*segments, completion)
-            self.assertEqual(self.receiver.rest(), 0.0)
+            self.assertEqual(self.receiver.rest(self.clock.seconds()), 0.0)
 
     def test_repairs_do_not_rest(self) -> None:
         """Repairs, and transfers of a few segments, are read at once: somebody waits for them."""
@@ -216,10 +222,10 @@ class ReceiverTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.receive(*segments[10:], completion)
         self.receive(announcement, *segments[:9])
-        self.assertEqual(self.receiver.rest(), 0.0)
+        self.assertEqual(self.receiver.rest(self.clock.seconds()), 0.0)
         self.receive(segments[9], completion)
         announcement, *segments, completion = self.datagrams(2, PAGE)
         self.receive(announcement, *segments[:-1])
-        self.assertEqual(self.receiver.rest(), 0.0)
+        self.assertEqual(self.receiver.rest(self.clock.seconds()), 0.0)
         self.receive(segments[-1], completion)
         self.assertEqual(self.opened, [CONTENT[:BLOCK], CONTENT[:PAGE]])

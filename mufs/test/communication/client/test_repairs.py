@@ -17,6 +17,7 @@ from mufs.communication.client.repairs import (
     OVERHEARD_REPAIR_DELAY,
     Repairs,
 )
+from mufs.communication.client.timer import Timer
 from mufs.communication.server.sender import seal_transfer
 from mufs.test.support.doubles import receive
 from mufs.wire.channel import Framer, Occasion, Repair, Sent, Type
@@ -45,11 +46,11 @@ class RepairsTestCase(SynchronousTestCase):
         """Listen to a server, and want all that it sends."""
         self.clock = Clock()
         self.health = MulticastHealth(self.clock)
-        self.receiver = MulticastReceiver(self.clock, self.health, self.deliver)
+        self.receiver = MulticastReceiver(self.health, self.deliver)
         self.backlog = False
         self.receiver.read_now = lambda: self.backlog
         self.receiver.listen_to(SOURCE, SEGMENT)
-        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret)
+        self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret, self.clock.seconds())
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.packets: list[bytes] = []
         self.again: list[int] = []
@@ -57,7 +58,6 @@ class RepairsTestCase(SynchronousTestCase):
         self.delivered: set[int] = set()
         self.unwanted = False
         self.repairs = Repairs(
-            self.clock,
             self.receiver,
             self.health,
             send=self.packets.append,
@@ -66,6 +66,7 @@ class RepairsTestCase(SynchronousTestCase):
             read_over_tcp=self.over_tcp.append,
         )
         self.receiver.on_incomplete = self.repairs.on_incomplete
+        self.timer = Timer(self.clock, self.repairs)
 
     def deliver(self, descriptor: Descriptor, data: memoryview) -> None:
         """A transfer was opened."""
@@ -89,13 +90,15 @@ class RepairsTestCase(SynchronousTestCase):
         # The last segment is shorter than its row.
         if not missing >> COUNT - 1 & 1:
             datagrams[-1] = datagrams[-1][: len(transfer.rows[0]) - (COUNT * SEGMENT - BLOCK)]
-        receive(self.receiver, *datagrams, *[transfer.control(COMPLETION)] * end)
+        receive(self.receiver, self.clock, *datagrams, *[transfer.control(COMPLETION)] * end)
+        self.timer.set()
 
     def sent(self, number: int, occasion: Occasion = Occasion.NOW) -> None:
         """The server says that a transfer carried what request 7 asked for."""
         descriptor = self.descriptor(number)
         sent = Sent(7, number, descriptor.first, descriptor.offset, BLOCK, occasion)
-        self.repairs.sent(sent)
+        self.repairs.sent(sent, self.clock.seconds())
+        self.timer.set()
 
     def repaired(self) -> list[Repair]:
         """The REPAIRs sent since the last call."""
@@ -123,7 +126,7 @@ class SentTests(RepairsTestCase):
     def test_ignored(self) -> None:
         """What came in full before the key of its image is asked for at once, and was not lost."""
         self.receiver.listen_to(SOURCE, SEGMENT)
-        self.receiver.begin_epoch(0, KEYS.epoch.secret)
+        self.receiver.begin_epoch(0, KEYS.epoch.secret, self.clock.seconds())
         self.receive(1)
         self.receiver.add_key(1, 1, KEYS.key(1, 1))
         self.sent(1)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client.reading.sequences import (
-    LONG_SEQUENCE,
     MAX_AROUND,
     MAX_REORDERED_READS,
     MAX_SEQUENCES,
@@ -131,7 +130,7 @@ class ReadAheadTests(SynchronousTestCase):
         ahead, ranges = SequenceDetector(size), []
         for offset in range(0, size, BLOCK):
             found = ahead.advance(offset, min(BLOCK, size - offset), window)
-            if found is not None and offset > LONG_SEQUENCE + MIN_EXTENTS_AHEAD:
+            if found is not None and offset >= READ_PER_AHEAD * MIN_EXTENTS_AHEAD:
                 ranges.append(found)
                 self.assertLessEqual(sum(found) - offset - BLOCK, window)
         for (start, length), (following, _) in pairwise(ranges):
@@ -139,14 +138,6 @@ class ReadAheadTests(SynchronousTestCase):
             self.assertEqual(following % EXTENT, 0)
         self.assertEqual(sum(ranges[-1]), size)
         self.assertLess(len(ranges), 100)
-
-    def test_long(self) -> None:
-        """A long sequence soon has all of the window asked for."""
-        ahead, asked = SequenceDetector(1000 * EXTENT), 0
-        for offset in range(0, 2 * LONG_SEQUENCE, EXTENT):
-            found = ahead.advance(offset, EXTENT, LONG_SEQUENCE)
-            asked = sum(found) if found else asked
-        self.assertGreater(asked, 2 * LONG_SEQUENCE + LONG_SEQUENCE * 3 // 4)
 
     def test_reordered(self) -> None:
         """Large reads may be out of order by as many of them."""
