@@ -192,9 +192,7 @@ class MulticastController:
 
     def _prepare(self) -> Resend | None:
         """Begin to read the next entries, up to the next repair, which needs no reading."""
-        ready = self._reads.ready
-        # What was read at once is still in the processor's cache when it is sealed next.
-        while self._reads.has_room and self._reads.ready == ready:
+        while self._reads.has_room:
             classes = self._scavenger.classes(self._reads.is_idle)
             item = self._queue.take(classes, self._sender.size.limit)
             if item is not None:

@@ -8,13 +8,19 @@ from twisted.python.failure import Failure
 
 from mufs.cache.server.items import Entry
 from mufs.interfaces import IImage
-from mufs.wire.pages import PAGE
+from mufs.wire.pages import EXTENT, PAGE
 
 MAX_ENTRIES_AHEAD = 4
 """How many entries are read or ready while another is sent."""
 
 SLOW_READ_SECONDS = 0.1
 """Seconds after which the image that a read waits for no longer delays reads of others."""
+
+MAX_BYTES_AHEAD = 2 * EXTENT
+"""
+Bytes of entries from which on no further one is read: one of an extent is read while another is
+sent, and what is sealed next is still in the processor's cache.
+"""
 
 Reading = Callable[[IImage, int, int, int], "Deferred[memoryview]"]
 """
@@ -53,12 +59,14 @@ class DiskReads:
     @property
     def has_room(self) -> bool:
         """Whether another entry may be read."""
-        return len(self._ready) + self._count_fast() < MAX_ENTRIES_AHEAD
+        ahead = [entry.size for entry, _ in self._ready]
+        ahead += [entry.size for entry in self._reading if entry.image not in self._slow]
+        return len(ahead) < MAX_ENTRIES_AHEAD and sum(ahead) < MAX_BYTES_AHEAD
 
     @property
     def is_idle(self) -> bool:
         """Whether no entry is ready, and none is being read of an image that is not slow."""
-        return not self._ready and not self._count_fast()
+        return not self._ready and all(entry.image in self._slow for entry in self._reading)
 
     @property
     def ready(self) -> int:
@@ -89,10 +97,6 @@ class DiskReads:
         if self._check is not None:
             self._check.cancel()
             self._check = None
-
-    def _count_fast(self) -> int:
-        """How many entries are being read of images that are not slow."""
-        return sum(entry.image not in self._slow for entry in self._reading)
 
     def _was_read(self, data: memoryview, entry: Entry) -> None:
         del self._reading[entry]

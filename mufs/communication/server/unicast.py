@@ -91,9 +91,9 @@ class UnicastReads:
         """
         missing &= (1 << len(transfer.rows)) - 1
         count = missing.bit_count()
-        # Half of a transfer or less may always be sent, more only within the client's share.
+        # As much as is read at a time may always be sent, more only within the client's share.
         size = count * (transfer.rows.shape[1] - HEADER.size)
-        allowed = count * 2 <= len(transfer.rows) or self.charge(size)
+        allowed = size <= DATA_SIZE or self.charge(size)
         if not allowed or self._is_paused:
             return 0
         if not self._share.charge_repair(transfer.bytes_in(missing)):

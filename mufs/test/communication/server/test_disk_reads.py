@@ -16,7 +16,7 @@ from mufs.communication.server.disk_reads import (
 from mufs.interfaces import IImage
 from mufs.test.support.doubles import ImageInMemory
 from mufs.wire.channel import Priority
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
 BLOCKED, AHEAD, BACKGROUND = Priority
 
@@ -68,6 +68,14 @@ class DiskReadsTests(SynchronousTestCase):
         self.assertFalse(self.reads.has_room)
         self.reads.pop()
         self.assertTrue(self.reads.has_room)
+
+    def test_large(self) -> None:
+        """Two entries of an extent each are as much as is read ahead."""
+        image = ImageInMemory(bytes(3 * EXTENT))
+        for extent in range(2):
+            self.assertTrue(self.reads.has_room)
+            self.reads.begin(Entry(image, extent, 0, 256, None), 0)
+        self.assertFalse(self.reads.has_room)
 
     def test_order(self) -> None:
         """The most urgent entry comes first; of equally urgent ones, the first that was read."""

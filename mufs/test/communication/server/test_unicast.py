@@ -18,8 +18,8 @@ from mufs.communication.server.unicast import (
 from mufs.interfaces import IImage
 from mufs.test.support.doubles import ImageInMemory, make_sent
 from mufs.test.support.virtual import VirtualTime
-from mufs.wire.channel import HEADER, Data, Framer, Priority, Read, Type, parse_tagged
-from mufs.wire.pages import BLOCK
+from mufs.wire.channel import HEADER, MAX_DATA, Data, Framer, Priority, Read, Type, parse_tagged
+from mufs.wire.pages import BLOCK, EXTENT
 from mufs.wire.segments import ANNOUNCEMENT, COMPLETION, REPAIRED, SEGMENT, parse
 
 SIZE = 64 * DATA_SIZE
@@ -190,6 +190,17 @@ class SegmentTests(ShareTestCase):
         self.assertEqual(sent[-1], 0)
         self.assertLessEqual(sum(sent) * SEGMENT, MAX_CREDIT + BLOCK)
         self.assertEqual(self.reads.send_segments(self.transfer, 0b1010, 7), 2)
+
+    def test_large(self) -> None:
+        """Of a large transfer no more goes beyond the share than of a small one."""
+        self.multicast(MULTICAST_WEIGHT * DATA_SIZE)
+        large = make_sent(2, self.image, 0, EXTENT)
+        few = DATA_SIZE // SEGMENT
+        while self.reads.charge(DATA_SIZE):
+            pass
+        self.assertEqual(self.reads.send_segments(large, (1 << few + 1) - 1, 7), 0)
+        self.assertEqual(self.reads.send_segments(large, (1 << few) - 1, 7), few)
+        self.assertTrue(all(len(packet) <= MAX_DATA for packet in self.written))
 
     def test_not_asked_for(self) -> None:
         """A client that has read little is sent few segments."""
