@@ -31,6 +31,10 @@ their repairs are merged.
 """
 
 
+TURN_SECONDS = 0.002
+"""Seconds of sending after which what came meanwhile is looked at, if nothing else had it wait."""
+
+
 class MulticastController:
     """
     Sends what the queue holds to the group, one transfer after the other.
@@ -161,8 +165,11 @@ class MulticastController:
         try:
             # Not within the turn of the client that asked first: others may have asked as well.
             await deferLater(self._clock, 0)
-            repaired = 0
+            repaired, turn_began = 0, self._clock.seconds()
             while True:
+                if self._clock.seconds() - turn_began > TURN_SECONDS:
+                    await deferLater(self._clock, 0)
+                    turn_began = self._clock.seconds()
                 resend = self._prepare()
                 early = 0.0 if resend is None else self._merge_time(resend)
                 most = max(BLOCK, self._sender.size.limit)

@@ -386,9 +386,10 @@ class SimulatedNetwork:
 
     def leftovers(self) -> list[str]:
         """
-        Return the requests, reads and timers still held a second after everything ended.
+        Return the requests, reads and timers still held two seconds after everything ended: the
+        rate may be as low as that of one transfer in a second.
         """
-        self.clock.advance(1.0)
+        self.clock.advance(2.0)
         left = [each for client in self.clients for each in client.leftovers()]
         left += [f"server: {len(self.server.queue)} entries"] * bool(len(self.server.queue))
         calls = [getattr(call.func, "__qualname__", "") for call in self.clock.getDelayedCalls()]
