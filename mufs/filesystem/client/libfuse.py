@@ -254,7 +254,8 @@ def _load_3() -> Libfuse:
             self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int
         ) -> None:
             def fill(name: bytes, status: Any, number: int) -> Any:
-                return filler(buffer, name, status, number, FILL_DIR_PLUS if status else 0)
+                plus = status and self.operations.is_current(info.contents.fh)
+                return filler(buffer, name, status, number, FILL_DIR_PLUS if plus else 0)
 
             self.list_directory(path, offset, info, fill)
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from itertools import count
+from time import monotonic
 from typing import Any
 
 from twisted.logger import Logger
 
+from mufs.filesystem.client.attributes import ATTRIBUTE_LIFETIME
 from mufs.filesystem.client.bridge import Bridge
 from mufs.filesystem.client.images import PageCache
 from mufs.filesystem.client.libfuse import ENCODING, Libfuse
@@ -60,6 +62,7 @@ class Operations:
         self._on_mounted = on_mounted
         self._directory_handles = count(1)
         self._listed: dict[int, list[tuple[bytes, Attributes]]] = {}
+        self._listed_at: dict[int, float] = {}
 
     def init(self, path: str) -> None:
         """The kernel has accepted the mount."""
@@ -82,10 +85,19 @@ class Operations:
         names = self._listed.get(handle)
         if names is None or offset == 0:
             names = self._listed[handle] = self._bridge.readdir(_path(path), self._caller())
+            self._listed_at[handle] = monotonic()
         return names
+
+    def is_current(self, handle: int) -> bool:
+        """
+        Whether the attributes that L{readdir} returned are current. The kernel takes what a listing
+        brings for newer than what it has: an old size would end a file that is mapped.
+        """
+        return monotonic() - self._listed_at[handle] < ATTRIBUTE_LIFETIME
 
     def releasedir(self, path: str, handle: int) -> int:
         """The last user of a directory has closed it."""
+        self._listed_at.pop(handle, None)
         self._listed.pop(handle, None)
         return 0
 

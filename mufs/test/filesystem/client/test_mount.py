@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.filesystem.client import mount
+from mufs.filesystem.client.attributes import ATTRIBUTE_LIFETIME
 from mufs.filesystem.client.images import PageCache
 from mufs.filesystem.client.libfuse import ENCODING
 from mufs.test.support.doubles import make_attributes, make_libfuse
@@ -144,6 +145,18 @@ class OperationsTests(OperationsTestCase):
         self.operations.releasedir("/", 99)
         self.operations.readdir("/", handle, 1)
         self.assertEqual(len(self.bridge.asked), 4)
+
+    def test_old_listing(self) -> None:
+        """The attributes of a listing are current until a file may have been replaced since."""
+        now = 5.0
+        self.patch(mount, "monotonic", lambda: now)
+        self.operations.readdir("/", 1, 0)
+        self.assertTrue(self.operations.is_current(1))
+        now += ATTRIBUTE_LIFETIME
+        self.operations.readdir("/", 1, 1)
+        self.assertFalse(self.operations.is_current(1))
+        self.operations.readdir("/", 1, 0)
+        self.assertTrue(self.operations.is_current(1))
 
     def test_attributes(self) -> None:
         """A file is looked up by its path, an open one also by its handle, even if that is 0."""
