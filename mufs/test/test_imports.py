@@ -18,6 +18,7 @@ LAYERS = [
     ["mufs.filesystem"],
 ]
 LIBFUSE = "mufs.filesystem.client.libfuse"
+HARMLESS = {f"threading.{name}" for name in ("Lock", "local", "enumerate", "get_ident")}
 BRIDGE = "mufs.filesystem.client.bridge"
 SIGNALS = "mufs.notify"
 
@@ -97,11 +98,11 @@ def is_mount_library(importer: str, imported: str) -> bool:
 
 def is_threading(importer: str, imported: str) -> bool:
     """
-    Tell whether this import brings threads to another module than the bridge; locks and what
-    belongs to a thread may be.
+    Tell whether this import brings threads to another module than the bridge; locks, what belongs
+    to a thread, and which threads there are may be known.
     """
     named = within(imported, "threading", "_thread")
-    return named and imported not in ("threading.Lock", "threading.local") and importer != BRIDGE
+    return named and imported not in HARMLESS and importer != BRIDGE
 
 
 def is_input_output(importer: str, imported: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 
 from mufs.communication.client import buffers
-from mufs.wire.pages import BLOCK
+from mufs.wire.pages import BLOCK, EXTENT
 from mufs.wire.parity import restore, words
 from mufs.wire.segments import (
     TAG_SIZE,
@@ -22,8 +22,8 @@ from mufs.wire.segments import (
 MAX_PARTIAL = 128
 """Incomplete transfers that are kept."""
 
-MAX_PARTIAL_BYTES = 16 * 1024 * 1024
-"""Bytes that they have at most."""
+MAX_PARTIAL_BYTES = MAX_PARTIAL * (BLOCK + TAG_SIZE)
+"""Bytes that they have at most, with their tags: about 16 MiB."""
 
 MAX_KNOWN = 2048
 """Transfers remembered, so that late and duplicate segments are recognized."""
@@ -69,7 +69,8 @@ class _Transfer:
         self.buffer: bytearray | None = None
         if wanted:
             sealed = descriptor.total + TAG_SIZE
-            self.buffer = buffers.take() if sealed > BLOCK else bytearray(sealed)
+            is_large = descriptor.total > EXTENT // 2
+            self.buffer = buffers.take() if is_large else bytearray(sealed)
             self.buffer[descriptor.total : sealed] = descriptor.tag
 
     @property

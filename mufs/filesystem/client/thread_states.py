@@ -6,9 +6,10 @@ two thirds of the time that a read from the cache takes.
 """
 
 import ctypes
-import threading
+from threading import enumerate as python_threads
+from threading import get_ident, local
 
-_kept = threading.local()
+_kept = local()
 _python = ctypes.pythonapi
 
 
@@ -18,8 +19,8 @@ def keep() -> None:
         _kept.state  # noqa: B018 # it is there from the second call on
     except AttributeError:
         _kept.state = True
-        known = {thread.ident for thread in threading.enumerate()}
-        if _at_exit is not None and threading.get_ident() not in known:
+        known = {thread.ident for thread in python_threads()}
+        if _at_exit is not None and get_ident() not in known:
             _python.PyGILState_Ensure()
             _at_exit(_callback, None, _callback)  # the last one belongs to no library, and not null
 

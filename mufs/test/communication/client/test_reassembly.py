@@ -19,15 +19,18 @@ from mufs.communication.client.reassembly import (
     Reassembly,
 )
 from mufs.test.support.properties import descriptors, examples, near_wrap, packets_of
+from mufs.wire.pages import BLOCK
 from mufs.wire.parity import MAX_COVERED, MAX_PARITY
 from mufs.wire.segments import (
     ANNOUNCEMENT,
     COMPLETION,
+    SEGMENT,
     Descriptor,
     cut,
     cut_parity,
     number_count,
     parse,
+    segment_count,
 )
 
 SIZE = 64
@@ -385,6 +388,14 @@ class BoundTests(SynchronousTestCase):
         for each in consecutive(0xFFFFFFF0, [bytes(size)] * 22)[12:]:
             take(self.reassembly, [each.announcement])
             self.assertTrue(self.reassembly.is_partial(each.descriptor.transfer))
+
+    def test_partial_blocks(self) -> None:
+        """As many incomplete transfers of a block are held as there may be of any size."""
+        reassembly = Reassembly(SEGMENT)
+        for number in range(1, MAX_PARTIAL + 1):
+            first = number * number_count(segment_count(BLOCK, SEGMENT))
+            reassembly.describe(Descriptor(number, first, 1, 1, 0, BLOCK), wanted=True)
+        self.assertTrue(all(map(reassembly.is_partial, range(1, MAX_PARTIAL + 1))))
 
     def test_partial_parity(self) -> None:
         """Parity segments of incomplete transfers that are dropped are dropped with them."""
