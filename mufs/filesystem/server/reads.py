@@ -6,7 +6,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import (
+    Deferred,
+    DeferredSemaphore,
+    FirstError,
+    gatherResults,
+    succeed,
+)
 from twisted.python.failure import Failure
 
 from mufs.interfaces import IImage
@@ -81,8 +87,12 @@ class Reads:
         @return: fails with C{OSError}.
         """
         for run in self._runs:
-            if run.image is image and run.offset <= offset <= offset + length <= run.end:
-                return self._part(run, offset, length)
+            if run.image is image and run.offset <= offset < run.end:
+                here = min(length, run.end - offset)
+                part = self._part(run, offset, here)
+                if here < length:
+                    return _join(part, self(image, run.end, length - here, more))
+                return part
         size = max(length, min(length + more, MAX_READ))
         run = _Run(image, offset, offset + size)
         self._runs.append(run)
@@ -123,3 +133,14 @@ class Reads:
     def _forget(self, run: _Run) -> None:
         if run in self._runs:
             self._runs.remove(run)
+
+
+def _join(*parts: "Deferred[memoryview]") -> "Deferred[memoryview]":
+    """The bytes of parts that were read one by one."""
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        return error.subFailure if isinstance(error, FirstError) else failure
+
+    joined = gatherResults(parts, consumeErrors=True)
+    return joined.addCallbacks(lambda read: memoryview(b"".join(read)), failed)

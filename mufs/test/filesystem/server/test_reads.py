@@ -48,12 +48,23 @@ class ReadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(third), CONTENT[1200:1300])
         self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, 300))
 
-    def test_otherwise(self) -> None:
-        """What was not read with what came before is read by itself."""
+    def test_partly(self) -> None:
+        """Of what was read in part with what came before, only the rest is read."""
+        self.reads(self.image, 0, 100, 100)
+        other = self.reads(self.image, 150, 100, 50)
+        self.assertEqual(self.work(), [(0, 200), (200, 100)])
+        self.assertEqual(self.successResultOf(other), CONTENT[150:250])
+        last = self.reads(self.image, 250, 50, 0)
+        self.assertEqual(self.successResultOf(last), CONTENT[250:300])
+        self.assertEqual(self.work(), [])
+
+    def test_partly_failed(self) -> None:
+        """The error of the rest is that of the whole."""
         self.reads(self.image, 0, 100, 100)
         other = self.reads(self.image, 150, 100, 0)
-        self.assertEqual(self.work(), [(0, 200), (150, 100)])
-        self.assertEqual(self.successResultOf(other), CONTENT[150:250])
+        self.calls[0][0].callback(CONTENT[:200])
+        self.calls[1][0].errback(OSError(EIO, "bad sector"))
+        self.assertEqual(self.failureResultOf(other, OSError).value.errno, EIO)
 
     def test_once(self) -> None:
         """When all of what was read was asked for, in any order, it is held no longer."""
