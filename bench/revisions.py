@@ -5,6 +5,7 @@ Each is installed into an environment of its own, with the dependencies that it 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,14 @@ def _git(*arguments: str) -> str:
 def _run(*command: str) -> str:
     """Run a command, and return its output; raises `LabError` with the last line of its errors."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+            # pip would take what is on PYTHONPATH for installed.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LabError(str(error)) from None
     if done.returncode:

@@ -250,7 +250,9 @@ class Service(Program):
         self.status_port = status_port
         endpoint = f"unix:{self._status}" if status_port is None else str(status_port)
         twistd = [installation.twistd, "-n", "--pidfile="]
-        path = [str(installation.sources or ""), os.environ.get("PYTHONPATH")]
+        path: list[str | None] = []
+        if installation.sources is not None:  # else that of this process would lead elsewhere
+            path = [str(installation.sources), os.environ.get("PYTHONPATH")]
         command = [*enter, *twistd, *arguments, "--status", endpoint]
         environment = {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),

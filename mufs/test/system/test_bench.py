@@ -185,7 +185,7 @@ class RevisionTests(SynchronousTestCase):
         other = revisions.mufs_at("HEAD")
         program = Path(other.installation.twistd)
         made = program.stat()
-        python = [str(program.with_name("python")), "-c", "import mufs; print(mufs.__file__)"]
+        python = [str(program.with_name("python")), "-E", "-c", "import mufs; print(mufs.__file__)"]
         found = subprocess.run(python, cwd="/", capture_output=True, text=True, check=True).stdout
         self.assertTrue(found.startswith(str(revisions.ENVIRONMENTS)), found)
         with image(MIB) as given:
