@@ -135,8 +135,8 @@ class MulticastController:
                 self.pace.lost(
                     reader.share,
                     repair.missing.bit_count(),
-                    sent=len(transfer.rows),
-                    in_group=max_in_group(repair.missing, len(transfer.rows)),
+                    sent=transfer.count,
+                    in_group=max_in_group(repair.missing, transfer.count),
                     interval=transfer.interval,
                 )
             self._queue.repair(
@@ -145,7 +145,7 @@ class MulticastController:
                 tag=repair.tag,
                 missing=repair.missing,
                 priority=Priority.BLOCKED if repair.tag else Priority.AHEAD,
-                is_loss=was_awaited or repair.missing.bit_count() < len(transfer.rows),
+                is_loss=was_awaited or repair.missing.bit_count() < transfer.count,
             )
             self._wake()
         return transfer
@@ -227,14 +227,14 @@ class MulticastController:
             await self._key_rotation.prepare()
             transfer = self._sender.seal(entry, packed)
             parity = min(self.pace.parity, transfer.parity_left)
-            await self._sender.write(transfer, (1 << len(transfer.rows)) - 1, parity)
+            await self._sender.write(transfer, (1 << transfer.count) - 1, parity)
         except CancelledError:
             raise
         except Exception:
             self._drop(entry, Failure())
             return
         self.transfers += 1
-        self.segments_sent += len(transfer.rows)
+        self.segments_sent += transfer.count
         self.parity_sent += parity * transfer.groups
         if self._key_rotation.is_current(transfer):
             self._window.add(transfer)
@@ -242,7 +242,7 @@ class MulticastController:
         transfer.audience.update(entry.readers)
         _tell(entry.readers, transfer, Occasion.NOW)
         hosts = {reader.share for reader in transfer.audience}
-        transfer.interval = self.pace.sent(hosts, len(transfer.rows))
+        transfer.interval = self.pace.sent(hosts, transfer.count)
 
     async def _resend(self, resend: Resend) -> None:
         self._queue.begin(resend)

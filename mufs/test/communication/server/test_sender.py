@@ -22,6 +22,7 @@ from mufs.wire.segments import (
     REPAIRED,
     SEGMENT,
     Descriptor,
+    cut,
     parse,
 )
 
@@ -37,10 +38,10 @@ class TrainTests(SynchronousTestCase):
     def test_any_segments(self, total: int, data: st.DataObject, most: int) -> None:
         """Exactly the chosen segments are in the trains, in order, at most so many in each."""
         transfer = make_sent(1, ImageInMemory(CONTENT), 0, total, first=0xFFFFFFF0, segment=100)
-        count = len(transfer.rows)
+        count = transfer.count
         segments = data.draw(st.integers(1, (1 << count) - 1))
-        found = trains(transfer, segments, most)
-        packets = packets_of(transfer.rows)
+        found = packets_of(trains(transfer, segments, most))
+        packets = packets_of(cut(0xFFFFFFF0, CONTENT[:total], 100))
         chosen = [packet for i, packet in enumerate(packets) if segments >> i & 1]
         self.assertEqual(b"".join(found), b"".join(chosen))
         for train in found[:-1]:
@@ -57,8 +58,8 @@ class SealTests(SynchronousTestCase):
         descriptor = Descriptor(1, 2, 5, 6, 0, PAGE)
         transfer = seal_transfer(keys, descriptor, CONTENT[:PAGE], segment=SEGMENT)
         d = transfer.descriptor
-        sealed = b"".join(packet[HEADER.size :] for packet in packets_of(transfer.rows))
-        self.assertEqual(unseal(keys.cipher(5, 6), d, sealed + d.tag), CONTENT[:PAGE])
+        sealed = bytes(transfer.sealed) + d.tag
+        self.assertEqual(unseal(keys.cipher(5, 6), d, sealed), CONTENT[:PAGE])
 
 
 class SenderTests(SynchronousTestCase):
@@ -86,7 +87,7 @@ class SenderTests(SynchronousTestCase):
     ) -> "Deferred[None]":
         """Write a transfer, by default all of it."""
         if segments is None:
-            segments = (1 << len(transfer.rows)) - 1
+            segments = (1 << transfer.count) - 1
         writing = ensureDeferred(self.sender.write(transfer, segments, parity))
         self.clock.pump([0.001] * 3)
         return writing
