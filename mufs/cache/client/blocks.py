@@ -1,9 +1,11 @@
 """The blocks of images that this host holds (paper, section 5.4, with an index of them)."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from mufs.cache.client.memory import Memory
+from mufs.cache.client.zeros import Zeros
 from mufs.interfaces import IBlockStorage
 from mufs.wire.pages import (
     ALL_PAGES,
@@ -14,7 +16,10 @@ from mufs.wire.pages import (
     PAGE,
     ImageKey,
     mask_of,
+    runs,
 )
+
+_ZERO = memoryview(bytes(BLOCK))
 
 MAX_PATHS = 20_000
 """Paths whose last opened image is remembered."""
@@ -31,7 +36,8 @@ class _Block:
 class BlockCache:
     """
     A bounded cache of pages of 4 KiB in blocks of 128 KiB, which evicts the least recently used
-    block. It decides what is held; the storage has the bytes.
+    block. It decides what is held; the storage has the bytes. What is known to be zero counts as
+    held, and takes no room.
 
     Only one thread may call the methods that change what is held. Any thread may call L{read},
     L{missing} and L{held_blocks}, without a lock: a block's bytes are in place before its pages
@@ -40,7 +46,8 @@ class BlockCache:
 
     If the system has less memory than its size, it holds less.
 
-    @ivar held: bytes of pages held now.
+    @ivar zeros: what is known to be zero.
+    @ivar held: bytes of pages held now, without those.
     @ivar evictions: blocks that were evicted.
     @ivar given_up: blocks that were evicted because the disk lacked space.
     @ivar damaged: blocks whose bytes were not those that had been stored.
@@ -58,6 +65,7 @@ class BlockCache:
         self._blocks: OrderedDict[tuple[ImageKey, int], _Block] = OrderedDict()
         self._move_to_end = self._blocks.move_to_end
         self._paths: dict[bytes, ImageKey] = {}
+        self.zeros = Zeros()
         self.held = 0
         self.evictions = 0
         self.given_up = 0
@@ -97,7 +105,8 @@ class BlockCache:
     def missing(self, image: ImageKey, block: int, pages: int) -> int:
         """Those of C{pages} of a block that are not held."""
         held = self._blocks.get((image, block))
-        return pages if held is None else pages & ~held.pages
+        lacking = pages if held is None else pages & ~held.pages
+        return lacking and lacking & ~self.zeros.of_block(image, block)
 
     def missing_of_extent(self, image: ImageKey, extent: int, pages: int) -> int:
         """Those of C{pages} of an extent that are not held."""
@@ -123,14 +132,19 @@ class BlockCache:
             return self._read_across(image, offset, target)
         key = image, offset // BLOCK
         block = self._blocks.get(key)
-        if block is None:
-            return False
-        if block.pages != ALL_PAGES:
-            lacking = mask_of(start, start + length) & ~block.pages
-            if lacking:
-                held = mask_of(start, start + length) & ~lacking
-                self._storage.preload(block.place, held)
-                return False
+        if block is None or block.pages != ALL_PAGES:
+            wanted = mask_of(start, start + length)
+            held = 0 if block is None else wanted & block.pages
+            if wanted != held:
+                if wanted & ~held & ~self.zeros.of_block(*key):
+                    if block is not None:
+                        self._storage.preload(block.place, held)
+                    return False
+                for _, zero in _parts(target, start, wanted & ~held):
+                    zero[:] = _ZERO[: len(zero)]
+                rest = _parts(target, start, held)
+                return all(self.read(image, offset + begin, part) for begin, part in rest)
+        assert block is not None
         if not self._read(block.place, start, target):
             return False
         try:
@@ -164,6 +178,7 @@ class BlockCache:
         """
         before = self._paths.pop(path, image)
         if before != image:
+            self.zeros.forget(before)
             for number in self.held_blocks(before):
                 self.forget(before, number)
         if len(self._paths) >= MAX_PATHS:
@@ -171,24 +186,33 @@ class BlockCache:
         self._paths[path] = image
         self._storage.opened(image, path, size)
 
-    def store(self, image: ImageKey, offset: int, data: bytes | memoryview) -> None:
+    def store(self, image: ImageKey, offset: int, data: bytes | memoryview, zeros: int = 0) -> None:
         """
         Keep whole pages, if there is memory for them. Only the last page of an image may be short.
 
         @param offset: of the first page, in bytes.
+        @param zeros: which of the pages are zero, as a bitmap that begins with the first one.
         @raise ValueError: when C{offset} is not that of a page.
         """
         if offset % PAGE:
             raise ValueError(f"offset {offset} is not that of a page")
         self.make_room()
-        source = memoryview(data)
+        source, begin = memoryview(data), 0
+        for start, end in _zero_blocks(offset, len(source), zeros):
+            if self.zeros.mark(image, (offset + start) // BLOCK):
+                self._store_run(image, offset + begin, source[begin:start])
+                begin = end
+        self._store_run(image, offset + begin, source[begin:])
+
+    def _store_run(self, image: ImageKey, offset: int, source: memoryview) -> None:
         parts: list[tuple[ImageKey, int, int, memoryview]] = []
+        data = source
         while source:
             number, start = divmod(offset, BLOCK)
             parts.append((image, number, start, source[: BLOCK - start]))
             offset, source = offset + BLOCK - start, source[BLOCK - start :]
         together = 1 < len(parts) <= self._slots
-        kept = self._store_together(parts, memoryview(data)) if together else 0
+        kept = self._store_together(parts, data) if together else 0
         for part in parts[kept:]:
             self._store(*part)
 
@@ -270,3 +294,28 @@ class BlockCache:
         self.held -= PAGE * block.pages.bit_count()
         block.pages = 0
         self._storage.free(block.place, give_back=give_back)
+
+
+def _zero_blocks(offset: int, length: int, zeros: int) -> Iterator[tuple[int, int]]:
+    """
+    Which blocks are zero of bytes of an image: where each begins and ends among them.
+
+    @param offset: of the bytes in the image; there are C{length} of them.
+    @param zeros: which of their pages are zero, as a bitmap that begins with the first one.
+    """
+    for start in range(-offset % BLOCK, length if zeros else 0, BLOCK):
+        end = min(start + BLOCK, length)
+        # Only the last page of an image is short: the image has no more of this block.
+        is_whole = end - start == BLOCK or length % PAGE
+        if is_whole and not ~(zeros >> start // PAGE) & mask_of(0, end - start):
+            yield start, end
+
+
+def _parts(target: memoryview, start: int, pages: int) -> Iterator[tuple[int, memoryview]]:
+    """
+    Some pages of C{target}, which begins at byte C{start} of a block, each run of them with where
+    it begins in it.
+    """
+    for first, count in runs(pages):
+        begin = max(0, first * PAGE - start)
+        yield begin, target[begin : (first + count) * PAGE - start]

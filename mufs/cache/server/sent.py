@@ -115,7 +115,7 @@ class SentTransfer:
         self.count = segment_count(d.total, self.segment)
         number, start = divmod(d.offset, EXTENT)
         self.extent = d.image, d.generation, number
-        self.pages = mask_of(start, start + d.total)
+        self.pages = mask_of(start, start + d.length)
 
     @property
     def memory(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -10,6 +11,7 @@ from mufs.cache.server.sent import SentTransfer
 from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.transfer_size import TransferSize
+from mufs.wire.packing import Packed
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -44,13 +46,16 @@ class Sender:
         self.output: ISegmentOutput | None = None
         self.bytes_multicast = 0
 
-    def seal(self, entry: Entry, data: bytes | memoryview) -> SentTransfer:
+    def seal(self, entry: Entry, packed: Packed) -> SentTransfer:
         """Make the next transfer, of an entry that was read, with the keys now in use."""
         image, (offset, length) = entry.image, entry.byte_range
-        number = self._keys.next_transfer(length)
+        encoding, data = packed
+        number = self._keys.next_transfer(len(data))
         first = self._next_segment
-        descriptor = Descriptor(number, first, image.image, image.generation, offset, length)
-        count = number_count(segment_count(length, self.segment))
+        descriptor = Descriptor(
+            number, first, image.image, image.generation, offset, len(data), length, encoding
+        )
+        count = number_count(segment_count(len(data), self.segment))
         self._next_segment = (first + count) & 0xFFFFFFFF
         return seal_transfer(self._keys, descriptor, data, segment=self.segment)
 
@@ -110,13 +115,12 @@ def seal_transfer(
     Make a transfer that can be sent.
 
     @param descriptor: without the authentication tag.
-    @param data: bytes of the image, as many as the descriptor says.
+    @param data: packed bytes, as many as the descriptor says.
     @param segment: bytes of data in a segment.
     """
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
-    whole = Descriptor(d.transfer, d.first, d.image, d.generation, d.offset, d.total, tag)
-    return SentTransfer(whole, sealed, segment, keys.epoch.control)
+    return SentTransfer(evolve(d, tag=tag), sealed, segment, keys.epoch.control)
 
 
 def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> Iterator[memoryview]:

@@ -13,6 +13,7 @@ from mufs.communication.server.pacing import Pace
 from mufs.communication.server.sender import Sender, seal_transfer, trains
 from mufs.test.support.doubles import ImageInMemory, RecordingOutput, make_sent
 from mufs.test.support.properties import examples, packets_of
+from mufs.wire.packing import Encoding
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys, unseal
 from mufs.wire.segments import (
@@ -80,7 +81,7 @@ class SenderTests(SynchronousTestCase):
     def seal(self, block: int, pages: int) -> SentTransfer:
         """Make a transfer of the first pages of a block."""
         entry = Entry(self.image, 0, 32 * block, pages, None)
-        return self.sender.seal(entry, self.image.read(*entry.byte_range))
+        return self.sender.seal(entry, (Encoding.PLAIN, self.image.read(*entry.byte_range)))
 
     def write(
         self, transfer: SentTransfer, segments: int | None = None, parity: int = 0
