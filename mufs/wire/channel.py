@@ -10,7 +10,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
@@ -103,7 +103,7 @@ class Framer:
 
 
 _READ = Struct("!IIIIB")
-_SENT = Struct("!IIQIIB")
+_SENT = Struct("!IIQIIIB")
 _DATA = Struct("!IQQ")
 _REPAIR = Struct("!IQB")
 _GONE = Struct("!IQ")
@@ -167,7 +167,11 @@ class Occasion(IntEnum):
 
 @frozen
 class Sent:
-    """The transfer that carries all or part of the range that the READ of C{tag} requested."""
+    """
+    The transfer that carries all or part of the range that the READ of C{tag} requested.
+
+    @ivar length: bytes of the image from C{offset} on, which the transfer carries in C{total}.
+    """
 
     tag: int
     transfer: int
@@ -175,21 +179,28 @@ class Sent:
     offset: int
     length: int
     occasion: Occasion = Occasion.NOW
+    total: int = Factory(lambda self: self.length, takes_self=True)
 
     def encode(self) -> bytes:
         """The packet."""
         data = _SENT.pack(
-            self.tag, self.offset >> 32, self.transfer, self.first, self.length, self.occasion
+            self.tag,
+            self.offset >> 32,
+            self.transfer,
+            self.first,
+            self.length,
+            self.total,
+            self.occasion,
         )
         return pack(Type.SENT, data, self.offset)
 
     @classmethod
     def parse(cls, offset: int, data: bytes) -> "Sent":
         """@raise ProtocolError: when the fields are not those of a SENT."""
-        tag, high, transfer, first, length, occasion = _unpack(_SENT, data)
-        if not 0 < length <= EXTENT or occasion > Occasion.TCP:
-            raise ProtocolError(f"SENT of {length} bytes on occasion {occasion}")
-        return cls(tag, transfer, first, high << 32 | offset, length, Occasion(occasion))
+        tag, high, transfer, first, length, total, occasion = _unpack(_SENT, data)
+        if not 0 < total <= length <= EXTENT or occasion > Occasion.TCP:
+            raise ProtocolError(f"SENT of {length} bytes in {total} on occasion {occasion}")
+        return cls(tag, transfer, first, high << 32 | offset, length, Occasion(occasion), total)
 
 
 @frozen

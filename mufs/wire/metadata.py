@@ -15,7 +15,7 @@ from msgspec import Meta
 from mufs.wire.channel import ProtocolError
 from mufs.wire.pages import BLOCK, EXTENT
 
-VERSION = 6
+VERSION = 7
 
 MAX_PATH_BYTES = 65536
 """Bytes of a path in a request."""

@@ -15,8 +15,9 @@ from struct import Struct
 from typing import Any
 
 import numpy
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
+from mufs.wire.packing import Encoding
 from mufs.wire.pages import EXTENT, PAGE
 from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 
@@ -25,8 +26,8 @@ SEGMENT = 1400
 ANNOUNCEMENT, TRANSMISSION, COMPLETION, REPAIRED = 1, 2, 3, 4
 """Phases. The last one ends a repair, which has only a part of the segments."""
 TAG_SIZE = MAC_SIZE = 16
-_DESCRIPTOR = Struct(f"!QIQQQ{TAG_SIZE}s")
-_BOUND = Struct("!QIQQQI")
+_DESCRIPTOR = Struct(f"!QIQQQIB{TAG_SIZE}s")
+_BOUND = Struct("!QIQQQIBI")
 
 
 class MalformedSegment(Exception):
@@ -97,7 +98,9 @@ class Descriptor:
     @ivar image: the file (see C{Opened}).
     @ivar generation: the content of the file.
     @ivar offset: of its first byte in the image.
-    @ivar total: number of bytes that it carries, within one extent.
+    @ivar total: number of bytes that it carries.
+    @ivar length: number of bytes of the image that these are, within one extent.
+    @ivar encoding: how they are packed.
     @ivar tag: authentication tag of the sealed bytes.
     @ivar mac: of the announcement or completion that had it.
     """
@@ -108,6 +111,8 @@ class Descriptor:
     generation: int
     offset: int
     total: int
+    length: int = Factory(lambda self: self.total, takes_self=True)
+    encoding: Encoding = Encoding.PLAIN
     tag: bytes = b"\0" * TAG_SIZE
     mac: bytes = field(default=b"\0" * MAC_SIZE, eq=False)
 
@@ -118,8 +123,17 @@ class Descriptor:
 
     def bound(self) -> bytes:
         """The associated data: all fields but the tag."""
-        return _BOUND.pack(
-            self.transfer, self.first, self.image, self.generation, self.offset, self.total
+        return _BOUND.pack(*self._fields(), self.total)
+
+    def _fields(self) -> tuple[int, ...]:
+        return (
+            self.transfer,
+            self.first,
+            self.image,
+            self.generation,
+            self.offset,
+            self.length,
+            self.encoding,
         )
 
     def encode(self, phase: int, segment: int, key: bytes = b"") -> bytes:
@@ -128,11 +142,8 @@ class Descriptor:
 
         @param key: the epoch's key for the MAC (keyed BLAKE2b of 16 bytes, RFC 7693).
         """
-        packet = HEADER.pack(phase, self.total, segment_count(self.total, segment)) + (
-            _DESCRIPTOR.pack(
-                self.transfer, self.first, self.image, self.generation, self.offset, self.tag
-            )
-        )
+        packet = HEADER.pack(phase, self.total, segment_count(self.total, segment))
+        packet += _DESCRIPTOR.pack(*self._fields(), self.tag)
         return packet + blake2b(packet, digest_size=MAC_SIZE, key=key).digest()
 
     def is_authentic(self, phase: int, segment: int, key: bytes) -> bool:
@@ -319,11 +330,29 @@ _UP = numpy.arange(MAX_ROWS, dtype=numpy.uint32)
 def _descriptor(
     datagram: bytes | memoryview, position: int, total: int, count: int, size: int
 ) -> Descriptor:
-    transfer, first, image, generation, offset, tag = _DESCRIPTOR.unpack_from(
+    transfer, first, image, generation, offset, length, encoding, tag = _DESCRIPTOR.unpack_from(
         datagram, position + HEADER.size
     )
-    within = offset % PAGE == 0 and 0 < total <= EXTENT - offset % EXTENT
-    if not within or count != segment_count(total, size):
-        raise MalformedSegment(f"{total} bytes in {count} segments at offset {offset}")
+    within = offset % PAGE == 0 and 0 < length <= EXTENT - offset % EXTENT
+    # Packed bytes are fewer.
+    fits = 0 < total < length if encoding else total == length
+    if not (within and fits and encoding in _ENCODINGS and count == segment_count(total, size)):
+        raise MalformedSegment(
+            f"{total} bytes in {count} segments for {length} at offset {offset}, packed {encoding}"
+        )
     mac = bytes(datagram[position + CONTROL_SIZE - MAC_SIZE : position + CONTROL_SIZE])
-    return Descriptor(transfer, first, image, generation, offset, total, tag, mac)
+    return Descriptor(
+        transfer,
+        first,
+        image,
+        generation,
+        offset,
+        total,
+        length,
+        Encoding(encoding),
+        tag,
+        mac,
+    )
+
+
+_ENCODINGS = frozenset(Encoding)

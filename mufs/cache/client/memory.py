@@ -7,28 +7,36 @@ from collections.abc import Iterable, Sequence
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mufs.cache.client import anonymous_file
 from mufs.interfaces import IBlockStorage
 from mufs.wire.pages import BLOCK, ImageKey
 
 
 @implementer(IBlockStorage)
 class Memory:
-    """Anonymous memory, allocated as it fills up. A place is the number of a block in it."""
+    """
+    Anonymous memory, allocated as it fills up. A place is the number of a block in it.
+
+    Its end moves as places are used for the first time: only what was written can be read.
+    """
 
     _log = Logger()
     cost = BLOCK
 
     def __init__(self) -> None:
         self._file = open(  # noqa: SIM115 # as long as this object
-            os.memfd_create("mufs-cache"), "wb", buffering=0
+            anonymous_file.make("mufs-cache"), "wb", buffering=0
         )
         self._free: list[int] = []
         self._short = False
 
     def begin(self, blocks: int) -> Iterable[tuple[ImageKey, int, int, int]]:
         """See L{IBlockStorage.begin}."""
+        # Python maps no more of a file than it has; but a file that grows only as it is written to
+        # takes no more memory than that.
         self._file.truncate(blocks * BLOCK)
         memory = mmap.mmap(self._file.fileno(), blocks * BLOCK, prot=mmap.PROT_READ)
+        self._file.truncate(0)
         self._memory = memoryview(memory)
         self._free.extend(range(blocks - 1, -1, -1))
         return ()

@@ -108,7 +108,7 @@ class SentTransfer:
         d = self.descriptor
         number, start = divmod(d.offset, EXTENT)
         self.extent = d.image, d.generation, number
-        self.pages = mask_of(start, start + d.total)
+        self.pages = mask_of(start, start + d.length)
 
     def bytes_in(self, segments: int) -> int:
         """About how many of its bytes the segments in this bitmap carry."""

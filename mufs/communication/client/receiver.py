@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from mufs.communication.client import buffers
 from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.reassembly import Reassembly
+from mufs.wire.packing import Encoding, MalformedPacking, unpack
 from mufs.wire.sealing import Epoch, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -38,7 +39,7 @@ MAX_REST = 0.02
 MAX_URGENT_SEGMENTS = 16
 """Segments of the largest transfer that is read without rest: mostly somebody waits for it."""
 
-Deliver = Callable[[Descriptor, memoryview], None]
+Deliver = Callable[[Descriptor, memoryview, int], None]
 
 
 @frozen
@@ -82,7 +83,7 @@ class MulticastReceiver:
     def __init__(self, multicast_health: MulticastHealth, deliver: Deliver) -> None:
         """
         @param deliver: called with the descriptor and the file bytes of each opened transfer, which
-            are valid until it returns.
+            are valid until it returns, and which of their pages are zero.
         """
         self._now = 0.0
         self._multicast_health = multicast_health
@@ -250,10 +251,26 @@ class MulticastReceiver:
             opened = buffers.take()
             sealed = memoryview(buffer)[: descriptor.total + TAG_SIZE]
             data = unseal(epoch.cipher(key), descriptor, sealed, memoryview(opened))
-            if data is None:
+            if data is None or not self._unpack(descriptor, data):
                 self.transfers_rejected += 1
                 self.reassembly.restart(descriptor)
-            else:
-                self._deliver(descriptor, data)
             buffers.give_back(opened)
         buffers.give_back(buffer)
+
+    def _unpack(self, descriptor: Descriptor, packed: memoryview) -> bool:
+        """Deliver the file bytes of an authentic transfer; whether they are there."""
+        if descriptor.encoding == Encoding.PLAIN:
+            self._deliver(descriptor, packed, 0)
+            return True
+        unpacked = buffers.take()
+        try:
+            data, zeros = unpack(
+                descriptor.encoding, packed, descriptor.length, memoryview(unpacked)
+            )
+            self._deliver(descriptor, data, zeros)
+        except MalformedPacking as error:
+            self._log.warn("a transfer that cannot be unpacked: {error}", error=error)
+            return False
+        finally:
+            buffers.give_back(unpacked)
+        return True

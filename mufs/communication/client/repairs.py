@@ -131,7 +131,7 @@ class Repairs:
         if not is_complete and (queued or (delays_left and more_waits)):
             self._check_later(sent, delays_left - 1, now)
             return
-        missing = reassembly.missing(sent.transfer, sent.first, sent.length)
+        missing = reassembly.missing(sent.transfer, sent.first, sent.total)
         lost = missing.bit_count()
         if sent.occasion is Occasion.NOW:
             self.segments_lost += lost
@@ -180,4 +180,4 @@ class Repairs:
         self._send(repair.encode())
 
     def _count(self, sent: Sent) -> int:
-        return segment_count(sent.length, self._receiver.segment)
+        return segment_count(sent.total, self._receiver.segment)

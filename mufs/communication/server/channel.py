@@ -194,7 +194,7 @@ class ServerChannel(Protocol):
     def sent(self, tag: int, transfer: SentTransfer, occasion: Occasion) -> None:
         """See L{IReader.sent}."""
         d = transfer.descriptor
-        packet = Sent(tag, d.transfer, d.first, d.offset, d.total, occasion).encode()
+        packet = Sent(tag, d.transfer, d.first, d.offset, d.length, occasion, d.total).encode()
         if occasion is not Occasion.NOW:
             self._write(packet)
             return

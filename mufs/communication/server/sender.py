@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -101,8 +102,7 @@ def seal_transfer(
     """
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
-    whole = Descriptor(d.transfer, d.first, d.image, d.generation, d.offset, d.total, tag)
-    return SentTransfer(whole, cut(d.first, sealed, segment), keys.epoch.control)
+    return SentTransfer(evolve(d, tag=tag), cut(d.first, sealed, segment), keys.epoch.control)
 
 
 def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> list[memoryview]:

@@ -345,9 +345,9 @@ class ReplayTests(HostileGroupTestCase):
         receiver = client.remote.receiver
         deliver = receiver._deliver
 
-        def record(descriptor: Descriptor, data: memoryview) -> None:
+        def record(descriptor: Descriptor, data: memoryview, zeros: int) -> None:
             self.delivered.append((client.name, descriptor))
-            deliver(descriptor, data)
+            deliver(descriptor, data, zeros)
 
         receiver._deliver = record
 

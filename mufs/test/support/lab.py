@@ -116,7 +116,7 @@ class Lab:
         for pid in self.network.pids(host):
             with suppress(FileNotFoundError, ProcessLookupError):
                 for entry in os.scandir(f"/proc/{pid}/fd"):
-                    if os.readlink(entry.path).startswith("/memfd:"):
+                    if "mufs-cache (deleted)" in os.readlink(entry.path):
                         held = os.stat(entry.path)
                         files[held.st_ino] = held.st_blocks * 512
         return self.private_memory(host) + sum(files.values())

@@ -6,6 +6,7 @@ import numpy
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from mufs.wire.packing import Encoding
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.segments import HEADER, TAG_SIZE, Descriptor
 
@@ -37,13 +38,18 @@ def near_wrap(reach: int) -> "st.SearchStrategy[int]":
 def descriptors(draw: st.DrawFn) -> Descriptor:
     """Any descriptor of a transfer that begins at a page and ends within its block."""
     offset = draw(OFFSETS)
+    length = draw(st.integers(1, BLOCK - offset % BLOCK))
+    encoding = draw(st.sampled_from(Encoding if length > 1 else [Encoding.PLAIN]))
+    total = length if encoding == Encoding.PLAIN else draw(st.integers(1, length - 1))
     return Descriptor(
         transfer=draw(U64),
         first=draw(near_wrap(2048)),
         image=draw(U64),
         generation=draw(U64),
         offset=offset,
-        total=draw(st.integers(1, BLOCK - offset % BLOCK)),
+        total=total,
+        length=length,
+        encoding=encoding,
         tag=draw(st.binary(min_size=TAG_SIZE, max_size=TAG_SIZE)),
     )
 

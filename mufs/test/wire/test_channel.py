@@ -51,8 +51,10 @@ VECTORS: "list[tuple[Type, Any, str]]" = [
     ),
     (
         Type.SENT,
-        Sent(0x01020304, 0x1112131415161718, 0xFFFFFFFE, 0x2122232425262728, 4097, Occasion.TCP),
-        "85 25262728 00000019 01020304 21222324 1112131415161718 fffffffe 00001001 03",
+        Sent(
+            0x01020304, 0x1112131415161718, 0xFFFFFFFE, 0x2122232425262728, 4097, Occasion.TCP, 4096
+        ),
+        "85 25262728 0000001d 01020304 21222324 1112131415161718 fffffffe 00001001 00001000 03",
     ),
     (
         Type.DATA,
@@ -298,7 +300,7 @@ class ParseTests(SynchronousTestCase):
             st.builds(
                 Sent,
                 *(U32, U64, U32, U64),
-                *(st.integers(1, MAX_DATA), st.sampled_from(Occasion)),
+                *(st.integers(1, MAX_DATA), st.sampled_from(Occasion), st.just(1)),
             ),
             st.builds(Data, U64, U64, OFFSETS, st.binary(min_size=1, max_size=200)),
             st.builds(Repair, U32, U64, st.sampled_from([1, 2]), st.integers(0, 1 << 2048)),

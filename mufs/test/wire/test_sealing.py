@@ -34,7 +34,7 @@ GENERATION_KEY = bytes.fromhex("d8f0c55c162504fa1d879533eaf33f9f")
 SECRET = bytes(range(0x40, 0x60))
 KEY = bytes.fromhex("743003ecca9b816bb92a75aae0ff0575")
 SEALED = bytes.fromhex("961d3053a5a630ffc978f1c20358cfa21a7dd726")
-TAG = bytes.fromhex("b54cc580bbdfd67e63dde257dc00abf6")
+TAG = bytes.fromhex("6ae3a34b686e5dbc7cb07bdee7c5cbdd")
 
 
 class SealingTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.properties import descriptors, examples, near_wrap, packets_of
+from mufs.wire.packing import Encoding
 from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.parity import MAX_COVERED
 from mufs.wire.segments import (
@@ -40,6 +41,8 @@ DESCRIPTOR = Descriptor(
     generation=0x2122232425262728,
     offset=0x0000000500020000,
     total=2801,
+    length=4096,
+    encoding=Encoding.ZSTD,
     tag=bytes(range(0xA0, 0xB0)),
 )
 ENCODED = bytes.fromhex(
@@ -48,12 +51,14 @@ ENCODED = bytes.fromhex(
     "1112131415161718"  # image
     "2122232425262728"  # generation
     "0000000500020000"  # offset in the image, in bytes
+    "00001000"  # bytes of the image
+    "02"  # encoding
     "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"  # authentication tag
 )
 KEY = bytes(range(32))
 MACS = [
-    bytes.fromhex("69fd8331fe853fe34b82b637a2120c96"),
-    bytes.fromhex("6c2308a5b81bee291d00aa061e651475"),
+    bytes.fromhex("1f217ec9bb1e51e966930f8b217acdbb"),
+    bytes.fromhex("e0e90afd730dc6fc3f5917c16d9b71b3"),
 ]
 ANNOUNCED = bytes.fromhex("00000001 00000af1 00000003") + ENCODED + MACS[0]
 COMPLETED = bytes.fromhex("00000003 00000af1 00000003") + ENCODED + MACS[1]
@@ -313,10 +318,25 @@ class MalformedTests(SynchronousTestCase):
         """A transfer that would reach into the next extent is malformed."""
         packet = bytearray(COMPLETED)
         packet[12 + 28 : 12 + 36] = (5 * EXTENT - PAGE).to_bytes(8, "big")
-        packet[4:12] = bytes.fromhex("00001000 00000003")
         self.assertEqual(len(list(parse(bytes(packet)))), 1)
-        packet[4:12] = bytes.fromhex("00001001 00000003")
+        packet[12 + 36 : 12 + 40] = (PAGE + 1).to_bytes(4, "big")
         self.assert_malformed(bytes(packet))
+
+    def test_encodings(self) -> None:
+        """
+        A transfer as it is has as many bytes as the range; a packed one has fewer; there is no
+        other encoding.
+        """
+        sizes = [(0xAF1, 0xAF1, True, False), (0xAF1, 0xAF2, False, True), (0xAF1, 0xAF0, 0, 0)]
+        for total, length, as_it_is, packed in sizes:
+            for encoding, right in [(0, as_it_is), (1, packed), (2, packed), (3, False)]:
+                packet = bytearray(COMPLETED)
+                packet[4:8] = total.to_bytes(4, "big")
+                packet[12 + 36 : 12 + 41] = length.to_bytes(4, "big") + bytes([encoding])
+                if right:
+                    self.assertEqual(len(list(parse(bytes(packet)))), 1)
+                else:
+                    self.assert_malformed(bytes(packet))
 
     def test_within_page(self) -> None:
         """A transfer that does not begin with a page is malformed."""

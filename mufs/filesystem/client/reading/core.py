@@ -158,14 +158,16 @@ class ReadCore:
         longest, self._longest_wait = max([self._longest_wait, *waits]), 0.0
         return longest
 
-    def delivered(self, descriptor: Descriptor, data: bytes | memoryview, now: float) -> None:
-        """A transfer of the group was opened."""
+    def delivered(
+        self, descriptor: Descriptor, data: bytes | memoryview, now: float, *, zeros: int = 0
+    ) -> None:
+        """A transfer of the group was opened; C{zeros} are those of its pages that are zero."""
         key = descriptor.image, descriptor.generation
         extent, start = divmod(descriptor.offset, EXTENT)
         pages = mask_of(start, start + len(data))
         unasked = self.in_flight.not_requested(key, extent, pages).bit_count()
         self.bytes_overheard += min(len(data), PAGE * unasked)
-        self._arrived(key, descriptor.offset, data, now)
+        self._arrived(key, descriptor.offset, data, now, zeros)
 
     def data(self, data: Data, now: float) -> bool:
         """
@@ -284,10 +286,12 @@ class ReadCore:
             if has_room and random_reads.wants_surroundings:
                 self.prefetch(opened, *opened.sequence_detector.around(offset))
 
-    def _arrived(self, key: ImageKey, offset: int, data: bytes | memoryview, now: float) -> None:
+    def _arrived(
+        self, key: ImageKey, offset: int, data: bytes | memoryview, now: float, zeros: int = 0
+    ) -> None:
         """Whole pages of one extent came, by multicast or TCP."""
         extent, start = divmod(offset, EXTENT)
-        self._cache.store(key, offset, data)
+        self._cache.store(key, offset, data, zeros)
         source = memoryview(data)
         for waiting in self.in_flight.arrived(key, extent, mask_of(start, start + len(data))):
             begin, target = waiting.part(offset, len(data))

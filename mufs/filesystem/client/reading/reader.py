@@ -114,9 +114,9 @@ class Reader:
         self._core.fill(opened, wanted)
         self._act()
 
-    def delivered(self, descriptor: Descriptor, data: bytes | memoryview) -> None:
+    def delivered(self, descriptor: Descriptor, data: bytes | memoryview, zeros: int = 0) -> None:
         """See L{ReadCore.delivered}."""
-        self._core.delivered(descriptor, data, self._clock.seconds())
+        self._core.delivered(descriptor, data, self._clock.seconds(), zeros=zeros)
         self._act()
         key = descriptor.image, descriptor.generation
         self._tell_fillers(key, descriptor.offset, len(data))

@@ -30,6 +30,7 @@ class MemoryTests(SynchronousTestCase):
         places = [self.memory.place((1, 1), number) for number in range(3)]
         self.assertEqual(len(set(places)), 3)
         for number, place in enumerate(places):
+            self.assertEqual(self.memory.write([place], 0, memoryview(bytes(BLOCK))), 1)
             data = memoryview(bytes([number + 1]) * PAGE)
             self.assertEqual(self.memory.write([place], PAGE, data), 1)
         for number, place in enumerate(places):

@@ -29,7 +29,7 @@ class RecordingReceiver(MulticastReceiver):
     """
 
     def __init__(self) -> None:
-        super().__init__(MulticastHealth(Clock()), lambda descriptor, data: None)
+        super().__init__(MulticastHealth(Clock()), lambda descriptor, data, zeros: None)
         self.seconds = 0.0
         self.bulks: list[list[bytes]] = []
         self.fault: Exception | None = None

@@ -103,7 +103,7 @@ class MembershipTests(SynchronousTestCase):
         self.network = Network()
         self.patch(GroupSocket, "listen", lambda socket, *at: socket._clock.listen(*at, socket))
         self.health = MulticastHealth(self.network)
-        self.receiver = MulticastReceiver(self.health, lambda descriptor, data: None)
+        self.receiver = MulticastReceiver(self.health, lambda descriptor, data, zeros: None)
         self.joined: list[str | None] = []
         self.events: list[LogEvent] = []
         observer: Any = self.events.append

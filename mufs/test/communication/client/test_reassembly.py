@@ -74,7 +74,7 @@ class Transfer:
 def make_transfer(number: int, first: int, sealed: bytes) -> Transfer:
     """A transfer of these bytes."""
     tag = number.to_bytes(16, "little")
-    descriptor = Descriptor(number, first & 0xFFFFFFFF, 1, 2, 0, len(sealed), tag)
+    descriptor = Descriptor(number, first & 0xFFFFFFFF, 1, 2, 0, len(sealed), tag=tag)
     return Transfer(descriptor, sealed, packets_of(cut(descriptor.first, sealed, SIZE)))
 
 

@@ -42,7 +42,7 @@ class ReceiverTests(SynchronousTestCase):
         self.multicast_health = MulticastHealth(self.clock)
         self.receiver = MulticastReceiver(
             self.multicast_health,
-            lambda descriptor, data: self.opened.append(bytes(data)),
+            lambda descriptor, data, zeros: self.opened.append(bytes(data)),
         )
         self.receiver.listen_to(SOURCE, SEGMENT)
         self.receiver.begin_epoch(KEYS.epoch.number, KEYS.epoch.secret, self.clock.seconds())

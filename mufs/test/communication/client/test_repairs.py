@@ -68,7 +68,7 @@ class RepairsTestCase(SynchronousTestCase):
         self.receiver.on_incomplete = self.repairs.on_incomplete
         self.timer = Timer(self.clock, self.repairs)
 
-    def deliver(self, descriptor: Descriptor, data: memoryview) -> None:
+    def deliver(self, descriptor: Descriptor, data: memoryview, zeros: int) -> None:
         """A transfer was opened."""
         self.delivered.add(descriptor.transfer)
 
