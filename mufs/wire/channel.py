@@ -33,6 +33,7 @@ class Type(IntEnum):
     REPAIR = 9
     PING = 10
     PULLED = 11
+    MAP = 12
     WELCOME = 129
     REPLY = 130
     MORE = 131

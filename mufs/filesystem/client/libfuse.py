@@ -264,6 +264,10 @@ def _load_3() -> Libfuse:
 
             self.list_directory(path, offset, info, fill)
 
+        def lseek(self, path: bytes, offset: int, whence: int, info: Any) -> int:
+            found: int = self.operations.lseek(offset, whence, info.contents)
+            return found
+
     def mount(*args: object, **options: object) -> None:
         options["max_idle_threads"] = MAX_IDLE_THREADS
         if mfusepy.fuse_version_minor >= 12:  # there was no limit before

@@ -61,11 +61,14 @@ from mufs.wire.channel import (
     parse_tagged,
 )
 from mufs.wire.metadata import (
+    UNKNOWN,
     At,
     Attributes,
     Close,
+    DataMap,
     Failure,
     Link,
+    MapRequest,
     Names,
     Opened,
     Pull,
@@ -204,6 +207,8 @@ def _structs(data: bytes) -> None:
 _MAPS: list[Any] = [
     metadata.Hello,
     metadata.Welcome,
+    DataMap,
+    MapRequest,
     At,
     Attributes,
     Link,
@@ -327,7 +332,7 @@ _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
 
 def _from_client(script: Script) -> bytes:
     """Return a packet of a client that knows the protocol but violates it."""
-    match script.number() % 9:
+    match script.number() % 10:
         case 0 | 1:
             kind, tag = script.choice(_ASKED), script.number() % 8
             return pack_tagged(kind, tag, encode(At(script.choice(_PATHS))))
@@ -371,6 +376,9 @@ def _from_client(script: Script) -> bytes:
                 "error": "text",
             }
             return pack(Type.PULLED, encode(pulled))
+        case 9:
+            asked = MapRequest(script.number() % 8, script.choice(_LENGTHS))
+            return pack_tagged(Type.MAP, script.number() % 8, encode(asked))
     return script.piece(script.number())
 
 
@@ -473,11 +481,14 @@ _VALUES: list[Any] = [
     opened(1, _IMAGE, _KEY),
     opened(2, _IMAGE),
     evolve(opened(3, _IMAGE), generation=7),
-    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE)),
+    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE), data=UNKNOWN),
     evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=(1 << 63) - 1)),
     Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9),
     {},
     decode(metadata.Welcome, WELCOME),
+    evolve(opened(5, _IMAGE), data=DataMap(0, PAGE, (5, 600))),
+    DataMap(PAGE, 3 * PAGE, (2 * PAGE, 3 * PAGE)),
+    DataMap(0, len(_CONTENT), ()),
 ]
 _ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY]
 
@@ -650,6 +661,11 @@ class Host:
                 number = len(self.reads) - 1
                 self.keep(reading.addCallback(lambda _: self.ended.append(number)))
 
+    def find(self, offset: int, data: bool) -> None:
+        """Look for data or a hole in the image opened last, as the mount does."""
+        if self.images:
+            self.keep(self.client.remote.holes.find(self.images[-1][1], offset, data))
+
     def release(self) -> None:
         """Release the image opened last, as the mount does."""
         if self.images:
@@ -658,7 +674,7 @@ class Host:
     def act(self, script: Script) -> None:
         """Make any operation of the mount."""
         remote = self.client.remote
-        match script.number() % 8:
+        match script.number() % 9:
             case 0:
                 self.open()
             case 1 | 2 | 3:
@@ -677,6 +693,8 @@ class Host:
             case 7:
                 if self.reads:
                     self.reads[script.number() % len(self.reads)][3].cancel()
+            case 8:
+                self.find(script.number() * 1000, script.number() % 2 == 0)
 
     def check(self) -> None:
         """Assert that memory is bounded, and that only expected failures occurred."""
@@ -924,7 +942,15 @@ def _struct_seeds() -> list[bytes]:
 def _metadata_seeds() -> list[bytes]:
     report = Report(9, 5, 20, 700, True, "working")
     pulled = Pulled(1, 2, 3, False)
-    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, Pull(1, b"a"), pulled]
+    values = [
+        metadata.Hello(1, "host"),
+        At(b"a/b"),
+        Close(1),
+        MapRequest(1, 2),
+        report,
+        Pull(1, b"a"),
+        pulled,
+    ]
     values += _VALUES
     return [
         bytes([_MAPS.index(type(value))]) + encode(value)

@@ -126,6 +126,7 @@ class VectorTests(SynchronousTestCase):
             "PONG": 137,
             "KEY": 138,
             "PULLED": 11,
+            "MAP": 12,
             "PULL": 139,
         }
         self.assertEqual({kind.name: kind.value for kind in Type}, expected)
