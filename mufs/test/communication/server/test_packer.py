@@ -42,7 +42,7 @@ class PackerTests(SynchronousTestCase):
 
     def make(self, compression: Compression | None) -> Packer:
         """A packer."""
-        return Packer(self.in_thread, compression, seconds=self.seconds)
+        return Packer(self.in_thread, compression, cpu=self.seconds)
 
     def in_thread(self, function: Any, *args: Any) -> "Deferred[Any]":
         """Call at once, and count the calls."""
@@ -50,7 +50,7 @@ class PackerTests(SynchronousTestCase):
         return execute(function, *args)
 
     def seconds(self) -> float:
-        """The clock: compressing lies between two looks at it."""
+        """The processor time: compressing lies between two looks at it."""
         self.now += self.seconds_for_each
         return self.now
 
