@@ -78,7 +78,9 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.packing import Encoding, MalformedPacking, make_compressor, unpack, zero_pages
+from mufs.wire.packing import pack as pack_pages
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.sealing import Keys, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -301,6 +303,28 @@ def _transfer(data: bytes) -> None:
     assert found in ([], [content]) or (changed and found == [None])
 
 
+def _packing(data: bytes) -> None:
+    """
+    Any bytes unpack to as many as the descriptor says, with the zeros that are told, or to nothing;
+    what was packed unpacks to itself.
+    """
+    script = Script(data)
+    encoding = Encoding(1 + script.number() % 2)
+    length = 1 + script.number(3) % EXTENT
+    packed, memory = memoryview(data[4:]), memoryview(bytearray(b"x" * EXTENT))
+    try:
+        content, zeros = unpack(encoding, packed, length, memory)
+    except MalformedPacking as error:
+        assert str(error).isprintable()
+    else:
+        assert len(content) == length
+        assert zeros & ~zero_pages(content) == 0
+    again, repacked = pack_pages(data, zero_pages(data), _COMPRESSOR)
+    if again != Encoding.PLAIN and data:
+        content, zeros = unpack(again, memoryview(repacked), len(data), memory)
+        assert (bytes(content), zeros) == (data, zero_pages(data))
+
+
 _PATHS = [b"disk.img", b"", b"none", b"../x", b"/", b"\xff" * 300, b"a/b", b"\0"]
 _ASKED = [Type.OPEN, Type.GETATTR, Type.READDIR, Type.READLINK, Type.STATFS]
 _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
@@ -434,7 +458,13 @@ def _lose_client(channel: ServerChannel, wire: FakeTransport) -> None:
     channel.connectionLost(Error(ConnectionLost()))
 
 
-_CONTENT = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
+_COMPRESSOR = make_compressor(1)
+_NOISE = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
+# Two pages of the second transfer are zero, and a part of the others compresses.
+_CONTENT = b"".join(
+    [_NOISE[:PAGE], bytes(2 * PAGE), _NOISE[3 * PAGE : BLOCK // 2], b"a line of text\n" * 2000]
+)
+_CONTENT += _NOISE[len(_CONTENT) :]
 _IMAGE = MemoryImage(5, 6, _CONTENT)
 _KEYS = Keys(b"secret", random=bytes)
 _KEY = _KEYS.key(5, 6)
@@ -470,10 +500,13 @@ def _sent() -> list[SentTransfer]:
     for count, (offset, length) in enumerate(
         [(0, PAGE), (PAGE, 3 * PAGE), (0, BLOCK), (BLOCK, 3 * PAGE + 77), (0, PAGE)]
     ):
-        descriptor = Descriptor(count + 1, number & 0xFFFFFFFF, 5, 6, offset, length)
         content = _CONTENT[offset : offset + length]
-        made.append(seal_transfer(_KEYS, descriptor, content, segment=SEGMENT))
-        number += segment_count(length, SEGMENT) + 32
+        encoding, packed = pack_pages(content, zero_pages(content), _COMPRESSOR)
+        descriptor = Descriptor(
+            *(count + 1, number & 0xFFFFFFFF, 5, 6, offset, len(packed), length, encoding)
+        )
+        made.append(seal_transfer(_KEYS, descriptor, packed, segment=SEGMENT))
+        number += segment_count(len(packed), SEGMENT) + 32
     return made
 
 
@@ -950,6 +983,15 @@ def _transfer_seeds() -> list[bytes]:
     ]
 
 
+def _packing_seeds() -> list[bytes]:
+    content = bytes(PAGE) + b"text " * (PAGE // 5) + bytes(2 * PAGE)
+    seeds = []
+    for compressor in (None, _COMPRESSOR):
+        encoding, packed = pack_pages(content, zero_pages(content), compressor)
+        seeds.append(bytes([encoding - 1]) + (len(content) - 1).to_bytes(3, "big") + packed)
+    return seeds
+
+
 def _machine_seeds() -> list[bytes]:
     random = Random(2)
     return [bytes([1, 1]) + random.randbytes(1 << size) for size in range(3, 9)] * 2
@@ -1022,6 +1064,7 @@ TARGETS = {
     "metadata": Target(_metadata, _metadata_seeds),
     "segments": Target(_segments, _segment_seeds),
     "transfer": Target(_transfer, _transfer_seeds),
+    "packing": Target(_packing, _packing_seeds),
     "paths": Target(_paths, _path_seeds),
     "server": Target(_server, _server_seeds),
     "client": Target(_client, _client_seeds),
