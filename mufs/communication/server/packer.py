@@ -72,7 +72,7 @@ class Packer:
     @ivar bytes_zero: those of them that were zero, and left out.
     @ivar bytes_compressed: those of them that were compressed.
     @ivar bytes_of_frames: what these became, in bytes.
-    @ivar seconds: seconds of processor time that compressing took.
+    @ivar seconds: seconds of processor time that compressing took, also in vain.
     """
 
     def __init__(
@@ -107,9 +107,10 @@ class Packer:
         """
         zeros = zero_pages(data)
         self.bytes_taken += len(data)
-        self.bytes_zero += min(len(data), PAGE * zeros.bit_count())
         if PAGE * zeros.bit_count() >= len(data) or not self._should_compress(image, link_cost):
-            return succeed(pack(data, zeros))
+            packed = pack(data, zeros)
+            self._count_zeros(packed, len(data), zeros)
+            return succeed(packed)
         if len(data) <= MAX_AT_ONCE:
             return succeed(self._compressed(self._compress(data, zeros), image, zeros))
         compressing = self._in_thread(self._compress, data, zeros)
@@ -145,12 +146,20 @@ class Packer:
         packed, size, seconds = compressed
         self._cost += COST_WEIGHT * (seconds / size - self._cost)
         self.seconds += seconds
+        left_out = self._count_zeros(packed, size, zeros)
         skips = self._skips.setdefault(image, _Skips())
         if packed[0] == Encoding.ZSTD:
             skips.span = 0
-            self.bytes_compressed += size - min(size, PAGE * zeros.bit_count())
+            self.bytes_compressed += size - left_out
             self.bytes_of_frames += len(packed[1])
         else:
             skips.span = min(MAX_SKIPPED, 2 * skips.span + 1)
         skips.left = skips.span
         return packed
+
+    def _count_zeros(self, packed: Packed, size: int, zeros: int) -> int:
+        """@return: how many zeros were left out; a few alone are not worth it."""
+        is_plain = packed[0] == Encoding.PLAIN
+        left_out = 0 if is_plain else min(size, PAGE * zeros.bit_count())
+        self.bytes_zero += left_out
+        return left_out
