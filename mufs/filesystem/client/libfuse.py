@@ -61,10 +61,9 @@ FILL_DIR_PLUS = 1 << 1
 
 _log = Logger()
 
-_memory_at = ctypes.pythonapi.PyMemoryView_FromMemory
-_memory_at.argtypes = [ctypes.POINTER(ctypes.c_byte), ctypes.c_ssize_t, ctypes.c_int]
+_memory_at = ctypes.pythonapi.PyMemoryView_FromMemory  # checking types would take twice as long
 _memory_at.restype = ctypes.py_object
-_WRITABLE = 0x200
+_WRITABLE = ctypes.c_int(0x200)
 """PyBUF_WRITE of Python's C interface."""
 
 
@@ -130,8 +129,8 @@ class Mount:
 
     def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
         """Have an image's bytes copied from the cache straight into libfuse's buffer."""
-        target = _memory_at(buffer, size, _WRITABLE)
-        length: int = self.operations.read(target, offset, info.contents)
+        target = _memory_at(buffer, ctypes.c_ssize_t(size), _WRITABLE)
+        length: int = self.operations.read(info.contents.fh, offset, target)
         return length
 
 

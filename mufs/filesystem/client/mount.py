@@ -140,9 +140,9 @@ class Operations:
         info.direct_io = pages is PageCache.BYPASS
         return 0
 
-    def read(self, target: memoryview, offset: int, info: Any) -> int:
+    def read(self, handle: int, offset: int, target: memoryview) -> int:
         """Fill C{target} with bytes of an open image; returns their number."""
-        return self._bridge.read(info.fh, offset, target)
+        return self._bridge.read(handle, offset, target)
 
     def release(self, path: str, info: Any) -> int:
         """The last user of a handle has closed it."""
