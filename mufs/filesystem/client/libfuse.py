@@ -59,6 +59,9 @@ SPLICE_READ = 1 << 9
 FILL_DIR_PLUS = 1 << 1
 """A listing brings all attributes, not only types and numbers of inodes."""
 
+SECOND = 10**9
+"""Nanoseconds."""
+
 _log = Logger()
 
 _memory_at = ctypes.pythonapi.PyMemoryView_FromMemory  # checking types would take twice as long
@@ -145,12 +148,12 @@ def _fill(status: Any, attributes: Attributes) -> None:
     status.st_size = attributes.size
     status.st_blocks = attributes.blocks
     status.st_blksize = BLKSIZE
-    for time, field in (
-        (attributes.atime, status.st_atimespec),
-        (attributes.mtime, status.st_mtimespec),
-        (attributes.ctime, status.st_ctimespec),
-    ):
-        field.tv_sec, field.tv_nsec = divmod(time, 10**9)
+    time = status.st_atimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.atime, SECOND)
+    time = status.st_mtimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.mtime, SECOND)
+    time = status.st_ctimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.ctime, SECOND)
 
 
 @frozen
