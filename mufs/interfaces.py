@@ -5,7 +5,7 @@ from typing import Any
 
 from zope.interface import Attribute, Interface
 
-from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.metadata import Attributes, Caller, DataMap, Statistics
 from mufs.wire.pages import ImageKey
 
 
@@ -16,7 +16,7 @@ class IImage(Interface):
     generation: int = Attribute("the number of its content, 64 bits")
     attributes: Attributes = Attribute("its attributes when it was opened")
 
-    def read(offset: int, length: int) -> bytes:
+    def read(offset: int, length: int) -> bytes | memoryview:
         """
         The bytes at C{offset}, fewer than C{length} only at the end. May block.
 
@@ -25,6 +25,14 @@ class IImage(Interface):
 
     def read_at_once(offset: int, length: int) -> bytes | memoryview | None:
         """The same, or C{None} if that might block or the content might have changed."""
+
+    def find_data(offset: int) -> DataMap:
+        """
+        Where it has data from C{offset} on, without reading it, as far as one map has room for it.
+        May block.
+
+        @raise OSError: ESTALE as from L{read}.
+        """
 
 
 class IImageLibrary(Interface):

@@ -42,7 +42,7 @@ class PackerTests(SynchronousTestCase):
 
     def make(self, compression: Compression | None) -> Packer:
         """A packer."""
-        return Packer(self.in_thread, compression, seconds=self.seconds)
+        return Packer(self.in_thread, compression, cpu=self.seconds)
 
     def in_thread(self, function: Any, *args: Any) -> "Deferred[Any]":
         """Call at once, and count the calls."""
@@ -50,7 +50,7 @@ class PackerTests(SynchronousTestCase):
         return execute(function, *args)
 
     def seconds(self) -> float:
-        """The clock: compressing lies between two looks at it."""
+        """The processor time: compressing lies between two looks at it."""
         self.now += self.seconds_for_each
         return self.now
 
@@ -119,8 +119,10 @@ class PackerTests(SynchronousTestCase):
         data = memoryview(bytes(EXTENT // 4) + TEXT[: EXTENT // 4])
         _, packed = self.packed(data)
         self.pack(NOISE, 0.0)
+        # Leaving a single page out saves too little.
+        self.pack(memoryview(bytes(PAGE) + NOISE[PAGE:]), 0.0)
         packer = self.packer
-        self.assertEqual(packer.bytes_taken, len(data) + EXTENT)
+        self.assertEqual(packer.bytes_taken, len(data) + 2 * EXTENT)
         self.assertEqual(packer.bytes_zero, EXTENT // 4)
         self.assertEqual(packer.bytes_compressed, EXTENT // 4)
         self.assertEqual(packer.bytes_of_frames, len(packed))
