@@ -74,7 +74,7 @@ def file_handle(fd: int, name: bytes = b"") -> bytes:
             raise OSError(code, os.strerror(code))
         return b""
     length, _ = _HANDLE.unpack_from(buffer)
-    return buffer[4 : _HANDLE.size + length]
+    return buffer.raw[4 : _HANDLE.size + length]
 
 
 class FileSystems:
