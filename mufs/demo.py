@@ -273,7 +273,7 @@ def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[
     print(f"{compressed / 1e6:.1f} compressed to {frames / 1e6:.1f}; ", end="")
     print(f"{(unpacked - zero - compressed) / 1e6:.1f} as it was")
     print(f"read from the image     {taken / 1e6:9.1f} MB: ", end="")
-    print(f"each byte {taken / original.size:.2f} times")
+    print(f"{taken / original.size:.2f} of its size, for holes are not read")
     for number, of in enumerate(clients, 1):
         if of["multicast"] != "working":
             print(f"multicast at host {number}: {of['multicast']}")
