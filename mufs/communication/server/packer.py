@@ -28,7 +28,7 @@ later may compress faster, so it is measured again some time.
 COST_WEIGHT = 1 / 8
 """What the last transfer weighs in the cost of compressing."""
 
-MAX_SKIPPED = 32
+MAX_SKIPPED = 3
 """Transfers of an image at most that go as they are after one that did not compress well."""
 
 MAX_AT_ONCE = 16 * 1024
