@@ -24,6 +24,7 @@ from mufs.communication.server.admission import Admission, bound_by_files, bound
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.outgoing import OutgoingMulticast
 from mufs.communication.server.output import MulticastOutput
+from mufs.communication.server.packer import Compression
 from mufs.control import Control
 from mufs.endpoints import expiry_of, revocation_of
 from mufs.fatal import fail
@@ -59,6 +60,7 @@ class ServerSettings:
     @ivar interface: address or name of the interface to send on, or C{None} for that of the route
         to the first client.
     @ivar rate_min: bits per second, as is C{rate_max}.
+    @ivar compression: of what is sent to the group; C{None} for none.
     @ivar tls: whether the endpoint of the request channel is one of TLS.
     @ivar images: real path of the exported directory; empty if the library is not a directory.
     """
@@ -68,6 +70,7 @@ class ServerSettings:
     interface: str | None
     rate_min: int
     rate_max: int
+    compression: Compression | None = None
     tls: bool = False
     images: str = ""
 
@@ -111,6 +114,7 @@ class ServerService(MultiService):
         self._about = About()
         self._fail = partial(fail, reactor, self.name)
         self._read_threads = DaemonThreads(reactor, MAX_READ_THREADS, "reads")
+        self._pack_threads = DaemonThreads(reactor, os.cpu_count() or 1, "packing")
         self._lookup_threads = DaemonThreads(reactor, MAX_LOOKUP_THREADS, "lookups")
         self.rules = AccessRules(library, access, self._lookup_threads.call)
         self._outgoing = OutgoingMulticast(
@@ -130,8 +134,10 @@ class ServerService(MultiService):
             view=self.rules.view,
             read_in_thread=self._read_threads.call,
             look_up_in_thread=self._lookup_threads.call,
+            pack_in_thread=self._pack_threads.call,
             welcome=self._outgoing.welcome,
             limits=Limits(reactor),
+            compression=settings.compression,
         )
         self._admission = Admission(self.core.limits, reactor)
         self._certificate = CertificateWatch(reactor, partial(expiry_of, listen))

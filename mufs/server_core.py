@@ -17,6 +17,7 @@ from mufs.communication.server.channel import ServerChannel, ServerChannelFactor
 from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.packer import Compression, Packer
 from mufs.filesystem.server.reads import Reads
 from mufs.interfaces import IImageLibrary
 from mufs.wire.metadata import Welcome
@@ -44,6 +45,7 @@ class ServerCore:
     pace: Pace
     controller: MulticastController
     reads: Reads
+    packer: Packer
     limits: Limits
     factory: ServerChannelFactory
 
@@ -57,8 +59,10 @@ def make_server_core(
     view: Callable[[str | None], IImageLibrary | None],
     read_in_thread: CallInThread,
     look_up_in_thread: CallInThread,
+    pack_in_thread: CallInThread,
     welcome: Callable[[ServerChannel], Welcome],
     limits: Limits,
+    compression: Compression | None = None,
 ) -> ServerCore:
     """
     Put the parts together. Nothing is multicast until C{controller.output} is set.
@@ -68,15 +72,19 @@ def make_server_core(
     @param view: what a client sees of the library, by the name in its certificate, if it has
         one; C{None} if it may see nothing.
     @param read_in_thread: for reads of images; C{look_up_in_thread} for all other calls of the
-        library.
+        library; C{pack_in_thread} for packing.
     @param welcome: the answer to the HELLO of a client.
+    @param compression: of what is sent to the group; C{None} for none.
     """
     window = SentWindow()
     queue = MulticastQueue(window)
     reads = Reads(read_in_thread)
     keys = Keys(secret, clock.seconds)
     pace = Pace(clock, floor=rate_min, ceiling=rate_max, start=INITIAL_RATE)
-    controller = MulticastController(queue, window, keys=keys, pace=pace, read=reads, clock=clock)
+    packer = Packer(pack_in_thread, compression)
+    controller = MulticastController(
+        queue, window, keys=keys, pace=pace, read=reads, packer=packer, clock=clock
+    )
     factory = ServerChannelFactory(
         view=view,
         controller=controller,
@@ -87,4 +95,4 @@ def make_server_core(
         clock=clock,
         limits=limits,
     )
-    return ServerCore(queue, window, keys, pace, controller, reads, limits, factory)
+    return ServerCore(queue, window, keys, pace, controller, reads, packer, limits, factory)

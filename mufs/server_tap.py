@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from mufs.addresses import WrongValue, parse_listen, parse_port, parse_status
 from mufs.clock import use_monotonic_clock
+from mufs.communication.server.packer import Compression
 from mufs.endpoints import listen_endpoint, reload_of
 from mufs.filesystem.server.access import Access, parse_rule, read_rules
 from mufs.filesystem.server.library import ExportedDirectory
@@ -26,6 +27,9 @@ from mufs.options import Options as CommonOptions
 from mufs.server import ServerService, ServerSettings
 from mufs.status.state import StateFile
 
+MAX_LEVEL = 19
+"""Of Zstandard: higher ones need far more memory."""
+
 
 def _group(text: str) -> str:
     try:
@@ -35,6 +39,16 @@ def _group(text: str) -> str:
     if not is_group:
         raise WrongValue("is not an IPv4 multicast address (224.0.0.0 to 239.255.255.255)")
     return text
+
+
+def _compression(text: str) -> Compression | None:
+    if text == "off":
+        return None
+    if text == "auto":
+        return Compression()
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_LEVEL:
+        raise WrongValue(f"is not auto, off or a level from 1 to {MAX_LEVEL}")
+    return Compression(int(text), if_faster=False)
 
 
 class Options(CommonOptions):
@@ -77,6 +91,13 @@ class Options(CommonOptions):
         ],
         ["rate-min", None, "1M", "Minimum sending rate, likewise"],
         [
+            "compress",
+            None,
+            "auto",
+            "Compress what is multicast: auto (while it makes sending faster), off, or a level of "
+            "Zstandard from 1 to 19 (always); zeros are left out in any case",
+        ],
+        [
             "allow-from",
             None,
             None,
@@ -100,6 +121,7 @@ class Options(CommonOptions):
         "interface": parse_interface,
         "rate-max": parse_rate,
         "rate-min": parse_rate,
+        "compress": _compression,
         "status": parse_status,
         "state": parse_state_directory,
     }
@@ -116,12 +138,13 @@ class Options(CommonOptions):
         "interface": ("NAME|ADDRESS", "eth0"),
         "rate-max": ("RATE", "800M"),
         "rate-min": ("RATE", "1M"),
+        "compress": ("auto|off|LEVEL", "auto"),
         **STATUS_ARGUMENTS,
     }
     groups = {
         "Images": ["images", "allow", "allow-from", "no-root-squash", "all-squash", "fsid"],
         "Clients": ["listen", "tls-cert", "tls-ca"],
-        "Multicast": ["group", "port", "interface", "rate-max", "rate-min"],
+        "Multicast": ["group", "port", "interface", "rate-max", "rate-min", "compress"],
     }
 
     def __init__(self) -> None:
@@ -200,6 +223,7 @@ def makeService(config: Options, reactor: Any = the_reactor) -> IService:
         interface=config["interface"],
         rate_min=config["rate-min"],
         rate_max=config["rate-max"],
+        compression=config["compress"],
         tls=config["listen"].tls is not None,
         images=os.path.realpath(config["images"]),
     )

@@ -34,6 +34,7 @@ class ServerCoreTests(SynchronousTestCase):
             view=lambda name: library,
             read_in_thread=self.read_in_thread,
             look_up_in_thread=self.look_up_in_thread,
+            pack_in_thread=self.look_up_in_thread,
             welcome=self.welcome,
             limits=Limits(self.clock, lambda: 0.0),
         )

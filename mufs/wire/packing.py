@@ -19,6 +19,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+Compressor = zstd.ZstdCompressor
+
 MAX_WINDOW_LOG = EXTENT.bit_length() - 1
 """Binary logarithm of the bytes of the window that unpacking may need memory for."""
 
@@ -47,9 +49,9 @@ Packed = tuple[Encoding, "bytes | memoryview"]
 """Bytes of a range of an image, as a transfer carries them."""
 
 
-def make_compressor(level: int) -> "zstd.ZstdCompressor":
+def make_compressor(level: int) -> Compressor:
     """What L{pack} compresses with. @param level: of Zstandard; negative ones are the fastest."""
-    return zstd.ZstdCompressor(level=level)
+    return Compressor(level=level)
 
 
 def zero_pages(data: bytes | memoryview) -> int:
@@ -66,9 +68,7 @@ def zero_pages(data: bytes | memoryview) -> int:
     return zero
 
 
-def pack(
-    data: bytes | memoryview, zeros: int, compressor: "zstd.ZstdCompressor | None" = None
-) -> Packed:
+def pack(data: bytes | memoryview, zeros: int, compressor: Compressor | None = None) -> Packed:
     """
     Pack whole pages, of which only the last may be short, if that saves at least an eighth.
 

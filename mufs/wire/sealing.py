@@ -143,7 +143,7 @@ class Keys:
 def seal(
     cipher: AESGCM, descriptor: Descriptor, data: bytes | memoryview
 ) -> tuple[memoryview, bytes]:
-    """The encrypted bytes, as many as C{data} has, and the authentication tag."""
+    """The encrypted bytes, as many as C{data} has, in new memory, and the authentication tag."""
     sealed = numpy.empty(len(data) + TAG_SIZE, numpy.uint8).data
     cipher.encrypt_into(_nonce(descriptor), data, descriptor.bound(), sealed)
     return sealed[:-TAG_SIZE], sealed[-TAG_SIZE:].tobytes()

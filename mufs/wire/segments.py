@@ -158,60 +158,75 @@ MAX_ROWS = 16384
 CONTROL_SIZE = HEADER.size + _DESCRIPTOR.size + MAC_SIZE
 
 
-def cut(first: int, sealed: bytes | memoryview, size: int = SEGMENT) -> "numpy.ndarray[Any, Any]":
+def cut(
+    first: int,
+    sealed: bytes | memoryview,
+    size: int = SEGMENT,
+    *,
+    chosen: int | None = None,
+    most: int = 1,
+) -> Iterator[memoryview]:
     """
-    The segments of a transfer, ready to send.
+    The segments of a transfer, ready to send, in trains: packets back to back.
 
-    @return: rows of bytes, one per segment with its header. The last row is padded; its header
-        has the length of its data.
+    @param chosen: bitmap of the segments; by default all.
+    @param most: how many segments a train has at most.
+    @return: trains, each in the memory of the one before.
     """
-    count = segment_count(len(sealed), size)
-    rows = _blank(first, count, size)
-    whole = len(sealed) // size
+    count, whole = segment_count(len(sealed), size), len(sealed) // size
     data = numpy.frombuffer(sealed, numpy.uint8)
-    rows[:whole, HEADER.size :] = data[: whole * size].reshape(whole, size)
-    if whole < count:
-        rest = len(sealed) - whole * size
-        rows[whole, : HEADER.size].view(">u4")[1] = rest
-        rows[whole, HEADER.size : HEADER.size + rest] = data[whole * size :]
-        rows[whole, HEADER.size + rest :] = 0
-    return rows
+    rows, rest = data[: whole * size].reshape(whole, size), data[whole * size :]
+    numbers = _UP[:count] + numpy.uint32(first & 0xFFFFFFFF)
+    if chosen is not None and chosen != (1 << count) - 1:
+        indices = [i for i in range(count) if chosen >> i & 1]
+        numbers, rows = numbers[indices], rows[[i for i in indices if i < whole]]
+    train = _blank(min(most, count), size)
+    fields, contents, packets = _fields(train), train[:, HEADER.size :], train.data.cast("B")
+    for begin in range(0, len(numbers), most):
+        here, some = numbers[begin : begin + most], rows[begin : begin + most]
+        fields[: len(here), 2] = here
+        contents[: len(some)] = some
+        end = len(some) * train.shape[1]
+        if len(some) < len(here):
+            fields[len(some), 1] = len(rest)
+            contents[len(some), : len(rest)] = rest
+            end += HEADER.size + len(rest)
+        yield packets[:end]
 
 
 def cut_parity(
-    first: int, rows: "numpy.ndarray[Any, Any]", index: int, count: int
+    first: int, sealed: bytes | memoryview, index: int, count: int, size: int = SEGMENT
 ) -> "numpy.ndarray[Any, Any]":
     """
-    Parity segments of a transfer, ready to send.
+    Parity segments of a transfer, ready to send, one per row.
 
-    @param rows: the result of L{cut}.
     @param index: of the first of C{count} parity segments; each group has L{MAX_PARITY}.
     """
-    size = rows.shape[1] - HEADER.size
-    made = _blank(first + len(rows) + index, count, size)
-    groups = group_count(len(rows))
+    segments = segment_count(len(sealed), size)
+    padded = numpy.zeros(segments * size, numpy.uint8)
+    padded[: len(sealed)] = numpy.frombuffer(sealed, numpy.uint8)
+    rows = padded.reshape(segments, size)
+    made = _blank(count, size)
+    _fields(made)[:, 2] = _UP[:count] + numpy.uint32(first + segments + index & 0xFFFFFFFF)
+    groups = group_count(segments)
     for start in range(min(groups, count)):
         group = (index + start) % groups
         indices = [each // groups for each in range(index + start, index + count, groups)]
-        parities = parity(words(rows[group::groups, HEADER.size :]), indices)
+        parities = parity(words(rows[group::groups]), indices)
         made[start::groups, HEADER.size :] = parities.view(numpy.uint8)[:, :size]
     return made
 
 
-def _blank(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
-    """Rows with headers, and undefined data."""
+def _blank(count: int, size: int) -> "numpy.ndarray[Any, Any]":
+    """Whole segments, one per row, without their numbers and data."""
     rows = numpy.empty((count, HEADER.size + size), numpy.uint8)
-    rows[:, : HEADER.size] = _headers(first, count, size)
+    _fields(rows)[:, :2] = TRANSMISSION, size
     return rows
 
 
-def _headers(first: int, count: int, size: int) -> "numpy.ndarray[Any, Any]":
-    """The headers of C{count} whole segments, as rows of bytes."""
-    fields = numpy.empty((count, 3), ">u4")
-    fields[:, 0] = TRANSMISSION
-    fields[:, 1] = size
-    fields[:, 2] = _UP[:count] + numpy.uint32(first & 0xFFFFFFFF)
-    return fields.view(numpy.uint8)
+def _fields(rows: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
+    """The headers of segments: three numbers per row."""
+    return rows[:, : HEADER.size].view(">u4")
 
 
 Run = tuple[int, int, "numpy.ndarray[Any, Any]"]

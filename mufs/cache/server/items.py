@@ -6,6 +6,7 @@ from mufs.cache.server.sent import ExtentKey, IReader, SentTransfer, Share
 from mufs.interfaces import IImage
 from mufs.wire.channel import Priority
 from mufs.wire.pages import EXTENT, PAGE, byte_range
+from mufs.wire.segments import HEADER
 
 Readers = dict[IReader, dict[int, int]]
 """
@@ -112,7 +113,7 @@ class Resend:
     @property
     def cost(self) -> int:
         """What it costs the server and its link, in bytes."""
-        return ITEM_COST + self.segments * int(self.transfer.rows.shape[1])
+        return ITEM_COST + self.segments * (HEADER.size + self.transfer.segment)
 
     def bytes_in(self, segments: int) -> int:
         """How many bytes a request that misses some of its segments waits for."""

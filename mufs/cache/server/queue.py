@@ -119,7 +119,7 @@ class MulticastQueue:
         @param missing: bitmap of the segments.
         @param is_loss: whether they were lost on their way to the reader.
         """
-        missing &= (1 << len(transfer.rows)) - 1
+        missing &= (1 << transfer.count) - 1
         if not missing:
             return
         wanted = missing
@@ -130,7 +130,7 @@ class MulticastQueue:
         if under_way is not None and under_way.transfer is transfer:
             if under_way.parity:
                 coming = dict.fromkeys(range(transfer.groups), under_way.parity)
-                missing = not_restored(missing, len(transfer.rows), coming)
+                missing = not_restored(missing, transfer.count, coming)
             else:
                 missing &= ~under_way.missing
             if not missing:
@@ -142,7 +142,7 @@ class MulticastQueue:
             self._put(resend, reader, service_class)
         resend.is_repeat &= not is_loss
         resend.missing |= missing
-        resend.max_missing = max(resend.max_missing, max_in_group(missing, len(transfer.rows)))
+        resend.max_missing = max(resend.max_missing, max_in_group(missing, transfer.count))
         self._join(resend, reader, tag, service_class, wanted)
 
     def take(

@@ -2,9 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
 from attrs import define, field
 from zope.interface import Attribute, Interface
 
@@ -13,12 +12,15 @@ from mufs.wire.pages import EXTENT, mask_of
 from mufs.wire.parity import MAX_PARITY
 from mufs.wire.segments import (
     COMPLETION,
-    HEADER,
     REPAIRED,
     Descriptor,
     cut_parity,
     group_count,
+    segment_count,
 )
+
+if TYPE_CHECKING:
+    import numpy
 
 ExtentKey = tuple[int, int, int]
 """Image, generation, and number of the extent."""
@@ -37,7 +39,7 @@ MAX_REPAIR_CREDIT = MAX_BYTES_AWAITED
 
 
 TRANSFER_OVERHEAD = 1024
-"""Bytes of memory that a transfer in the window takes besides its segments."""
+"""Bytes of memory that a transfer in the window takes besides its sealed bytes."""
 
 
 @define(eq=False)
@@ -85,34 +87,44 @@ class SentTransfer:
     """
     A transfer as it goes out.
 
-    @ivar rows: its segments, one per row, the last one padded (see C{segments.cut}).
+    @ivar sealed: the bytes that its segments carry.
+    @ivar segment: bytes of data in a segment.
     @ivar key: the key of its epoch for the MACs of its control packets.
     @ivar parity: how many parity segments of each group were made, and thus sent, so far.
     @ivar repaired_at: when it was last repaired, in seconds of the server's clock.
     @ivar audience: the clients that waited for it when it was sent.
     @ivar interval: the interval of sending that reports of its loss count for (see C{Pace}).
+    @ivar count: how many segments it has.
     @ivar extent: the extent whose pages it carries, C{pages} which ones.
     """
 
     descriptor: Descriptor
-    rows: "numpy.ndarray[Any, Any]" = field(repr=False)
+    sealed: bytes | memoryview = field(repr=False)
+    segment: int
     key: bytes = field(default=b"", repr=False)
     parity: int = 0
     repaired_at: float = float("-inf")
     audience: set[IReader] = field(factory=set, repr=False)
     interval: Any = field(default=None, repr=False)
+    count: int = field(init=False)
     extent: ExtentKey = field(init=False)
     pages: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         d = self.descriptor
+        self.count = segment_count(d.total, self.segment)
         number, start = divmod(d.offset, EXTENT)
         self.extent = d.image, d.generation, number
         self.pages = mask_of(start, start + d.length)
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.descriptor.total + TRANSFER_OVERHEAD
+
     def bytes_in(self, segments: int) -> int:
         """About how many of its bytes the segments in this bitmap carry."""
-        return self.descriptor.total * segments.bit_count() // len(self.rows)
+        return self.descriptor.total * segments.bit_count() // self.count
 
     @property
     def parity_left(self) -> int:
@@ -121,22 +133,24 @@ class SentTransfer:
 
     def control(self, phase: int) -> bytes:
         """Its announcement or completion."""
-        return self.descriptor.encode(phase, self.rows.shape[1] - HEADER.size, self.key)
+        return self.descriptor.encode(phase, self.segment, self.key)
 
     def completion(self, segments: int) -> bytes:
         """The control packet after the segments in this bitmap: all of them, or a repair."""
-        whole = segments.bit_count() == len(self.rows)
+        whole = segments.bit_count() == self.count
         return self.control(COMPLETION if whole else REPAIRED)
 
     @property
     def groups(self) -> int:
         """How many groups its segments are in."""
-        return group_count(len(self.rows))
+        return group_count(self.count)
 
     def make_parity(self, count: int) -> "numpy.ndarray[Any, Any]":
         """The next C{count} parity segments of each group, ready to send."""
         groups = self.groups
-        made = cut_parity(self.descriptor.first, self.rows, self.parity * groups, count * groups)
+        made = cut_parity(
+            self.descriptor.first, self.sealed, self.parity * groups, count * groups, self.segment
+        )
         self.parity += count
         return made
 
@@ -145,7 +159,7 @@ class SentWindow:
     """The last transfers, by number and by extent, up to a limit in bytes: the oldest go first."""
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
-        """@param limit: bytes of memory, of segments and of what is kept besides them."""
+        """@param limit: bytes of memory of all of them."""
         self._limit = limit
         self._bytes = 0
         self._transfers: OrderedDict[int, SentTransfer] = OrderedDict()
@@ -155,10 +169,10 @@ class SentWindow:
         """Keep a transfer that was just sent."""
         self._transfers[transfer.descriptor.transfer] = transfer
         self._extents.setdefault(transfer.extent, []).append(transfer)
-        self._bytes += transfer.rows.nbytes + TRANSFER_OVERHEAD
+        self._bytes += transfer.memory
         while self._bytes > self._limit:
             _, oldest = self._transfers.popitem(last=False)
-            self._bytes -= oldest.rows.nbytes + TRANSFER_OVERHEAD
+            self._bytes -= oldest.memory
             same = self._extents[oldest.extent]
             same.remove(oldest)
             if not same:

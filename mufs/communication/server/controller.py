@@ -16,10 +16,12 @@ from mufs.communication.server.disk_reads import DiskReads, Reading
 from mufs.communication.server.key_rotation import KeyRotation
 from mufs.communication.server.output import ISegmentOutput
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.packer import Packer
 from mufs.communication.server.scavenger import ScavengerSchedule
 from mufs.communication.server.sender import Sender
 from mufs.interfaces import IImage
 from mufs.wire.channel import Occasion, Priority, Read, Repair
+from mufs.wire.packing import Packed
 from mufs.wire.pages import BLOCK
 from mufs.wire.sealing import Keys
 from mufs.wire.segments import SEGMENT, max_in_group
@@ -58,19 +60,30 @@ class MulticastController:
         keys: Keys,
         pace: Pace,
         read: Reading,
+        packer: Packer,
         clock: IReactorTime,
         segment: int = SEGMENT,
     ) -> None:
-        """@param read: reads from an image, outside the reactor's thread."""
+        """
+        @param read: reads from an image, outside the reactor's thread.
+        @param packer: packs what is sent.
+        """
+
+        def read_packed(
+            image: IImage, offset: int, length: int, following: int
+        ) -> "Deferred[Packed]":
+            reading = read(image, offset, length, following)
+            return reading.addCallback(lambda data: packer.pack(image, data, sender.size.cost))
+
+        self._sender = sender = Sender(keys, pace, clock, segment=segment)
         self._queue = queue
         self._window = window
         self._clock = clock
         self.pace = pace
         self.keys_replaced: Callable[[], None] = lambda: None
         self._key_rotation = KeyRotation(keys, window, clock, announce=lambda: self.keys_replaced())
-        self._reads = DiskReads(read, clock, wake=self._wake, failed=self._drop)
+        self._reads = DiskReads(read_packed, clock, wake=self._wake, failed=self._drop)
         self._scavenger = ScavengerSchedule(queue, pace, clock, wake=self._wake)
-        self._sender = Sender(keys, pace, clock, segment=segment)
         self._idle = True
         self._sending: Deferred[None] = succeed(None)
         self.transfers = 0
@@ -122,8 +135,8 @@ class MulticastController:
                 self.pace.lost(
                     reader.share,
                     repair.missing.bit_count(),
-                    sent=len(transfer.rows),
-                    in_group=max_in_group(repair.missing, len(transfer.rows)),
+                    sent=transfer.count,
+                    in_group=max_in_group(repair.missing, transfer.count),
                     interval=transfer.interval,
                 )
             self._queue.repair(
@@ -132,7 +145,7 @@ class MulticastController:
                 tag=repair.tag,
                 missing=repair.missing,
                 priority=Priority.BLOCKED if repair.tag else Priority.AHEAD,
-                is_loss=was_awaited or repair.missing.bit_count() < len(transfer.rows),
+                is_loss=was_awaited or repair.missing.bit_count() < transfer.count,
             )
             self._wake()
         return transfer
@@ -175,9 +188,9 @@ class MulticastController:
                 most = max(BLOCK, self._sender.size.limit)
                 repairs_wait = resend is None or early > 0 or repaired * self.segment >= most
                 if self._reads.ready and repairs_wait:
-                    entry, data = self._reads.pop()
+                    entry, packed = self._reads.pop()
                     began = self._clock.seconds()
-                    await self._send(entry, data)
+                    await self._send(entry, packed)
                     self._scavenger.charge_sent(entry, began)
                     repaired = 0
                 elif early > 0:
@@ -209,19 +222,19 @@ class MulticastController:
             self._reads.begin(item, self._queue.following(item))
         return None
 
-    async def _send(self, entry: Entry, data: memoryview) -> None:
+    async def _send(self, entry: Entry, packed: Packed) -> None:
         try:
             await self._key_rotation.prepare()
-            transfer = self._sender.seal(entry, data)
+            transfer = self._sender.seal(entry, packed)
             parity = min(self.pace.parity, transfer.parity_left)
-            await self._sender.write(transfer, (1 << len(transfer.rows)) - 1, parity)
+            await self._sender.write(transfer, (1 << transfer.count) - 1, parity)
         except CancelledError:
             raise
         except Exception:
             self._drop(entry, Failure())
             return
         self.transfers += 1
-        self.segments_sent += len(transfer.rows)
+        self.segments_sent += transfer.count
         self.parity_sent += parity * transfer.groups
         if self._key_rotation.is_current(transfer):
             self._window.add(transfer)
@@ -229,7 +242,7 @@ class MulticastController:
         transfer.audience.update(entry.readers)
         _tell(entry.readers, transfer, Occasion.NOW)
         hosts = {reader.share for reader in transfer.audience}
-        transfer.interval = self.pace.sent(hosts, len(transfer.rows))
+        transfer.interval = self.pace.sent(hosts, transfer.count)
 
     async def _resend(self, resend: Resend) -> None:
         self._queue.begin(resend)

@@ -8,6 +8,7 @@ from twisted.python.failure import Failure
 
 from mufs.cache.server.items import Entry
 from mufs.interfaces import IImage
+from mufs.wire.packing import Packed
 from mufs.wire.pages import EXTENT, PAGE
 
 MAX_ENTRIES_AHEAD = 4
@@ -37,13 +38,14 @@ class DiskReads:
 
     def __init__(
         self,
-        read: Reading,
+        read: Callable[[IImage, int, int, int], "Deferred[Packed]"],
         clock: IReactorTime,
         *,
         wake: Callable[[], None],
         failed: Callable[[Entry, Failure], None],
     ) -> None:
         """
+        @param read: reads as L{Reading} does, and packs what it read.
         @param wake: called when an entry is ready, and when others may be read.
         @param failed: called with an entry that cannot be read.
         """
@@ -53,7 +55,7 @@ class DiskReads:
         self._failed = failed
         self._reading: dict[Entry, float] = {}
         self._slow: set[IImage] = set()
-        self._ready: list[tuple[Entry, memoryview]] = []
+        self._ready: list[tuple[Entry, Packed]] = []
         self._check: IDelayedCall | None = None
 
     @property
@@ -73,8 +75,8 @@ class DiskReads:
         """How many entries can be sent."""
         return len(self._ready)
 
-    def pop(self) -> tuple[Entry, memoryview]:
-        """The next entry to send, with its bytes: the first of the most urgent ones."""
+    def pop(self) -> tuple[Entry, Packed]:
+        """The next entry to send, with its packed bytes: the first of the most urgent ones."""
         classes = [entry.service_class for entry, _ in self._ready]
         return self._ready.pop(classes.index(min(classes)))
 
@@ -98,7 +100,7 @@ class DiskReads:
             self._check.cancel()
             self._check = None
 
-    def _was_read(self, data: memoryview, entry: Entry) -> None:
+    def _was_read(self, data: Packed, entry: Entry) -> None:
         del self._reading[entry]
         self._ready.append((entry, data))
         self._wake()

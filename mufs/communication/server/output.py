@@ -1,11 +1,11 @@
 """The socket that the server sends to the multicast group from."""
 
 import socket
-from errno import EINVAL, EIO, ENOBUFS, EOPNOTSUPP
+from collections.abc import Callable
+from errno import EINVAL, EIO, EMSGSIZE, ENOBUFS, EOPNOTSUPP
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import MessageLengthError
 from twisted.internet.interfaces import IReactorFDSet, IWriteDescriptor
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
@@ -102,6 +102,7 @@ class MulticastOutput(MulticastProtocol):
         self._failed_at = 0.0
         self._warned = False
         self._writability: _Writability | None = None
+        self._send: Callable[[bytes | memoryview], int]
 
     def startProtocol(self) -> None:
         """Set up the socket."""
@@ -110,7 +111,9 @@ class MulticastOutput(MulticastProtocol):
         self.transport.connect(*self._group)
         self.grow_send_buffer(SEND_BUFFER)
         self._offload = self._set(socket.SOL_UDP, UDP_SEGMENT, self._stride)
-        self._writability = _Writability(self._socket(), self._reactor)
+        handle = self._socket()
+        self._send = handle.send  # the port's own write takes as long in Python as in the kernel
+        self._writability = _Writability(handle, self._reactor)
 
     def use(self, interface: NetworkInterface) -> None:
         """
@@ -148,12 +151,11 @@ class MulticastOutput(MulticastProtocol):
     def _write(self, packets: bytes | memoryview) -> bool:
         """Write once; C{False} if that must be tried again."""
         try:
-            self.transport.write(packets, None)  # type: ignore[arg-type]  # any buffer is accepted
+            self._send(packets)
         except BlockingIOError:
             return False
-        except (OSError, MessageLengthError) as error:
-            number = getattr(error, "errno", None)
-            if self._offload and number in (EINVAL, EIO, EOPNOTSUPP, None):
+        except OSError as error:
+            if self._offload and error.errno in (EINVAL, EIO, EOPNOTSUPP, EMSGSIZE):
                 # Not supported by the interface, or segments exceed its MTU. Without
                 # UDP_SEGMENT the kernel fragments them.
                 if not self._offload_refused:
@@ -161,7 +163,7 @@ class MulticastOutput(MulticastProtocol):
                 self._set(socket.SOL_UDP, UDP_SEGMENT, 0)
                 self._offload, self._offload_refused = False, True
                 return False
-            if number != ENOBUFS:  # a queue of this host is full
+            if error.errno != ENOBUFS:  # a queue of this host is full
                 self._note_failure(error)
         else:
             if self._failing_since is not None:
@@ -171,7 +173,7 @@ class MulticastOutput(MulticastProtocol):
                 self._log.info("UDP_SEGMENT works again")
         return True
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: OSError) -> None:
         now = self._reactor.seconds()
         if self._failing_since is None:
             self._failing_since = now
@@ -181,7 +183,7 @@ class MulticastOutput(MulticastProtocol):
             self._log.warn(
                 "cannot send to the group on interface {interface}: {reason}",
                 interface=self._interface,
-                reason=getattr(error, "strerror", None) or str(error),
+                reason=error.strerror or str(error),
             )
 
     def _note_success(self) -> None:

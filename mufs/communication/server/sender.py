@@ -1,8 +1,7 @@
 """Transfers on their way out: sealed, cut into segments, paced, written to the group."""
 
-from typing import Any
+from collections.abc import Iterator
 
-import numpy
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -12,6 +11,7 @@ from mufs.cache.server.sent import SentTransfer
 from mufs.communication.server.output import MAX_TRAIN, ISegmentOutput
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.transfer_size import TransferSize
+from mufs.wire.packing import Packed
 from mufs.wire.sealing import Keys, seal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -43,13 +43,16 @@ class Sender:
         self.output: ISegmentOutput | None = None
         self.bytes_multicast = 0
 
-    def seal(self, entry: Entry, data: bytes | memoryview) -> SentTransfer:
+    def seal(self, entry: Entry, packed: Packed) -> SentTransfer:
         """Make the next transfer, of an entry that was read, with the keys now in use."""
         image, (offset, length) = entry.image, entry.byte_range
-        number = self._keys.next_transfer(length)
+        encoding, data = packed
+        number = self._keys.next_transfer(len(data))
         first = self._next_segment
-        descriptor = Descriptor(number, first, image.image, image.generation, offset, length)
-        count = number_count(segment_count(length, self.segment))
+        descriptor = Descriptor(
+            number, first, image.image, image.generation, offset, len(data), length, encoding
+        )
+        count = number_count(segment_count(len(data), self.segment))
         self._next_segment = (first + count) & 0xFFFFFFFF
         return seal_transfer(self._keys, descriptor, data, segment=self.segment)
 
@@ -60,29 +63,18 @@ class Sender:
         @param segments: bitmap of the segments.
         @param parity: how many new parity segments of each group to add.
         """
-        pieces: list[bytes | memoryview] = [transfer.control(ANNOUNCEMENT)]
-        if segments:
-            pieces += trains(transfer, segments)
-        if parity:
-            pieces += _split(transfer.make_parity(parity))
-        completion = transfer.completion(segments)
-        # The last segment is usually short: the completion fits into its datagram then.
-        last = len(pieces[-1]) % (HEADER.size + self.segment)
-        if len(pieces) > 1 and 0 < last <= self.segment + HEADER.size - len(completion):
-            pieces[-1] = b"".join((pieces[-1], completion))
-        else:
-            pieces.append(completion)
         began, size, held_back = self._clock.seconds(), 0, False
-        for piece in pieces:
-            size += len(piece)
-            delay = self._pace.delay(len(piece))
+        for packets in _packets(transfer, segments, parity):
+            size += len(packets)
+            delay = self._pace.delay(len(packets))
             if delay > 0:
                 held_back = True
                 await deferLater(self._clock, delay)
             while self.output is not None:
-                piece = piece[self.output.write(piece) :]
-                if not piece:
+                taken = self.output.write(packets)
+                if taken == len(packets):
                     break
+                packets = packets[taken:]
                 held_back = True
                 self._pace.blocked()
                 await self.output.writable()
@@ -97,34 +89,38 @@ def seal_transfer(
     Make a transfer that can be sent.
 
     @param descriptor: without the authentication tag.
-    @param data: bytes of the image, as many as the descriptor says.
+    @param data: packed bytes, as many as the descriptor says.
     @param segment: bytes of data in a segment.
     """
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
-    return SentTransfer(evolve(d, tag=tag), cut(d.first, sealed, segment), keys.epoch.control)
+    return SentTransfer(evolve(d, tag=tag), sealed, segment, keys.epoch.control)
 
 
-def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> list[memoryview]:
+def _packets(transfer: SentTransfer, segments: int, parity: int) -> Iterator[bytes | memoryview]:
+    """What is written for a transfer (see L{Sender.write}); trains as L{cut} returns them."""
+    yield transfer.control(ANNOUNCEMENT)
+    completion = transfer.completion(segments)
+    whole = HEADER.size + transfer.segment
+    for train in trains(transfer, segments):
+        if not parity and 0 < len(train) % whole <= whole - len(completion):
+            # The last segment is short, so that the completion fits into its datagram.
+            yield b"".join((train, completion))
+            return
+        yield train
+    if parity:
+        rows = transfer.make_parity(parity).data.cast("B")
+        yield from (rows[i : i + MAX_TRAIN * whole] for i in range(0, len(rows), MAX_TRAIN * whole))
+    yield completion
+
+
+def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> Iterator[memoryview]:
     """
-    The packets of some segments of a transfer, back to back, in trains.
+    The packets of some segments of a transfer, back to back, in trains (see C{segments.cut}).
 
     @param segments: bitmap of the segments.
     @param most: how many packets a train has at most.
     """
-    rows = transfer.rows
-    count = len(rows)
-    padding = (rows.shape[1] - HEADER.size) * count - transfer.descriptor.total
-    if segments != (1 << count) - 1:
-        rows = rows[[i for i in range(count) if segments >> i & 1]]
-    packets = _split(rows, most)
-    if padding and segments >> (count - 1):
-        packets[-1] = packets[-1][:-padding]
-    return packets
-
-
-def _split(rows: "numpy.ndarray[Any, Any]", most: int = MAX_TRAIN) -> list[memoryview]:
-    """Packets, one per row, in trains of C{most} packets."""
-    packets = rows.data.cast("B")
-    size = most * rows.shape[1]
-    return [packets[i : i + size] for i in range(0, len(packets), size)]
+    return cut(
+        transfer.descriptor.first, transfer.sealed, transfer.segment, chosen=segments, most=most
+    )

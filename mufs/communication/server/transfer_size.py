@@ -1,4 +1,4 @@
-"""How large a transfer may be, so that what is more urgent never waits long until it is out."""
+"""What the link carries, and so how large a transfer may be for urgent ones not to wait long."""
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -7,6 +7,9 @@ from mufs.wire.pages import EXTENT
 
 SENDING_TIME = 0.015
 """Seconds that it may take to send a transfer, beyond a block: 1 MiB from 0.56 Gbit/s on."""
+
+COST_DECAY = 0.8
+"""By what the cost of a byte falls with each sample that nothing held back."""
 
 MIN_SAMPLE = 4 * SEND_BUFFER
 """Bytes that the link is measured by: most of them must pass it before the last are written."""
@@ -22,11 +25,14 @@ class TransferSize:
 
     @ivar limit: bytes of a transfer at most, beyond a block: what the link carries in
         C{SENDING_TIME}, at most an extent.
+    @ivar cost: seconds that a byte takes as long as the link holds back what is written; falls
+        while it does not, for then it may carry more; 0 at first.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self.limit = 0
+        self.cost = 0.0
         self._bytes_per_second = 0.0
         self._begin()
 
@@ -44,6 +50,7 @@ class TransferSize:
         self._held_back |= held_back
         if self._bytes < MIN_SAMPLE:
             return
+        self.cost = self._writing / self._bytes if self._held_back else COST_DECAY * self.cost
         rate = self._bytes_per_second
         if now > self._began:
             rate = max(rate, self._bytes / (now - self._began))

@@ -17,7 +17,7 @@ from mufs.communication.server.sender import trains
 from mufs.interfaces import IImage
 from mufs.wire.channel import Data, Priority, Read, Type, pack_tagged
 from mufs.wire.pages import BLOCK
-from mufs.wire.segments import ANNOUNCEMENT, HEADER
+from mufs.wire.segments import ANNOUNCEMENT
 
 DATA_SIZE = BLOCK // 2
 """Bytes of an image in one DATA packet: whole pages, so that each can be kept as it comes."""
@@ -89,10 +89,10 @@ class UnicastReads:
         @param missing: which segments, as a bitmap.
         @return: how many were sent.
         """
-        missing &= (1 << len(transfer.rows)) - 1
+        missing &= (1 << transfer.count) - 1
         count = missing.bit_count()
         # As much as is read at a time may always be sent, more only within the client's share.
-        size = count * (transfer.rows.shape[1] - HEADER.size)
+        size = count * transfer.segment
         allowed = size <= DATA_SIZE or self.charge(size)
         if not allowed or self._is_paused:
             return 0

@@ -19,7 +19,10 @@ from mufs.interfaces import IImage
 from mufs.wire.pages import EXTENT
 
 MAX_READ = EXTENT
-"""Bytes that are read at once, and in the reactor's thread if that does not block."""
+"""
+Bytes that are read at once, between two multiples of them; in the reactor's thread if that does not
+block.
+"""
 
 MAX_RUNS = 16
 """Runs held of which a part has not been requested yet."""
@@ -93,7 +96,7 @@ class Reads:
                 if here < length:
                     return _join(part, self(image, run.end, length - here, more))
                 return part
-        size = max(length, min(length + more, MAX_READ))
+        size = max(length, min(length + more, MAX_READ - offset % MAX_READ))
         run = _Run(image, offset, offset + size)
         self._runs.append(run)
         del self._runs[:-MAX_RUNS]

@@ -20,15 +20,19 @@ LIMIT = 200_000
 
 class RecordingSocket:
     """
-    A socket that remembers its options, and doubles the sizes of buffers as Linux does.
+    A socket that remembers its options and what is sent, and doubles the sizes of buffers as Linux
+    does.
 
     @ivar refused: options that the kernel refuses.
+    @ivar failures: what the next calls of C{send} raise, C{None} for one that succeeds.
     @ivar duplicates: what C{dup} returned.
     """
 
     def __init__(self, *refused: int) -> None:
         self.refused = set(refused)
         self.options: dict[tuple[int, int], int] = {}
+        self.failures: list[OSError | None] = []
+        self.written: list[bytes] = []
         self.duplicates: list[RecordingSocket] = []
         self.closed = False
 
@@ -44,6 +48,14 @@ class RecordingSocket:
     def getsockopt(self, level: int, option: int) -> int:
         """See L{socket.socket.getsockopt}."""
         return self.options[level, option]
+
+    def send(self, packets: bytes | memoryview) -> int:
+        """See L{socket.socket.send}."""
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        self.written.append(bytes(packets))
+        return len(packets)
 
     def dup(self) -> RecordingSocket:
         """See L{socket.socket.dup}."""

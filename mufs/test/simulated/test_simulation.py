@@ -408,15 +408,14 @@ class LossTests(SimulationTestCase):
         With 1 % loss at a hundred clients, parity segments repair most transfers for all clients,
         and no read waits long.
         """
-        longest = []
         for loss in (0.0, 0.01):
             network = self.make_network(100, 4 * MIB, loss=loss, cache_size=2 * MIB)
             seconds = self.assert_all_right(network)
             self.assertLess(self.multicast_share(network), 1.1)
             self.assertLess(seconds, 1.4 * self.ideal())
             self.assertEqual(network.server.reads.image_read_bytes, self.size)
-            longest.append(max(client.longest_wait for client in network.clients))
-        self.assertLess(longest[1], 3 * longest[0])
+            # What was read ahead is hurried after 0.125 s of waiting.
+            self.assertLess(max(client.longest_wait for client in network.clients), 0.25)
 
     def test_all_connect_at_once(self) -> None:
         """Of hundreds of clients that connect at the same time, none is refused."""

@@ -15,6 +15,7 @@ from mufs.communication.server.channel import ServerChannel, ServerChannelFactor
 from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.limits import Limits
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.packer import Packer
 from mufs.filesystem.server.reads import Reads
 from mufs.test.support.doubles import FakeTransport, RecordingOutput
 from mufs.test.support.memory import MemoryLibrary
@@ -71,6 +72,7 @@ class Server:
             keys=keys,
             pace=Pace(self.clock, floor=1e12, ceiling=1e12, start=1e12),
             read=reads,
+            packer=Packer(maybeDeferred, None),
             clock=self.clock,
         )
         self.output = RecordingOutput()

@@ -22,7 +22,7 @@ from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
 from mufs.wire.metadata import Attributes
 from mufs.wire.pages import EXTENT
-from mufs.wire.segments import Descriptor, cut, parse
+from mufs.wire.segments import Descriptor, parse
 
 
 def make_interface(address: str = "192.0.2.1", index: int = 2, **changes: Any) -> NetworkInterface:
@@ -179,7 +179,7 @@ def make_sent(
 ) -> SentTransfer:
     """Make an unsealed transfer of a range of an image."""
     descriptor = Descriptor(number, first, image.image, image.generation, offset, length)
-    return SentTransfer(descriptor, cut(first, image.read(offset, length), segment))
+    return SentTransfer(descriptor, image.read(offset, length), segment)
 
 
 @implementer(ISegmentOutput)

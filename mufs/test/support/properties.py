@@ -1,14 +1,14 @@
 """Settings and strategies for hypothesis that several property tests use."""
 
+from collections.abc import Iterable
 from typing import Any
 
-import numpy
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mufs.wire.packing import Encoding
 from mufs.wire.pages import BLOCK, PAGE
-from mufs.wire.segments import HEADER, TAG_SIZE, Descriptor
+from mufs.wire.segments import TAG_SIZE, Descriptor
 
 
 def examples(count: int) -> settings:
@@ -54,10 +54,6 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     )
 
 
-def packets_of(rows: "numpy.ndarray[Any, Any]") -> list[bytes]:
-    """Return the segments in rows made by C{cut}, each with the length in its header."""
-    packets = []
-    for row in rows:
-        packet = row.tobytes()
-        packets.append(packet[: HEADER.size + HEADER.unpack_from(packet)[1]])
-    return packets
+def packets_of(rows: "Iterable[Any]") -> list[bytes]:
+    """Return the segments made by C{cut}, or parity segments."""
+    return [bytes(row) for row in rows]

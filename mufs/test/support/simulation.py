@@ -70,6 +70,7 @@ class SimulatedServer:
             view=lambda _: network.library,
             read_in_thread=self._in_thread,
             look_up_in_thread=self._in_thread,
+            pack_in_thread=self._in_thread,
             welcome=lambda _: Welcome(VERSION, "239.5.5.0", 7041, self.source, SEGMENT),
             limits=Limits(self._clock, lambda: 0.0),
         )

@@ -265,7 +265,7 @@ def _transfer(data: bytes) -> None:
     if descriptor.offset % BLOCK + length > BLOCK:
         return
     sent = seal_transfer(keys, descriptor, content, segment=size)
-    rows = packets_of(sent.rows)
+    rows = packets_of(trains(sent, (1 << sent.count) - 1, 1))
     count = len(rows) + 8
     flip = script.number(2)
     reassembly, came, done = Reassembly(size), set(), []
@@ -278,7 +278,7 @@ def _transfer(data: bytes) -> None:
             continue
         place = index % count - len(rows)
         part = bytearray(
-            rows[place] if place < 0 else cut_parity(first, sent.rows, place, 1).tobytes()
+            rows[place] if place < 0 else cut_parity(first, sent.sealed, place, 1, size).tobytes()
         )
         if index == 254 and flip % len(part) >= SEGMENT_HEADER.size:
             part[flip % len(part)] ^= 1
@@ -478,8 +478,8 @@ def _datagrams(transfer: int) -> list[bytes]:
     descriptor = sent.descriptor
     return [
         _control(descriptor, ANNOUNCEMENT),
-        *packets_of(sent.rows),
-        *packets_of(cut_parity(descriptor.first, sent.rows, 0, 4)),
+        *packets_of(trains(sent, (1 << sent.count) - 1, 1)),
+        *packets_of(cut_parity(descriptor.first, sent.sealed, 0, 4)),
         _control(descriptor, COMPLETION),
     ]
 
@@ -488,7 +488,7 @@ def _datagrams(transfer: int) -> list[bytes]:
 def _train(transfer: int) -> bytes:
     """Return a transfer in one train, without parity."""
     sent = _sent()[transfer]
-    packets = [bytes(each) for each in trains(sent, (1 << len(sent.rows)) - 1)]
+    packets = packets_of(trains(sent, (1 << sent.count) - 1))
     ends = [_control(sent.descriptor, phase) for phase in (ANNOUNCEMENT, COMPLETION)]
     return b"".join([ends[0], *packets, ends[1]])
 

@@ -64,13 +64,13 @@ DESCRIPTOR = evolve(BARE, tag=TAG)
 
 def segment(index: int) -> bytes:
     """A segment of the transfer as it goes out."""
-    row = bytes(cut(DESCRIPTOR.first, SEALED, SEGMENT)[index])
-    return row[: 12 + min(SEGMENT, len(SEALED) - index * SEGMENT)]
+    (packet,) = map(bytes, cut(DESCRIPTOR.first, SEALED, SEGMENT, chosen=1 << index))
+    return packet
 
 
 def parity_segment(index: int) -> bytes:
     """A parity segment of the transfer as it goes out."""
-    return cut_parity(DESCRIPTOR.first, cut(DESCRIPTOR.first, SEALED, SEGMENT), index, 1).tobytes()
+    return cut_parity(DESCRIPTOR.first, SEALED, index, 1, SEGMENT).tobytes()
 
 
 def channel_packets() -> dict[str, bytes]:

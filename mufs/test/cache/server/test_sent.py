@@ -29,7 +29,7 @@ class SentWindowTests(SynchronousTestCase):
             window.add(sent[-1])
             kept: list[SentTransfer] = []
             for transfer in reversed(sent):
-                if sum(t.rows.nbytes + TRANSFER_OVERHEAD for t in [*kept, transfer]) > limit:
+                if sum(t.descriptor.total + TRANSFER_OVERHEAD for t in [*kept, transfer]) > limit:
                     break
                 kept.append(transfer)
             found = [window.get(t.descriptor.transfer) for t in sent]

@@ -90,8 +90,7 @@ def consecutive(first: int, contents: Iterable[bytes]) -> list[Transfer]:
 def parity_of(transfer: Transfer, indices: Iterable[int]) -> list[bytes]:
     """Some parity segments of a transfer."""
     first = transfer.descriptor.first
-    rows = cut(first, transfer.sealed, SIZE)
-    return [cut_parity(first, rows, index, 1).tobytes() for index in indices]
+    return [cut_parity(first, transfer.sealed, index, 1, SIZE).tobytes() for index in indices]
 
 
 def take(

@@ -53,7 +53,7 @@ class ReceiverTests(SynchronousTestCase):
         first = number * number_count(749)
         descriptor = Descriptor(number, first, 1, 1, number * EXTENT, length)
         transfer = seal_transfer(KEYS, descriptor, CONTENT[:length], segment=SEGMENT)
-        segments = [bytes(train) for train in trains(transfer, (1 << len(transfer.rows)) - 1, 1)]
+        segments = [bytes(train) for train in trains(transfer, (1 << transfer.count) - 1, 1)]
         ends = [transfer.control(phase) for phase in (ANNOUNCEMENT, end)]
         return [ends[0], *segments, ends[1]]
 

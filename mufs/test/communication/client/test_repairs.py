@@ -18,8 +18,9 @@ from mufs.communication.client.repairs import (
     Repairs,
 )
 from mufs.communication.client.timer import Timer
-from mufs.communication.server.sender import seal_transfer
+from mufs.communication.server.sender import seal_transfer, trains
 from mufs.test.support.doubles import receive
+from mufs.test.support.properties import packets_of
 from mufs.wire.channel import Framer, Occasion, Repair, Sent, Type
 from mufs.wire.pages import BLOCK
 from mufs.wire.sealing import Keys
@@ -84,12 +85,7 @@ class RepairsTestCase(SynchronousTestCase):
         """Have a transfer come from the group, but for some of its segments."""
         transfer = seal_transfer(KEYS, self.descriptor(number), CONTENT, segment=SEGMENT)
         datagrams = [transfer.control(ANNOUNCEMENT)]
-        datagrams += [
-            bytes(row) for index, row in enumerate(transfer.rows) if not missing >> index & 1
-        ]
-        # The last segment is shorter than its row.
-        if not missing >> COUNT - 1 & 1:
-            datagrams[-1] = datagrams[-1][: len(transfer.rows[0]) - (COUNT * SEGMENT - BLOCK)]
+        datagrams += packets_of(trains(transfer, ((1 << COUNT) - 1) & ~missing, 1))
         receive(self.receiver, self.clock, *datagrams, *[transfer.control(COMPLETION)] * end)
         self.timer.set()
 

@@ -11,6 +11,7 @@ from mufs.cache.server.sent import MAX_BYTES_AWAITED, SentWindow
 from mufs.communication.server.controller import MulticastController
 from mufs.communication.server.disk_reads import SLOW_READ_SECONDS
 from mufs.communication.server.pacing import Pace
+from mufs.communication.server.packer import Packer
 from mufs.communication.server.scavenger import SCAVENGER_DIVISOR
 from mufs.interfaces import IImage
 from mufs.test.support.doubles import ImageInMemory, RecordingOutput, RecordingReader
@@ -52,6 +53,7 @@ class ControllerTests(SynchronousTestCase):
             keys=self.keys,
             pace=Pace(self.clock, floor=rate, ceiling=rate, start=rate),
             read=self.read,
+            packer=Packer(execute, None),
             clock=self.clock,
         )
         self.output = self.controller.output = RecordingOutput()

@@ -16,6 +16,7 @@ from mufs.communication.server.disk_reads import (
 from mufs.interfaces import IImage
 from mufs.test.support.doubles import ImageInMemory
 from mufs.wire.channel import Priority
+from mufs.wire.packing import Encoding, Packed
 from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
 BLOCKED, AHEAD, BACKGROUND = Priority
@@ -28,15 +29,13 @@ class DiskReadsTests(SynchronousTestCase):
         """Record what is read, and what fails."""
         self.clock = Clock()
         self.image = ImageInMemory(bytes(3 * BLOCK + PAGE + 100))
-        self.reading: list[Deferred[memoryview]] = []
+        self.reading: list[Deferred[Packed]] = []
         self.ranges: list[tuple[int, int, int]] = []
         self.failed: list[Entry] = []
         self.woken = 0
         self.reads = DiskReads(self.read, self.clock, wake=self.wake, failed=self.fail_entry)
 
-    def read(
-        self, image: IImage, offset: int, length: int, following: int
-    ) -> "Deferred[memoryview]":
+    def read(self, image: IImage, offset: int, length: int, following: int) -> "Deferred[Packed]":
         """Begin a read."""
         self.ranges.append((offset, length, following))
         self.reading.append(Deferred())
@@ -64,7 +63,7 @@ class DiskReadsTests(SynchronousTestCase):
             self.assertTrue(self.reads.has_room)
             self.begin()
         self.assertFalse(self.reads.has_room)
-        self.reading[0].callback(memoryview(b"data"))
+        self.reading[0].callback((Encoding.PLAIN, b"data"))
         self.assertFalse(self.reads.has_room)
         self.reads.pop()
         self.assertTrue(self.reads.has_room)
@@ -81,7 +80,7 @@ class DiskReadsTests(SynchronousTestCase):
         """The most urgent entry comes first; of equally urgent ones, the first that was read."""
         entries = [self.begin(each) for each in (BACKGROUND, AHEAD, BLOCKED, AHEAD)]
         for reading in self.reading:
-            reading.callback(memoryview(b""))
+            reading.callback((Encoding.PLAIN, b""))
         found = [self.reads.pop()[0] for _ in range(self.reads.ready)]
         self.assertEqual(found, [entries[2], entries[1], entries[3], entries[0]])
 
@@ -89,7 +88,7 @@ class DiskReadsTests(SynchronousTestCase):
         """One that becomes more urgent while it is ready goes before what is less urgent."""
         entries = [self.begin(AHEAD), self.begin(AHEAD)]
         for reading in self.reading:
-            reading.callback(memoryview(b""))
+            reading.callback((Encoding.PLAIN, b""))
         entries[1].service_class = BLOCKED
         self.assertIs(self.reads.pop()[0], entries[1])
 
@@ -97,9 +96,9 @@ class DiskReadsTests(SynchronousTestCase):
         """An entry that was read is ready with its bytes."""
         entry = self.begin()
         self.assertEqual((self.reads.ready, self.reads.is_idle), (0, False))
-        self.reading[0].callback(memoryview(b"data"))
+        self.reading[0].callback((Encoding.PLAIN, b"data"))
         self.assertEqual((self.woken, self.reads.ready, self.reads.is_idle), (1, 1, False))
-        self.assertEqual(self.reads.pop(), (entry, b"data"))
+        self.assertEqual(self.reads.pop(), (entry, (Encoding.PLAIN, b"data")))
         self.assertTrue(self.reads.is_idle)
 
     def test_failure(self) -> None:
@@ -125,7 +124,7 @@ class DiskReadsTests(SynchronousTestCase):
         self.assertTrue(self.reads.has_room)
         self.assertTrue(self.reads.is_idle)
         for reading in self.reading:
-            reading.callback(memoryview(b""))
+            reading.callback((Encoding.PLAIN, b""))
         self.assertFalse(self.reads.has_room)
 
     def test_no_longer_slow(self) -> None:
@@ -134,11 +133,11 @@ class DiskReadsTests(SynchronousTestCase):
         self.clock.advance(SLOW_READ_SECONDS)
         self.begin()
         self.assertTrue(self.reads.is_idle)
-        self.reading[0].callback(memoryview(b""))
+        self.reading[0].callback((Encoding.PLAIN, b""))
         self.reads.pop()
         self.clock.advance(SLOW_READ_SECONDS / 2)
         self.begin()
-        self.reading[1].callback(memoryview(b""))
+        self.reading[1].callback((Encoding.PLAIN, b""))
         self.reads.pop()
         self.clock.advance(SLOW_READ_SECONDS / 2)
         self.assertFalse(self.reads.is_idle)
@@ -146,7 +145,7 @@ class DiskReadsTests(SynchronousTestCase):
     def test_timer(self) -> None:
         """Nothing is timed while nothing is read, nor once stopped."""
         self.begin()
-        self.reading[0].callback(memoryview(b""))
+        self.reading[0].callback((Encoding.PLAIN, b""))
         self.clock.advance(SLOW_READ_SECONDS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.begin()

@@ -12,6 +12,7 @@ from mufs.communication.server.pacing import Pace
 from mufs.communication.server.sender import Sender, seal_transfer, trains
 from mufs.test.support.doubles import ImageInMemory, RecordingOutput, make_sent
 from mufs.test.support.properties import examples, packets_of
+from mufs.wire.packing import Encoding
 from mufs.wire.pages import BLOCK, PAGE
 from mufs.wire.sealing import Keys, unseal
 from mufs.wire.segments import (
@@ -21,6 +22,7 @@ from mufs.wire.segments import (
     REPAIRED,
     SEGMENT,
     Descriptor,
+    cut,
     parse,
 )
 
@@ -36,10 +38,10 @@ class TrainTests(SynchronousTestCase):
     def test_any_segments(self, total: int, data: st.DataObject, most: int) -> None:
         """Exactly the chosen segments are in the trains, in order, at most so many in each."""
         transfer = make_sent(1, ImageInMemory(CONTENT), 0, total, first=0xFFFFFFF0, segment=100)
-        count = len(transfer.rows)
+        count = transfer.count
         segments = data.draw(st.integers(1, (1 << count) - 1))
-        found = trains(transfer, segments, most)
-        packets = packets_of(transfer.rows)
+        found = packets_of(trains(transfer, segments, most))
+        packets = packets_of(cut(0xFFFFFFF0, CONTENT[:total], 100))
         chosen = [packet for i, packet in enumerate(packets) if segments >> i & 1]
         self.assertEqual(b"".join(found), b"".join(chosen))
         for train in found[:-1]:
@@ -56,8 +58,8 @@ class SealTests(SynchronousTestCase):
         descriptor = Descriptor(1, 2, 5, 6, 0, PAGE)
         transfer = seal_transfer(keys, descriptor, CONTENT[:PAGE], segment=SEGMENT)
         d = transfer.descriptor
-        sealed = b"".join(packet[HEADER.size :] for packet in packets_of(transfer.rows))
-        self.assertEqual(unseal(keys.cipher(5, 6), d, sealed + d.tag), CONTENT[:PAGE])
+        sealed = bytes(transfer.sealed) + d.tag
+        self.assertEqual(unseal(keys.cipher(5, 6), d, sealed), CONTENT[:PAGE])
 
 
 class SenderTests(SynchronousTestCase):
@@ -78,14 +80,14 @@ class SenderTests(SynchronousTestCase):
     def seal(self, block: int, pages: int) -> SentTransfer:
         """Make a transfer of the first pages of a block."""
         entry = Entry(self.image, 0, 32 * block, pages, None)
-        return self.sender.seal(entry, self.image.read(*entry.byte_range))
+        return self.sender.seal(entry, (Encoding.PLAIN, self.image.read(*entry.byte_range)))
 
     def write(
         self, transfer: SentTransfer, segments: int | None = None, parity: int = 0
     ) -> "Deferred[None]":
         """Write a transfer, by default all of it."""
         if segments is None:
-            segments = (1 << len(transfer.rows)) - 1
+            segments = (1 << transfer.count) - 1
         writing = ensureDeferred(self.sender.write(transfer, segments, parity))
         self.clock.pump([0.001] * 3)
         return writing

@@ -51,6 +51,19 @@ class TransferSizeTests(SynchronousTestCase):
         self.assertEqual(blocks, [0, 1, 4, 8, 1, 8])
         self.assertEqual(self.size.limit, EXTENT)
 
+    def test_cost(self) -> None:
+        """A byte costs what a full link takes for it; less and less while the link is not full."""
+        self.assertEqual(self.size.cost, 0)
+        for link in (1e8, 1e9):
+            self.send(link)
+            self.assertAlmostEqual(self.size.cost * link / 8, 1, delta=0.1)
+        costs = []
+        for _ in range(20):
+            self.send(1e9, size=BLOCK, pause=0.01)
+            costs.append(self.size.cost)
+        self.assertEqual(costs, sorted(costs, reverse=True))
+        self.assertLess(costs[-1] * 1e9 / 8, 0.01)
+
     def test_idle(self) -> None:
         """A link that is hardly used keeps its limit, though the send buffer takes all at once."""
         for link, blocks in ((1e9, 8), (1e8, 1)):

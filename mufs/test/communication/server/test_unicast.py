@@ -140,7 +140,7 @@ class SegmentTests(ShareTestCase):
         """A transfer of a whole block."""
         super().setUp()
         self.transfer = make_sent(1, self.image, 0, BLOCK)
-        self.all = (1 << len(self.transfer.rows)) - 1
+        self.all = (1 << self.transfer.count) - 1
         self.share.repair_credit = 10 * BLOCK
 
     def sent(self) -> list[tuple[int, list[tuple[Any, ...]]]]:
@@ -165,7 +165,7 @@ class SegmentTests(ShareTestCase):
 
     def test_whole(self) -> None:
         """A transfer that is sent as a whole ends as it did first; further bits are ignored."""
-        count = len(self.transfer.rows)
+        count = self.transfer.count
         sent = self.reads.send_segments(self.transfer, self.all | 1 << 4000, 7)
         self.assertEqual(sent, count)
         packets = [packet for _, packets in self.sent() for packet in packets]

@@ -86,15 +86,21 @@ class ReadsTests(SynchronousTestCase):
         self.reads(self.image, 0, MAX_READ + 5, 0)
         self.assertEqual(self.work(), [(0, MAX_READ + 5)])
 
+    def test_extents(self) -> None:
+        """What is read ahead ends with the extent: transfers have nothing of two reads."""
+        self.reads(self.image, MAX_READ - 100, 50, MAX_READ)
+        self.reads(self.image, MAX_READ, 50, 2 * MAX_READ)
+        self.assertEqual(self.work(), [(MAX_READ - 100, 100), (MAX_READ, MAX_READ)])
+
     def test_at_once(self) -> None:
         """What is short and takes no waiting is read without a thread."""
         self.image.at_once = True
-        asked = self.reads(self.image, 100, MAX_READ - 50, 50)
-        self.assertEqual(self.successResultOf(asked), CONTENT[100 : MAX_READ + 50])
+        asked = self.reads(self.image, 0, MAX_READ - 50, 100)
+        self.assertEqual(self.successResultOf(asked), CONTENT[: MAX_READ - 50])
         self.assertEqual((self.reads.image_reads, self.reads.image_read_bytes), (1, MAX_READ))
         self.assertEqual(
-            self.successResultOf(self.reads(self.image, 50 + MAX_READ, 50, 0)),
-            CONTENT[50 + MAX_READ : 100 + MAX_READ],
+            self.successResultOf(self.reads(self.image, MAX_READ - 50, 50, 0)),
+            CONTENT[MAX_READ - 50 : MAX_READ],
         )
         self.assertEqual(self.reads.image_reads, 1)
         self.reads(self.image, 0, MAX_READ + 1, 0)
