@@ -1,9 +1,10 @@
-"""A bare fusepy file system that answers from memory: the most that a mount in Python can do.
+"""A file system that answers from memory: the most that a mount in Python can do.
 
     python bench/memory_mount.py FILE DIRECTORY [TRACE]
 
 Mounts a directory with one file, which has the bytes of FILE and the name of the bench's image,
-with fusepy's defaults. TRACE gets a line for each read: seconds since the first, offset, length.
+with the libfuse that mUFS uses here, and its defaults. TRACE gets a line for each read: seconds
+since the first, offset, length.
 """
 
 from __future__ import annotations
@@ -16,36 +17,48 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from fuse import FUSE, FuseOSError, Operations
+from mufs.filesystem.client import libfuse
+from mufs.wire.metadata import Attributes
 
 IMAGE = "disk.img"
 
 
-class Memory(Operations):  # type: ignore[misc] # fusepy has no types
-    """One file."""
+class Memory:
+    """One file, for L{libfuse.Mount}."""
 
     use_ns = True
 
     def __init__(self, data: bytes, trace: TextIO | None) -> None:
-        self._data = data
+        self._data = memoryview(data)
         self._trace = trace
         self._begin: float | None = None
 
-    def getattr(self, path: str, handle: int | None = None) -> dict[str, Any]:
+    def getattr(self, path: str, info: Any = None) -> Attributes:
         """Attributes of the directory, or of the file."""
-        if path == "/":
-            return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
-        if path != f"/{IMAGE}":
-            raise FuseOSError(errno.ENOENT)
-        return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": len(self._data)}
+        if path not in ("/", f"/{IMAGE}"):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        is_file = path != "/"
+        mode = stat.S_IFREG | 0o444 if is_file else stat.S_IFDIR | 0o755
+        size = len(self._data) if is_file else 0
+        zeros = dict.fromkeys(("uid", "gid", "rdev", "atime", "mtime", "ctime", "generation"), 0)
+        return Attributes(
+            mode=mode,
+            ino=1 + is_file,
+            nlink=2 - is_file,
+            size=size,
+            blocks=-(-size // 512),
+            **zeros,
+        )
 
-    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+    def read(self, target: memoryview, offset: int, info: Any) -> int:
         """A piece of the file."""
         if self._trace is not None:
             now = time.monotonic()
             self._begin = self._begin or now
-            self._trace.write(f"{now - self._begin:.6f},{offset},{size}\n")
-        return self._data[offset : offset + size]
+            self._trace.write(f"{now - self._begin:.6f},{offset},{len(target)}\n")
+        piece = self._data[offset : offset + len(target)]
+        target[: len(piece)] = piece
+        return len(piece)
 
 
 if __name__ == "__main__":
@@ -54,4 +67,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 3:
         record = open(sys.argv[3], "w", buffering=1)  # noqa: SIM115
         record.write("t_seconds,offset,length\n")
-    FUSE(Memory(contents, record), os.path.abspath(sys.argv[2]), foreground=True, ro=True)
+    libfuse.load().serve(Memory(contents, record), os.path.abspath(sys.argv[2]), ro=True)

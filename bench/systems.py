@@ -235,7 +235,7 @@ class Sshfs(PeerMount):
 
 
 class Memory(Mount):
-    """No network: a bare fusepy file system with the image in memory."""
+    """No network: a bare file system with the image in memory."""
 
     name = "memory"
     programs = ()

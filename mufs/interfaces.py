@@ -5,7 +5,7 @@ from typing import Any
 
 from zope.interface import Attribute, Interface
 
-from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.metadata import Attributes, Caller, DataMap, Statistics
 from mufs.wire.pages import ImageKey
 
 
@@ -25,6 +25,14 @@ class IImage(Interface):
 
     def read_at_once(offset: int, length: int) -> bytes | memoryview | None:
         """The same, or C{None} if that might block or the content might have changed."""
+
+    def find_data(offset: int) -> DataMap:
+        """
+        Where it has data from C{offset} on, without reading it, as far as one map has room for it.
+        May block.
+
+        @raise OSError: ESTALE as from L{read}.
+        """
 
 
 class IImageLibrary(Interface):

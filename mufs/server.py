@@ -170,6 +170,7 @@ class ServerService(MultiService):
         """Listen, and send on the interface if one is set; without either the process ends."""
         self._site.begin()
         self._read_threads.start()
+        self._pack_threads.start()
         self._lookup_threads.start()
         bound_by_files(self.core.limits)
         if not self._settings.tls:

@@ -112,6 +112,15 @@ class ServerServiceTests(SynchronousTestCase):
         service = self.start(succeed(Port(LOOPBACK)))
         self.successResultOf(service.ready)
 
+    def test_threads(self) -> None:
+        """All of its pools of threads run once it is started."""
+        started: list[DaemonThreads] = []
+        self.patch(DaemonThreads, "start", lambda threads: started.append(threads))
+        service = self.start(succeed(Port(LOOPBACK)))
+        pools = [each for each in vars(service).values() if isinstance(each, DaemonThreads)]
+        self.assertEqual(set(started), set(pools))
+        self.assertGreater(len(pools), 1)
+
     def test_addresses(self) -> None:
         """The log says where it listens, and the control socket is named after that."""
         self.start(succeed(Port(LOOPBACK)), succeed(Port(UNIXAddress(b"/run/status"))))

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
+from mufs.wire import packing
 from mufs.wire.pages import BLOCK, EXTENT, PAGE
 
 HEADER = Struct("!BII")
@@ -32,6 +33,7 @@ class Type(IntEnum):
     REPAIR = 9
     PING = 10
     PULLED = 11
+    MAP = 12
     WELCOME = 129
     REPLY = 130
     MORE = 131
@@ -104,7 +106,7 @@ class Framer:
 
 _READ = Struct("!IIIIB")
 _SENT = Struct("!IIQIIIB")
-_DATA = Struct("!IQQ")
+_DATA = Struct("!IQQIB")
 _REPAIR = Struct("!IQB")
 _GONE = Struct("!IQ")
 _KEY = Struct("!I32s")
@@ -112,6 +114,9 @@ _TAG = Struct("!I")
 
 OVER_TCP = 0x80
 """Flag beside the priority of a READ: answer in DATA packets, not by multicast."""
+
+DATA_OVERHEAD = HEADER.size + _DATA.size
+"""Bytes of a DATA packet besides the packed file bytes."""
 
 MAX_READ = 16 * 1024 * 1024
 """Bytes that one READ may request."""
@@ -205,7 +210,10 @@ class Sent:
 
 @frozen
 class Data:
-    """File bytes over TCP: whole pages of one block of a generation of an image."""
+    """
+    File bytes over TCP: whole pages of one block of a generation of an image. Pages that are zero
+    are left out on the way, see L{mufs.wire.packing}.
+    """
 
     image: int
     generation: int
@@ -214,17 +222,22 @@ class Data:
 
     def encode(self) -> bytes:
         """The packet."""
-        head = _DATA.pack(self.offset >> 32, self.image, self.generation)
-        return pack(Type.DATA, head + self.payload, self.offset)
+        encoding, packed = packing.pack(self.payload, packing.zero_pages(self.payload))
+        length = len(self.payload)
+        head = _DATA.pack(self.offset >> 32, self.image, self.generation, length, encoding)
+        return pack(Type.DATA, head + packed, self.offset)
 
     @classmethod
     def parse(cls, offset: int, data: bytes) -> "Data":
         """@raise ProtocolError: when the fields are not those of a DATA."""
-        high, image, generation = _unpack(_DATA, data, exact=False)
+        high, image, generation, length, encoding = _unpack(_DATA, data, exact=False)
         offset |= high << 32
-        payload = data[_DATA.size :]
-        if offset % PAGE or not 0 < len(payload) <= BLOCK - offset % BLOCK:
-            raise ProtocolError(f"DATA of {len(payload)} bytes at offset {offset}")
+        if offset % PAGE or not 0 < length <= BLOCK - offset % BLOCK:
+            raise ProtocolError(f"DATA of {length} bytes at offset {offset}")
+        try:
+            payload = packing.unpack_bytes(encoding, data[_DATA.size :], length)
+        except packing.MalformedPacking as error:
+            raise ProtocolError(f"DATA with {error}") from None
         return cls(image, generation, offset, payload)
 
 

@@ -6,6 +6,7 @@ Times are nanoseconds since 1970; names and paths are bytes, as in the server's 
 """
 
 import errno
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -19,6 +20,9 @@ VERSION = 7
 
 MAX_PATH_BYTES = 65536
 """Bytes of a path in a request."""
+
+MAX_RUNS = 1024
+"""Runs of data in a L{DataMap}."""
 
 U32 = Annotated[int, Meta(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Meta(ge=0)]  # the encoding has no larger numbers than 2**64 - 1
@@ -131,6 +135,43 @@ class Names:
 
 
 @frozen
+class DataMap:
+    """
+    Where a part of an image has data. The rest of the part is holes, whose bytes are 0.
+
+    @ivar start: where the part begins, in bytes.
+    @ivar end: where it ends.
+    @ivar bounds: where each run of data begins and where it ends, in turns.
+    """
+
+    start: Size
+    end: Size
+    bounds: Annotated[tuple[Size, ...], Meta(max_length=2 * MAX_RUNS)]
+
+    def __attrs_post_init__(self) -> None:
+        """@raise ValueError: when the runs are not in the part, in their order, and apart."""
+        bounds = self.bounds
+        if self.start > self.end:
+            raise ValueError(f"a map from {self.start} to {self.end}")
+        if len(bounds) % 2 or any(one >= next for one, next in pairwise(bounds)):
+            raise ValueError("a map whose runs are not in order")
+        if bounds and (bounds[0] < self.start or bounds[-1] > self.end):
+            raise ValueError("a map with a run beyond its end")
+
+
+UNKNOWN = DataMap(0, 0, ())
+"""The map of an image of which nothing is known."""
+
+
+@frozen
+class MapRequest:
+    """Where does an open image have data from C{offset} on, in bytes?"""
+
+    handle: U32
+    offset: Size
+
+
+@frozen
 class Opened:
     """
     An open image.
@@ -139,6 +180,7 @@ class Opened:
     @ivar image: the number of the file, the same for all its generations.
     @ivar generation: the number of the content.
     @ivar key: decrypts the transfers of this generation, with the secret of their epoch.
+    @ivar data: where it has data, from its beginning on, as far as that is known.
     """
 
     handle: U32
@@ -146,6 +188,12 @@ class Opened:
     generation: U64
     key: Annotated[bytes, Meta(min_length=16, max_length=16)]
     attributes: Attributes
+    data: DataMap = UNKNOWN
+
+    def __attrs_post_init__(self) -> None:
+        """@raise ValueError: when the map is not that of the beginning."""
+        if self.data.start or self.data.end > self.attributes.size:
+            raise ValueError("a map that is not of the image's beginning")
 
 
 @frozen

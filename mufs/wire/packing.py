@@ -117,6 +117,16 @@ def unpack(
     return pages, zeros
 
 
+def unpack_bytes(encoding: int, packed: bytes, length: int) -> bytes:
+    """The same for any number as encoding, in new memory, and for what was not packed as well."""
+    if encoding == Encoding.PLAIN and len(packed) == length:
+        return packed
+    if encoding not in (Encoding.PAGES, Encoding.ZSTD):
+        raise MalformedPacking(f"{len(packed)} bytes of {length}, packed {encoding}")
+    memory = memoryview(bytearray(length))
+    return bytes(unpack(Encoding(encoding), memoryview(packed), length, memory)[0])
+
+
 def _decompress(frame: memoryview, size: int) -> memoryview:
     """@raise MalformedPacking: when it is not exactly one frame of C{size} bytes."""
     decompressor = zstd.ZstdDecompressor(options=_LIMITS)

@@ -237,6 +237,7 @@ class MulticastQueue:
 
     def forget(self, reader: IReader) -> None:
         """Remove a client that disconnected; items that nobody else waits for are not sent."""
+        self._window.forget(reader)
         waited: list[Entry | Resend] = [*self._resends.values()]
         waited += (entry for entries in self._entries.values() for entry in entries)
         if self._under_way is not None:

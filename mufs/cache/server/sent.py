@@ -178,6 +178,11 @@ class SentWindow:
             if not same:
                 del self._extents[oldest.extent]
 
+    def forget(self, reader: IReader) -> None:
+        """A client has disconnected: keep nothing of it."""
+        for transfer in self._transfers.values():
+            transfer.audience.discard(reader)
+
     def clear(self) -> None:
         """Drop all transfers: their keys were replaced."""
         self._bytes = 0

@@ -27,15 +27,19 @@ class Timer:
 
     def set(self) -> None:
         """Look when the object is due; to be called whenever that may have changed."""
-        due = self._timed.due
+        due, call = self._timed.due, self._call
         if due == self._due:
             return
         self._due = due
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
         if due is not None:
-            self._call = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._fire)
+            delay = max(0.0, due - self._clock.seconds())
+            if call is not None:
+                call.reset(delay)
+            else:
+                self._call = self._clock.callLater(delay, self._fire)
+        elif call is not None:
+            call.cancel()
+            self._call = None
 
     def _fire(self) -> None:
         due, self._call, self._due = self._due, None, None

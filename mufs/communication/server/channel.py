@@ -37,6 +37,7 @@ from mufs.wire.channel import (
 from mufs.wire.metadata import (
     VERSION,
     Close,
+    DataMap,
     Failure,
     Hello,
     Opened,
@@ -122,6 +123,7 @@ class ServerChannel(Protocol):
             self._intake,
             in_thread=partial(clients.in_thread, clients.limits.timed),
             reply=self._reply,
+            image=self.handles.image,
             opened=self._opened,
             failed=self._request_failed,
         )
@@ -302,10 +304,12 @@ class ServerChannel(Protocol):
         self._write(pack_tagged(Type.ERROR, tag, encode(Failure(error, text))))
         self.close(text)
 
-    def _opened(self, path: bytes, image: IImage, tag: int) -> None:
+    def _opened(self, path: bytes, found: tuple[IImage, DataMap], tag: int) -> None:
+        image, data = found
         handle = self.handles.add(path, image)
         key = self._clients.keys.key(image.image, image.generation)
-        self._reply(Opened(handle, image.image, image.generation, key, image.attributes), tag)
+        opened = Opened(handle, image.image, image.generation, key, image.attributes, data)
+        self._reply(opened, tag)
 
     def _reply(self, value: Any, tag: int, kind: int = Type.REPLY) -> None:
         self._write(pack_tagged(kind, tag, encode(value)))

@@ -58,6 +58,17 @@ class Handles:
         self.generations.add((image.image, image.generation))
         return handle
 
+    def image(self, handle: int) -> IImage:
+        """
+        The image of a handle.
+
+        @raise OSError: EBADF, when there is no such handle.
+        """
+        opened = self._open.get(handle)
+        if opened is None:
+            raise OSError(errno.EBADF, "no such handle")
+        return opened.image
+
     def note_read(self, access: ImageAccess, length: int) -> None:
         """The client asked for this many bytes of an image that it has open."""
         self.last_access = access

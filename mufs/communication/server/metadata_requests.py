@@ -16,9 +16,21 @@ from mufs.communication.server.limits import (
 )
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.channel import MAX_DATA, Type
-from mufs.wire.metadata import At, Attributes, Link, Names, decode
+from mufs.wire.metadata import (
+    UNKNOWN,
+    At,
+    Attributes,
+    Caller,
+    DataMap,
+    Link,
+    MapRequest,
+    Names,
+    decode,
+)
 
-METADATA_TYPES = frozenset({Type.GETATTR, Type.READDIR, Type.READLINK, Type.OPEN, Type.STATFS})
+METADATA_TYPES = frozenset(
+    {Type.GETATTR, Type.READDIR, Type.READLINK, Type.OPEN, Type.STATFS, Type.MAP}
+)
 """The packets that are handled here."""
 
 MAX_ENTRY_SIZE = 256
@@ -53,7 +65,8 @@ class MetadataRequests:
         *,
         in_thread: Callable[..., "Deferred[Any]"],
         reply: Callable[[Any, int, int], None],
-        opened: Callable[[bytes, IImage, int], None],
+        image: Callable[[int], IImage],
+        opened: Callable[[bytes, tuple[IImage, DataMap], int], None],
         failed: Callable[[Failure, int, bytes | None], None],
     ) -> None:
         """
@@ -61,13 +74,16 @@ class MetadataRequests:
         @param intake: is paused while too many requests wait; tells when answers may be sent.
         @param in_thread: calls a function outside the reactor's thread, see L{Limits.timed}.
         @param reply: sends a value under a tag, as a packet of that type.
-        @param opened: answers an OPEN, given the path, the image, and the tag.
+        @param image: returns the open image of a handle, or raises C{OSError}.
+        @param opened: answers an OPEN, given the path, the image with the first part of its map,
+            and the tag.
         @param failed: called with the failure of a request, its tag, and the path of an OPEN.
         """
         self._host = host
         self._intake = intake
         self._in_thread = in_thread
         self._reply = reply
+        self._image = image
         self._opened = opened
         self._failed = failed
         self._waiting: deque[_Lookup] = deque()
@@ -84,6 +100,10 @@ class MetadataRequests:
         if kind == Type.STATFS:
             self._submit(tag, self._answer, library.statfs)
             return
+        if kind == Type.MAP:
+            asked = decode(MapRequest, body)
+            self._submit(tag, self._answer, self._find_data, asked.handle, asked.offset)
+            return
         at = decode(At, body)
         if kind == Type.GETATTR:
             self._submit(tag, self._answer, library.getattr, at.path, at.caller)
@@ -93,7 +113,7 @@ class MetadataRequests:
             self._submit(tag, self._answer_listing, library.readdir, at.path, at.caller)
         else:
             answer = partial(self._opened, at.path)
-            self._submit(tag, answer, library.open, at.path, at.caller, opens=at.path)
+            self._submit(tag, answer, _open, library, at.path, at.caller, opens=at.path)
 
     def go_on(self) -> None:
         """Do what had to wait, as far as the intake lets it."""
@@ -145,6 +165,9 @@ class MetadataRequests:
         if len(self._waiting) <= MAX_METADATA_REQUESTS // 2:
             self._intake.resume(Pause.METADATA_BACKLOG)
 
+    def _find_data(self, handle: int, offset: int) -> DataMap:
+        return self._image(handle).find_data(offset)
+
     def _answer(self, value: Any, tag: int) -> None:
         self._reply(value, tag, Type.REPLY)
 
@@ -166,6 +189,15 @@ class MetadataRequests:
             self._reply(Names(part), tag, Type.REPLY if is_last else Type.MORE)
             if is_last:
                 sent.callback(None)
+
+
+def _open(library: IImageLibrary, path: bytes, caller: Caller) -> tuple[IImage, DataMap]:
+    """Open an image, and look where it has data."""
+    image = library.open(path, caller)
+    try:
+        return image, image.find_data(0)
+    except OSError:  # it was changed meanwhile, say: what the client reads of it will fail
+        return image, UNKNOWN
 
 
 def _parts(entries: Entries) -> Iterator[tuple[Entries, bool]]:

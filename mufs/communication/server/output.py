@@ -96,6 +96,7 @@ class MulticastOutput(MulticastProtocol):
         self._group = (group, port)
         self._interface = interface
         self._stride = HEADER.size + segment
+        self._train = MAX_TRAIN * self._stride
         self._offload = False
         self._offload_refused = False
         self._failing_since: float | None = None
@@ -136,10 +137,9 @@ class MulticastOutput(MulticastProtocol):
 
     def write(self, packets: bytes | memoryview) -> int:
         """See L{ISegmentOutput.write}; packets that fail to be sent are left to repairs."""
-        if self._offload:
-            return len(packets) if self._write(packets) else 0
-        for start in range(0, len(packets), self._stride):
-            if not self._write(packets[start : start + self._stride]):
+        most = self._train if self._offload else self._stride
+        for start in range(0, len(packets), most):
+            if not self._write(packets[start : start + most]):
                 return start
         return len(packets)
 

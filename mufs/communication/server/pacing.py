@@ -39,6 +39,9 @@ SENDING_SECONDS = 1.0
 BURST_SECONDS = 0.004
 """Seconds of sending that may be made up for at once: timers are not more precise."""
 
+RUN_SECONDS = 0.001
+"""Seconds of sending that are charged together."""
+
 
 @define(eq=False)
 class Interval:
@@ -106,6 +109,11 @@ class Pace:
     def rate(self) -> float:
         """The sending rate, in bits per second of datagrams as they are written."""
         return self._control.rate
+
+    @property
+    def run(self) -> float:
+        """Bytes that may be charged together."""
+        return self.rate * RUN_SECONDS / 8
 
     @property
     def is_full(self) -> bool:

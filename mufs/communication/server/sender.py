@@ -22,6 +22,9 @@ from mufs.wire.segments import (
     segment_count,
 )
 
+MAX_RUN = 4
+"""Trains that are written together at most: they stay in the processor's cache until they are."""
+
 
 class Sender:
     """
@@ -64,7 +67,7 @@ class Sender:
         @param parity: how many new parity segments of each group to add.
         """
         began, size, held_back = self._clock.seconds(), 0, False
-        for packets in _packets(transfer, segments, parity):
+        for packets in self._packets(transfer, segments, parity):
             size += len(packets)
             delay = self._pace.delay(len(packets))
             if delay > 0:
@@ -81,6 +84,29 @@ class Sender:
         self.bytes_multicast += size
         self.size.written(size, began, held_back=held_back)
 
+    def _packets(
+        self, transfer: SentTransfer, segments: int, parity: int
+    ) -> Iterator[bytes | memoryview]:
+        """What is written, in runs of trains, each in the memory of the one before."""
+        whole = HEADER.size + self.segment
+        train = MAX_TRAIN * whole
+        in_run = max(1, min(MAX_RUN, int(self._pace.run / train)))
+        completion = transfer.completion(segments)
+        yield transfer.control(ANNOUNCEMENT)
+        for run in trains(transfer, segments, in_run * MAX_TRAIN):
+            if not parity and 0 < len(run) % whole <= whole - len(completion):
+                # The last segment is short, so that the completion fits into its datagram.
+                last = (len(run) - 1) // train * train
+                if last:
+                    yield run[:last]
+                yield b"".join((run[last:], completion))
+                return
+            yield run
+        if parity:
+            rows = transfer.make_parity(parity).data.cast("B")
+            yield from (rows[i : i + train] for i in range(0, len(rows), train))
+        yield completion
+
 
 def seal_transfer(
     keys: Keys, descriptor: Descriptor, data: bytes | memoryview, *, segment: int
@@ -95,23 +121,6 @@ def seal_transfer(
     d = descriptor
     sealed, tag = seal(keys.cipher(d.image, d.generation), d, data)
     return SentTransfer(evolve(d, tag=tag), sealed, segment, keys.epoch.control)
-
-
-def _packets(transfer: SentTransfer, segments: int, parity: int) -> Iterator[bytes | memoryview]:
-    """What is written for a transfer (see L{Sender.write}); trains as L{cut} returns them."""
-    yield transfer.control(ANNOUNCEMENT)
-    completion = transfer.completion(segments)
-    whole = HEADER.size + transfer.segment
-    for train in trains(transfer, segments):
-        if not parity and 0 < len(train) % whole <= whole - len(completion):
-            # The last segment is short, so that the completion fits into its datagram.
-            yield b"".join((train, completion))
-            return
-        yield train
-    if parity:
-        rows = transfer.make_parity(parity).data.cast("B")
-        yield from (rows[i : i + MAX_TRAIN * whole] for i in range(0, len(rows), MAX_TRAIN * whole))
-    yield completion
 
 
 def trains(transfer: SentTransfer, segments: int, most: int = MAX_TRAIN) -> Iterator[memoryview]:

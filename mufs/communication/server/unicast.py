@@ -15,7 +15,7 @@ from mufs.communication.server.disk_reads import Reading
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.sender import trains
 from mufs.interfaces import IImage
-from mufs.wire.channel import Data, Priority, Read, Type, pack_tagged
+from mufs.wire.channel import DATA_OVERHEAD, Data, Priority, Read, Type, pack_tagged
 from mufs.wire.pages import BLOCK
 from mufs.wire.segments import ANNOUNCEMENT
 
@@ -41,7 +41,8 @@ class UnicastReads:
     small share of what is multicast; a greedy client gets no more than that while anything is
     multicast.
 
-    @ivar bytes_sent: file bytes, and segments with their headers, so far.
+    @ivar bytes_sent: file bytes, without the zeros that were left out, and segments with their
+        headers, so far.
     """
 
     _log = Logger()
@@ -176,8 +177,9 @@ class UnicastReads:
         reading.addBoth(self._done, image)
 
     def _send(self, data: memoryview, image: IImage, offset: int) -> None:
-        self.bytes_sent += len(data)
-        self._write(Data(image.image, image.generation, offset, bytes(data)).encode())
+        packet = Data(image.image, image.generation, offset, bytes(data)).encode()
+        self.bytes_sent += len(packet) - DATA_OVERHEAD
+        self._write(packet)
 
     def _error(
         self, failure: Failure, read: Read, images: dict[IImage, deque[Read]], image: IImage

@@ -127,6 +127,12 @@ class Bridge:
             return self._call(remote.reader.read, opened, offset, target)
         return length
 
+    def find(self, handle: int, offset: int, *, data: bool) -> int:
+        """See L{Holes.known}; what is not known is asked for by way of the reactor."""
+        opened = self._remote.opened(handle)
+        found = self._remote.holes.known(opened, offset, data=data)
+        return self._call(self._remote.holes.find, opened, offset, data) if found is None else found
+
     def call_in_reactor(self, function: Callable[..., object], *args: object) -> None:
         """Call a function in the reactor's thread, without waiting for it; unless it is ending."""
         if not self._stopped:

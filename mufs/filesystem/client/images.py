@@ -5,8 +5,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
 
-from attrs import define
+from attrs import Factory, define, field
 
+from mufs.filesystem.client.data_map import KnownMap
 from mufs.filesystem.client.reading.sequences import SequenceDetector
 from mufs.wire.metadata import NOBODY, Attributes, Caller
 from mufs.wire.pages import ImageKey
@@ -44,6 +45,7 @@ class OpenImage:
     @ivar stale: the file on the server is no longer this generation.
     @ivar was_read: somebody has read from it.
     @ivar caller: who opened it.
+    @ivar data_map: where it has data; the same for all who have it open.
     """
 
     path: bytes
@@ -54,6 +56,9 @@ class OpenImage:
     stale: bool = False
     was_read: bool = False
     caller: Caller = NOBODY
+    data_map: KnownMap = field(
+        default=Factory(lambda self: KnownMap(self.attributes.size), takes_self=True)
+    )
 
     @property
     def size(self) -> int:
@@ -96,6 +101,9 @@ class OpenImages:
 
         @return: the handle, and what the kernel may do with its page cache.
         """
+        known = self.recent.get(opened.key)
+        if known is not None:
+            opened.data_map = known.data_map
         handles = self._handles.setdefault(opened.path, set())
         others = [self[each] for each in handles if self[each].key != opened.key]
         for other in others:

@@ -26,6 +26,9 @@ PROGRAMS = {3: "fusermount3", 2: "fusermount"}
 PACKAGES = {3: "libfuse3-3 or libfuse3-4, and fuse3", 2: "libfuse2"}
 """The packages of Debian that have them."""
 
+BINDINGS = {3: "mfusepy", 2: "fusepy"}
+"""The packages of Python that bind them."""
+
 ENCODING = "latin-1"
 """Carries the bytes of any name through fusepy and mfusepy, which want text."""
 
@@ -202,14 +205,16 @@ def load(major: int | None = None) -> Libfuse:
     @raise NoLibfuse: when it is not there.
     """
     lacking = []
-    try:
-        for each in NAMES if major is None else [major]:
+    for each in NAMES if major is None else [major]:
+        try:
             lack = _lack(each)
             if not lack:
                 return _load_3() if each == 3 else _load_2()
-            lacking.append(lack)
-    except OSError as error:
-        raise NoLibfuse(f"libfuse cannot be loaded: {error}") from None
+        except OSError as error:
+            lack = f"libfuse {each} cannot be loaded: {error}"
+        except ImportError as error:
+            lack = f"libfuse {each} needs {BINDINGS[each]}, a package of Python: {error}"
+        lacking.append(lack)
     raise NoLibfuse("; ".join(lacking))
 
 
@@ -258,6 +263,10 @@ def _load_3() -> Libfuse:
                 return filler(buffer, name, status, number, FILL_DIR_PLUS if plus else 0)
 
             self.list_directory(path, offset, info, fill)
+
+        def lseek(self, path: bytes, offset: int, whence: int, info: Any) -> int:
+            found: int = self.operations.lseek(offset, whence, info.contents)
+            return found
 
     def mount(*args: object, **options: object) -> None:
         options["max_idle_threads"] = MAX_IDLE_THREADS

@@ -144,6 +144,10 @@ class Operations:
         """Fill C{target} with bytes of an open image; returns their number."""
         return self._bridge.read(info.fh, offset, target)
 
+    def lseek(self, offset: int, whence: int, info: Any) -> int:
+        """Where data (C{SEEK_DATA}) or a hole is, at an offset of an open image or after it."""
+        return self._bridge.find(info.fh, offset, data=whence == os.SEEK_DATA)
+
     def release(self, path: str, info: Any) -> int:
         """The last user of a handle has closed it."""
         self._bridge.release(info.fh)

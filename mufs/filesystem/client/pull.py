@@ -130,11 +130,13 @@ class _Pull:
         @raise OSError: when the image cannot be opened, read or kept.
         """
         # Check before opening it: what is overheard of an open image is kept, and evicts others.
-        self._check_fits((await self._remote.getattr(path, caller=caller)).size)
+        found = await self._remote.getattr(path, caller=caller)
+        self._check_fits(min(found.size, 512 * found.blocks))
         handle, _ = await self._remote.open(path, caller)
         opened = self._opened = self._remote.opened(handle)
         try:
-            self._check_fits(opened.size)
+            if not opened.data_map.wants_more:
+                self._check_fits(opened.size - opened.data_map.bytes_of_holes)
             # Do not let what comes evict what is there already.
             self._cache.touch(opened.key)
             self._remote.reader.fillers[opened] = self
@@ -150,10 +152,12 @@ class _Pull:
             self._done.addErrback(lambda _: None)  # it may have failed while nobody waited for it
 
     def _check_fits(self, size: int) -> None:
-        """@raise OSError: when an image of that size does not fit into the cache."""
+        """@raise OSError: when so many bytes of data do not fit into the cache."""
         if size > self._cache.capacity:
             room = format_bytes(self._cache.capacity)
-            raise OSError(errno.ENOSPC, f"the image has {format_bytes(size)}, the cache {room}")
+            raise OSError(
+                errno.ENOSPC, f"the image has {format_bytes(size)} of data, the cache {room}"
+            )
 
     def received(self, extent: int, length: int) -> None:
         """See L{IFiller.received}."""

@@ -15,6 +15,7 @@ from mufs.communication.client.multicast_health import MulticastHealth
 from mufs.communication.client.receiver import MulticastReceiver
 from mufs.communication.client.repairs import Repairs
 from mufs.communication.client.timer import Timer
+from mufs.filesystem.client.holes import Holes
 from mufs.filesystem.client.images import OpenImage, OpenImages, PageCache
 from mufs.filesystem.client.metadata import Metadata
 from mufs.filesystem.client.reading.core import ReadCore
@@ -52,11 +53,12 @@ class RemoteFileSystem:
     attributes; reads wait in the core until their image is reopened (L{_reopen}); other packets
     are dropped (L{send}): the server forgets a lost connection's handles and transfers.
 
-    Everything runs in the reactor's thread except L{opened}, L{Reader.read_cached} and the
-    attribute cache, which any thread may use. It has many attributes because it puts the parts of
-    the client together.
+    Everything runs in the reactor's thread except L{opened}, L{Reader.read_cached}, L{Holes.known}
+    and the attribute cache, which any thread may use. It has many attributes because it puts the
+    parts of the client together.
 
     @ivar reads: decides on reads; C{reader} carries out what it decides.
+    @ivar holes: knows where images have data.
     @ivar lag: seconds that the slowest read before the last report had to wait.
     @ivar server_pulls: carries out what the server asks for; to be set before it connects.
     """
@@ -90,6 +92,7 @@ class RemoteFileSystem:
         self.multicast_health = MulticastHealth(clock)
         self.reads = ReadCore(cache, self.multicast_health, max_ahead, new_tag=self._new_tag)
         self.reader = Reader(self.reads, cache, clock, send=self.send)
+        self.holes = Holes(cache, lambda: self._channel)
         self.receiver = MulticastReceiver(self.multicast_health, self.reader.delivered)
         self.repairs = Repairs(
             self.receiver,
@@ -138,7 +141,7 @@ class RemoteFileSystem:
         self._channel = channel
         for opened in self._open:
             if opened.stale:
-                self.reader.resume(opened)
+                self._resume(opened)
             else:
                 self._begin_reopening(opened)
         self._metadata.connected(channel)
@@ -256,6 +259,7 @@ class RemoteFileSystem:
         self.receiver.add_key(*key, found.key)
         self._cache.opened(key, path, found.attributes.size)
         handle = self._open.add(opened)
+        self.holes.opened(opened, found.data)
         if server_handle is None and self._channel is not None:
             # The server is silent, and may answer yet.
             self._begin_reopening(opened)
@@ -281,7 +285,11 @@ class RemoteFileSystem:
             self.receiver.add_key(found.image, found.generation, found.key)
             if opened not in list(self._open):
                 self._close(opened)
+        self._resume(opened)
+
+    def _resume(self, opened: OpenImage) -> None:
         self.reader.resume(opened)
+        self.holes.reopened(opened)
 
     def _incomplete(self, descriptor: Descriptor, now: float) -> None:
         self.repairs.on_incomplete(descriptor, now)

@@ -13,9 +13,10 @@ from zope.interface import implementer
 
 from mufs.communication.server.descriptors import RESERVED_FDS_OF_IMAGES, exhausted
 from mufs.filesystem.server.contents import Content, Contents, first_generation, stamps_of
+from mufs.filesystem.server.holes import await_tick, find_data
 from mufs.filesystem.server.identity import FileSystems, file_handle, number
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.metadata import Attributes, Caller, DataMap, Statistics
 from mufs.wire.pages import ImageKey
 
 Bytes = TypeVar("Bytes", bytes, memoryview)
@@ -86,9 +87,7 @@ class Image:
     def read(self, offset: int, length: int) -> bytes:
         """See L{IImage.read}."""
         data = os.pread(self._fd, length, offset)
-        # Looked at after reading, so that every change before the read shows.
-        if not self.content.is_current(os.fstat(self._fd)):
-            self.content.settle(self._fd)
+        self._look()
         return self._checked(data, offset, length)
 
     def read_at_once(self, offset: int, length: int) -> memoryview | None:
@@ -103,9 +102,26 @@ class Image:
             self._nowait = error.errno != errno.EOPNOTSUPP
         return None
 
-    def _checked(self, data: Bytes, offset: int, length: int) -> Bytes:
+    def find_data(self, offset: int) -> DataMap:
+        """See L{IImage.find_data}."""
+        # A client keeps what it learns here for as long as the content has this number.
+        await_tick(self._fd)
+        found = find_data(self._fd, offset, self.attributes.size)
+        self._look()
+        self._check_generation()
+        return found
+
+    def _look(self) -> None:
+        """Have the content look at the file after it was read: so every change before shows."""
+        if not self.content.is_current(os.fstat(self._fd)):
+            self.content.settle(self._fd)
+
+    def _check_generation(self) -> None:
         if self.content.generation != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
+
+    def _checked(self, data: Bytes, offset: int, length: int) -> Bytes:
+        self._check_generation()
         if len(data) < min(length, self.attributes.size - offset):
             raise OSError(errno.EIO, "the image is shorter than it says")
         return data

@@ -596,10 +596,10 @@ class PullTests(HostileServerTestCase):
     def test_too_large(self) -> None:
         """An image larger than the cache is not opened."""
         ((_, tag),) = self.pull(1)
-        large = evolve(IMAGE.attributes, size=4 * BLOCK + 1)
+        large = evolve(IMAGE.attributes, size=9 * BLOCK, blocks=4 * BLOCK // 512 + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
-        ended = Pulled(1, 0, 0, True, "the image has 512.0 KiB, the cache 512.0 KiB")
+        ended = Pulled(1, 0, 0, True, "the image has 512.0 KiB of data, the cache 512.0 KiB")
         self.assertEqual(self.pulled(), [ended])
 
     def test_given_up(self) -> None:

@@ -20,7 +20,7 @@ from mufs.communication.server.output import ISegmentOutput
 from mufs.filesystem.client.libfuse import Libfuse
 from mufs.interfaces import IImage
 from mufs.wire.channel import HEADER, MAX_DATA, Occasion, parse_tagged
-from mufs.wire.metadata import Attributes
+from mufs.wire.metadata import Attributes, DataMap
 from mufs.wire.pages import EXTENT
 from mufs.wire.segments import Descriptor, parse
 
@@ -143,6 +143,11 @@ class ImageInMemory:
 
     def read_at_once(self, offset: int, length: int) -> None:
         """See L{IImage.read_at_once}."""
+
+    def find_data(self, offset: int) -> DataMap:
+        """See L{IImage.find_data}: all is data."""
+        size = len(self._content)
+        return DataMap(offset, max(offset, size), (offset, size) if offset < size else ())
 
 
 @implementer(IReader)

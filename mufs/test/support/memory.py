@@ -5,7 +5,7 @@ import errno
 from zope.interface import implementer
 
 from mufs.interfaces import IImage, IImageLibrary
-from mufs.wire.metadata import Attributes, Caller, Statistics
+from mufs.wire.metadata import MAX_RUNS, Attributes, Caller, DataMap, Statistics
 
 
 @implementer(IImage)
@@ -16,6 +16,8 @@ class MemoryImage:
     @ivar error: the errno of all reads, or C{None}.
     @ivar bad: the byte offsets that cannot be read.
     @ivar at_once: whether L{read_at_once} returns data.
+    @ivar runs: where each run of its data begins and ends; all of it by default.
+    @ivar max_runs: how many of them L{find_data} returns.
     """
 
     def __init__(self, image: int, generation: int, content: bytes) -> None:
@@ -25,6 +27,8 @@ class MemoryImage:
         self.error: int | None = None
         self.bad = range(0)
         self.at_once = False
+        self.runs = [(0, len(content))] if content else []
+        self.max_runs = MAX_RUNS
         self.attributes = Attributes(
             0o100444,
             image,
@@ -51,6 +55,15 @@ class MemoryImage:
     def read_at_once(self, offset: int, length: int) -> bytes | None:
         """See L{IImage.read_at_once}."""
         return self.read(offset, length) if self.at_once else None
+
+    def find_data(self, offset: int) -> DataMap:
+        """See L{IImage.find_data}."""
+        if self.error is not None:
+            raise OSError(self.error, "set by the test")
+        runs = [(max(begin, offset), end) for begin, end in self.runs if end > offset]
+        bounds = tuple(bound for run in runs[: self.max_runs] for bound in run)
+        left = runs[self.max_runs :]
+        return DataMap(offset, left[0][0] if left else max(offset, len(self.content)), bounds)
 
 
 @implementer(IImageLibrary)

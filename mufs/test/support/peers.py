@@ -119,4 +119,5 @@ def from_servers(image: int, generation: int) -> "st.SearchStrategy[bytes]":
 
 def opened(handle: int, image: Any, key: bytes = bytes(16)) -> Opened:
     """Make the answer to an OPEN of an image."""
-    return Opened(handle, image.image, image.generation, key, image.attributes)
+    data = image.find_data(0)
+    return Opened(handle, image.image, image.generation, key, image.attributes, data)

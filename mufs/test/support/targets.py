@@ -61,11 +61,14 @@ from mufs.wire.channel import (
     parse_tagged,
 )
 from mufs.wire.metadata import (
+    UNKNOWN,
     At,
     Attributes,
     Close,
+    DataMap,
     Failure,
     Link,
+    MapRequest,
     Names,
     Opened,
     Pull,
@@ -75,7 +78,9 @@ from mufs.wire.metadata import (
     decode,
     encode,
 )
-from mufs.wire.pages import BLOCK, PAGE
+from mufs.wire.packing import Encoding, MalformedPacking, make_compressor, unpack, zero_pages
+from mufs.wire.packing import pack as pack_pages
+from mufs.wire.pages import BLOCK, EXTENT, PAGE
 from mufs.wire.sealing import Keys, unseal
 from mufs.wire.segments import (
     ANNOUNCEMENT,
@@ -202,6 +207,8 @@ def _structs(data: bytes) -> None:
 _MAPS: list[Any] = [
     metadata.Hello,
     metadata.Welcome,
+    DataMap,
+    MapRequest,
     At,
     Attributes,
     Link,
@@ -296,6 +303,28 @@ def _transfer(data: bytes) -> None:
     assert found in ([], [content]) or (changed and found == [None])
 
 
+def _packing(data: bytes) -> None:
+    """
+    Any bytes unpack to as many as the descriptor says, with the zeros that are told, or to nothing;
+    what was packed unpacks to itself.
+    """
+    script = Script(data)
+    encoding = Encoding(1 + script.number() % 2)
+    length = 1 + script.number(3) % EXTENT
+    packed, memory = memoryview(data[4:]), memoryview(bytearray(b"x" * EXTENT))
+    try:
+        content, zeros = unpack(encoding, packed, length, memory)
+    except MalformedPacking as error:
+        assert str(error).isprintable()
+    else:
+        assert len(content) == length
+        assert zeros & ~zero_pages(content) == 0
+    again, repacked = pack_pages(data, zero_pages(data), _COMPRESSOR)
+    if again != Encoding.PLAIN and data:
+        content, zeros = unpack(again, memoryview(repacked), len(data), memory)
+        assert (bytes(content), zeros) == (data, zero_pages(data))
+
+
 _PATHS = [b"disk.img", b"", b"none", b"../x", b"/", b"\xff" * 300, b"a/b", b"\0"]
 _ASKED = [Type.OPEN, Type.GETATTR, Type.READDIR, Type.READLINK, Type.STATFS]
 _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
@@ -303,7 +332,7 @@ _LENGTHS = [PAGE, BLOCK, SIZE, 3 * PAGE, 1000, 0, 1 << 24, 0xFFFFFFFF]
 
 def _from_client(script: Script) -> bytes:
     """Return a packet of a client that knows the protocol but violates it."""
-    match script.number() % 9:
+    match script.number() % 10:
         case 0 | 1:
             kind, tag = script.choice(_ASKED), script.number() % 8
             return pack_tagged(kind, tag, encode(At(script.choice(_PATHS))))
@@ -347,6 +376,9 @@ def _from_client(script: Script) -> bytes:
                 "error": "text",
             }
             return pack(Type.PULLED, encode(pulled))
+        case 9:
+            asked = MapRequest(script.number() % 8, script.choice(_LENGTHS))
+            return pack_tagged(Type.MAP, script.number() % 8, encode(asked))
     return script.piece(script.number())
 
 
@@ -426,7 +458,13 @@ def _lose_client(channel: ServerChannel, wire: FakeTransport) -> None:
     channel.connectionLost(Error(ConnectionLost()))
 
 
-_CONTENT = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
+_COMPRESSOR = make_compressor(1)
+_NOISE = Random(1).randbytes(BLOCK + 3 * PAGE + 77)
+# Two pages of the second transfer are zero, and a part of the others compresses.
+_CONTENT = b"".join(
+    [_NOISE[:PAGE], bytes(2 * PAGE), _NOISE[3 * PAGE : BLOCK // 2], b"a line of text\n" * 2000]
+)
+_CONTENT += _NOISE[len(_CONTENT) :]
 _IMAGE = MemoryImage(5, 6, _CONTENT)
 _KEYS = Keys(b"secret", random=bytes)
 _KEY = _KEYS.key(5, 6)
@@ -443,11 +481,14 @@ _VALUES: list[Any] = [
     opened(1, _IMAGE, _KEY),
     opened(2, _IMAGE),
     evolve(opened(3, _IMAGE), generation=7),
-    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE)),
+    evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=PAGE), data=UNKNOWN),
     evolve(opened(4, _IMAGE), attributes=evolve(_IMAGE.attributes, size=(1 << 63) - 1)),
     Statistics(1, 2, 3, 4, 5, 6, 7, 8, 9),
     {},
     decode(metadata.Welcome, WELCOME),
+    evolve(opened(5, _IMAGE), data=DataMap(0, PAGE, (5, 600))),
+    DataMap(PAGE, 3 * PAGE, (2 * PAGE, 3 * PAGE)),
+    DataMap(0, len(_CONTENT), ()),
 ]
 _ANSWERS = [Type.REPLY, Type.MORE, Type.ERROR, Type.WELCOME, Type.PONG, Type.SEGMENTS, Type.KEY]
 
@@ -459,10 +500,13 @@ def _sent() -> list[SentTransfer]:
     for count, (offset, length) in enumerate(
         [(0, PAGE), (PAGE, 3 * PAGE), (0, BLOCK), (BLOCK, 3 * PAGE + 77), (0, PAGE)]
     ):
-        descriptor = Descriptor(count + 1, number & 0xFFFFFFFF, 5, 6, offset, length)
         content = _CONTENT[offset : offset + length]
-        made.append(seal_transfer(_KEYS, descriptor, content, segment=SEGMENT))
-        number += segment_count(length, SEGMENT) + 32
+        encoding, packed = pack_pages(content, zero_pages(content), _COMPRESSOR)
+        descriptor = Descriptor(
+            *(count + 1, number & 0xFFFFFFFF, 5, 6, offset, len(packed), length, encoding)
+        )
+        made.append(seal_transfer(_KEYS, descriptor, packed, segment=SEGMENT))
+        number += segment_count(len(packed), SEGMENT) + 32
     return made
 
 
@@ -617,6 +661,11 @@ class Host:
                 number = len(self.reads) - 1
                 self.keep(reading.addCallback(lambda _: self.ended.append(number)))
 
+    def find(self, offset: int, data: bool) -> None:
+        """Look for data or a hole in the image opened last, as the mount does."""
+        if self.images:
+            self.keep(self.client.remote.holes.find(self.images[-1][1], offset, data))
+
     def release(self) -> None:
         """Release the image opened last, as the mount does."""
         if self.images:
@@ -625,7 +674,7 @@ class Host:
     def act(self, script: Script) -> None:
         """Make any operation of the mount."""
         remote = self.client.remote
-        match script.number() % 8:
+        match script.number() % 9:
             case 0:
                 self.open()
             case 1 | 2 | 3:
@@ -644,6 +693,8 @@ class Host:
             case 7:
                 if self.reads:
                     self.reads[script.number() % len(self.reads)][3].cancel()
+            case 8:
+                self.find(script.number() * 1000, script.number() % 2 == 0)
 
     def check(self) -> None:
         """Assert that memory is bounded, and that only expected failures occurred."""
@@ -891,7 +942,15 @@ def _struct_seeds() -> list[bytes]:
 def _metadata_seeds() -> list[bytes]:
     report = Report(9, 5, 20, 700, True, "working")
     pulled = Pulled(1, 2, 3, False)
-    values = [metadata.Hello(1, "host"), At(b"a/b"), Close(1), report, Pull(1, b"a"), pulled]
+    values = [
+        metadata.Hello(1, "host"),
+        At(b"a/b"),
+        Close(1),
+        MapRequest(1, 2),
+        report,
+        Pull(1, b"a"),
+        pulled,
+    ]
     values += _VALUES
     return [
         bytes([_MAPS.index(type(value))]) + encode(value)
@@ -922,6 +981,15 @@ def _transfer_seeds() -> list[bytes]:
             (64, 639, [11, 10, 9, 8, 7, 6, 5, 4, 3, 12]),
         ]
     ]
+
+
+def _packing_seeds() -> list[bytes]:
+    content = bytes(PAGE) + b"text " * (PAGE // 5) + bytes(2 * PAGE)
+    seeds = []
+    for compressor in (None, _COMPRESSOR):
+        encoding, packed = pack_pages(content, zero_pages(content), compressor)
+        seeds.append(bytes([encoding - 1]) + (len(content) - 1).to_bytes(3, "big") + packed)
+    return seeds
 
 
 def _machine_seeds() -> list[bytes]:
@@ -996,6 +1064,7 @@ TARGETS = {
     "metadata": Target(_metadata, _metadata_seeds),
     "segments": Target(_segments, _segment_seeds),
     "transfer": Target(_transfer, _transfer_seeds),
+    "packing": Target(_packing, _packing_seeds),
     "paths": Target(_paths, _path_seeds),
     "server": Target(_server, _server_seeds),
     "client": Target(_client, _client_seeds),

@@ -60,7 +60,13 @@ class VirtualTime(Clock):
                 self.rightNow = max(self.rightNow, at_last)
                 return
             at, _, call = heappop(self._heap)
-            if call.active() and call.getTime() <= at:
+            if not call.active():
+                continue
+            if call.getTime() > at:
+                # A reset to a later time does not tell the clock.
+                call.activate_delay()
+                self._moved(call)
+            else:
                 self.rightNow = max(self.rightNow, at)
                 call.called = 1
                 call.func(*call.args, **call.kw)

@@ -20,6 +20,7 @@ from mufs.wire.metadata import (
     VERSION,
     At,
     Attributes,
+    DataMap,
     Failure,
     Opened,
     Statistics,
@@ -29,6 +30,7 @@ from mufs.wire.metadata import (
 )
 
 FILE = make_attributes(5)
+DATA = DataMap(0, 5, (0, 5))
 DIRECTORY = evolve(FILE, mode=stat.S_IFDIR | 0o755, ino=1)
 LONG = b"n" * 300
 
@@ -117,7 +119,7 @@ class Hostile:
         if kind is Type.READLINK:
             return Type.REPLY, tag, msgspec.msgpack.encode({"target": LINKS[name]})
         if kind is Type.OPEN:
-            return Type.REPLY, tag, encode(Opened(1, 1, 1, bytes(16), FILE))
+            return Type.REPLY, tag, encode(Opened(1, 1, 1, bytes(16), FILE, DATA))
         return Type.REPLY, tag, encode(found)
 
 

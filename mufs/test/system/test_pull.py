@@ -57,7 +57,7 @@ class CommandTests(ProcessTestCase):
                 f"mufs: {point}/none: No such file or directory",
                 f"mufs: {point}/dir: is a directory",
                 f"mufs: {point}/secret: permission denied",
-                f"mufs: {point}/large.img: the image has 70.0 MiB, the cache 64.0 MiB",
+                f"mufs: {point}/large.img: the image has 70.0 MiB of data, the cache 64.0 MiB",
             ],
         )
         first, second = done.stdout.splitlines()

@@ -162,7 +162,7 @@ class LabTests(SynchronousTestCase):
         status, _, errors = self.pushed("large")
         where = "(10.77.0.11)"
         self.assertEqual(status, 1)
-        why = "the image has 9.0 MiB, the cache 8.0 MiB"
+        why = "the image has 9.0 MiB of data, the cache 8.0 MiB"
         self.assertEqual(errors, [f"mufs: {name} {where}: {why}"])
         status, _, errors = self.pushed("secret", "--to", name, "other")
         self.assertEqual(

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.properties import OFFSETS, U32, U64, examples
 from mufs.wire.channel import (
+    DATA_OVERHEAD,
     HEADER,
     MAX_DATA,
     MAX_READ,
@@ -59,7 +60,7 @@ VECTORS: "list[tuple[Type, Any, str]]" = [
     (
         Type.DATA,
         Data(0x3132333435363738, 0x4142434445464748, 0x2122232425262000, b"bytes"),
-        "86 25262000 00000019 21222324 3132333435363738 4142434445464748 6279746573",
+        "86 25262000 0000001e 21222324 3132333435363738 4142434445464748 00000005 00 6279746573",
     ),
     (
         Type.GONE,
@@ -89,6 +90,15 @@ def framed(packet: bytes) -> Packet:
     return found
 
 
+SENT = "00000001 00000000 0000000000000001 00000000"
+"""The first fields of a SENT."""
+
+
+def data_of(length: int, encoding: int, packed: bytes) -> bytes:
+    """The data of a DATA packet, of the first bytes of an image."""
+    return bytes(20) + length.to_bytes(4, "big") + bytes([encoding]) + packed
+
+
 class VectorTests(SynchronousTestCase):
     """Packets as bytes."""
 
@@ -116,6 +126,7 @@ class VectorTests(SynchronousTestCase):
             "PONG": 137,
             "KEY": 138,
             "PULLED": 11,
+            "MAP": 12,
             "PULL": 139,
         }
         self.assertEqual({kind.name: kind.value for kind in Type}, expected)
@@ -249,16 +260,35 @@ class ParseTests(SynchronousTestCase):
             (Type.READ, "00000001 00000001 00000000 01000001 00"),  # of more than 16 MiB
             (Type.READ, "00000001 00000001 00000000 00000001 03"),  # no such priority
             (Type.READ, "00000001 00000001 00000000 00000001 41"),  # no such flag
-            (Type.SENT, "00000001 00000000 0000000000000001 00000000 00000000 00"),
-            (Type.SENT, "00000001 00000000 0000000000000001 00000000 00100001 00"),
-            (Type.SENT, "00000001 00000000 0000000000000001 00000000 00000001 04"),
+            (Type.SENT, f"{SENT} 00000000 00000000 00"),
+            (Type.SENT, f"{SENT} 00100001 00100001 00"),
+            (Type.SENT, f"{SENT} 00000001 00000000 00"),
+            (Type.SENT, f"{SENT} 00000001 00000002 00"),  # packed to more bytes
+            (Type.SENT, f"{SENT} 00000001 00000001 04"),
             (Type.REPAIR, "00000001 0000000000000001 00 01"),
             (Type.REPAIR, "00000001 0000000000000001 03 01"),
             (Type.REPAIR, "00000001 0000000000000001 01" + "ff" * (MAX_DATA // 64 + 1)),
         ]:
             self.assertRaises(ProtocolError, PARSERS[kind], 0, bytes.fromhex(data))
         for offset, size in [(0, 0), (PAGE - 1, PAGE), (BLOCK - PAGE, PAGE + 1), (BLOCK, 0)]:
-            self.assertRaises(ProtocolError, Data.parse, offset, bytes(20 + size))
+            self.assertRaises(ProtocolError, Data.parse, offset, data_of(size, 0, bytes(size)))
+        for length, encoding, packed in [
+            (PAGE, 0, bytes(PAGE - 1)),
+            (PAGE, 1, b"\1" + bytes(PAGE - 1)),
+            (PAGE, 1, bytes(2)),
+            (PAGE, 3, bytes(1)),
+        ]:
+            self.assertRaises(ProtocolError, Data.parse, 0, data_of(length, encoding, packed))
+
+    def test_zeros(self) -> None:
+        """DATA leaves zeros out, and has them again."""
+        payload = b"a" * PAGE + bytes(3 * PAGE + 7)
+        packet = Data(1, 2, 0, payload).encode()
+        self.assertEqual(len(packet), DATA_OVERHEAD + 1 + PAGE)
+        self.assertEqual(Data.parse(*framed(packet)[1:]).payload, payload)
+
+    def test_longest(self) -> None:
+        """A READ may ask for 16 MiB."""
         longest = Read(1, 1, 0, MAX_READ, Priority.BACKGROUND)
         self.assertEqual(Read.parse(*framed(longest.encode())[1:]), longest)
 

@@ -4,22 +4,25 @@ import errno
 import tracemalloc
 from typing import Any
 
-import attrs
 import msgspec
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.test.support.properties import U32, U64, examples
-from mufs.wire.channel import ProtocolError
+from mufs.wire.channel import MAX_DATA, ProtocolError
 from mufs.wire.metadata import (
+    MAX_RUNS,
     At,
     Attributes,
     Caller,
     Close,
+    DataMap,
     Failure,
     Hello,
     Link,
+    MapRequest,
     Names,
     Opened,
     Report,
@@ -43,6 +46,9 @@ ATTRIBUTES = st.builds(
 )
 NAMES = st.lists(st.tuples(NAME, ATTRIBUTES), max_size=3)
 KEY = st.binary(min_size=16, max_size=16)
+MAPS = st.lists(SIZE, unique=True, min_size=2, max_size=9).map(
+    lambda bounds: DataMap(min(bounds), max(bounds), tuple(sorted(bounds)[len(bounds) % 2 :]))
+)
 CALLER = st.builds(Caller, U32, U32, st.lists(U32, max_size=5))
 VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Hello: st.builds(Hello, st.integers(-5, 5), TEXT),
@@ -54,6 +60,8 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     Link: st.builds(Link, TARGET),
     Names: st.builds(Names, NAMES),
     Opened: st.builds(Opened, U32, U64, U64, KEY, ATTRIBUTES),
+    DataMap: MAPS,
+    MapRequest: st.builds(MapRequest, U32, SIZE),
     Close: st.builds(Close, U32),
     Statistics: st.builds(Statistics, *[U64] * 9),
     Report: st.tuples(U64, U64).flatmap(
@@ -63,6 +71,7 @@ VALUES: "dict[Any, st.SearchStrategy[Any]]" = {
     ),
     Failure: st.builds(Failure, TEXT, TEXT),
 }
+OPTIONAL = ((Failure, "text"), (At, "caller"), (Hello, "max_transfer"), (Opened, "data"))
 ATTRIBUTES_OF_A_FILE = Attributes(0o100644, 2, 1, 0, 0, 0, 5, 8, 1, -1, 1 << 32, 9)
 
 VECTORS: list[tuple[Any, bytes]] = [
@@ -126,7 +135,7 @@ class MetadataTests(SynchronousTestCase):
         fields = msgspec.msgpack.decode(encode(value))
         name = data.draw(st.sampled_from(sorted(fields)))
         right = fields.pop(name)
-        if (kind, name) not in ((Failure, "text"), (At, "caller"), (Hello, "max_transfer")):
+        if (kind, name) not in OPTIONAL:
             self.assertRaises(ProtocolError, decode, kind, msgspec.msgpack.encode(fields))
         others: list[Any] = [None, True, 1.5, -1, "text", b"bytes", [], [1], {}, 1 << 63]
         wrong = [other for other in others if type(other) is not type(right)]
@@ -144,33 +153,58 @@ class MetadataTests(SynchronousTestCase):
         report = Report(3, 2, 1, 700, True, "working")
         wrong: list[Any] = [
             Hello(1, "n" * 256),
-            attrs.evolve(welcome, group="n" * 256),
-            *(attrs.evolve(welcome, port=port) for port in (-1, 65536)),
-            *(attrs.evolve(welcome, source=("a", port)) for port in (-1, 65536)),
-            *(attrs.evolve(welcome, segment=size) for size in (0, 63, 1401)),
-            attrs.evolve(welcome, source=("a", 1, 2)),
+            evolve(welcome, group="n" * 256),
+            *(evolve(welcome, port=port) for port in (-1, 65536)),
+            *(evolve(welcome, source=("a", port)) for port in (-1, 65536)),
+            *(evolve(welcome, segment=size) for size in (0, 63, 1401)),
+            evolve(welcome, source=("a", 1, 2)),
             At(bytes(65537)),
             *(At(b"", Caller(uid, 0, [])) for uid in (-1, 1 << 32)),
             *(At(b"", Caller(0, 0, groups)) for groups in ([-1], [1 << 32], [1] * 257)),
             *(Link(target) for target in (b"", b"x" * 4096)),
             *(Names([(name, ATTRIBUTES_OF_A_FILE)]) for name in (b"", b"n" * 1025)),
-            *(attrs.evolve(ATTRIBUTES_OF_A_FILE, mode=mode) for mode in (-1, 1 << 32)),
-            *(attrs.evolve(ATTRIBUTES_OF_A_FILE, size=size) for size in (-1, 1 << 63)),
-            *(attrs.evolve(opened, handle=handle) for handle in (-1, 1 << 32)),
-            *(attrs.evolve(opened, key=bytes(size)) for size in (0, 15, 17, 32)),
-            attrs.evolve(opened, attributes=attrs.evolve(ATTRIBUTES_OF_A_FILE, uid=-1)),
+            *(evolve(ATTRIBUTES_OF_A_FILE, mode=mode) for mode in (-1, 1 << 32)),
+            *(evolve(ATTRIBUTES_OF_A_FILE, size=size) for size in (-1, 1 << 63)),
+            *(evolve(opened, handle=handle) for handle in (-1, 1 << 32)),
+            *(evolve(opened, key=bytes(size)) for size in (0, 15, 17, 32)),
+            evolve(opened, attributes=evolve(ATTRIBUTES_OF_A_FILE, uid=-1)),
             Close(-1),
             Statistics(*[-1] * 9),
             Failure("E" * 256),
             *(Failure("EIO", text) for text in ("a\nb", "end\n", "\x1b[2J", "\x9b", "\u2028")),
-            *(attrs.evolve(report, lag=lag) for lag in (-1, 1 << 32)),
-            attrs.evolve(report, multicast="n" * 256),
+            *(evolve(report, lag=lag) for lag in (-1, 1 << 32)),
+            evolve(report, multicast="n" * 256),
         ]
         for value in wrong:
             self.assertRaises(ProtocolError, decode, type(value), encode(value))
         fields = msgspec.msgpack.decode(encode(report))
         more = msgspec.msgpack.encode({**fields, "hits": report.reads + 1})
         self.assertRaises(ProtocolError, decode, Report, more)
+
+    def test_maps(self) -> None:
+        """The runs of a map are in their order, apart, and within it; OPEN has the first part."""
+        right = DataMap(10, 100, (10, 20, 30, 100))
+        size = evolve(ATTRIBUTES_OF_A_FILE, size=100)
+        self.assertEqual(decode(DataMap, encode(right)), right)
+        wrong = [
+            (10, (10,)), (10, (20, 10)), (10, (10, 10)), (10, (10, 20, 20, 30)), (10, (9, 20)),
+            (10, (10, 101)), (10, (30, 40, 10, 20)), (101, ()), (10, (-1, 20)), (10, (10, 1 << 64)),
+            (0, tuple(range(2 * MAX_RUNS + 2))),
+        ]  # fmt: skip
+        for start, bounds in wrong:
+            fields = {"start": start, "end": 100, "bounds": [each % (1 << 64) for each in bounds]}
+            data = msgspec.msgpack.encode(fields)
+            self.assertRaises(ProtocolError, decode, DataMap, data)
+        most = tuple(range(2 * MAX_RUNS))
+        opened = Opened(1, 2, 3, bytes(16), evolve(size, size=1 << 40), DataMap(0, 1 << 40, most))
+        self.assertLess(len(encode(opened)), MAX_DATA)
+        fields = msgspec.msgpack.decode(encode(evolve(opened, data=DataMap(0, 100, (0, 100)))))
+        self.assertEqual(decode(Opened, msgspec.msgpack.encode(fields)).data.end, 100)
+        for end, start in ((101, 0), (100, 1)):
+            other = {"start": start, "end": end, "bounds": []}
+            smaller = {**fields["attributes"], "size": 100}
+            data = msgspec.msgpack.encode({**fields, "attributes": smaller, "data": other})
+            self.assertRaises(ProtocolError, decode, Opened, data)
 
     def test_names(self) -> None:
         """What cannot be a name in a directory, or a link's target, is neither."""

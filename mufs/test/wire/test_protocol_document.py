@@ -26,8 +26,10 @@ from mufs.wire.metadata import (
     Attributes,
     Caller,
     Close,
+    DataMap,
     Failure,
     Hello,
+    MapRequest,
     Opened,
     Pull,
     Pulled,
@@ -76,7 +78,7 @@ def parity_segment(index: int) -> bytes:
 def channel_packets() -> dict[str, bytes]:
     """Those of the request channel, by their names in the document."""
     welcome = Welcome(VERSION, "239.5.5.0", 7041, ("192.0.2.1", 40000), SEGMENT)
-    opened = Opened(1, IMAGE, GENERATION, KEY, ATTRIBUTES)
+    opened = Opened(1, IMAGE, GENERATION, KEY, ATTRIBUTES, DataMap(0, 150, (0, 150)))
     sent = Sent(2, 7, 0xFFFFFFFF, 0, 150)
     failure = Failure.of(OSError(errno.EINVAL, "read past the end of the image"))
     return {
@@ -85,6 +87,8 @@ def channel_packets() -> dict[str, bytes]:
         "KEY": Key(EPOCH.number, EPOCH.secret).encode(),
         "OPEN": pack_tagged(Type.OPEN, 1, encode(At(b"disk.img", Caller(1000, 1000, [1000, 24])))),
         "REPLY": pack_tagged(Type.REPLY, 1, encode(opened)),
+        "MAP": pack_tagged(Type.MAP, 6, encode(MapRequest(1, 100))),
+        "REPLY to MAP": pack_tagged(Type.REPLY, 6, encode(DataMap(100, 150, (100, 150)))),
         "READ": Read(2, 1, 0, 150, Priority.BLOCKED).encode(),
         "SENT, now": sent.encode(),
         "REPAIR, attempt 1": Repair(2, 7, 1, 0b010).encode(),

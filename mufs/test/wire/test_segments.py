@@ -164,7 +164,11 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(found, data)
 
     @examples(100)
-    @given(st.lists(st.one_of(descriptors(), st.tuples(near_wrap(9), st.binary(min_size=1, max_size=400)))))
+    @given(
+        st.lists(
+            st.one_of(descriptors(), st.tuples(near_wrap(9), st.binary(min_size=1, max_size=400)))
+        )
+    )
     def test_trains(self, transfers: list[Any]) -> None:
         """Packets of all phases and sizes, back to back in any order, are all found."""
         packets: list[bytes] = []

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
 
 from mufs.cache.client.blocks import BlockCache
+from mufs.communication.client.timer import Timer
 from mufs.filesystem.client.images import OpenImage, stale
 from mufs.filesystem.client.reading.core import ReadCore
 from mufs.filesystem.client.reading.in_flight import WaitingRead
@@ -51,7 +52,7 @@ class Reader:
         self._clock = clock
         self._send = send
         self._results: dict[WaitingRead, Deferred[int]] = {}
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock, self)
         self.fillers: dict[OpenImage, IFiller] = {}
 
     def read_cached(
@@ -151,6 +152,16 @@ class Reader:
         if opened in self.fillers:
             self.fillers[opened].resumed()
 
+    @property
+    def due(self) -> float | None:
+        """See L{ReadCore.due}."""
+        return self._core.due
+
+    def check(self, now: float) -> None:
+        """See L{ReadCore.check_overdue}."""
+        self._core.check_overdue(now)
+        self._act()
+
     def _give_up(self, waiting: WaitingRead) -> None:
         if self._results.pop(waiting, None) is not None:
             self._core.give_up(waiting, self._clock.seconds())
@@ -173,22 +184,4 @@ class Reader:
                 # What an earlier one called back may have cancelled it.
                 if not done.called:
                     done.callback(result) if isinstance(result, int) else done.errback(result)
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        due, timer = self._core.due, self._timer
-        if due is None:
-            if timer is not None:
-                timer.cancel()
-                self._timer = None
-        elif timer is None:
-            self._timer = self._clock.callLater(
-                max(0.0, due - self._clock.seconds()), self._check_overdue
-            )
-        elif due < timer.getTime():
-            timer.reset(max(0.0, due - self._clock.seconds()))
-
-    def _check_overdue(self) -> None:
-        self._timer = None
-        self._core.check_overdue(self._clock.seconds())
-        self._act()
+        self._timer.set()

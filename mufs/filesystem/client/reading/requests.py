@@ -62,10 +62,13 @@ class Requests:
         priority: Priority,
         *,
         over_tcp: bool | None = None,
+        waiting: WaitingRead | None = None,
     ) -> bool:
         """
         Make READs for the pages that are neither in the cache nor on their way.
 
+        @param waiting: a read whose pages are asked for whatever the cache has learnt of them since
+            it began to wait: only what arrives ends it.
         @return: whether the server has to be asked: now, or, without a connection, once there is.
         """
         if opened.server_handle is None:
@@ -76,7 +79,9 @@ class Requests:
         for extent, pages in wanted.items():
             pages = self._in_flight.not_requested(opened.key, extent, pages, lowest)
             if pages:
-                missing[extent] = self._cache.missing_of_extent(opened.key, extent, pages)
+                needed = pages & waiting.pages.get(extent, 0) if waiting is not None else 0
+                others = self._cache.missing_of_extent(opened.key, extent, pages & ~needed)
+                missing[extent] = needed | others
         ranges = merge_ranges(missing, opened.size)
         for offset, length in ranges:
             self._request(opened, offset, length, priority=priority, over_tcp=over_tcp)
@@ -98,7 +103,8 @@ class Requests:
         room = max(BLOCK, MAX_BYTES_IN_FLIGHT - self._in_flight.pending)
         size = min(self.max_burst, room)
         wanted = first_pages(waiting.pages if wanted is None else wanted, size)
-        return self.ask(waiting.opened, wanted, Priority.BLOCKED, over_tcp=over_tcp)
+        opened = waiting.opened
+        return self.ask(opened, wanted, Priority.BLOCKED, over_tcp=over_tcp, waiting=waiting)
 
     def repeat(
         self, waiting: WaitingRead, *, over_tcp: bool | None = None, exclusive: bool = False

@@ -252,6 +252,14 @@ class WindowTests(QueueTestCase):
         self.assertIsNone(self.queue.take())
         self.assertEqual(self.queue.merged, 1)
 
+    def test_left(self) -> None:
+        """The transfers held keep nothing of a client that has left."""
+        self.ask(self.a, 1, 0, BLOCK)
+        transfer = self.send(self.queue.take())
+        transfer.audience.update([self.a, self.b])
+        self.queue.forget(self.a)
+        self.assertEqual(transfer.audience, {self.b})
+
     def test_before_and_too_large(self) -> None:
         """One that was too large for a client's receive buffer is sent to it in parts."""
         self.ask(self.a, 1, 0, EXTENT)

@@ -58,6 +58,15 @@ class TimerTests(SynchronousTestCase):
             calls = [call.getTime() for call in self.clock.getDelayedCalls()]
             self.assertEqual(calls, times[:1])
 
+    def test_moved(self) -> None:
+        """What was put off or brought forward is done at its time, and once."""
+        for time in [2.0, 0.5, 1.5]:
+            self.work.times = [time]
+            self.timer.set()
+        for now, done in [(1.0, []), (1.5, [1.5]), (3.0, [1.5])]:
+            self.clock.advance(now - self.clock.seconds())
+            self.assertEqual(self.work.done, done)
+
     def test_overdue(self) -> None:
         """What is overdue already is called at once, but not from within."""
         self.work.times = [0.05]

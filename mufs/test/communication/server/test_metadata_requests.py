@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,10 +28,13 @@ from mufs.wire.channel import (
     pack_tagged,
 )
 from mufs.wire.metadata import (
+    UNKNOWN,
     At,
     Attributes,
     Caller,
+    DataMap,
     Link,
+    MapRequest,
     Names,
     Statistics,
     decode,
@@ -59,13 +63,14 @@ class MetadataRequestsTests(SynchronousTestCase):
         self.library.put(b"disk.img", b"content")
         self.lookups: list[Deferred[Any]] = []
         self.replies: list[tuple[Any, int, int]] = []
-        self.opened: list[tuple[bytes, IImage, int]] = []
+        self.opened: list[tuple[bytes, tuple[IImage, DataMap], int]] = []
         self.failures: list[tuple[Any, int]] = []
         self.requests = MetadataRequests(
             self.host,
             self.intake,
             in_thread=self.in_thread,
             reply=lambda *reply: self.replies.append(reply),
+            image=lambda handle: self.library.images[b"disk.img"],
             opened=lambda *opened: self.opened.append(opened),
             failed=lambda failure, tag, opens: self.failures.append((failure.value, tag)),
         )
@@ -94,7 +99,7 @@ class MetadataRequestsTests(SynchronousTestCase):
             self.ask(kind, tag=tag)
         self.answer()
         image = self.library.images[b"disk.img"]
-        self.assertEqual(self.opened, [(b"disk.img", image, 3)])
+        self.assertEqual(self.opened, [(b"disk.img", (image, DataMap(0, 7, (0, 7))), 3)])
         self.assertEqual(
             self.replies,
             [
@@ -113,6 +118,20 @@ class MetadataRequestsTests(SynchronousTestCase):
         self.requests.handle(self.library, Type.GETATTR, 1, encode(At(b"disk.img", caller)))
         self.answer()
         self.assertEqual(callers, [caller])
+
+    def test_map(self) -> None:
+        """A map is what the image says; where that fails, an image is opened without it."""
+        image = self.library.images[b"disk.img"]
+        image.runs = [(1, 2), (3, 4)]
+        self.requests.handle(self.library, Type.MAP, 4, encode(MapRequest(1, 2)))
+        self.answer()
+        self.assertEqual(self.replies, [(DataMap(2, 7, (3, 4)), 4, Type.REPLY)])
+        image.error = errno.ESTALE
+        self.ask(Type.OPEN)
+        self.requests.handle(self.library, Type.MAP, 5, encode(MapRequest(1, 2)))
+        self.answer()
+        self.assertEqual(self.opened, [(b"disk.img", (image, UNKNOWN), 1)])
+        self.assertEqual([(error.errno, tag) for error, tag in self.failures], [(errno.ESTALE, 5)])
 
     def test_malformed(self) -> None:
         """A request that is malformed asks the library nothing."""

@@ -123,6 +123,18 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.handle.written, [packets])
         self.assertEqual(self.handle.options[OFFLOAD], STRIDE)
 
+    def test_trains(self) -> None:
+        """Of many packets whole trains are taken while there is room."""
+        output = self.make()
+        packets = train(2 * MAX_TRAIN + 5, 500)
+        self.handle.failures = [None, BlockingIOError(errno.EAGAIN, "")]
+        taken = output.write(packets)
+        self.assertEqual(taken, MAX_TRAIN * STRIDE)
+        self.assertEqual(output.write(packets[taken:]), len(packets) - taken)
+        sizes = [len(each) for each in self.handle.written]
+        self.assertEqual(sizes, [MAX_TRAIN * STRIDE, MAX_TRAIN * STRIDE, 4 * STRIDE + 500])
+        self.assertEqual(b"".join(self.handle.written), packets)
+
     def test_full(self) -> None:
         """If the send buffer has no room for a train, nothing of it is taken."""
         output = self.make()
@@ -295,10 +307,9 @@ class SocketTests(TestCase):
         self.assert_received(train(5, 500))
 
     def test_too_many(self) -> None:
-        """A train of more bytes than the kernel takes at a time is cut when it is tried again."""
-        packets = train(65)
-        self.assertEqual(self.output.write(packets), 0)
-        self.assert_received(packets)
+        """More packets than the kernel takes at a time are written in several trains."""
+        self.assert_received(train(65))
+        self.assertTrue(self.output._offload)
 
     def test_writable(self) -> Any:
         """The reactor reports room in the buffer."""

@@ -300,7 +300,7 @@ class SimulatedTests(SynchronousTestCase):
         done = self.network.run(self.push())
         self.assertEqual(done["succeeded"], 1)
         self.assertEqual([each["error"] for each in done["failed"]],
-                         ["the image has 8.0 MiB, the cache 4.0 MiB"])  # fmt: skip
+                         ["the image has 8.0 MiB of data, the cache 4.0 MiB"])  # fmt: skip
         self.assertEqual((small.cache.held, small.cache.evictions), (0, 0))
         self.assert_all_there(0)
 

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mufs.cache.server.items import Entry
 from mufs.cache.server.sent import SentTransfer
+from mufs.communication.server.output import MAX_TRAIN
 from mufs.communication.server.pacing import Pace
 from mufs.communication.server.sender import Sender, seal_transfer, trains
 from mufs.test.support.doubles import ImageInMemory, RecordingOutput, make_sent
@@ -119,7 +120,7 @@ class SenderTests(SynchronousTestCase):
 
     def test_datagrams(self) -> None:
         """The completion shares the datagram of the last segment if it fits into it."""
-        for pages, alone in (1, False), (14, True):
+        for pages, alone in (1, False), (14, True), (32, False):
             self.output.written.clear()
             self.successResultOf(self.write(self.seal(0, pages)))
             datagrams = [
@@ -131,6 +132,17 @@ class SenderTests(SynchronousTestCase):
             self.assertEqual([packet[0] for packet in announcement], [ANNOUNCEMENT])
             self.assertEqual(len(last), 1 if alone else 2)
             self.assertEqual(last[-1][0], COMPLETION)
+
+    def test_runs(self) -> None:
+        """Several trains are written together only where the rate makes that a moment."""
+        train = MAX_TRAIN * STRIDE
+        for rate, together in (1e12, True), (1e8, False):
+            self.start(rate)
+            writing = self.write(self.seal(0, 32))
+            while not writing.called:
+                self.clock.advance(0.001)
+            self.assertEqual(max(map(len, self.output.written)) > train, together)
+            self.assertEqual(self.sent(), ([ANNOUNCEMENT, COMPLETION], list(range(94))))
 
     def test_part(self) -> None:
         """Some segments of a transfer end with a completion that says so."""

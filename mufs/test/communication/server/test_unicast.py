@@ -32,7 +32,7 @@ class ShareTestCase(SynchronousTestCase):
         """A client that reads all that it is sent, and one image."""
         self.clock = VirtualTime()
         self.pace = Pace(self.clock, floor=1e8, ceiling=1e8, start=1e8)
-        self.image = ImageInMemory(bytes(SIZE))
+        self.image = ImageInMemory(b"not zero" * (SIZE // 8))
         self.share = Share()
         self.written: list[bytes] = []
         self.reads = self.make_reads()

@@ -72,14 +72,26 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(load().major, 2)
         self.assertRaises(NoLibfuse, load, 3)
 
-    def test_damaged(self) -> None:
-        """A library that cannot be loaded is an error in one line, too."""
+    def test_unusable(self) -> None:
+        """
+        Without a library that can be loaded, or the package that binds it, the other one is used;
+        if neither can be, one line names what is wrong.
+        """
+        for error, text in [
+            (OSError("wrong ELF class"), "libfuse 3 cannot be loaded: wrong ELF class"),
+            (ModuleNotFoundError("No module named 'mfusepy'"), "libfuse 3 needs mfusepy, "),
+        ]:
 
-        def fail() -> Libfuse:
-            raise OSError("wrong ELF class")
+            def fail(error: Exception = error) -> Libfuse:
+                raise error
 
-        self.patch(libfuse, "_load_3", fail)
-        self.assertIn("wrong ELF class", str(self.assertRaises(NoLibfuse, load)))
+            self.patch(libfuse, "_load_3", fail)
+            self.assertEqual(load().major, 2)
+            self.assertIn(text, str(self.assertRaises(NoLibfuse, load, 3)))
+            del self.there["fuse"]
+            said = str(self.assertRaises(NoLibfuse, load))
+            self.assertRegex(said, rf"\A{text}.*; libfuse 2 is missing .*\Z")
+            self.there["fuse"] = "libfuse.so.2"
 
 
 class VersionTests(SynchronousTestCase):

@@ -184,8 +184,26 @@ class PullTests(SynchronousTestCase):
         """An image that does not fit the cache is refused; the error names both sizes."""
         self.make(size=9 * MIB, cache_size=8 * MIB)
         text = self.assert_error(errno.ENOSPC, self.pull())
-        self.assertEqual(text, "the image has 9.0 MiB, the cache 8.0 MiB")
+        self.assertEqual(text, "the image has 9.0 MiB of data, the cache 8.0 MiB")
         self.assertEqual(self.sent(), 0)
+
+    def test_holes(self) -> None:
+        """Of a sparse image the data is pulled, and needs to fit; its holes count as held."""
+        self.make(cache_size=2 * MIB)
+        content = bytearray(16 * MIB)
+        content[4 * MIB : 5 * MIB] = self.network.random.randbytes(MIB)
+        image = self.network.library.put(b"sparse.img", bytes(content))
+        image.runs = [(4 * MIB, 5 * MIB)]
+        image.attributes = evolve(image.attributes, blocks=MIB // 512)
+        done = self.network.run(self.pull(path=b"sparse.img"))
+        self.assertEqual((done.size, done.held, done.asked), (16 * MIB, 16 * MIB, MIB))
+        self.assertLess(self.sent(), 1.02 * MIB)
+        self.assert_all_there(path=b"sparse.img")
+        large = self.network.library.put(b"large.img", bytes(content))
+        large.runs = [(0, 2 * MIB + 4096)]
+        large.attributes = evolve(large.attributes, blocks=MIB // 512)
+        text = self.assert_error(errno.ENOSPC, self.pull(path=b"large.img"))
+        self.assertEqual(text, "the image has 2.0 MiB of data, the cache 2.0 MiB")
 
     def test_fits_exactly(self) -> None:
         """One that fits exactly replaces others, and none of its own blocks."""

@@ -25,6 +25,7 @@ from mufs.wire.metadata import (
     At,
     Caller,
     Close,
+    DataMap,
     Link,
     Names,
     Opened,
@@ -44,7 +45,8 @@ ROOT = Caller(0, 0, [])
 def make_opened(generation: int = 1, handle: int = 5, size: int = SIZE) -> Opened:
     """The server's answer to OPEN."""
     attributes = evolve(make_attributes(size), mtime=generation)
-    return Opened(handle, 1, generation, bytes(16), attributes)
+    data = DataMap(0, size, (0, size))
+    return Opened(handle, 1, generation, bytes(16), attributes, data)
 
 
 class Channel:

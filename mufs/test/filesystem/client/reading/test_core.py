@@ -368,6 +368,18 @@ class AheadTests(CoreTestCase):
         self.assert_ended(reading)
         self.assert_nothing_left()
 
+    def test_holes_meanwhile(self) -> None:
+        """A read asks for the rest of its pages although it is known by then that they are zero."""
+        self.core.limit(BLOCK)
+        reading = self.read(0, 3 * BLOCK)
+        self.assertEqual(self.ranges(), [(0, BLOCK)])
+        self.cache.zeros.add_holes(self.image.key, [(BLOCK, 4 * BLOCK)])
+        self.deliver(0, BLOCK)
+        self.assertEqual(self.ranges(), [(BLOCK, BLOCK)])
+        self.deliver(BLOCK, 2 * BLOCK)
+        self.assert_ended(reading)
+        self.assert_nothing_left()
+
     def test_not_cached(self) -> None:
         """What is cached is not read ahead, and nothing of a stale or closed image is."""
         self.cache.store(self.image.key, 0, CONTENT[:BLOCK])
