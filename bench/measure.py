@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -87,11 +88,17 @@ def revision() -> str:
 
 
 @contextmanager
-def image(size: int) -> Iterator[Image]:
-    """An image of random bytes, on the file system that labs use."""
+def image(size: int, given: Path | None = None) -> Iterator[Image]:
+    """An image of random bytes, or a copy of a given one, on the file system that labs use."""
     with tempfile.TemporaryDirectory(prefix="mufs-bench-") as directory:
         path = Path(directory) / "image"
-        yield Image(path, size, write_image(path, size))
+        if given is None:
+            yield Image(path, size, write_image(path, size))
+        else:
+            subprocess.run(["cp", "--sparse=auto", given, path], check=True)
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield Image(path, path.stat().st_size, digest)
 
 
 def link_seconds(size: int, rate: float | None) -> float:

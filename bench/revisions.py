@@ -6,6 +6,7 @@ Each is installed into an environment of its own, with the dependencies that it 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,16 @@ def mufs_at(revision: str) -> type[Mufs]:
     class Other(Mufs):
         name = f"mufs@{_git('describe', '--always', found)}"
         installation = installed(found)
+
+    return Other
+
+
+def mufs_with(options: str) -> type[Mufs]:
+    """This revision of mUFS, with a server that has these options."""
+
+    class Other(Mufs):
+        name = f"mufs@{options}"
+        server_options = tuple(shlex.split(options))
 
     return Other
 

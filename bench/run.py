@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from bench.copies import Limit
 from bench.measure import Row, image, revision, write_csv
 from bench.mounting import MOUNT
 from bench.report import line, picture, ratios, tables
-from bench.revisions import mufs_at
+from bench.revisions import mufs_at, mufs_with
 from bench.systems import Image, Mufs, System
 from mufs.test.support.lab import why_unavailable
 from mufs.test.support.netns import LabError
@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
     add("--what", default="", help="only the figures of the case whose names contain this text")
     add("--against", metavar="REVISION", help="a revision of mUFS to take turns with this one")
     add(
+        "--against-options",
+        metavar="OPTIONS",
+        help="take turns with mUFS whose server has these options, '--compress=off' for example",
+    )
+    add("--image", type=Path, metavar="FILE", help="what is shared [random bytes, --size of them]")
+    add(
         "--output",
         type=Path,
         default=Path(__file__).parent / "results",
@@ -82,11 +88,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(
-    options: argparse.Namespace, given: Image, other: type[Mufs] | None = None
+    options: argparse.Namespace, given: Image, others: Sequence[type[Mufs]] = ()
 ) -> Iterator[Row]:
     """Measure all combinations of the options. Systems take turns, so that ratios are fair.
 
-    `other` is another revision of mUFS.
+    `others` are mUFS as well: another revision, or with other options.
     """
     wanted = [name for name in _names(options) if not SYSTEMS[name].lacking()]
     if any(options.loss):
@@ -100,7 +106,7 @@ def measure(
             for figure in CASES[options.case]:
                 if options.what not in figure.what:
                     continue
-                for system in _with_other(figure.systems, other):
+                for system in _with_others(figure.systems, others):
                     row = Row(
                         revision=REVISION,
                         case=options.case,
@@ -112,21 +118,24 @@ def measure(
                         loss=loss,
                         run=run,
                     )
-                    if system is other or system.name in wanted:
+                    if system in others or system.name in wanted:
                         yield from attempt(row, figure, system, given)
 
 
 def _names(options: argparse.Namespace) -> list[str]:
     """The systems to measure."""
-    names: list[str] = options.only or ([Mufs.name] if options.against else list(SYSTEMS))
+    has_others = options.against or options.against_options
+    names: list[str] = options.only or ([Mufs.name] if has_others else list(SYSTEMS))
     return names
 
 
-def _with_other(systems: list[type[System]], other: type[Mufs] | None) -> Iterator[type[System]]:
+def _with_others(
+    systems: list[type[System]], others: Sequence[type[Mufs]]
+) -> Iterator[type[System]]:
     for system in systems:
         yield system
-        if system is Mufs and other is not None:
-            yield other
+        if system is Mufs:
+            yield from others
 
 
 def main() -> int:
@@ -136,9 +145,11 @@ def main() -> int:
         parser().error(reason)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     try:
-        other = mufs_at(options.against) if options.against else None
+        others = [mufs_at(options.against)] if options.against else []
     except LabError as error:
         sys.exit(f"--against: {error}")
+    if options.against_options:
+        others.append(mufs_with(options.against_options))
     given = sys.argv[1:]
     lines = [given] if options.case else [[*shlex.split(words), *given] for words in STANDARD]
     for name in _names(options):
@@ -149,8 +160,8 @@ def main() -> int:
     rows: list[Row] = []
     for words in lines:
         plan = parser().parse_args(words)
-        with image(plan.size * MIB) as shared:
-            for row in measure(plan, shared, other):
+        with image(plan.size * MIB, plan.image) as shared:
+            for row in measure(plan, shared, others):
                 rows.append(row)
                 print(line(row), flush=True)
                 write_csv(rows, directory / "results.csv")

@@ -125,6 +125,8 @@ class Mufs(Mount):
     installation: ClassVar[Installation] = HERE
     options: tuple[str, ...] = ()
     """Further options of the client."""
+    server_options: tuple[str, ...] = ()
+    """Likewise."""
     server: Service
     """Set by `start`."""
     clients: dict[str, Service]
@@ -132,7 +134,7 @@ class Mufs(Mount):
 
     def start(self, hosts: list[str]) -> None:
         self.lab.installation = self.installation
-        self.server = self.lab.start_server()
+        self.server = self.lab.start_server(*self.server_options)
         options = ["--server", f"tcp:{SERVER_ADDRESS}:{self.connect_to}", *self.options]
         start = self.lab.start_client
         self.clients = {host: start(host, *options, wait=False) for host in hosts}

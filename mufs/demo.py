@@ -34,6 +34,9 @@ from mufs.sockets import VARIABLE
 LOOPBACK = "127.0.0.1"
 HOSTS = 2
 MIB = 1 << 20
+RATE = "1G"
+"""Bits per second that the server sends at most, as on a link for which compressing pays."""
+
 IMAGE_SIZE = 64 * MIB
 FILES_SIZE = 44 * MIB
 """Bytes of files in the image that the demo makes; the rest is for the file system itself."""
@@ -261,6 +264,14 @@ def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[
     print(f"sent by the server      {multicast + tcp:9.1f} MB: ", end="")
     print(f"{multicast:.1f} by multicast, {tcp:.1f} over TCP; ", end="")
     print(f"{(multicast + tcp) / delivered:.2f} of what was delivered")
+    unpacked, zero = server["image_bytes_multicast"], server["bytes_zero"]
+    compressed, frames = server["bytes_compressed"], server["bytes_compressed_to"]
+    print(
+        f"before it was packed    {unpacked / 1e6:9.1f} MB: {zero / 1e6:.1f} zero, left out; ",
+        end="",
+    )
+    print(f"{compressed / 1e6:.1f} compressed to {frames / 1e6:.1f}; ", end="")
+    print(f"{(unpacked - zero - compressed) / 1e6:.1f} as it was")
     print(f"read from the image     {taken / 1e6:9.1f} MB: ", end="")
     print(f"each byte {taken / original.size:.2f} times")
     for number, of in enumerate(clients, 1):
@@ -291,9 +302,13 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
         listen = connect = "unix:server.socket"
     (original,) = finish([pool.submit(read, image)], [])
 
-    print(f"starting one server and {HOSTS} clients for {image.name}, {original.size / 1e6:.1f} MB")
+    print(
+        f"starting one server, with {RATE}bit/s, and {HOSTS} clients "
+        f"for {image.name}, {original.size / 1e6:.1f} MB"
+    )
     command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
-    command += ["--interface", LOOPBACK, "--port", str(group_port), "--no-root-squash"]
+    command += ["--interface", LOOPBACK, "--port", str(group_port), "--rate-max", RATE]
+    command += ["--no-root-squash"]
     server = Service("server", command, directory=directory, status=statuses.pop())
     stack.callback(server.end)
     server.wait_until(server.listens, "listen")

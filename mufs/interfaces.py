@@ -16,7 +16,7 @@ class IImage(Interface):
     generation: int = Attribute("the number of its content, 64 bits")
     attributes: Attributes = Attribute("its attributes when it was opened")
 
-    def read(offset: int, length: int) -> bytes:
+    def read(offset: int, length: int) -> bytes | memoryview:
         """
         The bytes at C{offset}, fewer than C{length} only at the end. May block.
 

@@ -176,7 +176,11 @@ def _client(f: Found) -> list[RenderableType]:
             ("hit rate", _share(f["hit_rate"]), "evicted blocks", count(f["evictions"])),
             ("lag", seconds(f["lag"]), "lost segments", _part(f["segments_lost"],
                                                           f["segments_received"])),
-            ("delivered", format_bytes(f["bytes_delivered"]), "libfuse", f["libfuse"]),
+            ("delivered", format_bytes(f["bytes_delivered"]), "by multicast",
+             format_bytes(f["bytes_multicast"])),
+            ("known to be zero", format_bytes(f["bytes_zero"]), "unpacked to",
+             format_bytes(f["image_bytes_multicast"])),
+            ("libfuse", f["libfuse"], "", ""),
         ]),
         _lines([
             ("server", f"{f['server']}{', TLS' if f['tls'] else ''}"),
@@ -202,6 +206,11 @@ def _server(f: Found) -> list[RenderableType]:
                                                              f["segments_sent"])),
             ("delivered", format_bytes(f["bytes_delivered"]), "sent for each byte of it",
              ratio(f["bytes_multicast"] + f["bytes_over_tcp"], f["bytes_delivered"])),
+            ("before packing", format_bytes(f["image_bytes_multicast"]), "zeros left out",
+             format_bytes(f["bytes_zero"])),
+            ("compressed", f"{format_bytes(f['bytes_compressed'])} to "
+             f"{format_bytes(f['bytes_compressed_to'])}", "compressing took",
+             seconds(f["compression_seconds"])),
             ("rate at most", f"{f['rate'] / 1e6:,.0f} Mbit/s", "interface", f["interface"] or "-"),
         ]),
     ]  # fmt: skip

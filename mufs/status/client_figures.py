@@ -55,6 +55,7 @@ def client_measurements(
         "hit_rate": hits / reads if reads else 0.0,
         "lag": remote.lag,
         "bytes_delivered": deliveries.bytes_delivered,
+        "bytes_zero": cache.zero_bytes_read,
         "read_seconds": {
             "hit": _histogram(deliveries.hits),
             "joined": _histogram(deliveries.joined),
@@ -62,6 +63,8 @@ def client_measurements(
         },
         "bytes_requested": core.requests.bytes_requested,
         "bytes_overheard": core.bytes_overheard,
+        "bytes_multicast": receiver.bytes_received,
+        "image_bytes_multicast": receiver.bytes_unpacked,
         "bytes_over_tcp": core.bytes_over_tcp,
         "cache_bytes": cache.held,
         "cache_size": cache_size,

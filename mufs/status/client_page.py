@@ -87,7 +87,10 @@ def _overview(now: Mapping[str, Any], held: list[HeldImage], view: View) -> Mark
             ("reads", count(now["reads"]), start),
             ("lag", seconds(now["lag"]), "the last five seconds"),
             ("delivered to readers", format_bytes(now["bytes_delivered"]), start),
+            ("known to be zero", format_bytes(now["bytes_zero"]), start),
             ("in the cache", format_bytes(now["cache_bytes"]), "now"),
+            ("received by multicast", format_bytes(now["bytes_multicast"]), start),
+            ("unpacked to", format_bytes(now["image_bytes_multicast"]), start),
             ("overheard", format_bytes(now["bytes_overheard"]), start),
             ("over TCP", format_bytes(now["bytes_over_tcp"]), start),
         ]),
@@ -98,7 +101,10 @@ def _overview(now: Mapping[str, Any], held: list[HeldImage], view: View) -> Mark
                 ("joined: on its way already", now["joined"]),
                 ("miss: asked of the server", now["misses"]),
             ]),
-            note("What the kernel answers from its own page cache is not seen here."),
+            note(
+                "A read of what is known to be zero is a hit. What the kernel answers from its own "
+                "page cache is not seen here."
+            ),
         ),
         section("The last ten minutes, and the last day", element(
             "div",

@@ -88,6 +88,26 @@ SERVER = Schema(
             "Segments reported missing by clients that waited for them",
         ),
         Figure("parity_sent", "parity_segments_sent", COUNTER, "Parity segments of transfers"),
+        Figure(
+            "image_bytes_multicast", "multicast_image_bytes", COUNTER,
+            "Bytes of images that transfers carried, before they were packed",
+        ),
+        Figure(
+            "bytes_zero", "multicast_zero_bytes", COUNTER,
+            "Those of them that were zero, and left out",
+        ),
+        Figure(
+            "bytes_compressed", "compression_input_bytes", COUNTER,
+            "Those of them that were compressed",
+        ),
+        Figure(
+            "bytes_compressed_to", "compression_output_bytes", COUNTER,
+            "What was compressed, in compressed bytes",
+        ),
+        Figure(
+            "compression_seconds", "compression_seconds", COUNTER,
+            "Seconds that compressing took, in all threads together",
+        ),
         Figure("bytes_multicast", "multicast_bytes", COUNTER, "Bytes of datagrams to the group"),
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data sent over TCP"),
         Figure(
@@ -170,8 +190,20 @@ CLIENT = Schema(
             "How long reads took in the client, by how they were answered",
         ),
         Figure("bytes_delivered", "delivered_bytes", COUNTER, "Bytes given to readers"),
+        Figure(
+            "bytes_zero", "delivered_zero_bytes", COUNTER,
+            "Those of them that were known to be zero",
+        ),
         Figure("bytes_requested", "requested_bytes", COUNTER, "Bytes requested from the server"),
         Figure("bytes_overheard", "overheard_bytes", COUNTER, "Bytes received without asking"),
+        Figure(
+            "bytes_multicast", "multicast_bytes", COUNTER,
+            "Bytes of transfers received, as they were sent",
+        ),
+        Figure(
+            "image_bytes_multicast", "multicast_image_bytes", COUNTER,
+            "Bytes of images that these transfers carried",
+        ),
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data received over TCP"),
         Figure("cache_bytes", "cache_bytes", GAUGE, "Bytes in the cache"),
         Figure("cache_size", "cache_size_bytes", GAUGE, "Bytes that the cache may hold"),

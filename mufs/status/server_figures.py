@@ -33,7 +33,7 @@ def server_figures(
 
 def server_totals(core: ServerCore, *, tls: bool) -> dict[str, object]:
     """The figures of the server as a whole, without its clients and images."""
-    controller = core.controller
+    controller, packer = core.controller, core.packer
     return {
         "image_reads": core.reads.image_reads,
         "image_read_bytes": core.reads.image_read_bytes,
@@ -46,6 +46,11 @@ def server_totals(core: ServerCore, *, tls: bool) -> dict[str, object]:
         "segments_awaited": core.pace.segments_awaited,
         "segments_lost": core.pace.segments_lost,
         "parity_sent": controller.parity_sent,
+        "image_bytes_multicast": packer.bytes_taken,
+        "bytes_zero": packer.bytes_zero,
+        "bytes_compressed": packer.bytes_compressed,
+        "bytes_compressed_to": packer.bytes_of_frames,
+        "compression_seconds": packer.seconds,
         "bytes_multicast": controller.bytes_multicast,
         "bytes_over_tcp": core.factory.bytes_over_tcp,
         "bytes_delivered": core.factory.bytes_delivered,

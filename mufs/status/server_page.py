@@ -36,8 +36,8 @@ MAX_IMAGE_ROWS = 20
 """Images shown, the most requested first."""
 
 OF_DAY = (
-    "bytes_multicast", "bytes_over_tcp", "bytes_delivered", "segments_lost", "segments_awaited",
-    "queue",
+    "bytes_multicast", "image_bytes_multicast", "bytes_over_tcp", "bytes_delivered",
+    "segments_lost", "segments_awaited", "queue",
 )  # fmt: skip
 """The figures of which a day is shown."""
 
@@ -72,6 +72,9 @@ def _overview(now: Mapping[str, Any], view: View) -> Markup:
             ("clients", count(len(now["clients"])), "now"),
             ("waiting in the queue", count(now["queue"]), "now"),
             ("sent by multicast", format_bytes(now["bytes_multicast"]), start),
+            ("of images, before packing", format_bytes(now["image_bytes_multicast"]), start),
+            ("zeros left out", format_bytes(now["bytes_zero"]), start),
+            ("compressed to", _compressed_to(now), start),
             ("sent over TCP", format_bytes(now["bytes_over_tcp"]), start),
             ("delivered to readers", format_bytes(now["bytes_delivered"]), start),
             ("sent for each byte delivered", ratio(sent, now["bytes_delivered"]), start),
@@ -87,6 +90,11 @@ def _overview(now: Mapping[str, Any], view: View) -> Markup:
     )  # fmt: skip
 
 
+def _compressed_to(now: Mapping[str, Any]) -> str:
+    before = now["bytes_compressed"]
+    return percent(now["bytes_compressed_to"] / before) if before else NONE
+
+
 def _plots(*all_series: Series) -> list[Markup]:
     return [
         make(series)
@@ -96,8 +104,12 @@ def _plots(*all_series: Series) -> list[Markup]:
 
 
 def _sent(series: Series) -> Markup:
-    ways = (("multicast", "bytes_multicast"), ("TCP", "bytes_over_tcp"))
-    lines = [Line(label, in_bits(series.rates(name))) for label, name in ways]
+    amounts = (
+        ("multicast", "bytes_multicast"),
+        ("TCP", "bytes_over_tcp"),
+        ("before packing", "image_bytes_multicast"),
+    )
+    lines = [Line(label, in_bits(series.rates(name))) for label, name in amounts]
     return plot("Sent", lines, bits, series.seconds)
 
 

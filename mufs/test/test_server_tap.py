@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from mufs import server_tap
 from mufs.addresses import ListenAddress, TLSFiles
 from mufs.commands.keys import make_keys
+from mufs.communication.server.packer import Compression
 from mufs.filesystem.server.library import ExportedDirectory
 from mufs.server import ServerSettings
 from mufs.test.test_options import OptionsTestCase
@@ -52,6 +53,16 @@ class ServerOptionsTests(OptionsTestCase):
             ["239.1.2.3", 65535, "127.0.0.1", 10**8, 10**8],
         )
 
+    def test_compress(self) -> None:
+        """Compression is automatic, off, or always on at a level."""
+        self.assertEqual(self.server()["compress"], Compression())
+        for given, expected in (
+            ("auto", Compression()),
+            ("off", None),
+            ("19", Compression(19, if_faster=False)),
+        ):
+            self.assertEqual(self.server("--compress", given)["compress"], expected)
+
     def test_bad_values(self) -> None:
         """An invalid value is refused in a line that names option and value."""
         self.assert_server_refuses("images", "/nonexistent", "/dev/null")
@@ -60,6 +71,7 @@ class ServerOptionsTests(OptionsTestCase):
         self.assert_server_refuses("interface", "192.0.2.99", "192.0.2", "::1", "")
         self.assert_server_refuses("rate-max", "fast", "1P", "")
         self.assert_server_refuses("rate-min", "slow", "-1")
+        self.assert_server_refuses("compress", "on", "0", "20", "-1", "")
 
     def test_rates(self) -> None:
         """A minimum rate of 0, or above the maximum, is refused."""
@@ -175,7 +187,7 @@ class MakeServiceTests(OptionsTestCase):
         given = self.make("--images", str(link), "--rate-max", "100M", "--interface", "127.0.0.1")
         self.assertEqual(given["settings"], ServerSettings(
             group="239.5.5.0", port=7041, interface="127.0.0.1", rate_min=10**6, rate_max=10**8,
-            tls=False, images=os.path.realpath(self.images),
+            compression=Compression(), tls=False, images=os.path.realpath(self.images),
         ))  # fmt: skip
         self.assertIsNone(given["status"])
 

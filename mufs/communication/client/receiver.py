@@ -62,7 +62,7 @@ class MulticastReceiver:
     those of what the server says it sent for this host.
 
     It has no socket, and no clock: L{GroupSocket} calls it with the time, in seconds. It has many
-    attributes: seven are figures for the status, and it is the hot path of every datagram, which
+    attributes: nine are figures for the status, and it is the hot path of every datagram, which
     layers would slow down.
 
     @ivar source: address and port that the server sends from, C{None} if it sends nothing.
@@ -70,6 +70,8 @@ class MulticastReceiver:
     @ivar segments_received: segments that came from the group, needed here or not.
     @ivar segments_due: segments of all transfers that were completed.
     @ivar segments_late: those of them that had not come by then: late / due is the loss.
+    @ivar bytes_received: bytes that the transfers carried that were opened, as they came.
+    @ivar bytes_unpacked: bytes of images that these were.
     @ivar datagrams_dropped: from elsewhere, malformed, or forged.
     @ivar transfers_rejected: transfers that were complete, but not what the server sealed.
     @ivar on_incomplete: called with each transfer that was completed but lacks segments here,
@@ -102,6 +104,7 @@ class MulticastReceiver:
         self.buffer = 0
         self.segments_received = 0
         self.segments_due = self.segments_late = 0
+        self.bytes_received = self.bytes_unpacked = 0
         self.datagrams_dropped = 0
         self.transfers_rejected = 0
 
@@ -254,6 +257,9 @@ class MulticastReceiver:
             if data is None or not self._unpack(descriptor, data):
                 self.transfers_rejected += 1
                 self.reassembly.restart(descriptor)
+            else:
+                self.bytes_received += descriptor.total
+                self.bytes_unpacked += descriptor.length
         buffers.give_back(buffer)
 
     def _unpack(self, descriptor: Descriptor, packed: memoryview) -> bool:

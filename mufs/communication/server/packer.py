@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,14 +21,14 @@ INITIAL_COST = 2.5e-9
 
 COST_DECAY = 0.98
 """
-By what the cost is multiplied for each transfer that is not compressed because of it: perhaps
-other programs needed the processor when it was measured, so it is measured again some time.
+By what the cost is multiplied for each transfer that is not compressed because of it: what comes
+later may compress faster, so it is measured again some time.
 """
 
 COST_WEIGHT = 1 / 8
 """What the last transfer weighs in the cost of compressing."""
 
-MAX_SKIPPED = 32
+MAX_SKIPPED = 3
 """Transfers of an image at most that go as they are after one that did not compress well."""
 
 MAX_AT_ONCE = 16 * 1024
@@ -72,7 +72,7 @@ class Packer:
     @ivar bytes_zero: those of them that were zero, and left out.
     @ivar bytes_compressed: those of them that were compressed.
     @ivar bytes_of_frames: what these became, in bytes.
-    @ivar seconds: seconds that compressing took, in all threads together.
+    @ivar seconds: seconds of processor time that compressing took, also in vain.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class Packer:
         in_thread: Callable[..., "Deferred[Any]"],
         compression: Compression | None,
         *,
-        seconds: Callable[[], float] = perf_counter,
+        cpu: Callable[[], float] = thread_time,
     ) -> None:
         """
         @param in_thread: calls a function outside the reactor's thread.
         @param compression: C{None} for none.
-        @param seconds: a clock that threads may use.
+        @param cpu: the processor time of the thread that calls it, in seconds.
         """
         self._in_thread = in_thread
         self._compression = compression
-        self._now = seconds
+        self._cpu = cpu
         self._cost = INITIAL_COST
         self._skips: WeakKeyDictionary[IImage, _Skips] = WeakKeyDictionary()
         self._compressors: deque[Compressor] = deque()
@@ -107,9 +107,10 @@ class Packer:
         """
         zeros = zero_pages(data)
         self.bytes_taken += len(data)
-        self.bytes_zero += min(len(data), PAGE * zeros.bit_count())
         if PAGE * zeros.bit_count() >= len(data) or not self._should_compress(image, link_cost):
-            return succeed(pack(data, zeros))
+            packed = pack(data, zeros)
+            self._count_zeros(packed, len(data), zeros)
+            return succeed(packed)
         if len(data) <= MAX_AT_ONCE:
             return succeed(self._compressed(self._compress(data, zeros), image, zeros))
         compressing = self._in_thread(self._compress, data, zeros)
@@ -130,14 +131,14 @@ class Packer:
     def _compress(self, data: memoryview, zeros: int) -> tuple[Packed, int, float]:
         """In a thread. @return: the packed bytes, how many they were, and the seconds it took."""
         assert self._compression is not None
-        began = self._now()
+        began = self._cpu()
         try:
             compressor = self._compressors.pop()
         except IndexError:
             compressor = make_compressor(self._compression.level)
         packed = pack(data, zeros, compressor)
         self._compressors.append(compressor)
-        return packed, len(data), self._now() - began
+        return packed, len(data), self._cpu() - began
 
     def _compressed(
         self, compressed: tuple[Packed, int, float], image: IImage, zeros: int
@@ -145,12 +146,20 @@ class Packer:
         packed, size, seconds = compressed
         self._cost += COST_WEIGHT * (seconds / size - self._cost)
         self.seconds += seconds
+        left_out = self._count_zeros(packed, size, zeros)
         skips = self._skips.setdefault(image, _Skips())
         if packed[0] == Encoding.ZSTD:
             skips.span = 0
-            self.bytes_compressed += size - min(size, PAGE * zeros.bit_count())
+            self.bytes_compressed += size - left_out
             self.bytes_of_frames += len(packed[1])
         else:
             skips.span = min(MAX_SKIPPED, 2 * skips.span + 1)
         skips.left = skips.span
         return packed
+
+    def _count_zeros(self, packed: Packed, size: int, zeros: int) -> int:
+        """@return: how many zeros were left out; a few alone are not worth it."""
+        is_plain = packed[0] == Encoding.PLAIN
+        left_out = 0 if is_plain else min(size, PAGE * zeros.bit_count())
+        self.bytes_zero += left_out
+        return left_out

@@ -4,22 +4,19 @@ import errno
 import os
 import stat
 from time import monotonic
-from typing import TypeVar
 from weakref import WeakValueDictionary, finalize, ref
 
-import numpy
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from mufs.communication.server.descriptors import RESERVED_FDS_OF_IMAGES, exhausted
+from mufs.filesystem.server import read_memory
 from mufs.filesystem.server.contents import Content, Contents, first_generation, stamps_of
 from mufs.filesystem.server.holes import await_tick, find_data
 from mufs.filesystem.server.identity import FileSystems, file_handle, number
 from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, DataMap, Statistics
 from mufs.wire.pages import ImageKey
-
-Bytes = TypeVar("Bytes", bytes, memoryview)
 
 ROOT_INTERVAL = 1.0
 """Seconds between looks at what is at the path of the exported directory."""
@@ -84,16 +81,17 @@ class Image:
         """The file descriptor."""
         return self._fd
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> memoryview:
         """See L{IImage.read}."""
-        data = os.pread(self._fd, length, offset)
+        data = read_memory.take(length)
+        got = os.preadv(self._fd, [data], offset)
         self._look()
-        return self._checked(data, offset, length)
+        return self._checked(data[:got], offset, length)
 
     def read_at_once(self, offset: int, length: int) -> memoryview | None:
         """See L{IImage.read_at_once}: the page cache is read, if the system supports that."""
         size = max(0, min(length, self.attributes.size - offset))
-        data = numpy.empty(size, numpy.uint8).data
+        data = read_memory.take(size)
         try:
             if self._nowait and os.preadv(self._fd, [data], offset, os.RWF_NOWAIT) == len(data):
                 current = self.content.is_current(os.fstat(self._fd))
@@ -120,7 +118,7 @@ class Image:
         if self.content.generation != self.generation:
             raise OSError(errno.ESTALE, "the image was changed on the server")
 
-    def _checked(self, data: Bytes, offset: int, length: int) -> Bytes:
+    def _checked(self, data: memoryview, offset: int, length: int) -> memoryview:
         self._check_generation()
         if len(data) < min(length, self.attributes.size - offset):
             raise OSError(errno.EIO, "the image is shorter than it says")

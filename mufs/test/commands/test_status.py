@@ -18,7 +18,8 @@ CLIENT: dict[str, Any] = {
     "service": "client", "at": "/run/mufs/client/mnt.sock", "mount": "/mnt", "connected": True,
     "reads": 1234, "hits": 1000, "joined": 34, "misses": 200, "hit_rate": 0.8104, "lag": 0.0123,
     "bytes_requested": 3 << 20, "bytes_overheard": 5 << 10, "bytes_over_tcp": 0,
-    "bytes_delivered": 9 << 20, "cache_bytes": 1 << 30, "cache_size": 2 << 30, "evictions": 7,
+    "bytes_delivered": 9 << 20, "bytes_zero": 1 << 20, "bytes_multicast": 1536 << 10,
+    "image_bytes_multicast": 4 << 20, "cache_bytes": 1 << 30, "cache_size": 2 << 30, "evictions": 7,
     "segments_lost": 5,
     "segments_received": 1000, "server": "tcp:images:7040", "tls": True, "multicast": "working",
     "libfuse": "3.14",
@@ -49,8 +50,11 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(lines[4], ["misses", "200", "cache", "1.0", "GiB", "of", "2.0", "GiB"])
         self.assertEqual(lines[5], ["hit", "rate", "81.0", "%", "evicted", "blocks", "7"])
         self.assertEqual(lines[6], ["lag", "12", "ms", "lost", "segments", "5", "(0.5", "%)"])
-        self.assertEqual(lines[7], ["delivered", "9.0", "MiB", "libfuse", "3.14"])
-        self.assertEqual(lines[8], ["server", "tcp:images:7040,", "TLS"])
+        self.assertEqual(lines[7], ["delivered", "9.0", "MiB", "by", "multicast", "1.5", "MiB"])
+        zero = ["known", "to", "be", "zero", "1.0", "MiB"]
+        self.assertEqual(lines[8], [*zero, "unpacked", "to", "4.0", "MiB"])
+        self.assertEqual(lines[9], ["libfuse", "3.14"])
+        self.assertEqual(lines[10], ["server", "tcp:images:7040,", "TLS"])
 
     def test_error(self) -> None:
         """A service that does not answer is shown with the reason, beside the others."""

@@ -599,7 +599,7 @@ class PullTests(HostileServerTestCase):
         large = evolve(IMAGE.attributes, size=9 * BLOCK, blocks=4 * BLOCK // 512 + 1)
         self.assertEqual(self.say(pack_tagged(Type.REPLY, tag, encode(large))), [])
         self.client.clock.advance(PROGRESS_INTERVAL)
-        ended = Pulled(1, 0, 0, True, "the image has 512.0 KiB of data, the cache 512.0 KiB")
+        ended = Pulled(1, 0, 0, True, "the image has 512.5 KiB of data, the cache 512.0 KiB")
         self.assertEqual(self.pulled(), [ended])
 
     def test_given_up(self) -> None:

@@ -72,6 +72,22 @@ class ClientFiguresTests(SynchronousTestCase):
         self.assertEqual((figures["connected"], figures["multicast_works"]), (True, True))
         self.assertEqual((figures["server"], figures["mount"]), (SERVER, "/mnt/images"))
 
+    def test_zeros(self) -> None:
+        """Bytes known to be zero are hits; transfers are counted as they came and unpacked."""
+        before = self.figures()
+        self.assertEqual(before["image_bytes_multicast"], before["bytes_multicast"])
+        self.network.library.put(b"zeros.img", bytes(MIB))
+        for _ in range(2):
+            self.network.run(self.network.read_all(0, b"zeros.img"))
+        after = self.figures()
+        received = after["bytes_multicast"] - before["bytes_multicast"]
+        self.assertLess(received, MIB / 100)
+        self.assertGreater(received, 0)
+        self.assertEqual(after["image_bytes_multicast"] - before["image_bytes_multicast"], MIB)
+        self.assertGreaterEqual(after["hits"] - before["hits"], 8)
+        self.assertGreaterEqual(after["bytes_zero"], MIB)
+        self.assertEqual(after["cache_bytes"], before["cache_bytes"])
+
     def test_measurements(self) -> None:
         """Without a mount they are the same, but for the settings."""
         found = client_measurements(self.client.remote, self.client.cache, cache_size=SIZE)

@@ -40,6 +40,18 @@ class ServerFiguresTests(SynchronousTestCase):
         self.assertEqual(totals["transfers"], self.core.controller.transfers)
         self.assertLessEqual(totals.items(), self.figures().items())
 
+    def test_packed(self) -> None:
+        """What was packed is shown in bytes of images, with its zeros."""
+        self.network.library.put(b"zeros.img", bytes(2 * MIB))
+        before = self.figures()["bytes_multicast"]
+        self.network.run(self.network.read_all(0, b"zeros.img"))
+        figures = self.figures()
+        self.assertEqual(figures["image_bytes_multicast"], 3 * MIB)
+        self.assertEqual(figures["bytes_zero"], 2 * MIB)
+        self.assertLess(figures["bytes_multicast"] - before, MIB / 100)
+        for name in ("bytes_compressed", "bytes_compressed_to", "compression_seconds"):
+            self.assertEqual(figures[name], 0)
+
     def test_interface(self) -> None:
         """The interface is shown as it is given."""
         self.assertEqual(self.figures()["interface"], "192.0.2.1")

@@ -76,6 +76,15 @@ class ServerPageTests(SynchronousTestCase):
         nothing = self.show([], [], **figures).text
         self.assertIn("sent for each byte delivered\N{EN DASH}", nothing)
 
+    def test_packing(self) -> None:
+        """It shows what packing saved; what was compressed, in relation to what that became."""
+        figures: dict[str, Any] = {"image_bytes_multicast": 8 << 20, "bytes_zero": 5 << 20}
+        text = self.show([], [], **figures, bytes_compressed=4000, bytes_compressed_to=1000).text
+        self.assertIn("of images, before packing8.0 MiBsince", text)
+        self.assertIn("zeros left out5.0 MiBsince", text)
+        self.assertIn("compressed to25.0%since", text)
+        self.assertIn("compressed to\N{EN DASH}since", self.show([], [], **figures).text)
+
     def test_interface(self) -> None:
         """It says what is shared, and where multicast goes out."""
         text = self.show([], [], interface="192.0.2.1").text

@@ -104,6 +104,16 @@ class DemoTests(SynchronousTestCase):
         parts = [self.figure(r"([\d.]+) by multicast"), self.figure(r"([\d.]+) over TCP")]
         self.assertApproximates(sent, sum(parts), 0.2)
         self.assertGreater(parts[0], 0)
+        packed = [
+            self.figure(rf"before it was packed .*?{part}")
+            for part in (
+                r"([\d.]+) MB",
+                r"([\d.]+) zero",
+                r"([\d.]+) compressed",
+                r"([\d.]+) as it",
+            )
+        ]
+        self.assertApproximates(packed[0], sum(packed[1:]), 0.2)
         self.assertGreaterEqual(self.figure(r"each byte ([\d.]+) times"), 1)
 
     def figure(self, pattern: str) -> float:
@@ -129,6 +139,8 @@ class DemoTests(SynchronousTestCase):
             self.skipTest("needs mke2fs")
         self.assert_ends(self.start(), 0)
         self.assert_delivered(64 * MIB)
+        self.assertGreater(self.figure(r"([\d.]+) zero, left out"), 5)
+        self.assertGreater(self.figure(r"([\d.]+) compressed to"), 0)
 
     def test_image_given(self) -> None:
         """Both hosts read the given image, of any size, which is not changed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from typing import Any
@@ -143,8 +142,7 @@ class LabTests(SynchronousTestCase):
         (self.lab.images / "dir").mkdir()
         (self.lab.images / "secret").write_bytes(b"s")
         (self.lab.images / "secret").chmod(0o600)
-        (self.lab.images / "large").touch()
-        os.truncate(self.lab.images / "large", 9 * MIB)
+        (self.lab.images / "large").write_bytes(bytes(9 * MIB))
         self.assertEqual(self.pushed("dir"), (1, [], ["mufs: no server runs here"]))
         self.server = self.lab.start_server()
         self.lab.start_client("host1", "--cache-size", "8M")

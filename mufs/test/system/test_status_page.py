@@ -287,7 +287,10 @@ class BrowserTests(StatusTestCase):
             " {clientX: box.right - 1, clientY: box.top + 5}))"
         )
         shown = self.browser.evaluate("document.querySelector('output').textContent")
-        self.assertRegex(shown, r"^\d+ s ago: multicast \d.* [kM]?bit/s, TCP 0 bit/s$")
+        self.assertRegex(
+            shown,
+            r"^\d+ s ago: multicast \d.* [kM]?bit/s, TCP 0 bit/s, before packing \d.* [kM]?bit/s$",
+        )
 
     def test_parts(self) -> None:
         """A client and an image have pages of their own, linked and refreshed."""

@@ -91,6 +91,7 @@ class CacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.missing(IMAGE, 8, ALL_PAGES), ALL_PAGES)
         self.assertIsNone(self.read(8 * BLOCK - 1, 2))
         self.assertEqual((self.cache.held, self.cache.evictions), (0, 0))
+        self.assertEqual(self.cache.zero_bytes_read, 3 * BLOCK)
 
     def test_between_data(self) -> None:
         """A read may touch pages that are held and pages that are zero, in any order."""
@@ -102,6 +103,7 @@ class CacheTests(SynchronousTestCase):
         for offset, length in [(0, 4 * PAGE), (10, 2 * PAGE), (PAGE + 1, 2 * PAGE + 7), (0, 1)]:
             self.assertEqual(self.read(offset, length), whole[offset : offset + length])
         self.assertEqual(self.cache.held, 2 * PAGE)
+        self.assertEqual(self.cache.zero_bytes_read, 4 * PAGE + 1)
 
     def test_stored_zeros(self) -> None:
         """Blocks that are zero take no room; what is zero in others is kept with them."""

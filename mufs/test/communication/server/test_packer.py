@@ -42,7 +42,7 @@ class PackerTests(SynchronousTestCase):
 
     def make(self, compression: Compression | None) -> Packer:
         """A packer."""
-        return Packer(self.in_thread, compression, seconds=self.seconds)
+        return Packer(self.in_thread, compression, cpu=self.seconds)
 
     def in_thread(self, function: Any, *args: Any) -> "Deferred[Any]":
         """Call at once, and count the calls."""
@@ -50,7 +50,7 @@ class PackerTests(SynchronousTestCase):
         return execute(function, *args)
 
     def seconds(self) -> float:
-        """The clock: compressing lies between two looks at it."""
+        """The processor time: compressing lies between two looks at it."""
         self.now += self.seconds_for_each
         return self.now
 
@@ -101,7 +101,7 @@ class PackerTests(SynchronousTestCase):
         """An image that does not compress is hardly tried any more; another one is."""
         for _ in range(256):
             self.pack(NOISE)
-        self.assertLess(self.threads, 16)
+        self.assertLess(self.threads, 256 / MAX_SKIPPED)
         self.image = ImageInMemory(b"")
         self.assertEqual(self.pack(TEXT), ZSTD)
 
@@ -110,7 +110,7 @@ class PackerTests(SynchronousTestCase):
         for _ in range(256):
             self.pack(NOISE)
         kinds = [self.pack(TEXT) for _ in range(MAX_SKIPPED + 10)]
-        self.assertIn(ZSTD, kinds)
+        self.assertLessEqual(kinds.index(ZSTD), MAX_SKIPPED)
         self.assertEqual(set(kinds[kinds.index(ZSTD) :]), {ZSTD})
 
     def test_figures(self) -> None:
@@ -119,8 +119,10 @@ class PackerTests(SynchronousTestCase):
         data = memoryview(bytes(EXTENT // 4) + TEXT[: EXTENT // 4])
         _, packed = self.packed(data)
         self.pack(NOISE, 0.0)
+        # Leaving a single page out saves too little.
+        self.pack(memoryview(bytes(PAGE) + NOISE[PAGE:]), 0.0)
         packer = self.packer
-        self.assertEqual(packer.bytes_taken, len(data) + EXTENT)
+        self.assertEqual(packer.bytes_taken, len(data) + 2 * EXTENT)
         self.assertEqual(packer.bytes_zero, EXTENT // 4)
         self.assertEqual(packer.bytes_compressed, EXTENT // 4)
         self.assertEqual(packer.bytes_of_frames, len(packed))
