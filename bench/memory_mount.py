@@ -50,7 +50,11 @@ class Memory:
             **zeros,
         )
 
-    def read(self, target: memoryview, offset: int, info: Any) -> int:
+    def lseek(self, offset: int, whence: int, info: Any) -> int:
+        """Have the kernel take all for data."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def read(self, handle: int, offset: int, target: memoryview) -> int:
         """A piece of the file."""
         if self._trace is not None:
             now = time.monotonic()

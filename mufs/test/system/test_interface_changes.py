@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from mufs.test.support.lab import SERVER, SERVER_ADDRESS, Lab
@@ -199,7 +200,7 @@ class RefusedTests(ChangeTestCase):
         for number in range(60):
             if self.lines(service, text):
                 return
-            (self.lab.images / f"{number}.img").write_bytes(bytes(MIB))
+            (self.lab.images / f"{number}.img").write_bytes(os.urandom(MIB))
             reading = self.lab.start_reader("host1", f"{number}.img").result(60)
             self.assertEqual(reading.error, "")
         self.fail(f"no {text!r} in {service.output}")
