@@ -34,8 +34,8 @@ from mufs.sockets import VARIABLE
 LOOPBACK = "127.0.0.1"
 HOSTS = 2
 MIB = 1 << 20
-RATE = "1G"
-"""Bits per second that the server sends at most, as on a link for which compressing pays."""
+GBIT_PER_SECOND = 1
+"""What the server sends at most, as on a link for which compressing pays."""
 
 IMAGE_SIZE = 64 * MIB
 FILES_SIZE = 44 * MIB
@@ -246,8 +246,14 @@ def finish(reads: "Collection[Future[Reading]]", services: list[Service]) -> lis
     return [each.result() for each in reads]
 
 
-def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[Any]) -> None:
-    """Print the results; the figures are those of the services' status."""
+def show(
+    original: Reading, hosts: list[Reading], *, data: int, server: Any, clients: list[Any]
+) -> None:
+    """
+    Print the results; the figures are those of the services' status.
+
+    @param data: bytes of the image that are not in holes.
+    """
     row = "{:8}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}   {}"
     print()
     print(row.format("", "seconds", "MB/s", "hit rate", "hits", "joined", "misses", "SHA-256"))
@@ -273,7 +279,8 @@ def show(original: Reading, hosts: list[Reading], *, server: Any, clients: list[
     print(f"{compressed / 1e6:.1f} compressed to {frames / 1e6:.1f}; ", end="")
     print(f"{(unpacked - zero - compressed) / 1e6:.1f} as it was")
     print(f"read from the image     {taken / 1e6:9.1f} MB: ", end="")
-    print(f"each byte {taken / original.size:.2f} times")
+    print(f"each byte {taken / data:.2f} times; ", end="")
+    print(f"{(original.size - data) / 1e6:.1f} of its {original.size / 1e6:.1f} MB are holes")
     for number, of in enumerate(clients, 1):
         if of["multicast"] != "working":
             print(f"multicast at host {number}: {of['multicast']}")
@@ -303,12 +310,12 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     (original,) = finish([pool.submit(read, image)], [])
 
     print(
-        f"starting one server, with {RATE}bit/s, and {HOSTS} clients "
+        f"starting one server, with {GBIT_PER_SECOND} Gbit/s, and {HOSTS} clients "
         f"for {image.name}, {original.size / 1e6:.1f} MB"
     )
     command = ["mufs-server", "--images", str(image.parent), "--listen", listen]
-    command += ["--interface", LOOPBACK, "--port", str(group_port), "--rate-max", RATE]
-    command += ["--no-root-squash"]
+    command += ["--interface", LOOPBACK, "--port", str(group_port), "--no-root-squash"]
+    command += ["--rate-max", f"{GBIT_PER_SECOND}G"]
     server = Service("server", command, directory=directory, status=statuses.pop())
     stack.callback(server.end)
     server.wait_until(server.listens, "listen")
@@ -337,7 +344,8 @@ def demonstrate(given: str | None, stack: ExitStack) -> None:
     reads = [pool.submit(read, point / image.name) for point in points]
     hosts = finish(reads, [server, *clients])
     figures = [client.figures() for client in clients]
-    show(original, hosts, server=server.figures(), clients=figures)
+    data = min(original.size, 512 * image.stat().st_blocks)
+    show(original, hosts, data=data, server=server.figures(), clients=figures)
     if any(host.digest != original.digest for host in hosts):
         raise Failed("a host read other bytes than those of the image")
 

@@ -118,6 +118,9 @@ class IBlockStorage(Interface):
     def read(place: Any, start: int, target: memoryview) -> bool:
         """Fill C{target} from an offset within a block; false if what was written is damaged."""
 
+    def read_together(places: Sequence[Any], start: int, target: memoryview) -> bool:
+        """The same from adjacent blocks."""
+
     def preload(place: Any, pages: int) -> None:
         """Read these pages from the disk in this thread, which will need them next."""
 

@@ -160,6 +160,7 @@ def unseal(
 
     @param sealed: the bytes received, followed by the tag.
     @param target: memory for the file bytes; by default new memory. It is overwritten in any case.
+        It may be that of C{sealed}: the cipher works in place.
     @return: the file bytes, or C{None} if they are not authentic.
     """
     length = max(0, len(sealed) - TAG_SIZE)

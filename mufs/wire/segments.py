@@ -22,6 +22,7 @@ from mufs.wire.pages import EXTENT, PAGE
 from mufs.wire.parity import MAX_COVERED, MAX_PARITY, parity, words
 
 HEADER = Struct("!III")
+_HEAD = Struct("!II")
 SEGMENT = 1400
 ANNOUNCEMENT, TRANSMISSION, COMPLETION, REPAIRED = 1, 2, 3, 4
 """Phases. The last one ends a repair, which has only a part of the segments."""
@@ -249,39 +250,53 @@ def parse_datagrams(
     @return: as L{parse}, and for each datagram that breaks the protocol, in its place, how.
     """
     stride = HEADER.size + size
-    whole: list[int] = []
     start = begin = 0
+    group: list[int] = []
     for end in ends:
-        if (end - begin) % stride:
-            yield from _whole_segments(buffer, start, whole, size)
-            yield from _parse_one(buffer[begin:end], size)
-            start, whole = end, []
-        else:
-            whole.append(end)
+        group.append(end)
+        rest = (end - begin) % stride
+        if rest:
+            yield from _parse_group(buffer, start, group, end - rest, size)
+            start, group = end, []
         begin = end
-    yield from _whole_segments(buffer, start, whole, size)
+    if group:
+        yield from _parse_group(buffer, start, group, begin, size)
 
 
-def _whole_segments(
-    buffer: memoryview, start: int, ends: list[int], size: int
+def _parse_group(
+    buffer: memoryview, start: int, ends: list[int], stop: int, size: int
 ) -> Iterator[Packet | MalformedSegment]:
-    """The packets of datagrams whose sizes are those of whole segments."""
-    stride = HEADER.size + size
-    count = (ends[-1] - start) // stride if ends else 0
-    if count == 0:
-        return
-    rows = numpy.frombuffer(buffer, numpy.uint8, count * stride, start).reshape(count, stride)
-    fields = numpy.ascontiguousarray(rows[:, : HEADER.size]).view(">u4")
-    if ((fields[:, 0] == TRANSMISSION) & (fields[:, 1] == size)).all():
-        numbers = fields[:, 2].astype(numpy.uint32)
+    """
+    The packets of some datagrams.
+
+    @param start: where the first of them begins.
+    @param ends: where each of them ends.
+    @param stop: until where they may have nothing but whole segments.
+    """
+    count = (stop - start) // (HEADER.size + size)
+    if count:
+        row, head = _row(size)
+        rows = numpy.frombuffer(buffer, row, count, start)
+        if not (rows["head"] == head).all():
+            for end in ends:
+                yield from _parse_one(buffer[start:end], size)
+                start = end
+            return
+        numbers, data = rows["number"].astype(numpy.uint32), rows["data"]
         begin = 0
         for end in (*((numbers[1:] - numbers[:-1]) != 1).nonzero()[0] + 1, count):
-            yield int(numbers[begin]), size, rows[begin:end, HEADER.size :]
+            yield int(numbers[begin]), size, data[begin:end]
             begin = end
-        return
-    for end in ends:
-        yield from _parse_one(buffer[start:end], size)
-        start = end
+    if stop < ends[-1]:
+        yield from _parse_one(buffer[stop : ends[-1]], size)
+
+
+@lru_cache(4)
+def _row(size: int) -> "tuple[numpy.dtype[Any], numpy.uint64]":
+    """A whole segment as numpy reads it; and what its head is, phase and size together."""
+    fields = [("head", numpy.uint64), ("number", ">u4"), ("data", numpy.uint8, (size,))]
+    head = _HEAD.pack(TRANSMISSION, size)
+    return numpy.dtype(fields), numpy.frombuffer(head, numpy.uint64)[0]
 
 
 def _parse_one(datagram: memoryview, size: int) -> Iterator[Packet | MalformedSegment]:

@@ -168,6 +168,18 @@ class BlockCache:
 
     def _fill_across(self, image: ImageKey, offset: int, target: memoryview) -> int | None:
         """The same for parts of several blocks."""
+        keys = [(image, number) for number in range(offset // BLOCK, _end(offset, target))]
+        blocks = [self._blocks.get(key) for key in keys]
+        places = [each.place for each in blocks if each is not None and each.pages == ALL_PAGES]
+        if 0 < len(places) == len(keys):
+            if not self._storage.read_together(places, offset % BLOCK, target):
+                return None
+            try:
+                for key in keys:
+                    self._move_to_end(key)
+            except KeyError:
+                return None
+            return 0 if all(each is not None and each.pages for each in blocks) else None
         done, total, whole = 0, 0, True
         while done < len(target):
             part = target[done : done + BLOCK - (offset + done) % BLOCK]
@@ -221,30 +233,30 @@ class BlockCache:
                 begin = end
         self._store_run(image, offset + begin, source[begin:])
 
-    def _store_run(self, image: ImageKey, offset: int, source: memoryview) -> None:
-        parts: list[tuple[ImageKey, int, int, memoryview]] = []
-        data = source
-        while source:
-            number, start = divmod(offset, BLOCK)
-            parts.append((image, number, start, source[: BLOCK - start]))
-            offset, source = offset + BLOCK - start, source[BLOCK - start :]
-        together = 1 < len(parts) <= self._slots
-        kept = self._store_together(parts, data) if together else 0
-        for part in parts[kept:]:
-            self._store(*part)
+    def _store_run(self, image: ImageKey, offset: int, data: memoryview) -> None:
+        if not data:
+            return
+        numbers, start = range(offset // BLOCK, _end(offset, data)), offset % BLOCK
+        kept = 0
+        if 1 < len(numbers) <= self._slots:
+            kept = self._store_together([(image, number) for number in numbers], start, data)
+        for number in numbers[kept:]:
+            begin = (number - numbers[0]) * BLOCK - start
+            self._store(image, number, max(0, -begin), data[max(0, begin) : begin + BLOCK])
 
     def _store_together(
-        self, parts: list[tuple[ImageKey, int, int, memoryview]], data: memoryview
+        self, keys: list[tuple[ImageKey, int]], start: int, data: memoryview
     ) -> int:
         """Keep pages of adjacent blocks in one go; for how many of the blocks that worked."""
-        blocks = [self._block((image, number)) for image, number, _, _ in parts]
-        found = [self._blocks.get((image, number)) for image, number, _, _ in parts]
-        if any(each is not block for each, block in zip(found, blocks, strict=True)):
+        blocks = [self._block(key) for key in keys]
+        if blocks != [self._blocks.get(key) for key in keys]:
             # Readers used others meanwhile, so the first ones made room for the last ones.
             return 0
-        kept = self._storage.write([block.place for block in blocks], parts[0][2], data)
-        for block, (_, _, start, part) in zip(blocks[:kept], parts, strict=False):
-            self._mark(block, mask_of(start, start + len(part)))
+        kept = self._storage.write([block.place for block in blocks], start, data)
+        end = start + len(data)
+        for block in blocks[:kept]:
+            self._mark(block, mask_of(max(0, start), min(BLOCK, end)))
+            start, end = start - BLOCK, end - BLOCK
         return kept
 
     def _store(self, image: ImageKey, number: int, start: int, data: memoryview) -> None:
@@ -311,6 +323,11 @@ class BlockCache:
         self.held -= PAGE * block.pages.bit_count()
         block.pages = 0
         self._storage.free(block.place, give_back=give_back)
+
+
+def _end(offset: int, data: memoryview) -> int:
+    """The number of the block after those that bytes of an image from C{offset} on touch."""
+    return -(-(offset + len(data)) // BLOCK)
 
 
 def _zero_blocks(offset: int, length: int, zeros: int) -> Iterator[tuple[int, int]]:

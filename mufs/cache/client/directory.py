@@ -204,6 +204,14 @@ class CacheDirectory:
                 return False
         return True
 
+    def read_together(self, places: Sequence[Place], start: int, target: memoryview) -> bool:
+        """See L{IBlockStorage.read_together}."""
+        for place in places:
+            if not self.read(place, start, target[: BLOCK - start]):
+                return False
+            start, target = 0, target[BLOCK - start :]
+        return True
+
     def preload(self, place: Place, pages: int) -> None:
         """See L{IBlockStorage.preload}."""
         for first, count in runs(pages):

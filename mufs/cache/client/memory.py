@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -73,14 +73,11 @@ class Memory:
 
     def write(self, places: Sequence[int], start: int, data: memoryview) -> int:
         """See L{IBlockStorage.write}."""
-        kept = done = 0
-        for number, place in enumerate(places, 1):
-            if number < len(places) and places[number] == place + 1:
-                continue
-            part = data[done : number * BLOCK - start]
-            if not self._write(part, places[kept] * BLOCK + (0 if kept else start)):
+        kept = 0
+        for first, number, part in _runs(places, start, data):
+            if not self._write(part, first):
                 break
-            kept, done = number, done + len(part)
+            kept += number
         return kept
 
     def _write(self, data: memoryview, offset: int) -> bool:
@@ -104,6 +101,12 @@ class Memory:
         target[:] = self._memory[base : base + len(target)]
         return True
 
+    def read_together(self, places: Sequence[int], start: int, target: memoryview) -> bool:
+        """See L{IBlockStorage.read_together}."""
+        for first, _, part in _runs(places, start, target):
+            part[:] = self._memory[first : first + len(part)]
+        return True
+
     def preload(self, place: int, pages: int) -> None:
         """See L{IBlockStorage.preload}."""
 
@@ -112,3 +115,20 @@ class Memory:
 
     def stop(self) -> None:
         """See L{IBlockStorage.stop}."""
+
+
+def _runs(
+    places: Sequence[int], start: int, data: memoryview
+) -> Iterator[tuple[int, int, memoryview]]:
+    """
+    The parts of adjacent blocks whose places are adjacent, too: where each begins in all of the
+    memory, of how many blocks it is, and its bytes.
+
+    @param start: where C{data} begins in the first block.
+    """
+    begin = done = 0
+    for number, place in enumerate(places, 1):
+        if number == len(places) or places[number] != place + 1:
+            part = data[done : number * BLOCK - start]
+            yield places[begin] * BLOCK + (0 if begin else start), number - begin, part
+            begin, done = number, done + len(part)

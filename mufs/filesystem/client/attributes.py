@@ -9,9 +9,13 @@ ATTRIBUTE_LIFETIME = 1.0
 """Seconds for which attributes are taken for current, as in NFS and FUSE."""
 
 MAX_LISTING_LIFETIME = 10.0
+"""Seconds for which those of a listing are, at most."""
+
+LOOK_SECONDS = 0.0002
 """
-Seconds for which those of a listing are, at most: they are for twice as long as it took to get, so
-that who looks at each file of a large directory need not ask for it once more.
+Seconds that it takes to look at a file of a directory. Those of a listing are current for as long
+as looking at all files takes, and for twice as long as the listing took to get, so that who looks
+at each file of a large directory need not ask for it once more.
 """
 
 MAX_PATHS = 20_000
@@ -57,17 +61,19 @@ class AttributeCache:
 
     def get(self, path: bytes) -> Attributes | None:
         """The attributes of the file at C{path}, if they are current."""
-        known = self._newest(path)
+        directory, _, name = path.rpartition(b"/")
+        listing = self._listings.get(directory)
+        known = self._newest(path, listing, name)
         if known is None or self._clock.seconds() > known[0]:
             return None
-        listing = self._listings.get(path.rpartition(b"/")[0])
         if listing is not None:
             listing.lookups += 1
         return known[2]
 
     def last(self, path: bytes) -> Attributes | None:
         """The attributes last learnt of C{path}, however old."""
-        known = self._newest(path)
+        directory, _, name = path.rpartition(b"/")
+        known = self._newest(path, self._listings.get(directory), name)
         return None if known is None else known[2]
 
     def listing(self, directory: bytes) -> dict[bytes, Attributes] | None:
@@ -117,9 +123,10 @@ class AttributeCache:
         @param asked: when the server was asked, in seconds.
         """
         now = self._clock.seconds()
-        lifetime = min(max(ATTRIBUTE_LIFETIME, 2 * (now - asked)), MAX_LISTING_LIFETIME)
+        lifetime = max(ATTRIBUTE_LIFETIME, 2 * (now - asked), LOOK_SECONDS * len(names))
         self._drop_listing(directory)
-        self._listings[directory] = _Listing(now + lifetime, asked, names)
+        expires = now + min(lifetime, MAX_LISTING_LIFETIME)
+        self._listings[directory] = _Listing(expires, asked, names)
         self._listed_names += len(names)
         while self._listed_names > MAX_LISTED_NAMES:
             self._drop_listing(next(iter(self._listings)))
@@ -129,11 +136,15 @@ class AttributeCache:
         if listing is not None:
             self._listed_names -= len(listing.names)
 
-    def _newest(self, path: bytes) -> tuple[float, float, Attributes] | None:
-        """What was learnt last of a path: until when it is current, when the server was asked."""
+    def _newest(
+        self, path: bytes, listing: _Listing | None, name: bytes
+    ) -> tuple[float, float, Attributes] | None:
+        """
+        What was learnt last of a path: until when it is current, when the server was asked.
+
+        @param listing: of the directory that it is in, where it has this name.
+        """
         known = self._known.get(path)
-        directory, _, name = path.rpartition(b"/")
-        listing = self._listings.get(directory)
         if listing is not None and (known is None or known[1] <= listing.asked):
             listed = listing.names.get(name)
             if listed is not None:

@@ -75,6 +75,8 @@ class Bridge:
         """
         self._reactor: Any = reactor
         self._remote = remote
+        self._opened = remote.opened
+        self._read_cached = remote.reader.read_cached
         self._timeout = timeout
         self._asker = asker
         self._calls: dict[_Call, None] = {}
@@ -120,11 +122,10 @@ class Bridge:
 
         @return: the number of bytes, less at the end of the image.
         """
-        remote = self._remote
-        opened = remote.opened(handle)
-        length = remote.reader.read_cached(opened, offset, target, cross=self.call_in_reactor)
+        opened = self._opened(handle)
+        length = self._read_cached(opened, offset, target, cross=self.call_in_reactor)
         if length is None:
-            return self._call(remote.reader.read, opened, offset, target)
+            return self._call(self._remote.reader.read, opened, offset, target)
         return length
 
     def find(self, handle: int, offset: int, *, data: bool) -> int:

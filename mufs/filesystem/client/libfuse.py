@@ -62,12 +62,14 @@ SPLICE_READ = 1 << 9
 FILL_DIR_PLUS = 1 << 1
 """A listing brings all attributes, not only types and numbers of inodes."""
 
+SECOND = 10**9
+"""Nanoseconds."""
+
 _log = Logger()
 
-_memory_at = ctypes.pythonapi.PyMemoryView_FromMemory
-_memory_at.argtypes = [ctypes.POINTER(ctypes.c_byte), ctypes.c_ssize_t, ctypes.c_int]
+_memory_at = ctypes.pythonapi.PyMemoryView_FromMemory  # checking types would take twice as long
 _memory_at.restype = ctypes.py_object
-_WRITABLE = 0x200
+_WRITABLE = ctypes.c_int(0x200)
 """PyBUF_WRITE of Python's C interface."""
 
 
@@ -133,8 +135,8 @@ class Mount:
 
     def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
         """Have an image's bytes copied from the cache straight into libfuse's buffer."""
-        target = _memory_at(buffer, size, _WRITABLE)
-        length: int = self.operations.read(target, offset, info.contents)
+        target = _memory_at(buffer, ctypes.c_ssize_t(size), _WRITABLE)
+        length: int = self.operations.read(info.contents.fh, offset, target)
         return length
 
 
@@ -149,12 +151,12 @@ def _fill(status: Any, attributes: Attributes) -> None:
     status.st_size = attributes.size
     status.st_blocks = attributes.blocks
     status.st_blksize = BLKSIZE
-    for time, field in (
-        (attributes.atime, status.st_atimespec),
-        (attributes.mtime, status.st_mtimespec),
-        (attributes.ctime, status.st_ctimespec),
-    ):
-        field.tv_sec, field.tv_nsec = divmod(time, 10**9)
+    time = status.st_atimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.atime, SECOND)
+    time = status.st_mtimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.mtime, SECOND)
+    time = status.st_ctimespec
+    time.tv_sec, time.tv_nsec = divmod(attributes.ctime, SECOND)
 
 
 @frozen

@@ -140,9 +140,9 @@ class Operations:
         info.direct_io = pages is PageCache.BYPASS
         return 0
 
-    def read(self, target: memoryview, offset: int, info: Any) -> int:
+    def read(self, handle: int, offset: int, target: memoryview) -> int:
         """Fill C{target} with bytes of an open image; returns their number."""
-        return self._bridge.read(info.fh, offset, target)
+        return self._bridge.read(handle, offset, target)
 
     def lseek(self, offset: int, whence: int, info: Any) -> int:
         """Where data (C{SEEK_DATA}) or a hole is, at an offset of an open image or after it."""

@@ -42,6 +42,12 @@ from mufs.wire.segments import Descriptor
 MAX_LAG = (1 << 32) - 1
 """The longest wait that a report has room for, in milliseconds; a read may wait for longer."""
 
+BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of a server that lacks something for now, and say nothing of the image."""
+
+REOPEN_DELAY = 1.0
+"""Seconds until a server that was busy is asked to reopen an image once more."""
+
 
 @implementer(IChannelUser)
 class RemoteFileSystem:
@@ -277,6 +283,9 @@ class RemoteFileSystem:
         except ChannelLost:
             return
         except OSError as error:
+            if error.errno in BUSY:
+                self._clock.callLater(REOPEN_DELAY, self._reopen_once_more, opened, channel)
+                return
             self._log.warn("{path} cannot be opened again: {error}", path=opened.path, error=error)
             opened.stale = True
         else:
@@ -286,6 +295,10 @@ class RemoteFileSystem:
             if opened not in list(self._open):
                 self._close(opened)
         self._resume(opened)
+
+    def _reopen_once_more(self, opened: OpenImage, channel: ClientChannel) -> None:
+        if self._channel is channel and opened in list(self._open):
+            self._begin_reopening(opened)
 
     def _resume(self, opened: OpenImage) -> None:
         self.reader.resume(opened)

@@ -20,7 +20,7 @@ _AT_EMPTY_PATH = 0x1000
 _HANDLE = Struct("=Ii")
 """Number of bytes, and type; as many bytes follow."""
 _MAX_HANDLE = 128
-_EMPTY_HANDLE = _HANDLE.pack(_MAX_HANDLE, 0).ljust(_HANDLE.size + _MAX_HANDLE, b"\0")
+_HandleBuffer = ctypes.c_char * (_HANDLE.size + _MAX_HANDLE)
 _MOUNT_ID = ctypes.byref(ctypes.c_int())
 """For a result that nobody reads."""
 
@@ -55,7 +55,7 @@ class FileSystem:
 
 def number(*parts: bytes | int) -> int:
     """A hash of 64 bits, the same in every run of a server."""
-    text = b",".join(part if isinstance(part, bytes) else b"%d" % part for part in parts)
+    text = b",".join([part if isinstance(part, bytes) else b"%d" % part for part in parts])
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
@@ -66,14 +66,15 @@ def file_handle(fd: int, name: bytes = b"") -> bytes:
     @return: empty where the file system has no handles.
     @raise OSError: when there is no such file.
     """
-    buffer = ctypes.create_string_buffer(_EMPTY_HANDLE)
+    buffer = _HandleBuffer()
+    _HANDLE.pack_into(buffer, 0, _MAX_HANDLE, 0)
     if _libc.name_to_handle_at(fd, name, buffer, _MOUNT_ID, 0 if name else _AT_EMPTY_PATH):
         code = ctypes.get_errno()
         if code in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
             raise OSError(code, os.strerror(code))
         return b""
-    found = buffer.raw
-    return found[4 : _HANDLE.size + _HANDLE.unpack_from(found)[0]]
+    length, _ = _HANDLE.unpack_from(buffer)
+    return buffer.raw[4 : _HANDLE.size + length]
 
 
 class FileSystems:

@@ -18,6 +18,8 @@ from mufs.interfaces import IImage, IImageLibrary
 from mufs.wire.metadata import Attributes, Caller, DataMap, Statistics
 from mufs.wire.pages import ImageKey
 
+_MIN_TIME, _MAX_TIME = -(1 << 63), (1 << 63) - 1
+
 ROOT_INTERVAL = 1.0
 """Seconds between looks at what is at the path of the exported directory."""
 
@@ -42,7 +44,9 @@ def _attributes(found: os.stat_result, device: int, generation: int) -> Attribut
 
 def _time(nanoseconds: int) -> int:
     """A time cut to 64 bits; some file systems have times more than 292 years from 1970."""
-    return min(max(nanoseconds, -(1 << 63)), (1 << 63) - 1)
+    if _MIN_TIME <= nanoseconds <= _MAX_TIME:
+        return nanoseconds
+    return min(max(nanoseconds, _MIN_TIME), _MAX_TIME)
 
 
 def _check(caller: Caller | None, found: os.stat_result, wanted: int) -> None:

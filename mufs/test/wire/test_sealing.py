@@ -61,6 +61,8 @@ class SealingTests(SynchronousTestCase):
         sealed = bytes(view)
         self.assertEqual((len(sealed), len(tag)), (len(data), 16))
         self.assertEqual(unseal(self.cipher, descriptor, bytearray(sealed + tag)), data)
+        memory = memoryview(bytearray(sealed + tag))
+        self.assertEqual(unseal(self.cipher, descriptor, memory, memory), data)
 
     def test_flipped_bit(self) -> None:
         """With any single bit of bytes or tag flipped nothing opens."""

@@ -97,14 +97,15 @@ class SequenceDetector:
         reordering = MAX_REORDERED_READS * max(length, BLOCK)
         # A new list each time: other threads may be iterating over the old one.
         sequences = self._sequences
-        found = [each for each in sequences if abs(each.position - offset) <= reordering]
-        if not found:
+        nearest, distance = None, reordering + 1
+        for each in sequences:
+            apart = abs(each.position - offset)
+            if apart < distance:
+                nearest, distance = each, apart
+        if nearest is None:
             end = offset + length
-            new = _Sequence(end, end, read=length)
-            self._sequences = [new, *sequences[: MAX_SEQUENCES - 1]]
+            self._sequences = [_Sequence(end, end, length), *sequences[: MAX_SEQUENCES - 1]]
             self._jumps += 1
-            return None
-        this = min(found, key=lambda each: abs(each.position - offset))
-        if this is not sequences[0]:
-            self._sequences = [this, *(each for each in sequences if each is not this)]
-        return this
+        elif nearest is not sequences[0]:
+            self._sequences = [nearest, *(each for each in sequences if each is not nearest)]
+        return nearest

@@ -38,7 +38,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(self.read(place, BLOCK - 1, 1), b"\0")
 
     def test_several(self) -> None:
-        """Pages of adjacent blocks are written together, wherever the blocks have their places."""
+        """Adjacent blocks are written and read together, wherever they have their places."""
         data = bytes(range(256)) * (2 * BLOCK // 256) + b"end"
         for order in [(0, 1, 2), (1, 2, 0), (2, 1, 0)]:
             places = [self.memory.place((1, 1), number) for number in range(3)]
@@ -48,6 +48,10 @@ class MemoryTests(SynchronousTestCase):
             found += self.read(chosen[1], 0, BLOCK)
             found += self.read(chosen[2], 0, len(data) - BLOCK - PAGE)
             self.assertEqual(found, data)
+            together = bytearray(len(data))
+            target = memoryview(together)
+            self.assertTrue(self.memory.read_together(chosen, BLOCK - PAGE, target))
+            self.assertEqual(bytes(together), data)
             for place in places:
                 self.memory.free(place)
 

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.filesystem.client import attributes
 from mufs.filesystem.client.attributes import (
     ATTRIBUTE_LIFETIME,
+    LOOK_SECONDS,
     MAX_LISTING_LIFETIME,
     AttributeCache,
 )
@@ -108,6 +109,15 @@ class ListingTests(SynchronousTestCase):
             self.clock.advance(0.002)
             self.assertIsNone(self.cache.get(b"a"))
             self.assertIsNotNone(self.cache.last(b"a"))
+
+    def test_many(self) -> None:
+        """Those of a large directory are current for as long as looking at each file takes."""
+        names = {b"%d" % number: make_attributes(1) for number in range(10_000)}
+        self.cache.put_listing(b"", names, self.clock.seconds())
+        self.clock.advance(10_000 * LOOK_SECONDS - 0.001)
+        self.assertIsNotNone(self.cache.get(b"7"))
+        self.clock.advance(0.002)
+        self.assertIsNone(self.cache.get(b"7"))
 
     def test_walk(self) -> None:
         """A walk through a directory shows once its listing has expired, and once only."""

@@ -184,8 +184,8 @@ class MountTests(SynchronousTestCase):
         mounted = Mount()
         asked = []
 
-        def read(target: memoryview, offset: int, info: Any) -> int:
-            asked.append((offset, info.fh))
+        def read(handle: int, offset: int, target: memoryview) -> int:
+            asked.append((handle, offset))
             target[:] = b"nte"
             return 3
 
@@ -194,4 +194,4 @@ class MountTests(SynchronousTestCase):
         pointer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_byte))
         self.assertEqual(mounted.read(b"/a", pointer, 3, 2, info), 3)
         self.assertEqual(bytes(buffer), b"nte" + bytes(7))
-        self.assertEqual(asked, [(2, 8)])
+        self.assertEqual(asked, [(8, 2)])

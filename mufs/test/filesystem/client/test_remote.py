@@ -15,7 +15,7 @@ from mufs.cache.client.blocks import BlockCache
 from mufs.communication.client.channel import ChannelLost
 from mufs.filesystem.client.attributes import ATTRIBUTE_LIFETIME
 from mufs.filesystem.client.images import OpenImage, PageCache
-from mufs.filesystem.client.remote import RemoteFileSystem
+from mufs.filesystem.client.remote import REOPEN_DELAY, RemoteFileSystem
 from mufs.test.support.doubles import make_attributes
 from mufs.wire.channel import Framer, Type
 from mufs.wire.metadata import (
@@ -339,6 +339,26 @@ class ReconnectTests(RemoteTestCase):
             self.channel.answer(answer)
             self.assertTrue(opened.stale)
             self.remote.release(number)
+
+    def test_server_busy(self) -> None:
+        """A server that lacks files is asked again; whoever reads waits, and nothing is stale."""
+        number, opened, _ = self.open()
+        self.disconnect()
+        self.connect()
+        for _ in range(2):
+            self.channel.answer(OSError(errno.EMFILE, "too many open images"))
+            self.assertEqual(self.channel.requests, [])
+            self.clock.advance(REOPEN_DELAY)
+        self.channel.answer(make_opened(handle=9))
+        self.assertEqual((opened.server_handle, opened.stale), (9, False))
+        # Not on another connection, nor of an image that was closed.
+        for leave in (self.disconnect, lambda: self.remote.release(number)):
+            self.disconnect()
+            self.connect()
+            self.channel.answer(OSError(errno.ENFILE, "too many open files"))
+            leave()
+            self.clock.advance(REOPEN_DELAY)
+            self.assertEqual(self.channel.requests, [])
 
     def test_closed_meanwhile(self) -> None:
         """One that is closed while it is reopened is closed on the server, too."""
