@@ -48,6 +48,8 @@ class RandomReads:
 
     def block_arrived(self, seconds: float) -> None:
         """A whole block took C{seconds} to arrive while nothing else was on its way."""
+        # A single late one, however late, must not outweigh several that were fast.
+        seconds = min(seconds, 2 * WHOLE_BLOCK_MAX_SECONDS)
         self._block_seconds += (seconds - self._block_seconds) / 8
 
     def gaps(self, key: ImageKey, offset: int, length: int) -> list[tuple[int, int]]:

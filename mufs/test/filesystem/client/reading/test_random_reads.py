@@ -47,6 +47,18 @@ class WholeBlockTests(SynchronousTestCase):
             self.assertFalse(self.reads.wants_surroundings)
         self.assertEqual(found, [PROBE_EVERY_READS, 2 * PROBE_EVERY_READS])
 
+    def test_late(self) -> None:
+        """Single blocks that come late, however late, change nothing; several in a row do."""
+        self.warm_up(WHOLE_BLOCK_MAX_SECONDS / 5)
+        for _ in range(4):
+            self.reads.block_arrived(100.0)
+            self.assertTrue(self.reads.wants_block())
+            for _ in range(8):
+                self.reads.block_arrived(WHOLE_BLOCK_MAX_SECONDS / 5)
+        for _ in range(8):
+            self.reads.block_arrived(100.0)
+        self.assertFalse(self.reads.wants_block())
+
     def test_becomes_fast(self) -> None:
         """Some fast blocks in a row make up for slow ones, one alone does not."""
         self.warm_up(2 * WHOLE_BLOCK_MAX_SECONDS)
