@@ -106,7 +106,7 @@ SERVER = Schema(
         ),
         Figure(
             "compression_seconds", "compression_seconds", COUNTER,
-            "Seconds that compressing took, in all threads together",
+            "Seconds of processor time that compressing took",
         ),
         Figure("bytes_multicast", "multicast_bytes", COUNTER, "Bytes of datagrams to the group"),
         Figure("bytes_over_tcp", "tcp_bytes", COUNTER, "Bytes of file data sent over TCP"),

@@ -759,7 +759,7 @@ def _from_server(how: int, script: Script, host: Host) -> bytes:
         case 7:
             offset = script.number() % 40 * PAGE
             end = offset + script.choice([PAGE, 3 * PAGE, BLOCK - offset % BLOCK, 1, 5000])
-            content = _CONTENT[offset : min(end, offset + MAX_DATA - 20)]
+            content = _CONTENT[offset : min(end, offset + MAX_DATA - 25)]
             return Data(5, 6 + script.number() % 8 // 7, offset, content).encode()
         case 8 | 9:
             return pack_tagged(script.choice(_ANSWERS), tag, encode(script.choice(_VALUES)))

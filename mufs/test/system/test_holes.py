@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from random import Random
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -142,7 +143,7 @@ class ProgramTests(HolesTestCase):
     def test_rsync(self) -> None:
         """So does rsync."""
         if shutil.which("rsync") is None:
-            return
+            raise SkipTest("needs rsync")
         run("rsync", "-S", self.source, self.copies / "here")
         run("rsync", "-S", self.image, self.copies / "there")
         self.check_copy(self.copies / "there", self.copies / "here")
@@ -150,7 +151,7 @@ class ProgramTests(HolesTestCase):
     def test_qemu(self) -> None:
         """So does qemu-img."""
         if shutil.which("qemu-img") is None:
-            return
+            raise SkipTest("needs qemu-img")
         maps = [
             run("qemu-img", "map", "-f", "raw", "--output=json", image)
             for image in (self.source, self.image)
