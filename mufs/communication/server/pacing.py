@@ -11,6 +11,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from mufs.communication.server.rate_control import RateControl
+from mufs.wire.segments import group_count
 
 MIN_INTERVAL = 0.1
 """Seconds of sending that are evaluated together at least."""
@@ -21,11 +22,20 @@ SLOW_START_INTERVAL = 0.025
 MAX_INTERVAL = 1.0
 """Seconds after which an interval ends even if it has few segments."""
 
-MIN_INTERVAL_SEGMENTS = 100
-"""Segments for which an interval is extended: with fewer, a single loss would weigh too much."""
+MIN_INTERVAL_SEGMENTS = 400
+"""
+Segments for which an interval is extended, counted once for each client that waits for them: of
+fewer, chance loses too many or too few.
+"""
 
-ACCEPTED_REPORTS = 8
-"""Loss reports per transfer, on average, that are cheaper to answer than to prevent by parity."""
+ACCEPTED_REPORTS = 1
+"""
+Loss reports per transfer, on average, that are answered rather than prevented by parity. What the
+client that lacks most needs is sent in any case; parity for the others costs no more.
+"""
+
+ACCEPTED_REPORTS_GROWING = 8
+"""The same while the rate may grow: the reports tell when that leads to congestion."""
 
 MAX_PARITY_AHEAD = 8
 """Parity segments of each group that go along with a transfer: 4 % of 187 segments."""
@@ -61,7 +71,6 @@ class Interval:
     rate: float
     parity: int
     transfers: int = 0
-    segments: int = 0
     reports: list[int] = field(factory=list)
     expected: Counter[Hashable] = field(factory=Counter)
     lost: Counter[Hashable] = field(factory=Counter)
@@ -82,8 +91,8 @@ class Pace:
     L{RateControl} lowers the rate. The loss of the median client counts, so that one slow client
     does not slow down the others; it is served over TCP.
 
-    Where too many clients report losses for each report to be answered, parity segments go along
-    with each transfer, so that all but a few clients need not report.
+    Where several clients report losses that the rate does not cause, parity segments go along with
+    each transfer, so that all but the one that lacks most need not report.
 
     @ivar parity: how many parity segments of each group to send along with a transfer.
     @ivar bytes: bytes of all datagrams so far.
@@ -155,13 +164,12 @@ class Pace:
         """
         interval = self._current
         interval.transfers += 1
-        interval.segments += segments
         for client in audience:
             interval.expected[client] += segments
             self.segments_awaited += segments
         age = self._clock.seconds() - interval.began
         shortest = SLOW_START_INTERVAL if self._control.is_in_slow_start else MIN_INTERVAL
-        is_large = interval.segments >= MIN_INTERVAL_SEGMENTS
+        is_large = interval.expected.total() >= MIN_INTERVAL_SEGMENTS
         if age >= shortest and (is_large or age >= MAX_INTERVAL):
             self._end_interval()
         return interval
@@ -182,7 +190,8 @@ class Pace:
         """
         self.segments_lost += min(segments, sent)
         if segments < sent:
-            interval.lost[client] += segments
+            # Parity that did not suffice replaced others, which were lost as well.
+            interval.lost[client] += segments + interval.parity * group_count(sent)
             interval.reports.append(in_group)
         else:
             interval.expected[client] -= sent
@@ -192,16 +201,16 @@ class Pace:
         if self._previous.expected:
             may_grow = self._held_back and not self._blocked
             self._control.evaluate(self._previous.loss, self._previous.rate, may_grow=may_grow)
-            self.parity = _parity(self._previous)
+            accepted = ACCEPTED_REPORTS_GROWING if may_grow else ACCEPTED_REPORTS
+            self.parity = _parity(self._previous, accepted * self._previous.transfers)
         self._previous = self._current
         self._current = Interval(self._clock.seconds(), self.rate, self.parity)
         self._held_back = self._blocked = False
 
 
-def _parity(interval: Interval) -> int:
+def _parity(interval: Interval, accepted: int) -> int:
     """The parity with which an interval would have had no more reports than are accepted."""
-    accepted = ACCEPTED_REPORTS * interval.transfers
     if len(interval.reports) > accepted:
         missing = sorted(interval.reports, reverse=True)[accepted]
         return min(MAX_PARITY_AHEAD, interval.parity + missing)
-    return max(0, interval.parity - (len(interval.reports) < accepted / 4))
+    return max(0, interval.parity - (len(interval.reports) < accepted / 2))

@@ -7,7 +7,11 @@ PERSISTENT_LOSS_FRACTION = 0.7
 """What fraction of the loss must remain after a back-off for it not to be congestion."""
 
 DRAIN_FACTOR = 0.8
-"""Fraction of the capacity to send at right after a back-off, so that queues drain."""
+"""
+Fraction of the capacity to send at right after a back-off at least, so that queues drain. If less
+was lost than that leaves free, as much is left free as was lost: that shows as well whether it is
+lost at a lower rate, too.
+"""
 
 MAX_GROWTH = 0.5
 """By what fraction the rate grows in an interval at most, far from the capacity last measured."""
@@ -44,7 +48,7 @@ class RateControl:
         self._capacity: float | None = None
         self._base_loss = 0.0
         self._settling = 0
-        self._before_back_off: tuple[float, float] | None = None
+        self._before_back_off: tuple[float, float | None, float] | None = None
 
     @property
     def is_in_slow_start(self) -> bool:
@@ -64,15 +68,15 @@ class RateControl:
             self._settling -= 1
             return
         before, self._before_back_off = self._before_back_off, None
-        if before is not None and loss > PERSISTENT_LOSS_FRACTION * before[1]:
+        if before is not None and loss > PERSISTENT_LOSS_FRACTION * before[2]:
+            self.rate, self._capacity, _ = before
             self._base_loss = loss
-            self.rate = before[0]
             self._settling = 1
         elif loss > self._base_loss + TOLERATED_LOSS:
-            self._before_back_off = self.rate, loss
+            self._before_back_off = self.rate, self._capacity, loss
             self._settling = SETTLING_INTERVALS
             self._capacity = max(self._floor, sent_at * (1 - loss))
-            self.rate = DRAIN_FACTOR * self._capacity
+            self.rate = max(DRAIN_FACTOR, 1 - loss) * self._capacity
         else:
             if before is not None and self._capacity is not None:
                 self.rate = self._capacity

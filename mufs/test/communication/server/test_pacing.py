@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mufs.communication.server.pacing import BURST_SECONDS, MAX_PARITY_AHEAD, Pace
 from mufs.communication.server.rate_control import TOLERATED_LOSS
 from mufs.test.support.properties import examples
+from mufs.wire.segments import group_count
 
 TRAIN = 45 * 1412
 """Bytes of one write."""
@@ -73,35 +74,46 @@ class PacingTestCase(SynchronousTestCase):
 class ParityTests(PacingTestCase):
     """How many parity segments go along with a transfer."""
 
-    def report(self, pace: Pace, lost: list[int], groups: int = 1) -> int:
+    def report(
+        self, pace: Pace, lost: list[int], groups: int = 1, *, held_back: bool = False
+    ) -> int:
         """
         Send transfers to clients that report the losses that parity does not repair.
 
         @param lost: for each client, how many segments it loses of each group of each transfer.
+        @param held_back: whether there is more to send than the rate allows.
         @return: the parity in the end.
         """
         sent = 94 * groups
         for _ in range(40):
             self.clock.advance(0.01)
             parity = pace.parity
+            if held_back:
+                pace.delay(10_000_000)
             interval = pace.sent(range(len(lost)), sent)
             for client, segments in enumerate(lost):
                 if (left := segments - parity) > 0:
                     pace.lost(client, left * groups, sent=sent, in_group=left, interval=interval)
         return pace.parity
 
-    def test_few(self) -> None:
-        """The reports of a few clients cause no parity."""
-        self.assertEqual(self.report(self.make_pace(1e8), [2] * 8), 0)
+    def test_one(self) -> None:
+        """The reports of a single client cause no parity: it is sent what it lacks, no more."""
+        self.assertEqual(self.report(self.make_pace(1e8), [0, 0, 0, 2]), 0)
 
     def test_many(self) -> None:
-        """With many clients, parity grows at once until only a few of them report."""
-        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        """With several clients, parity grows at once until only one of them reports."""
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5]
         self.assertEqual(self.report(self.make_pace(1e8), lost), 3)
+
+    def test_growing(self) -> None:
+        """While the rate may grow, the reports of a few clients cause no parity."""
+        pace = self.make_pace(1e8)
+        self.assertEqual(self.report(pace, [2] * 8, held_back=True), 0)
+        self.assertGreater(self.report(pace, [2] * 8), 0)
 
     def test_groups(self) -> None:
         """Parity covers what is missing in one group of a transfer, which has as much in others."""
-        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5] * 4
+        lost = [0] * 500 + [1] * 300 + [2] * 100 + [3] * 20 + [5]
         self.assertEqual(self.report(self.make_pace(1e8), lost, groups=4), 3)
 
     def test_most(self) -> None:
@@ -111,7 +123,7 @@ class ParityTests(PacingTestCase):
     def test_passing(self) -> None:
         """When nothing is lost any more, parity decreases step by step."""
         pace = self.make_pace(1e8)
-        self.assertEqual(self.report(pace, [7] * 100 + [9] * 4), 7)
+        self.assertEqual(self.report(pace, [7] * 100 + [9]), 7)
         while pace.parity:
             before = pace.parity
             self.clock.advance(0.1)
@@ -227,6 +239,30 @@ class AdaptationTests(PacingTestCase):
         mean = self.send(pace, 10, a=link, b=link, c=link)
         self.assertGreater(mean, 0.7 * 5e7)
         self.assertLess(mean, 1.3 * 5e7)
+
+    def test_concealed(self) -> None:
+        """What parity replaced counts as lost for the rate where it did not suffice."""
+        pace = self.make_pace(1e8)
+        pace.parity = 8
+        for _ in range(3):
+            interval = pace.sent(["a"], 940)
+            pace.lost("a", 20, sent=940, in_group=4, interval=interval)
+            self.clock.advance(0.2)
+        self.assertEqual(interval.lost["a"], 20 + 8 * group_count(940))
+
+    def test_by_chance(self) -> None:
+        """A few lost segments of the first transfer do not slow sending; as many of all do."""
+        pace = self.make_pace(1e8)
+        self.write(pace, 94 * 1412)
+        pace.lost("a", 7, sent=94, in_group=7, interval=pace.sent(["a"], 94))
+        for _ in range(9):
+            self.clock.advance(0.03)
+            pace.sent(["a"], 94)
+        self.assertGreaterEqual(pace.rate, 1e8)
+        for _ in range(20):
+            self.clock.advance(0.03)
+            pace.lost("a", 7, sent=94, in_group=7, interval=pace.sent(["a"], 94))
+        self.assertLess(pace.rate, 1e8)
 
     def test_background(self) -> None:
         """Loss that does not depend on the rate does not slow sending for long."""

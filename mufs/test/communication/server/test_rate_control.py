@@ -77,6 +77,20 @@ class RateControlTests(SynchronousTestCase):
         self.assertEqual(self.evaluate(*[0.3 + TOLERATED_LOSS / 2] * 5), 1e8)
         self.assertLess(self.evaluate(0.5), 1e8)
 
+    def test_small(self) -> None:
+        """For a small loss the rate drops by twice the loss only, also when it persists."""
+        self.assertAlmostEqual(self.evaluate(0.05), 0.95 * 0.95 * 1e8)
+        self.settle()
+        self.assertEqual(self.evaluate(0.05), 1e8)
+
+    def test_not_congestion(self) -> None:
+        """After a loss that had another cause the rate grows as it would have without it."""
+        self.evaluate(0.3)
+        self.settle()
+        self.evaluate(0.3, 0.3)
+        self.assertTrue(self.control.is_in_slow_start)
+        self.assertEqual(self.evaluate(0.3, may_grow=True), 2e8)
+
     def test_base_loss_fades(self) -> None:
         """The base loss follows the loss when that goes down."""
         self.evaluate(0.3)
