@@ -248,9 +248,6 @@ class ReadCore:
     def _take_cached(self, waiting: WaitingRead) -> None:
         """Copy what the cache has of a read, and note the pages that it lacks."""
         opened, cache = waiting.opened, self._cache
-        # Mostly all of it has come since the thread that reads looked for it, or nothing.
-        if cache.read(opened.key, waiting.offset, waiting.target):
-            return
         for block, pages in split_into_blocks(waiting.offset, len(waiting.target)):
             missing = cache.missing(opened.key, block, pages)
             for first, count in runs(pages & ~missing):
